@@ -1,0 +1,49 @@
+"""Rendezvous, restarts and failures of a distributed PyTorch job, visible in OpenTelemetry.
+
+Importing this imports neither torch nor the OpenTelemetry SDK; each name is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from torchelastic_otel.version import __version__
+
+if TYPE_CHECKING:
+    from torchelastic_otel.deliver.destinations import UnknownDestinationError
+    from torchelastic_otel.runtime import (
+        Runtime,
+        Status,
+        flush,
+        install,
+        register_destination,
+        uninstall,
+        unregister_destination,
+    )
+    from torchelastic_otel.settings import Settings
+
+__all__ = [
+    "Runtime",
+    "Settings",
+    "Status",
+    "UnknownDestinationError",
+    "__version__",
+    "flush",
+    "install",
+    "register_destination",
+    "uninstall",
+    "unregister_destination",
+]
+
+_HOMES = {
+    "UnknownDestinationError": "torchelastic_otel.deliver.destinations",
+    "Settings": "torchelastic_otel.settings",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'torchelastic_otel' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_HOMES.get(name, "torchelastic_otel.runtime")), name)

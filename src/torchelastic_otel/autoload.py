@@ -1,0 +1,41 @@
+"""What torch loads by the entry point in group ``torchrun.handlers`` (torch 2.6 and newer).
+
+What always holds: loading this costs a worker well under a millisecond, starts no thread, opens no file and
+imports no SDK. Whether to be active is decided in an agent, when it is about to rendezvous.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import NoReturn
+
+
+def torchrun_handler() -> Callable[[object], NoReturn]:
+    """The entry point: wait for this process to become an agent; the answer torch wants is a rendezvous backend."""
+    if os.environ.get("TORCHELASTIC_OTEL", "").strip().lower() != "off":
+        arm_at_first_rendezvous()
+    return _no_backend
+
+
+def arm_at_first_rendezvous() -> Callable[[], None]:
+    """Install what the environment asks for when this process turns out to be an agent.
+
+    Returns:
+        Takes it back.
+    """
+    from torchelastic_otel.capture.torch_hooks import at_first_rendezvous
+
+    return at_first_rendezvous(_arm)
+
+
+def _arm() -> None:
+    from torchelastic_otel.runtime import install_from_environment
+
+    install_from_environment()
+
+
+def _no_backend(params: object) -> NoReturn:
+    raise ValueError(
+        "torchelastic_otel is no rendezvous backend: it watches the one you use. Give --rdzv-backend c10d (or static)"
+    )

@@ -1,0 +1,110 @@
+"""Handlers bound to event destinations, in torch's registry of handlers or in ours of the same shape.
+
+The shape (``torch.distributed.elastic.events``, 1.13 to 2.15): a dict from destination to handler, and a cache
+from destination to the logger that was made with its first handler. Changing the dict alone reaches nobody
+whose logger is cached.
+
+What always holds:
+
+- :meth:`Bindings.bind` works at any time, also after a destination's logger was made and cached.
+- A bound handler is not silenced by ``LOGLEVEL``.
+- :meth:`Bindings.unbind` puts back what the first bind found; handlers that somebody else added stay.
+- A logger's handlers are swapped in one assignment: a concurrent ``record`` sees the old ones or the new.
+
+Not promised: a bind and a first ``record`` that race for the same destination under a ``LOGLEVEL`` above INFO.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class _Before:
+    """What the first bind of a destination found, for unbind to put back."""
+
+    entry: logging.Handler | None
+    cached: logging.Logger | None
+    logger: logging.Logger
+    handlers: tuple[logging.Handler, ...]
+    level: int
+    propagate: bool
+    disabled: bool
+
+
+class Bindings:
+    """The handlers that were put in place in one registry.
+
+    Args:
+        entries: The registry: destination to handler (``events.handlers._log_handlers``).
+        cache: The loggers that were made already (``events._events_loggers``).
+        logger_of: The logger that belongs to a destination, made with no handler where it is not there.
+    """
+
+    def __init__(
+        self,
+        entries: dict[str, logging.Handler],
+        cache: Callable[[], dict[str, logging.Logger]],
+        logger_of: Callable[[str], logging.Logger],
+    ) -> None:
+        self._entries = entries
+        self._cache = cache
+        self._logger_of = logger_of
+        self._before: dict[str, _Before] = {}
+
+    @property
+    def destinations(self) -> tuple[str, ...]:
+        """What is bound."""
+        return tuple(self._before)
+
+    def bind(self, destination: str, handler: logging.Handler) -> None:
+        """Have this handler take the destination's events from now on, whatever was recorded before.
+
+        It takes the place of the destination's own handler. The logger is opened down to INFO. A second bind
+        replaces the first one's handler.
+
+        Args:
+            destination: A known name, or a new one, which it then makes known.
+            handler: Takes the events as log records whose message is the event's JSON.
+        """
+        cache = self._cache()
+        logger = cache.get(destination) or self._logger_of(destination)
+        old = self._entries.get(destination)
+        if destination not in self._before:
+            self._before[destination] = _Before(
+                entry=old,
+                cached=cache.get(destination),
+                logger=logger,
+                handlers=tuple(logger.handlers),
+                level=logger.level,
+                propagate=logger.propagate,
+                disabled=logger.disabled,
+            )
+        self._entries[destination] = handler
+        logger.handlers = [*(each for each in logger.handlers if each is not old and each is not handler), handler]
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+        logger.disabled = False
+        cache[destination] = logger
+
+    def unbind(self, destination: str) -> None:
+        """Put the destination back to what it was before it was first bound; nothing if it is not bound."""
+        before = self._before.pop(destination, None)
+        if before is None:
+            return
+        bound = self._entries.pop(destination, None)
+        if before.entry is not None:
+            self._entries[destination] = before.entry
+        logger = before.logger
+        added = [each for each in logger.handlers if each is not bound and each not in before.handlers]
+        logger.handlers = [*before.handlers, *added]
+        logger.setLevel(before.level)
+        logger.propagate = before.propagate
+        logger.disabled = before.disabled
+        cache = self._cache()
+        if before.cached is None:
+            cache.pop(destination, None)
+        else:
+            cache[destination] = before.cached

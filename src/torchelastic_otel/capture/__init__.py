@@ -1,0 +1,1 @@
+"""From what torch says to the spool; knows nothing of OpenTelemetry."""

@@ -1,0 +1,273 @@
+"""The one file that touches torch: where its events are tapped, and how it is left as it was found.
+
+What always holds:
+
+- Importing this file imports neither torch nor anything that costs a worker time.
+- Each hook is tried against the torch that is there; one that does not fit stays off, is named in one
+  warning with the others, and leaves the rest working.
+- A replaced function is replaced everywhere torch has bound it, and put back everywhere.
+- Nothing of ours raises into torch but the error for an unknown event handler, before any rendezvous.
+
+Facts (torch 1.13 to 2.15): callers bind ``record`` and ``construct_and_record_rdzv_event`` by name, so
+destinations are taken over below them, at the logging handler. ``construct_and_record_rdzv_event`` and
+``dynamic_rendezvous.get_method_name`` walk the whole stack with ``inspect.stack()``, even with events off.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import os
+import socket
+import sys
+import traceback
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from torchelastic_otel.bindings import Bindings
+from torchelastic_otel.frames import caller, method_name
+from torchelastic_otel.guard import guard
+
+if TYPE_CHECKING:
+    from torchelastic_otel.capture.inlet import Inlet
+
+logger = logging.getLogger("torchelastic_otel")
+
+_EVENTS: Final = "torch.distributed.elastic.events"
+_DYNAMIC: Final = "torch.distributed.elastic.rendezvous.dynamic_rendezvous"
+_C10D: Final = "torch.distributed.elastic.rendezvous.c10d_rendezvous_backend"
+_RENDEZVOUS_API: Final = "torch.distributed.elastic.rendezvous.api"
+_AGENT_API: Final = "torch.distributed.elastic.agent.server.api"
+_MISSING: Final = object()
+
+
+class DoesNotFitError(Exception):
+    """This torch is not shaped as a hook knows it."""
+
+
+@dataclass(frozen=True, slots=True)
+class HookReport:
+    """One hook against the torch that is there, for ``doctor``.
+
+    Attributes:
+        name: The hook's name.
+        fits: The torch versions it is known to fit.
+        trouble: Why it is off, or the empty string.
+    """
+
+    name: str
+    fits: str
+    trouble: str
+
+
+class Patches:
+    """Attributes that were replaced, and what stood there."""
+
+    def __init__(self) -> None:
+        self._done: list[tuple[Any, str, object, object]] = []
+
+    def put(self, owner: Any, name: str, value: object) -> None:
+        """Replace an attribute of a module or a class."""
+        self._done.append((owner, name, vars(owner).get(name, _MISSING), value))
+        setattr(owner, name, value)
+
+    def undo(self) -> None:
+        """Put everything back, last first; what somebody else replaced since then is left alone."""
+        while self._done:
+            owner, name, before, ours = self._done.pop()
+            if vars(owner).get(name) is not ours:
+                continue
+            if before is _MISSING:
+                delattr(owner, name)
+            else:
+                setattr(owner, name, before)
+
+
+class TorchHooks:
+    """The hooks of one installation.
+
+    Args:
+        inlet: Where events go.
+        destinations: The destinations to take over; torch learns the new ones among them.
+        check_destination: Raises for the name of an event handler that nobody knows.
+    """
+
+    def __init__(self, inlet: Inlet, destinations: Iterable[str], check_destination: Callable[[str], object]) -> None:
+        self._inlet = inlet
+        self._destinations = tuple(destinations)
+        self._check_destination = check_destination
+        self._patches = Patches()
+        self._bindings: Bindings | None = None
+        self._at_uninstall: Callable[[], None] = lambda: None
+        self.reports: list[HookReport] = []
+
+    def install(self) -> None:
+        """Put every hook that fits in place; warn once of those that do not."""
+        for name, fits, install in (
+            ("destinations", "1.13 to 2.15", self._destinations_hook),
+            ("construct_and_record_rdzv_event", "1.13 to 2.15", self._construct_hook),
+            ("get_method_name", "1.13 to 2.15", self._method_name_hook),
+            ("event handler's name", "2.2 to 2.15", self._agent_hook),
+        ):
+            trouble = ""
+            try:
+                install()
+            except (DoesNotFitError, ImportError, AttributeError, TypeError, ValueError) as error:
+                trouble = f"{type(error).__name__}: {error}"
+            self.reports.append(HookReport(name, fits, trouble))
+        off = [f"{report.name} ({report.trouble})" for report in self.reports if report.trouble]
+        if off:
+            logger.warning("these hooks do not fit this torch and stay off, the rest works: %s", "; ".join(off))
+
+    def bind(self, destination: str) -> None:
+        """Take over one more destination, or one anew."""
+        from torchelastic_otel.capture.handler import SpoolHandler
+
+        if self._bindings is not None:
+            self._bindings.bind(destination, SpoolHandler(destination, self._inlet))
+
+    def unbind(self, destination: str) -> None:
+        """Give one destination back."""
+        if self._bindings is not None:
+            self._bindings.unbind(destination)
+
+    def uninstall(self) -> None:
+        """Leave torch as it was found."""
+        self._patches.undo()
+        self._at_uninstall()
+        if self._bindings is not None:
+            for destination in self._bindings.destinations:
+                self._bindings.unbind(destination)
+            self._bindings = None
+
+    # --- the hooks
+
+    def _destinations_hook(self) -> None:
+        events = _module(_EVENTS)
+        entries = _of_type(_module(_EVENTS + ".handlers"), "_log_handlers", dict)
+        _of_type(events, "_events_loggers", dict)
+
+        def logger_of(destination: str) -> logging.Logger:
+            # torch's own name for it, so that a logger made later by torch is this one
+            return logging.getLogger(f"torchelastic-events-{destination}")
+
+        self._bindings = Bindings(entries, lambda: events._events_loggers, logger_of)
+        for destination in self._destinations:
+            self.bind(destination)
+
+    def _construct_hook(self) -> None:
+        events = _module(_EVENTS)
+        original = events.construct_and_record_rdzv_event
+        _takes(original, "run_id", "message", "node_state", "name", "hostname", "pid", "master_endpoint", "local_id")
+        _takes(original, "rank")
+        make, failed = events.RdzvEvent, events.NodeState.FAILED
+        events.record_rdzv_event  # noqa: B018 - must be there; looked up at each call
+
+        def construct_and_record_rdzv_event(
+            run_id: str,
+            message: str,
+            node_state: Any,
+            name: str = "",
+            hostname: str = "",
+            pid: int | None = None,
+            master_endpoint: str = "",
+            local_id: int | None = None,
+            rank: int | None = None,
+        ) -> None:
+            with guard:
+                file, function = caller(2)
+                event = make(
+                    name=f"{file}:{name or function}",
+                    run_id=run_id,
+                    message=message,
+                    # torch asks the DNS here; the host's own name is as good, and known without
+                    hostname=hostname or socket.gethostname(),
+                    pid=pid or os.getpid(),
+                    node_state=node_state,
+                    master_endpoint=master_endpoint,
+                    rank=rank,
+                    local_id=local_id,
+                    error_trace=traceback.format_exc() if node_state == failed else "",
+                )
+                events.record_rdzv_event(event)
+
+        construct_and_record_rdzv_event.__doc__ = original.__doc__
+        self._rebind(original, construct_and_record_rdzv_event)
+        # c10d_rendezvous_backend may be imported later and then binds ours: it is looked at again at the end
+        self._at_uninstall = lambda: self._rebind(construct_and_record_rdzv_event, original)
+
+    def _rebind(self, before: object, after: object) -> None:
+        _module(_DYNAMIC)
+        for module in (sys.modules[_EVENTS], sys.modules[_DYNAMIC], sys.modules.get(_C10D)):
+            if module is not None and vars(module).get("construct_and_record_rdzv_event") is before:
+                module.construct_and_record_rdzv_event = after  # type: ignore[attr-defined]
+
+    def _method_name_hook(self) -> None:
+        dynamic = _module(_DYNAMIC)
+        _takes(dynamic.get_method_name, "depth")
+        self._patches.put(dynamic, "get_method_name", method_name)
+
+    def _agent_hook(self) -> None:
+        agent = _of_type(_module(_AGENT_API), "SimpleElasticAgent", type)
+        original = agent.__init__
+        _takes(original, "spec")
+        check = self._check_destination
+
+        def __init__(self: Any, spec: Any, *args: Any, **kwargs: Any) -> None:
+            check(getattr(spec, "event_log_handler", "null"))
+            original(self, spec, *args, **kwargs)
+
+        __init__.__wrapped__ = original  # type: ignore[attr-defined]
+        self._patches.put(agent, "__init__", __init__)
+
+
+def at_first_rendezvous(arm: Callable[[], object]) -> Callable[[], None]:
+    """Have ``arm`` called whenever this process is about to take part in a rendezvous, which makes it an agent.
+
+    Workers that load the entry point get this one wrapper and nothing else (torch 2.8 and newer load it with
+    ``torch.distributed.checkpoint``). Torch may be half imported at this time, so nothing else is touched.
+
+    Returns:
+        Takes the wrapper off again.
+
+    Raises:
+        DoesNotFitError: This torch has no registry to wrap.
+    """
+    registry = _of_type(_module(_RENDEZVOUS_API), "RendezvousHandlerRegistry", type)
+    original = registry.create_handler
+    _takes(original, "params")
+
+    def create_handler(self: Any, params: Any) -> Any:
+        with guard:
+            arm()
+        return original(self, params)
+
+    create_handler.__wrapped__ = original  # type: ignore[attr-defined]
+    patches = Patches()
+    patches.put(registry, "create_handler", create_handler)
+    return patches.undo
+
+
+def torch_version() -> str | None:
+    """The version of the torch that is imported; ``None`` where none is."""
+    return getattr(sys.modules.get("torch"), "__version__", None)
+
+
+def _module(name: str) -> Any:
+    import importlib
+
+    return importlib.import_module(name)
+
+
+def _of_type(owner: Any, name: str, kind: type) -> Any:
+    value = getattr(owner, name, None)
+    if not isinstance(value, kind):
+        raise DoesNotFitError(f"{owner.__name__}.{name} is no {kind.__name__}")
+    return value
+
+
+def _takes(function: Callable[..., Any], *parameters: str) -> None:
+    missing = set(parameters) - inspect.signature(function).parameters.keys()
+    if missing:
+        raise DoesNotFitError(f"{function.__qualname__} takes no {', '.join(sorted(missing))}")

@@ -1,0 +1,1 @@
+"""From the spool to the exporters; knows nothing of torch."""

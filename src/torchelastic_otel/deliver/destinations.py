@@ -1,0 +1,175 @@
+"""The registry: which exporters a destination's events go to, after torch's ``get_logging_handler(destination)``.
+
+What always holds: a name resolves to exporters or to one error that lists what is known; torch's own names
+(``null``, ``dynamic_rendezvous``, ``console``) always reach the default exporters, since agents that know
+nothing of us record there; an exporter that several destinations share is one exporter with one cursor.
+
+An exporter is named by its OpenTelemetry entry point (group ``opentelemetry_logs_exporter``) or by one of
+:data:`BUILT_IN_EXPORTERS`, or it is given as an instance. Other packages bring destinations by an entry point in
+group ``torchelastic_otel.destinations``: a callable without arguments that returns exporters.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any, Final
+
+ENTRY_POINT_GROUP: Final = "torchelastic_otel.destinations"
+EXPORTER_GROUP: Final = "opentelemetry_logs_exporter"
+TORCHS_OWN: Final = ("null", "dynamic_rendezvous", "console")
+BUILT_IN_EXPORTERS: Final = ("otlp", "otlp_proto_grpc", "otlp_proto_http", "console_line", "file", "memory", "sdk")
+EPHEMERAL_EXPORTERS: Final = frozenset({"console_line", "memory", "sdk"})
+"""What they show is of use only while the process lives: nobody delivers it in a dead one's place."""
+BUILT_IN: Final[Mapping[str, tuple[str, ...]]] = {
+    "null": (),
+    "console": ("console_line",),
+    "otlp": ("otlp",),
+    "otlp_proto_grpc": ("otlp_proto_grpc",),
+    "otlp_proto_http": ("otlp_proto_http",),
+    "file": ("file",),
+    "memory": ("memory",),
+    "sdk": ("sdk",),
+}
+
+
+class UnknownDestinationError(KeyError, ValueError):
+    """A destination or exporter that nobody knows; ``str()`` is a sentence that lists the known ones."""
+
+    def __str__(self) -> str:
+        """The sentence, without the quotes of a ``KeyError``."""
+        return str(self.args[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Exporter:
+    """An exporter by name.
+
+    Attributes:
+        name: The name of its cursor in every spool.
+        instance: The exporter itself where it was given as an object.
+    """
+
+    name: str
+    instance: Any = None
+
+
+EntryPoints = Callable[[str], Mapping[str, metadata.EntryPoint]]
+
+
+def installed(group: str) -> Mapping[str, metadata.EntryPoint]:
+    """The entry points of a group by name; nothing is imported."""
+    return {point.name: point for point in metadata.entry_points(group=group)}
+
+
+class Registry:
+    """See the header of this file.
+
+    Args:
+        entry_points: Gives the entry points of a group.
+    """
+
+    def __init__(self, entry_points: EntryPoints = installed) -> None:
+        self._entry_points = entry_points
+        self._registered: dict[str, tuple[Exporter, ...]] = {}
+        self._defaults: tuple[Exporter, ...] = ()
+
+    def register(self, name: str, *exporters: str | Any) -> None:
+        """Make a destination known, or say anew where a known one leads.
+
+        Args:
+            name: The destination's name: ``record(event, destination=name)``, ``torchrun --event-log-handler name``.
+            exporters: Names of exporters, or exporter objects with an ``export`` method.
+
+        Raises:
+            UnknownDestinationError: An exporter's name is not known.
+            TypeError: An exporter is neither a name nor has an ``export`` method.
+        """
+        self._registered[name] = tuple(self.exporter(exporter) for exporter in exporters)
+
+    def unregister(self, name: str) -> None:
+        """Forget a registered destination.
+
+        Raises:
+            UnknownDestinationError: It was never registered.
+        """
+        if name not in self._registered:
+            raise self._unknown("registered destination", name, self._registered)
+        del self._registered[name]
+
+    def known(self) -> tuple[str, ...]:
+        """The names of all destinations: built in, registered, brought by packages."""
+        return tuple(
+            dict.fromkeys([*BUILT_IN, "dynamic_rendezvous", *self._registered, *self._entry_points(ENTRY_POINT_GROUP)])
+        )
+
+    def bound(self) -> tuple[str, ...]:
+        """The names that torch's registry is given without looking at installed packages."""
+        return tuple(dict.fromkeys([*BUILT_IN, "dynamic_rendezvous", *self._registered]))
+
+    def exporters_of(self, name: str) -> tuple[Exporter, ...]:
+        """The exporters that a destination's events go to.
+
+        Raises:
+            UnknownDestinationError: There is no destination of that name.
+        """
+        if name in self._registered:
+            exporters = self._registered[name]
+        elif name == "dynamic_rendezvous":
+            exporters = ()
+        elif name in BUILT_IN:
+            exporters = tuple(Exporter(exporter) for exporter in BUILT_IN[name])
+        else:
+            exporters = self._brought(name)
+        if name in TORCHS_OWN:
+            exporters = tuple(dict.fromkeys((*exporters, *self._defaults)))
+        return exporters
+
+    def exporter(self, exporter: str | Any) -> Exporter:
+        """An exporter from its name or from the object itself.
+
+        Raises:
+            UnknownDestinationError: The name is not known.
+            TypeError: The object has no ``export`` method.
+        """
+        if isinstance(exporter, Exporter):
+            return exporter
+        if not isinstance(exporter, str):
+            if not callable(getattr(exporter, "export", None)):
+                raise TypeError(
+                    f"{exporter!r} is no exporter: give an object with an export method, or one of"
+                    f" {', '.join(BUILT_IN_EXPORTERS)}"
+                )
+            return Exporter(type(exporter).__name__, exporter)
+        if exporter not in BUILT_IN_EXPORTERS:
+            others = self._entry_points(EXPORTER_GROUP)
+            if exporter not in others:
+                raise self._unknown("exporter", exporter, (*BUILT_IN_EXPORTERS, *others))
+        return Exporter(exporter)
+
+    def lead_defaults_to(self, exporters: Iterable[Exporter]) -> None:
+        """Let torch's own destinations reach these exporters."""
+        self._defaults = tuple(dict.fromkeys(exporters))
+
+    def _brought(self, name: str) -> tuple[Exporter, ...]:
+        brought = self._entry_points(ENTRY_POINT_GROUP)
+        if name in brought:
+            exporters = brought[name].load()()
+            if isinstance(exporters, str) or callable(getattr(exporters, "export", None)):
+                exporters = (exporters,)
+            return tuple(self.exporter(exporter) for exporter in exporters)
+        if name in self._entry_points(EXPORTER_GROUP):
+            return (Exporter(name),)
+        raise self._unknown("destination", name, self.known())
+
+    @staticmethod
+    def _unknown(what: str, name: str, known: Iterable[str]) -> UnknownDestinationError:
+        names = sorted(known)
+        near = difflib.get_close_matches(name, names, 1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        return UnknownDestinationError(
+            f"unknown {what} {name!r}{hint}; known: {', '.join(names)};"
+            " add one with torchelastic_otel.register_destination(name, *exporters)"
+        )

@@ -1,0 +1,60 @@
+"""What became of one batch, in the words that the pipeline acts on.
+
+An exporter's own answer is not enough: ``SUCCESS`` covers partial rejections and, over HTTP,
+redirects; ``FAILURE`` covers a refused batch as well as a collector that is away.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torchelastic_otel.model.event import Delivery
+
+
+class Verdict(enum.Enum):
+    """What the pipeline does next."""
+
+    DELIVERED = "delivered"
+    """Accepted: acknowledge the batch."""
+    RETRY = "retry"
+    """Not now: the same batch again, after a backoff."""
+    REFUSED = "refused"
+    """Something in the batch is not acceptable: split it down to that one record."""
+    HOLD = "hold"
+    """Nobody's data is at fault (401, 403, 404): keep everything, warn, ask again now and then."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The fate of one batch.
+
+    Attributes:
+        verdict: What to do next.
+        reason: For a person, one line, without secrets: ``HTTP 503 Service Unavailable``.
+        rejected: Records of a delivered batch that the receiver says it did not take (OTLP partial success).
+        retry_after_ns: How long the receiver asked us to wait, nanoseconds, where it did.
+    """
+
+    verdict: Verdict
+    reason: str = ""
+    rejected: int = 0
+    retry_after_ns: int | None = None
+
+
+class Sender(Protocol):
+    """One exporter as the pipeline sees it. ``send`` is called by one thread only, never torch's."""
+
+    def send(self, batch: Sequence[Delivery]) -> Outcome:
+        """Project and export a batch; every fault of the exporter comes back as an outcome."""
+        ...
+
+    def abort(self) -> None:
+        """Called from another thread: make a ``send`` that is under way come back soon."""
+        ...
+
+    def close(self) -> None:
+        """Release what the exporter holds. No ``send`` follows."""
+        ...

@@ -1,0 +1,267 @@
+"""All routes of a process, and the spools they read: its own, and those of dead processes.
+
+What always holds:
+
+- Nothing here runs on a thread of torch's: one caretaker thread starts the routes and adopts spools.
+- A route exists for every exporter that a seen destination leads to, and for no other.
+- A dead process's spool is read only by routes that this process has anyway, under the lock of the spool, and
+  keeps its own resource. What nobody here can deliver is left as it is.
+- ``flush`` keeps its deadline whatever the exporters do.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from torchelastic_otel.deliver.destinations import EPHEMERAL_EXPORTERS, Exporter
+from torchelastic_otel.deliver.outcome import Sender
+from torchelastic_otel.deliver.route import NS_PER_S, Pace, Route, RouteState, Source
+from torchelastic_otel.guard import guard
+from torchelastic_otel.model.event import AttributeValue, Origin
+from torchelastic_otel.spool import adoption
+from torchelastic_otel.spool.store import Spool, SpoolError
+
+logger = logging.getLogger("torchelastic_otel")
+
+ADOPTION_INTERVAL_S: Final = 30.0
+ORIGIN_KEY: Final = "origin"
+
+
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """What became of a spool that a dead process left.
+
+    Attributes:
+        path: Its file when it was adopted.
+        origin: The process it is from.
+        events: Rows that were pending when it was adopted.
+        left: Rows that are pending still.
+    """
+
+    path: Path
+    origin: Origin
+    events: int
+    left: int
+
+
+@dataclass(slots=True, eq=False)
+class _Adoption:
+    owned: adoption.Owned
+    source: Source
+    routes: tuple[Route, ...]
+    pending: int
+
+
+class Pipeline:
+    """See the header of this file.
+
+    Args:
+        make_sender: Makes an exporter's sender; called on the exporter's own thread.
+        exporters_of: The registry's answer for a destination.
+        pace: How routes go about it.
+        detect: Runs OpenTelemetry's resource detectors; called once, on the caretaker's thread.
+        directory: Where dead processes' spools are looked for; ``None`` for nowhere.
+        max_bytes: The bound of a spool, bytes.
+    """
+
+    def __init__(
+        self,
+        make_sender: Callable[[Exporter], Sender],
+        exporters_of: Callable[[str], tuple[Exporter, ...]],
+        *,
+        pace: Pace,
+        detect: Callable[[], dict[str, AttributeValue]] | None = None,
+        directory: Path | None = None,
+        max_bytes: int = 64 << 20,
+        adoption_interval_s: float = ADOPTION_INTERVAL_S,
+    ) -> None:
+        self._make_sender = make_sender
+        self._exporters_of = exporters_of
+        self._pace = pace
+        self._detect = detect
+        self._directory = directory
+        self._max_bytes = max_bytes
+        self._interval_s = adoption_interval_s
+        self._routes: dict[str, Route] = {}
+        self._sources: list[Source] = []
+        self._seen: set[str] = set()
+        self._adoptions: list[_Adoption] = []
+        self.adopted: list[Adopted] = []
+        self._changing = threading.RLock()  # among our own threads only
+        self._started = threading.Event()
+        self._stop = threading.Event()
+        self._caretaker: threading.Thread | None = None
+
+    # --- sources and routes; called on the writer's thread or before anything runs
+
+    def add(self, spool: Spool, origin: Origin) -> None:
+        """Deliver this process's spool; a second one goes on where the first failed."""
+        with self._changing:
+            before = self._sources[-1] if self._sources else None
+            source = Source(spool, before.origin if before else origin, before)
+            self._sources.append(source)
+            spool.put_meta(ORIGIN_KEY, source.origin.to_json())
+            for destination in self._seen:
+                self._subscribe(source, destination)
+            for route in self._routes.values():
+                if route.name in spool.cursors():
+                    route.add(source)
+
+    def see(self, destinations: Iterable[str]) -> None:
+        """Make sure that the exporters of these destinations have a route and a cursor."""
+        for destination in destinations:
+            if destination in self._seen:
+                continue
+            with self._changing:
+                self._seen.add(destination)
+                exporters = self._known_exporters(destination)
+                for source in self._sources:
+                    self._subscribe(source, destination)
+                for exporter in exporters:
+                    if exporter.name not in self._routes:
+                        self._new_route(exporter)
+
+    def forget(self, destination: str) -> None:
+        """Ask the registry anew when a destination is seen again."""
+        with self._changing:
+            self._seen.discard(destination)
+
+    def _subscribe(self, source: Source, destination: str) -> None:
+        source.spool.subscribe({exporter.name: [destination] for exporter in self._known_exporters(destination)})
+
+    def _known_exporters(self, destination: str) -> tuple[Exporter, ...]:
+        try:
+            return self._exporters_of(destination)
+        except KeyError as error:
+            logger.warning("%s; its events stay in the spool", error)
+            return ()
+
+    def _new_route(self, exporter: Exporter) -> None:
+        route = Route(exporter.name, lambda: self._make_sender(exporter), self._pace)
+        self._routes[exporter.name] = route
+        for source in self._sources:
+            route.add(source)
+        if self._started.is_set():
+            route.start()
+
+    def start(self) -> None:
+        """Start the caretaker, which starts the routes."""
+        self._caretaker = threading.Thread(target=self._care, name="torchelastic-otel-caretaker", daemon=True)
+        self._caretaker.start()
+
+    def wake(self) -> None:
+        """There is something new in this process's spool."""
+        for route in self._routes.values():
+            route.wake()
+
+    # --- looking at it
+
+    @property
+    def states(self) -> list[RouteState]:
+        """What each route is at."""
+        return [route.state for route in self._routes.values()]
+
+    def pending(self) -> int:
+        """Rows of this process that at least one exporter has not got."""
+        return sum(source.spool.pending() for source in self._sources)
+
+    # --- the end
+
+    def flush(self, timeout_ns: int) -> bool:
+        """Deliver what there is, at once, and wait for it; whether nothing of this process is left.
+
+        A route whose attempt fails is not waited for any longer.
+        """
+        until = time.monotonic_ns() + timeout_ns
+        # the caretaker starts the routes after the first import of the SDK
+        self._started.wait(timeout_ns / NS_PER_S)
+        for done in [route.flush() for route in self._routes.values()]:
+            done.acquire(True, max(0.0, (until - time.monotonic_ns()) / NS_PER_S))
+        try:
+            return self.pending() == 0
+        except SpoolError:
+            return False
+
+    def stop(self, timeout_ns: int) -> bool:
+        """End all threads; whether they have ended in time. Those that have not are daemons."""
+        self._stop.set()
+        until = time.monotonic_ns() + timeout_ns
+        ended = True
+        for route in self._routes.values():
+            ended &= route.stop(max(0.0, (until - time.monotonic_ns()) / NS_PER_S))
+        if self._caretaker is not None:
+            self._caretaker.join(max(0.0, (until - time.monotonic_ns()) / NS_PER_S))
+            ended &= not self._caretaker.is_alive()
+        return ended
+
+    # --- on the caretaker's thread
+
+    def _care(self) -> None:
+        with guard:
+            self._complete_origin()
+        with self._changing:
+            self._started.set()
+            for route in self._routes.values():
+                route.start()
+        while not self._stop.is_set():
+            with guard:
+                self.adopt_once()
+            self._stop.wait(0.2 if self._adoptions else self._interval_s)
+        with guard:
+            self._let_go(everything=True)
+
+    def _complete_origin(self) -> None:
+        """Keep in the spool what detectors say of this process, so that whoever delivers it can tell."""
+        detected = self._detect() if self._detect is not None else {}
+        with self._changing:
+            for source in self._sources:
+                source.origin = replace(source.origin, detected=detected)
+                source.spool.put_meta(ORIGIN_KEY, source.origin.to_json())
+
+    def adopt_once(self) -> None:
+        """Let go of what is delivered, and take over what dead processes left and this one can deliver."""
+        if self._directory is None:
+            return
+        self._let_go()
+        if self._adoptions or not self._routes:
+            return
+        adoption.forget_old(self._directory, time.time_ns(), self._max_bytes)
+        for owned in adoption.adopt(self._directory, self._max_bytes):
+            if not self._take_over(owned):
+                owned.let_go()
+            if len(self._adoptions) >= 8:
+                break
+
+    def _take_over(self, owned: adoption.Owned) -> bool:
+        text = owned.spool.meta(ORIGIN_KEY)
+        if text is None:
+            return False  # its process died before it kept anything
+        cursors = owned.spool.cursors()
+        for name in EPHEMERAL_EXPORTERS & cursors.keys():
+            owned.spool.acknowledge(name, owned.spool.last_sequence)
+        owed = {name for name, cursor in cursors.items() if cursor.pending} - EPHEMERAL_EXPORTERS
+        routes = tuple(self._routes[name] for name in owed if name in self._routes)
+        if not routes:
+            return False
+        source = Source(owned.spool, Origin.from_json(text))
+        self._adoptions.append(_Adoption(owned, source, routes, owned.spool.pending()))
+        for route in routes:
+            route.add(source)
+        return True
+
+    def _let_go(self, *, everything: bool = False) -> None:
+        for adopted in list(self._adoptions):
+            cursors = adopted.owned.spool.cursors()
+            if everything or not any(cursors[route.name].pending for route in adopted.routes):
+                for route in adopted.routes:
+                    route.remove(adopted.source)
+                self._adoptions.remove(adopted)
+                left = adopted.owned.spool.pending()
+                self.adopted.append(Adopted(adopted.owned.path, adopted.source.origin, adopted.pending, left))
+                adopted.owned.let_go()

@@ -1,0 +1,303 @@
+"""One exporter's own way: its thread, its cursor in every spool, its patience.
+
+What always holds:
+
+- Routes share nothing but the spools: a slow, hung or broken exporter holds up no other.
+- A row is acknowledged after the exporter accepted it, or set aside after the receiver refused it alone;
+  nothing else moves a cursor. So every row gets there at least once, in order for each spool.
+- Patience is ours: backoff with jitter from a random source of our own, the receiver's wish before it.
+- While a flush is asked for, a route makes one honest attempt at once and does not wait for another.
+"""
+
+from __future__ import annotations
+
+import _thread
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from torchelastic_otel.deliver.outcome import Outcome, Sender, Verdict
+from torchelastic_otel.guard import guard
+from torchelastic_otel.model.event import Delivery, ElasticEvent, Origin
+from torchelastic_otel.spool.store import Row, Spool, SpoolCorruptError, SpoolError
+
+logger = logging.getLogger("torchelastic_otel")
+
+NS_PER_S: Final = 1_000_000_000
+MAX_BATCH_BYTES: Final = 640 * 1024
+"""Bytes of event JSON in a batch; encoded it stays below 1 MiB (held by a test)."""
+FIRST_BACKOFF_NS: Final = 1 * NS_PER_S
+LAST_BACKOFF_NS: Final = 60 * NS_PER_S
+HOLD_NS: Final = 60 * NS_PER_S
+LONGEST_WISH_NS: Final = 600 * NS_PER_S
+"""A receiver that asks for more is asked again after this."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How a route goes about it.
+
+    Attributes:
+        max_rows: Rows in a batch (``OTEL_BLRP_MAX_EXPORT_BATCH_SIZE``).
+        delay_ns: How long new rows wait for company, nanoseconds (``OTEL_BLRP_SCHEDULE_DELAY``).
+        first_backoff_ns: The wait after a first failure; it doubles with every further one.
+        last_backoff_ns: The longest such wait.
+        hold_ns: The wait after a refusal that no data is to blame for.
+    """
+
+    max_rows: int = 512
+    delay_ns: int = NS_PER_S
+    first_backoff_ns: int = FIRST_BACKOFF_NS
+    last_backoff_ns: int = LAST_BACKOFF_NS
+    hold_ns: int = HOLD_NS
+
+
+@dataclass(slots=True, eq=False)
+class Source:
+    """A spool that routes read, and whose rows they are.
+
+    Attributes:
+        spool: The spool.
+        origin: The process the rows come from.
+        before: A source of the same process whose rows all come before these.
+        positions: How far each route is, also where the spool could not note it.
+    """
+
+    spool: Spool
+    origin: Origin
+    before: Source | None = None
+    positions: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class RouteState:
+    """What a route is at, for ``doctor``, ``flush`` and tests.
+
+    Attributes:
+        name: The exporter's name.
+        delivered: Rows accepted since the process started.
+        rejected: Rows of accepted batches that the receiver says it did not take.
+        set_aside: Rows refused one by one.
+        failures: Attempts that failed.
+        trouble: Why it is not getting on, or the empty string.
+    """
+
+    name: str
+    delivered: int
+    rejected: int
+    set_aside: int
+    failures: int
+    trouble: str
+
+
+class Route:
+    """See the header of this file."""
+
+    def __init__(
+        self,
+        name: str,
+        make_sender: Callable[[], Sender],
+        pace: Pace,
+        *,
+        monotonic_ns: Callable[[], int] = time.monotonic_ns,
+        jitter: Callable[[], float] | None = None,
+    ) -> None:
+        self.name = name
+        self._make_sender = make_sender
+        self._pace = pace
+        self._monotonic_ns = monotonic_ns
+        # of our own: drawing from the global one would change the host program's random numbers
+        self._jitter = jitter or random.Random().random
+        self._sources: list[Source] = []
+        self._wake = threading.Event()
+        self._flushes: list[_thread.LockType] = []
+        self._stopping = False
+        self._sender: Sender | None = None
+        self._thread: threading.Thread | None = None
+        self._backoff_ns = 0
+        self._delivered = self._rejected = self._set_aside = self._failures = 0
+        self._trouble = ""
+        self._said: set[str] = set()
+
+    @property
+    def state(self) -> RouteState:
+        """What the route is at."""
+        return RouteState(self.name, self._delivered, self._rejected, self._set_aside, self._failures, self._trouble)
+
+    def start(self) -> None:
+        """Start the thread. It is a daemon: an exit never waits for it."""
+        self._thread = threading.Thread(target=self._run, name=f"torchelastic-otel-{self.name}", daemon=True)
+        self._thread.start()
+
+    def add(self, source: Source) -> None:
+        """Deliver this source too, from where its cursor stands."""
+        source.positions[self.name] = source.spool.cursors()[self.name].position
+        self._sources = [*self._sources, source]
+        self._wake.set()
+
+    def remove(self, source: Source) -> None:
+        """Leave a source alone from the next batch on."""
+        self._sources = [other for other in self._sources if other is not source]
+
+    def wake(self) -> None:
+        """There is something to read."""
+        self._wake.set()
+
+    def flush(self) -> _thread.LockType:
+        """Ask for an attempt at once.
+
+        Returns:
+            A lock, locked; it is released when everything is delivered or the attempt has failed.
+        """
+        done = _thread.allocate_lock()
+        done.acquire()
+        self._flushes = [*self._flushes, done]
+        self._wake.set()
+        return done
+
+    def stop(self, timeout_s: float) -> bool:
+        """End the thread, in the middle of a send if need be; whether it has ended in time."""
+        self._stopping = True
+        self._wake.set()
+        thread, sender = self._thread, self._sender
+        if thread is None:
+            return True
+        thread.join(timeout_s / 2)
+        if thread.is_alive() and sender is not None:
+            with guard:
+                sender.abort()
+            thread.join(timeout_s / 2)
+        return not thread.is_alive()
+
+    # --- on the route's thread
+
+    def _run(self) -> None:
+        try:
+            self._sender = self._make_sender()
+        except Exception as error:  # noqa: BLE001 - whatever a constructor raises, its exporter is off and no more
+            self._trouble = f"off: {error}"
+            logger.warning("exporter %s is off, its events stay in the spool: %s", self.name, error)
+        while not self._stopping:
+            flushes = self._flushes
+            self._wake.clear()
+            wait_ns: int | None = None
+            with guard:
+                wait_ns = self._deliver() if self._sender is not None else None
+            if flushes:
+                self._flushes = [flush for flush in self._flushes if flush not in flushes]
+                for flush in flushes:
+                    flush.release()
+            self._rest(wait_ns)
+        if self._sender is not None:
+            with guard:
+                self._sender.close()
+        for flush in self._flushes:
+            flush.release()
+
+    def _rest(self, wait_ns: int | None) -> None:
+        """Wait for something new and for company; after a failure, for its time, which only a flush cuts short."""
+        if wait_ns is None:
+            self._wake.wait()
+            wait_ns = self._pace.delay_ns
+        until = self._monotonic_ns() + wait_ns
+        while not self._stopping and not self._flushes and (left := until - self._monotonic_ns()) > 0:
+            self._wake.clear()
+            if self._flushes or self._stopping:
+                break
+            self._wake.wait(left / NS_PER_S)
+
+    def _deliver(self) -> int | None:
+        """Deliver what there is, a batch of each source in turn; how long to wait after a failure."""
+        more = True
+        while more and not self._stopping:
+            more = False
+            for source in self._sources:
+                try:
+                    rows = self._next(source)
+                    if not rows:
+                        continue
+                    outcome = self._send(source, rows)
+                except SpoolCorruptError as error:
+                    logger.warning("%s; it is left alone from here on", error)
+                    self.remove(source)
+                    continue
+                if outcome.verdict is not Verdict.DELIVERED:
+                    return self._failed(outcome)
+                self._backoff_ns, self._trouble = 0, ""
+                more = True
+        return None
+
+    def _next(self, source: Source) -> list[Row]:
+        before = source.before
+        if before is not None and before in self._sources:
+            if before.spool.read(self.name, before.positions[self.name], 1, 1):
+                return []
+        return source.spool.read(self.name, source.positions[self.name], self._pace.max_rows, MAX_BATCH_BYTES)
+
+    def _send(self, source: Source, rows: Sequence[Row]) -> Outcome:
+        """Send rows in order, halving what is refused; DELIVERED once the cursor stands behind the last."""
+        if self._stopping or self._sender is None:
+            return Outcome(Verdict.RETRY, "stopping")
+        deliveries = []
+        for row in rows:
+            try:
+                deliveries.append(Delivery(row.sequence, ElasticEvent.from_json(row.payload), source.origin))
+            except ValueError as error:
+                self._put_aside(source, row, str(error))
+        if not deliveries:
+            self._acknowledge(source, rows[-1].sequence, 0, Outcome(Verdict.DELIVERED))
+            return Outcome(Verdict.DELIVERED)
+        outcome = self._sender.send(deliveries)
+        if outcome.verdict is Verdict.DELIVERED:
+            self._acknowledge(source, rows[-1].sequence, len(deliveries), outcome)
+        elif outcome.verdict is Verdict.REFUSED:
+            if len(rows) == 1:
+                self._put_aside(source, rows[0], outcome.reason)
+                self._acknowledge(source, rows[0].sequence, 0, Outcome(Verdict.DELIVERED))
+                return Outcome(Verdict.DELIVERED)
+            half = len(rows) // 2
+            first = self._send(source, rows[:half])
+            return first if first.verdict is not Verdict.DELIVERED else self._send(source, rows[half:])
+        return outcome
+
+    def _acknowledge(self, source: Source, position: int, rows: int, outcome: Outcome) -> None:
+        source.positions[self.name] = position
+        self._delivered += rows - outcome.rejected
+        self._rejected += outcome.rejected
+        if outcome.rejected:
+            self._say(f"the receiver did not take {outcome.rejected} of {rows} records: {outcome.reason}")
+        try:
+            source.spool.acknowledge(self.name, position, delivered=rows - outcome.rejected, rejected=outcome.rejected)
+        except SpoolError as error:
+            # a disk that cannot note it: no reason to send it again while this process lives
+            logger.debug("%s", error)
+
+    def _put_aside(self, source: Source, row: Row, why: str) -> None:
+        self._set_aside += 1
+        self._say(f"a record is refused and set aside: {why}")
+        try:
+            source.spool.set_aside(self.name, row.sequence, why)
+        except SpoolError as error:
+            logger.debug("%s", error)
+
+    def _failed(self, outcome: Outcome) -> int:
+        self._failures += 1
+        self._trouble = outcome.reason
+        if outcome.verdict is Verdict.HOLD:
+            self._say(f"{outcome.reason}; everything is kept, asking again every {self._pace.hold_ns // NS_PER_S} s")
+            return self._pace.hold_ns
+        self._say(f"{outcome.reason}; everything is kept, trying again until it is delivered")
+        if outcome.retry_after_ns is not None:
+            return min(outcome.retry_after_ns, LONGEST_WISH_NS)
+        self._backoff_ns = min(max(2 * self._backoff_ns, self._pace.first_backoff_ns), self._pace.last_backoff_ns)
+        return int(self._backoff_ns * (0.5 + self._jitter() / 2))
+
+    def _say(self, what: str) -> None:
+        """Each trouble once: a collector that is away for a night must not fill the job's log."""
+        if what not in self._said and len(self._said) < 64:
+            self._said.add(what)
+            logger.warning("exporter %s: %s", self.name, what)

@@ -1,0 +1,235 @@
+"""``torchelastic-otel demo``: run a real job, watch its events arrive, be told whether anything is missing.
+
+Exit status: 0 everything arrived and the job succeeded; 1 something is missing or the job failed; 2 it cannot be
+run as asked, with one line that says what to do; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import os
+import shutil
+import tempfile
+import threading
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+from urllib.parse import urlsplit
+
+from torchelastic_otel.demo.job import WORKERS_A_NODE, Job, Node, launcher_for
+
+if TYPE_CHECKING:
+    from torchelastic_otel.demo.receiver import Received
+
+NODE_NAMES = ("demo-node-a", "demo-node-b")
+PROTOCOLS = ("grpc", "http/protobuf")
+ENTRY_POINT_GROUP = "torchrun.handlers"
+_DISTRIBUTION = "torchelastic-otel"
+_LOG_LINES = 15
+
+
+class CannotRunError(Exception):
+    """The demonstration cannot be run as asked; the text is one line for the person who asked."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options."""
+    parser.add_argument(
+        "--endpoint",
+        metavar="URL",
+        help="send to this OTLP collector, for example http://localhost:4317, instead of the embedded receiver",
+    )
+    parser.add_argument(
+        "--protocol",
+        choices=PROTOCOLS,
+        help="with --endpoint: the OTLP protocol (default: http/protobuf on port 4318, else grpc)",
+    )
+    parser.add_argument(
+        "--timeout", type=float, default=180.0, metavar="S", help="give the job up after S seconds (default: 180)"
+    )
+    parser.add_argument("--keep", action="store_true", help="keep the job's logs and spools, and say where they are")
+
+
+def run_demo(arguments: argparse.Namespace, out: TextIO) -> int:
+    """Run the demonstration.
+
+    Args:
+        arguments: What :func:`add_arguments` declared, parsed.
+        out: Where the events and the summary go.
+
+    Returns:
+        The exit status, see the header of this file.
+    """
+    screen = _Screen(out)
+    try:
+        launcher = launcher_for(_torch_version())
+        if arguments.endpoint is None and arguments.protocol is not None:
+            raise CannotRunError("--protocol is for --endpoint; the embedded receiver shows one node by each protocol")
+        protocol = None if arguments.endpoint is None else protocol_for(arguments.endpoint, arguments.protocol)
+        if not arguments.timeout > 0:
+            raise CannotRunError(f"--timeout {arguments.timeout:g} is not allowed; give a number of seconds above 0")
+    except CannotRunError as error:
+        screen.say(f"torchelastic-otel demo: {error}")
+        return 2
+    directory = Path(tempfile.mkdtemp(prefix="torchelastic-otel-demo-"))
+    keep = bool(arguments.keep)
+    try:
+        if protocol is None:
+            complete = _with_receiver(launcher, directory, arguments.timeout, screen)
+        else:
+            nodes = [Node(name, arguments.endpoint, protocol, remote=True) for name in NODE_NAMES]
+            complete = _with_collector(launcher, directory, arguments.timeout, screen, nodes)
+        keep = keep or not complete
+        return 0 if complete else 1
+    except KeyboardInterrupt:
+        screen.say("interrupted; the agents are stopped")
+        return 130
+    finally:
+        if keep:
+            screen.say(f"Logs and spools are in {directory}")
+        else:
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+def protocol_for(endpoint: str, asked: str | None) -> str:
+    """The OTLP protocol for a collector.
+
+    Raises:
+        CannotRunError: The endpoint is no ``http://`` or ``https://`` URL with a host.
+    """
+    try:
+        parts = urlsplit(endpoint)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host, port, parts = None, None, urlsplit("")
+    if parts.scheme not in ("http", "https") or not host:
+        raise CannotRunError(
+            f"--endpoint {endpoint!r} is not allowed; give http://HOST:PORT or https://HOST:PORT, "
+            "for example http://localhost:4317"
+        )
+    return asked or ("http/protobuf" if port == 4318 else "grpc")
+
+
+class _Screen:
+    """Whole lines to one stream, from several threads; a reader that has gone away (``| head``) is no error."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+        self._lock = threading.Lock()
+        self.colour = out.isatty() and not os.environ.get("NO_COLOR")
+
+    def say(self, text: str) -> None:
+        encoding = getattr(self._out, "encoding", None) or "utf-8"
+        line = text.encode(encoding, "backslashreplace").decode(encoding) + "\n"
+        with self._lock:
+            try:
+                self._out.write(line)
+                self._out.flush()
+            except BrokenPipeError:
+                return
+
+
+def _torch_version() -> str:
+    try:
+        version = importlib.metadata.version("torch")
+    except importlib.metadata.PackageNotFoundError:
+        raise CannotRunError(
+            "the demo runs real torchrun agents and torch is not installed; pip install 'torchelastic-otel[torch]'"
+        ) from None
+    if not any(
+        point.dist is not None and point.dist.name == _DISTRIBUTION
+        for point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)
+    ):
+        raise CannotRunError(
+            "torchelastic-otel is importable but not installed, so that torchrun cannot find its entry point; "
+            "pip install it in this environment"
+        )
+    return version
+
+
+def _with_receiver(launcher: list[str], directory: Path, timeout_s: float, screen: _Screen) -> bool:
+    # gRPC is imported late: --help and a user's mistake need not wait for it.
+    from torchelastic_otel.deliver.otel.console import format_line
+    from torchelastic_otel.demo.receiver import Receiver
+    from torchelastic_otel.demo.render import render_summary
+    from torchelastic_otel.demo.spools import read_spools
+    from torchelastic_otel.demo.summary import summarise
+
+    seen: set[str] = set()
+
+    def show(record: Received) -> None:
+        if record.uid and record.uid in seen:
+            return
+        seen.add(record.uid)
+        screen.say(
+            format_line(
+                time_ns=record.time_ns,
+                severity=record.severity,
+                event_name=record.event_name,
+                body=str(record.body),
+                attributes=record.attributes,
+                resource=record.resource,
+                colour=screen.colour,
+            )
+        )
+
+    with Receiver(show) as receiver:
+        ways = zip(NODE_NAMES, (receiver.grpc_endpoint, receiver.http_endpoint), PROTOCOLS, strict=True)
+        nodes = [Node(*way) for way in ways]
+        with Job(nodes, directory, launcher, _run_id(), os.environ) as job:
+            _introduce(nodes, screen)
+            statuses = job.wait(timeout_s)
+        failures = job.failure_files()
+        spools = read_spools(job.spools)
+        summary = summarise(receiver.records, spools, NODE_NAMES)
+    screen.say(render_summary(summary, failures).rstrip("\n"))
+    for name in summary.silent_nodes:
+        _show_log(job, name, "sent nothing", screen)
+    return _succeeded(job, statuses, timeout_s, screen) and summary.complete
+
+
+def _with_collector(
+    launcher: list[str], directory: Path, timeout_s: float, screen: _Screen, nodes: Sequence[Node]
+) -> bool:
+    from torchelastic_otel.demo.render import render_spools
+    from torchelastic_otel.demo.spools import read_spools
+
+    with Job(nodes, directory, launcher, _run_id(), os.environ) as job:
+        _introduce(nodes, screen)
+        statuses = job.wait(timeout_s)
+    text, complete = render_spools(
+        read_spools(job.spools), {node.name: node.protocol for node in nodes}, nodes[0].endpoint
+    )
+    screen.say(text.rstrip("\n"))
+    return _succeeded(job, statuses, timeout_s, screen) and complete
+
+
+def _introduce(nodes: Sequence[Node], screen: _Screen) -> None:
+    screen.say(
+        f"A torchrun job of {len(nodes)} nodes with {WORKERS_A_NODE} workers each, on this machine. "
+        "Rank 1 fails once, on purpose, and the job restarts."
+    )
+    for node in nodes:
+        screen.say(f"  {node.name} exports by {node.protocol} to {node.endpoint}")
+    screen.say("")
+
+
+def _succeeded(job: Job, statuses: dict[str, int | None], timeout_s: float, screen: _Screen) -> bool:
+    for name, status in statuses.items():
+        if status == 0:
+            continue
+        how = f"was still running after {timeout_s:g} s" if status is None else f"ended with status {status}"
+        _show_log(job, name, how, screen)
+    return not any(status != 0 for status in statuses.values())
+
+
+def _show_log(job: Job, name: str, what: str, screen: _Screen) -> None:
+    screen.say(f"\nThe agent of {name} {what}; the end of its log:")
+    for line in job.log(name).read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_LINES:]:
+        screen.say(f"  {line}")
+
+
+def _run_id() -> str:
+    return f"demo-{uuid.uuid4().hex[:8]}"

@@ -1,0 +1,67 @@
+"""What the spools of the demonstration's agents say, after the agents have ended."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torchelastic_otel.deliver.pipeline import ORIGIN_KEY
+from torchelastic_otel.model.event import Origin
+from torchelastic_otel.spool import store
+from torchelastic_otel.spool.directory import DELIVERED_SUFFIX, SPOOL_SUFFIX
+
+_MAX_BYTES = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class SpoolReport:
+    """How far the events of one agent got.
+
+    Attributes:
+        origin_id: The agent, as in ``log.record.uid``.
+        node: The node it ran on.
+        written: How many events it wrote, which is also the last sequence.
+        pending: Events that an exporter has not got.
+        lost: Events that were refused, rejected or dropped, over all exporters.
+    """
+
+    origin_id: str
+    node: str
+    written: int
+    pending: int
+    lost: int
+
+
+def read_spools(directories: Mapping[str, Path]) -> list[SpoolReport]:
+    """The spools of agents that have ended.
+
+    Args:
+        directories: ``TORCHELASTIC_OTEL_SPOOL_DIR`` of each node, by the node's name.
+
+    Raises:
+        store.SpoolError: One cannot be read.
+        ValueError: One does not say whose it is.
+    """
+    return [
+        _report(node, path)
+        for node, directory in directories.items()
+        for path in sorted(directory.rglob("*"))
+        if path.suffix in (SPOOL_SUFFIX, DELIVERED_SUFFIX)
+    ]
+
+
+def _report(node: str, path: Path) -> SpoolReport:
+    spool = store.open_file(path, _MAX_BYTES)
+    try:
+        origin = Origin.from_json(spool.meta(ORIGIN_KEY) or "null")
+        cursors = spool.cursors().values()
+        return SpoolReport(
+            origin_id=origin.id,
+            node=node,
+            written=spool.last_sequence,
+            pending=spool.pending() if cursors else spool.last_sequence,
+            lost=sum(cursor.rejected + cursor.set_aside + cursor.dropped for cursor in cursors),
+        )
+    finally:
+        spool.close()

@@ -1,0 +1,154 @@
+"""The events themselves, as ``torch.distributed.elastic.events.api`` has them (torch 1.13 to 2.15).
+
+What always holds:
+
+- Fields, their order and their defaults are torch's, and so is every byte of :meth:`Event.serialize` and
+  :meth:`RdzvEvent.serialize`: a stream written by one is read by the other.
+- The enums are strings: a member equals its value, and torch's member of the same name.
+- Nothing here imports torch. Its objects are known by their ``serialize()``.
+
+Annotations are evaluated here, as they are in torch's module, for callers that inspect them.
+"""
+
+import json
+from dataclasses import asdict, dataclass, field
+from enum import Enum
+from typing import Any, Union
+
+__all__ = ["Event", "EventSource", "NodeState", "RdzvEvent"]
+
+EventMetadataValue = str | int | float | bool | None
+"""What a value of :attr:`Event.metadata` may be."""
+
+
+class EventSource(str, Enum):
+    """Who says it."""
+
+    AGENT = "AGENT"
+    WORKER = "WORKER"
+
+
+class NodeState(str, Enum):
+    """Where a node stands in the rendezvous."""
+
+    INIT = "INIT"
+    RUNNING = "RUNNING"
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+
+
+def _written(data: object) -> dict[str, Any]:
+    """The fields that a JSON line, or another package's event, holds."""
+    if not isinstance(data, str):
+        serialize = getattr(data, "serialize", None)
+        if not callable(serialize):
+            raise TypeError(
+                f"cannot read an event from {type(data).__name__} {data!r:.80}; "
+                "give the JSON text that serialize() wrote, or an event"
+            )
+        data = serialize()
+    fields: dict[str, Any] = json.loads(data)  # type: ignore[arg-type]  # a foreign serialize() promises no type
+    return fields
+
+
+@dataclass
+class Event:
+    """Something that an agent or a worker did or met.
+
+    Attributes:
+        name: What happened; torch's agents say ``torchelastic.worker.status.<STATE>``.
+        source: Who says it.
+        timestamp: When it happened, in milliseconds since the epoch. Torch itself leaves it at 0
+            (1.13 to 2.15): the log record's ``created`` is the time.
+        metadata: What else there is to know.
+    """
+
+    name: str
+    source: EventSource
+    timestamp: int = 0
+    metadata: dict[str, EventMetadataValue] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        """The same as :meth:`serialize`."""
+        return self.serialize()
+
+    @staticmethod
+    def deserialize(data: Union[str, "Event"]) -> "Event":
+        """The event that :meth:`serialize` wrote, by this class or by torch's.
+
+        Args:
+            data: The JSON text. An event of this class comes back as it is, one of torch's as ours.
+
+        Raises:
+            json.JSONDecodeError: The text is no JSON.
+            KeyError: There is no source, or one that is not in :class:`EventSource`.
+            TypeError: A field is missing or not known, or ``data`` is neither text nor an event.
+        """
+        if isinstance(data, Event):
+            return data
+        fields = _written(data)
+        fields["source"] = EventSource[fields["source"]]
+        return Event(**fields)
+
+    def serialize(self) -> str:
+        """The event as one line of JSON, its fields in order.
+
+        Raises:
+            TypeError: A value of ``metadata`` has no JSON form.
+        """
+        return json.dumps(asdict(self))
+
+
+@dataclass
+class RdzvEvent:
+    """Something that a node did or met in the rendezvous.
+
+    Attributes:
+        name: Where it was recorded: the file, a colon, and the function or what the caller said instead.
+        run_id: The rendezvous' run id.
+        message: What happened, for a person to read.
+        hostname: The node's host.
+        pid: The node's process id.
+        node_state: Where the node stands.
+        master_endpoint: The rendezvous store's endpoint; empty where it is not known.
+        rank: The node's rank; ``None`` where it is not known.
+        local_id: The node's number within its process; ``None`` outside of dynamic rendezvous.
+        error_trace: The traceback of the exception being handled; empty unless the state is FAILED.
+    """
+
+    name: str
+    run_id: str
+    message: str
+    hostname: str
+    pid: int
+    node_state: NodeState
+    master_endpoint: str = ""
+    rank: int | None = None
+    local_id: int | None = None
+    error_trace: str = ""
+
+    def __str__(self) -> str:
+        """The same as :meth:`serialize`."""
+        return self.serialize()
+
+    @staticmethod
+    def deserialize(data: Union[str, "RdzvEvent"]) -> "RdzvEvent":
+        """The event that :meth:`serialize` wrote, by this class or by torch's.
+
+        Args:
+            data: The JSON text. An event of this class comes back as it is, one of torch's as ours.
+
+        Raises:
+            json.JSONDecodeError: The text is no JSON.
+            KeyError: There is no node state, or one that is not in :class:`NodeState`.
+            TypeError: A field is missing or not known, or ``data`` is neither text nor an event.
+        """
+        if isinstance(data, RdzvEvent):
+            return data
+        fields = _written(data)
+        fields["node_state"] = NodeState[fields["node_state"]]
+        return RdzvEvent(**fields)
+
+    def serialize(self) -> str:
+        """The event as one line of JSON, its fields in order."""
+        return json.dumps(asdict(self))

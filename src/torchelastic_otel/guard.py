@@ -1,0 +1,57 @@
+"""The one guard between our faults and the program we are a guest in.
+
+What always holds: an exception of ours never reaches torch; a signal always does. ``KeyboardInterrupt``
+and ``SystemExit`` are no ``Exception`` and pass anyway. Torch's ``SignalException`` is one (raised in the
+main thread by its SIGTERM handler, ``torch.distributed.elastic.multiprocessing.api``, 1.13 to 2.15), and
+projects that vendor elastic have their own copy of it: so it is known by its name, not by its identity.
+"""
+
+from __future__ import annotations
+
+import logging
+from types import TracebackType
+from typing import Literal
+
+logger = logging.getLogger("torchelastic_otel")
+
+
+def is_signal(error: BaseException) -> bool:
+    """Whether the exception stands for a signal and must never be swallowed."""
+    return not isinstance(error, Exception) or any(base.__name__ == "SignalException" for base in type(error).__mro__)
+
+
+class Guard:
+    """A context manager that keeps our faults in and lets signals out. Shared and stateless but for counts.
+
+    Attributes:
+        faults: How many exceptions it kept in since the start of the process.
+    """
+
+    __slots__ = ("_said", "faults")
+
+    def __init__(self) -> None:
+        self.faults = 0
+        self._said: set[str] = set()
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        if error is None or is_signal(error):
+            return False
+        self.kept_in(error)
+        return True
+
+    def kept_in(self, error: BaseException) -> Literal[True]:
+        """Count a fault; say each kind of it once. Tests replace this to raise it at the end."""
+        self.faults += 1
+        said = f"{type(error).__name__}: {error}"
+        if said not in self._said and len(self._said) < 64:
+            self._said.add(said)
+            logger.warning("a fault of torchelastic-otel was kept from the job: %s", said, exc_info=error)
+        return True
+
+
+guard = Guard()

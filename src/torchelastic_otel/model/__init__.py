@@ -1,0 +1,1 @@
+"""What an event is, said without torch and without OpenTelemetry: pure data, pure functions."""

@@ -1,0 +1,169 @@
+"""The one event model that capture writes, the spool keeps and deliver projects.
+
+What always holds:
+
+- An event is frozen; its attribute values are JSON scalars or lists of them, valid UTF-8 and bounded.
+- ``to_json`` and ``from_json`` are inverse to each other, and the JSON is ASCII.
+- Times are integer nanoseconds; ``None`` means that nobody said when, never "now".
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+Scalar: TypeAlias = str | bool | int | float
+AttributeValue: TypeAlias = Scalar | tuple[str, ...]
+
+
+class Severity(enum.IntEnum):
+    """Severity numbers of the OpenTelemetry log data model (specification, "Severity Fields")."""
+
+    DEBUG = 5
+    INFO = 9
+    WARN = 13
+    ERROR = 17
+    FATAL = 21
+
+
+@dataclass(frozen=True, slots=True)
+class ElasticEvent:
+    """One thing that torchelastic said, normalised and enriched.
+
+    Attributes:
+        name: The event's name from :mod:`torchelastic_otel.semconv`; never built from data.
+        destination: The destination it was recorded to (``null``, ``dynamic_rendezvous``, ...).
+        body: The message a person reads; for an unknown event, what was recorded, untouched.
+        time_ns: Wall clock, nanoseconds since the epoch, when it happened; ``None`` where the source
+            does not say (torch's ``Event.timestamp`` is always 0, torch 1.13 to 2.15).
+        observed_ns: Wall clock, nanoseconds since the epoch, when capture or replay saw it.
+        monotonic_ns: ``time.monotonic_ns()`` of the capturing process; ``None`` in a replay.
+        severity: How bad it is.
+        attributes: Attributes by the names of :mod:`torchelastic_otel.semconv`.
+    """
+
+    name: str
+    destination: str
+    body: str
+    time_ns: int | None
+    observed_ns: int
+    monotonic_ns: int | None = None
+    severity: Severity = Severity.INFO
+    attributes: Mapping[str, AttributeValue] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """The event as one line of ASCII JSON."""
+        return json.dumps(
+            [
+                self.name,
+                self.destination,
+                self.body,
+                self.time_ns,
+                self.observed_ns,
+                self.monotonic_ns,
+                int(self.severity),
+                self.attributes,
+            ],
+            separators=(",", ":"),
+        )
+
+    @staticmethod
+    def from_json(line: str) -> ElasticEvent:
+        """The event that :meth:`to_json` wrote.
+
+        Raises:
+            ValueError: The line is not such an event.
+        """
+        try:
+            name, destination, body, time_ns, observed_ns, monotonic_ns, severity, attributes = json.loads(line)
+            return ElasticEvent(
+                name,
+                destination,
+                body,
+                time_ns,
+                observed_ns,
+                monotonic_ns,
+                Severity(severity),
+                {key: tuple(value) if isinstance(value, list) else value for key, value in attributes.items()},
+            )
+        except (TypeError, AttributeError) as error:
+            raise ValueError(f"not an event of this spool: {line[:80]!r}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """The process that events come from; it stays with them when another process delivers them.
+
+    Attributes:
+        id: Unique for each capturing process (32 hex digits); the stem of every ``log.record.uid``
+            and the value of ``service.instance.id``.
+        host_name: ``socket.gethostname()`` of the capturing machine.
+        pid: Process id of the agent.
+        started_ns: Wall clock, nanoseconds since the epoch, when capture started.
+        environment: The environment variables that name the job (``OTEL_SERVICE_NAME``,
+            ``OTEL_RESOURCE_ATTRIBUTES``, Kubernetes and Slurm), as they were then.
+        detected: Resource attributes that OpenTelemetry's detectors found in that process.
+    """
+
+    id: str
+    host_name: str
+    pid: int
+    started_ns: int
+    environment: Mapping[str, str] = field(default_factory=dict)
+    detected: Mapping[str, AttributeValue] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """The origin as one line of ASCII JSON."""
+        return json.dumps(
+            {
+                "id": self.id,
+                "host_name": self.host_name,
+                "pid": self.pid,
+                "started_ns": self.started_ns,
+                "environment": dict(self.environment),
+                "detected": dict(self.detected),
+            }
+        )
+
+    @staticmethod
+    def from_json(line: str) -> Origin:
+        """The origin that :meth:`to_json` wrote; keys of a newer version are left out.
+
+        Raises:
+            ValueError: The line is not such an origin.
+        """
+        try:
+            known: dict[str, Any] = json.loads(line)
+            return Origin(
+                id=known["id"],
+                host_name=known["host_name"],
+                pid=known["pid"],
+                started_ns=known["started_ns"],
+                environment=known.get("environment", {}),
+                detected=known.get("detected", {}),
+            )
+        except (TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"not an origin of this spool: {line[:80]!r}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One event on its way to an exporter: the event, where it stands in its spool, where it is from.
+
+    Attributes:
+        sequence: Its number in the spool of its origin, from 1, without gaps as written.
+        event: The event.
+        origin: The process it comes from.
+    """
+
+    sequence: int
+    event: ElasticEvent
+    origin: Origin
+
+    @property
+    def uid(self) -> str:
+        """``log.record.uid``: the same at every attempt, so that a backend can drop what it has."""
+        return f"{self.origin.id}-{self.sequence}"

@@ -1,0 +1,80 @@
+"""What torch says of an error, in three shapes, told in OpenTelemetry's three attributes.
+
+The shapes (torch 1.13 to 2.15): a rendezvous event's ``error_trace`` and an agent's ``raw_error`` are
+tracebacks as ``traceback.format_exc`` writes them; a worker's ``raw_error`` is the JSON text of its error
+file, whose ``message`` is a mapping with ``message`` and ``extraInfo.py_callstack``, or a plain string.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+from typing import Any, Final
+
+from torchelastic_otel import semconv
+from torchelastic_otel.model.event import AttributeValue
+from torchelastic_otel.model.text import MAX_STACKTRACE, bounded
+
+_TYPE_AND_MESSAGE: Final = re.compile(r"(?P<type>[A-Za-z_][\w.]*)(?::\s*(?P<message>.*))?\Z", re.DOTALL)
+_NO_EXCEPTION: Final = "NoneType: None"
+"""What ``traceback.format_exc()`` says where no exception is being handled."""
+_NO_MESSAGE: Final = "<NONE>"
+"""What torch writes where a worker left no error file (``ProcessFailure``, 2.13)."""
+
+
+def from_text(text: str) -> dict[str, AttributeValue]:
+    """Attributes of ``T: message``, the form of an exception's last line; empty where it is not of that form."""
+    found = _TYPE_AND_MESSAGE.match(text.strip())
+    if found is None or text.strip() == _NO_EXCEPTION:
+        return {}
+    name = found["type"]
+    attributes: dict[str, AttributeValue] = {
+        semconv.EXCEPTION_TYPE: bounded(name),
+        semconv.ERROR_TYPE: bounded(name.rpartition(".")[2]),
+    }
+    if found["message"]:
+        attributes[semconv.EXCEPTION_MESSAGE] = bounded(found["message"])
+    return attributes
+
+
+def from_traceback(trace: str) -> dict[str, AttributeValue]:
+    """Attributes of a formatted traceback; its last line that begins at the margin names the exception."""
+    if not trace.strip() or trace.strip() == _NO_EXCEPTION:
+        return {}
+    lines = trace.rstrip().splitlines()
+    last = max((i for i, line in enumerate(lines) if re.match(r"[A-Za-z_][\w.]*(:|\Z)", line)), default=None)
+    attributes = {} if last is None else from_text("\n".join(lines[last:]))
+    attributes[semconv.EXCEPTION_STACKTRACE] = bounded(trace, MAX_STACKTRACE)
+    return attributes
+
+
+def from_error_file(raw: str) -> dict[str, AttributeValue]:
+    """Attributes of a worker's ``raw_error``; what is not of a known shape becomes the message, whole."""
+    try:
+        content: Any = json.loads(raw)
+    except ValueError:
+        return {semconv.EXCEPTION_MESSAGE: bounded(raw)}
+    message = content.get("message") if isinstance(content, dict) else content
+    if isinstance(message, dict):
+        extra = message.get("extraInfo")
+        stack = extra.get("py_callstack") if isinstance(extra, dict) else None
+        attributes = from_text(str(message.get("message", "")))
+        if not attributes:
+            attributes = {semconv.EXCEPTION_MESSAGE: bounded(str(message.get("message", "")))}
+        if isinstance(stack, str):
+            attributes[semconv.EXCEPTION_STACKTRACE] = bounded(stack, MAX_STACKTRACE)
+        return attributes
+    if message is None or message == _NO_MESSAGE:
+        return {}
+    return {semconv.EXCEPTION_MESSAGE: bounded(str(message))}
+
+
+def signal_name(exit_code: int) -> str | None:
+    """The name of the signal that ended a process, from its negative exit code; ``None`` for an exit."""
+    if exit_code >= 0:
+        return None
+    try:
+        return signal.Signals(-exit_code).name
+    except ValueError:
+        return f"SIG{-exit_code}"

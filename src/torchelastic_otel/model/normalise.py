@@ -1,0 +1,253 @@
+"""Torch's JSON to an :class:`ElasticEvent`: a pure function that never raises and never loses a word.
+
+What always holds: every text gives an event. What torch does not define becomes ``torchelastic.event``, a
+rendezvous message with other words ``torchelastic.rendezvous.message``; in both the body is what was
+recorded, untouched but for its bound. Torch's JSON is read as any version wrote it (1.13 to 2.15): a
+missing, ``null`` or ill-typed field leaves its attribute out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+from torchelastic_otel import semconv
+from torchelastic_otel.model import exceptions, rendezvous_messages
+from torchelastic_otel.model.event import AttributeValue, ElasticEvent, Severity
+from torchelastic_otel.model.text import MAX_BODY, bounded
+
+_Attributes = dict[str, AttributeValue]
+
+_STATUS: Final = "torchelastic.worker.status."
+_STATES: Final = {
+    ("AGENT", "RENDEZVOUS"): semconv.AGENT_RENDEZVOUS_FINISHED,
+    ("AGENT", "ASSIGN_WORKER_RANKS"): semconv.AGENT_RANKS_ASSIGNED,
+    ("AGENT", "SUCCEEDED"): semconv.AGENT_SUCCEEDED,
+    ("AGENT", "FAILED"): semconv.AGENT_FAILED,
+    ("WORKER", "START"): semconv.WORKER_STARTED,
+    ("WORKER", "SUCCEEDED"): semconv.WORKER_SUCCEEDED,
+    ("WORKER", "FAILED"): semconv.WORKER_FAILED,
+    ("WORKER", "TERMINATED"): semconv.WORKER_TERMINATED,
+}
+_WATCHDOG: Final = {
+    "watchdog started": semconv.WATCHDOG_STARTED,
+    "watchdog stopped": semconv.WATCHDOG_STOPPED,
+    "timer expired": semconv.WATCHDOG_TIMER_EXPIRED,
+    "kill worker process": semconv.WATCHDOG_WORKER_KILLED,
+}
+_SEVERITIES: Final = {
+    semconv.AGENT_FAILED: Severity.FATAL,
+    semconv.WORKER_FAILED: Severity.ERROR,
+    semconv.WATCHDOG_TIMER_EXPIRED: Severity.WARN,
+    semconv.WATCHDOG_WORKER_KILLED: Severity.WARN,
+    semconv.RENDEZVOUS_NODES_REMOVED: Severity.WARN,
+    semconv.RENDEZVOUS_FAILED: Severity.ERROR,
+    semconv.RENDEZVOUS_KEEP_ALIVE_FAILED: Severity.ERROR,
+    semconv.RENDEZVOUS_SHUTDOWN_FAILED: Severity.ERROR,
+    semconv.RENDEZVOUS_KEEP_ALIVE_UPDATED: Severity.DEBUG,
+    semconv.RENDEZVOUS_KEEP_ALIVE_SENT: Severity.DEBUG,
+    semconv.RENDEZVOUS_STATE_SYNCED: Severity.DEBUG,
+    semconv.RENDEZVOUS_STATE_STALE: Severity.DEBUG,
+}
+_MODULES: Final = {
+    "dynamic_rendezvous.py": "torch.distributed.elastic.rendezvous.dynamic_rendezvous",
+    "c10d_rendezvous_backend.py": "torch.distributed.elastic.rendezvous.c10d_rendezvous_backend",
+}
+_MAX_METADATA: Final = 32
+
+
+def normalise(
+    text: str, destination: str, *, time_ns: int | None, observed_ns: int, monotonic_ns: int | None = None
+) -> ElasticEvent:
+    """One recorded text as an event.
+
+    Args:
+        text: What was recorded: ``Event.serialize()`` or ``RdzvEvent.serialize()`` of any torch, or anything.
+        destination: The destination it was recorded to.
+        time_ns: When it was recorded, wall clock nanoseconds; ``None`` where that is not known.
+        observed_ns: Wall clock nanoseconds now.
+        monotonic_ns: ``time.monotonic_ns()`` when it was recorded.
+    """
+    name, body, attributes, severity = _read(text)
+    return ElasticEvent(
+        name, destination, bounded(body, MAX_BODY), time_ns, observed_ns, monotonic_ns, severity, attributes
+    )
+
+
+def _read(text: str) -> tuple[str, str, _Attributes, Severity]:
+    try:
+        event: Any = json.loads(text)
+    except (ValueError, RecursionError):
+        event = None
+    if isinstance(event, dict):
+        if isinstance(event.get("node_state"), str) and isinstance(event.get("message"), str):
+            return _rendezvous(event)
+        if isinstance(event.get("source"), str) and isinstance(event.get("name"), str):
+            known = _agent_or_worker(event)
+            return known if known is not None else _undefined(event, text)
+    return semconv.UNKNOWN_EVENT, text, {}, Severity.INFO
+
+
+def _rendezvous(event: dict[str, Any]) -> tuple[str, str, _Attributes, Severity]:
+    name, message, state = str(event.get("name", "")), event["message"], event["node_state"]
+    run_id = event.get("run_id")
+    reading = rendezvous_messages.read(name, str(run_id), message, state == "FAILED")
+    facts = reading.facts
+    attributes: _Attributes = {semconv.NODE_STATE: bounded(state), semconv.RENDEZVOUS_INTENT: reading.intent}
+    _put_text(attributes, semconv.RUN_ID, run_id)
+    _put_text(attributes, semconv.NODE_ADDRESS, event.get("hostname"))
+    _put_text(attributes, semconv.NODE_ID, facts.get("node") or _node_id(event))
+    _put_int(attributes, semconv.RENDEZVOUS_ROUND, facts.get("round"))
+    _put_int(attributes, semconv.GROUP_RANK, facts.get("rank", event.get("rank")))
+    _put_int(attributes, semconv.GROUP_WORLD_SIZE, facts.get("world_size"))
+    if "removed" in facts:
+        attributes[semconv.NODES_REMOVED_IDS] = tuple(bounded(n.strip("'")) for n in facts["removed"].split(", "))
+    file, _, function = name.rpartition(":")
+    if function:
+        module = _MODULES.get(file)
+        stem = module or file.removesuffix(".py")
+        attributes[semconv.CODE_FUNCTION_NAME] = bounded(f"{stem}.{function}" if stem else function)
+        if file:
+            attributes[semconv.CODE_FILE_PATH] = bounded(module.replace(".", "/") + ".py" if module else file)
+    if state == "FAILED":
+        # only these two say what failed: elsewhere FAILED is a node's state, and the words are no exception
+        if reading.event == semconv.RENDEZVOUS_FAILED:
+            attributes.update(exceptions.from_text(message))
+        elif facts.get("error"):
+            attributes.update(exceptions.from_text(facts["error"]))
+        attributes |= exceptions.from_traceback(str(event.get("error_trace") or "")) | attributes
+    body = message
+    severity = _SEVERITIES.get(reading.event, Severity.INFO)
+    if reading.event == semconv.RENDEZVOUS_MESSAGE and state == "FAILED":
+        severity = Severity.ERROR
+    return reading.event, body, attributes, severity
+
+
+def _node_id(event: dict[str, Any]) -> str | None:
+    host, pid, local_id = event.get("hostname"), event.get("pid"), event.get("local_id")
+    return None if local_id is None else f"{host}_{pid}_{local_id}"
+
+
+def _agent_or_worker(event: dict[str, Any]) -> tuple[str, str, _Attributes, Severity] | None:
+    metadata = event.get("metadata")
+    if not isinstance(metadata, dict):
+        return None
+    torch_name, source = event["name"], event["source"]
+    name = _WATCHDOG.get(torch_name) or (
+        _STATES.get((source, torch_name.removeprefix(_STATUS))) if torch_name.startswith(_STATUS) else None
+    )
+    if name is None:
+        return None
+    inner = _inner(metadata.get("metadata"))
+    attributes: _Attributes = {}
+    _put_text(attributes, semconv.RUN_ID, metadata.get("run_id"))
+    _put_text(attributes, semconv.NODE_ADDRESS, metadata.get("hostname"))
+    _put_text(attributes, semconv.ROLE_NAME, metadata.get("role"))
+    _put_text(attributes, semconv.RENDEZVOUS_BACKEND, metadata.get("rdzv_backend"))
+    _put_text(attributes, semconv.ENTRY_POINT, inner.get("entry_point"))
+    _put_int(attributes, semconv.RESTART_COUNT, metadata.get("agent_restarts"))
+    _put_int(attributes, semconv.GROUP_RANK, metadata.get("group_rank"))
+    _put_int(attributes, semconv.GROUP_WORLD_SIZE, inner.get("group_world_size"))
+    _put_int(attributes, semconv.AGENT_RUN_TIME, metadata.get("total_run_time"))
+    duration = metadata.get("duration_ms")
+    if isinstance(duration, (int, float)):
+        attributes[semconv.AGENT_STEP_DURATION] = duration / 1_000
+    raw_error = metadata.get("raw_error")
+    if name.startswith("torchelastic.worker."):
+        _put_worker(attributes, metadata, inner)
+        if isinstance(raw_error, str):
+            attributes.update(exceptions.from_error_file(raw_error))
+        if name == semconv.WORKER_FAILED and semconv.ERROR_TYPE not in attributes:
+            attributes[semconv.ERROR_TYPE] = attributes.get(semconv.WORKER_SIGNAL, "exit")
+    elif name.startswith("torchelastic.watchdog."):
+        _put_int(attributes, semconv.WORKER_PID, inner.get("worker_pid"))
+        _put_text(attributes, semconv.WATCHDOG_REASON, inner.get("scope_id"))
+    elif isinstance(raw_error, str):
+        attributes.update(exceptions.from_traceback(raw_error))
+    return name, _sentence(name, attributes), attributes, _SEVERITIES.get(name, Severity.INFO)
+
+
+def _put_worker(attributes: _Attributes, metadata: Mapping[str, Any], inner: Mapping[str, Any]) -> None:
+    _put_int(attributes, semconv.WORKER_RANK, metadata.get("global_rank"))
+    _put_int(attributes, semconv.WORKER_LOCAL_RANK, _only(inner.get("local_rank")))
+    _put_int(attributes, semconv.ROLE_RANK, _only(inner.get("role_rank")))
+    _put_int(attributes, semconv.ROLE_WORLD_SIZE, _only(inner.get("role_world_size")))
+    _put_int(attributes, semconv.WORKER_PID, metadata.get("worker_id"))
+    _put_int(attributes, semconv.WORKER_PID, _only(inner.get("worker_pid")))
+    _put_int(attributes, semconv.PROCESS_EXIT_CODE, _only(inner.get("exit_code")))
+    exit_code = attributes.get(semconv.PROCESS_EXIT_CODE)
+    if isinstance(exit_code, int):
+        _put_text(attributes, semconv.WORKER_SIGNAL, exceptions.signal_name(exit_code))
+
+
+def _sentence(name: str, attributes: Mapping[str, AttributeValue]) -> str:
+    """A line for a person: torch says nothing readable in agent and worker events."""
+    of = attributes.get
+    if name.startswith("torchelastic.worker."):
+        state = name.rpartition(".")[2]
+        line = f"Worker rank {of(semconv.WORKER_RANK)} (pid {of(semconv.WORKER_PID)}) {state}"
+        if semconv.WORKER_SIGNAL in attributes:
+            line += f" by {of(semconv.WORKER_SIGNAL)}"
+        elif of(semconv.PROCESS_EXIT_CODE) is not None:
+            line += f" with exit code {of(semconv.PROCESS_EXIT_CODE)}"
+    elif name.startswith("torchelastic.watchdog."):
+        line = f"Watchdog: {name.rpartition('.')[2].replace('_', ' ')}"
+        if semconv.WORKER_PID in attributes:
+            line += f", worker pid {of(semconv.WORKER_PID)}"
+    else:
+        line = f"Agent {name.rpartition('.')[2].replace('_', ' ')}"
+        if semconv.AGENT_STEP_DURATION in attributes:
+            line += f" after {of(semconv.AGENT_STEP_DURATION):.3f} s"
+    if semconv.EXCEPTION_MESSAGE in attributes:
+        kind = f"{of(semconv.EXCEPTION_TYPE)}: " if semconv.EXCEPTION_TYPE in attributes else ""
+        line += f": {kind}{of(semconv.EXCEPTION_MESSAGE)}"
+    return line
+
+
+def _undefined(event: dict[str, Any], text: str) -> tuple[str, str, _Attributes, Severity]:
+    attributes: _Attributes = {
+        semconv.EVENT_NAME: bounded(event["name"]),
+        semconv.EVENT_SOURCE: bounded(event["source"]),
+    }
+    metadata = event.get("metadata")
+    if isinstance(metadata, dict):
+        _put_text(attributes, semconv.RUN_ID, metadata.get("run_id"))
+        for key, value in list(metadata.items())[:_MAX_METADATA]:
+            if isinstance(value, str):
+                attributes[f"{semconv.EVENT_METADATA}.{bounded(key, 128)}"] = bounded(value)
+            elif isinstance(value, (bool, float)) or (isinstance(value, int) and _fits(value)):
+                attributes[f"{semconv.EVENT_METADATA}.{bounded(key, 128)}"] = value
+    return semconv.UNKNOWN_EVENT, text, attributes, Severity.INFO
+
+
+def _inner(metadata: object) -> Mapping[str, Any]:
+    """Torch nests a JSON string in the metadata."""
+    if isinstance(metadata, str):
+        try:
+            metadata = json.loads(metadata)
+        except (ValueError, RecursionError):
+            return {}
+    return metadata if isinstance(metadata, dict) else {}
+
+
+def _only(value: object) -> object:
+    """Torch writes ``(x,)`` where it means ``x``."""
+    return value[0] if isinstance(value, list) and len(value) == 1 else value
+
+
+def _put_text(attributes: _Attributes, name: str, value: object) -> None:
+    if isinstance(value, str) and value:
+        attributes[name] = bounded(value)
+
+
+def _put_int(attributes: _Attributes, name: str, value: object) -> None:
+    if isinstance(value, str):
+        value = int(value) if value.isascii() and value.isdigit() and len(value) < 19 else None
+    if isinstance(value, int) and not isinstance(value, bool) and _fits(value):
+        attributes[name] = value
+
+
+def _fits(value: int) -> bool:
+    """OTLP's integers have 64 bits."""
+    return -(1 << 63) <= value < (1 << 63)

@@ -1,0 +1,46 @@
+"""The environment variables that say which job a process belongs to.
+
+Capture keeps them in the origin, because the process that delivers may be another one, on another day, with
+another environment. Here, and not beside OpenTelemetry's resource, because capture must not import that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+JOB_ATTRIBUTES: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        # Kubernetes: what a pod's manifest usually calls the fields it takes from the downward API. Of two names
+        # for one attribute the later one wins.
+        "NODE_NAME": "k8s.node.name",
+        "K8S_NODE_NAME": "k8s.node.name",
+        "POD_NAME": "k8s.pod.name",
+        "K8S_POD_NAME": "k8s.pod.name",
+        "POD_NAMESPACE": "k8s.namespace.name",
+        "K8S_NAMESPACE": "k8s.namespace.name",
+        "K8S_NAMESPACE_NAME": "k8s.namespace.name",
+        "POD_UID": "k8s.pod.uid",
+        "K8S_POD_UID": "k8s.pod.uid",
+        "CONTAINER_NAME": "k8s.container.name",
+        "K8S_CONTAINER_NAME": "k8s.container.name",
+        "K8S_CLUSTER_NAME": "k8s.cluster.name",
+        "K8S_JOB_NAME": "k8s.job.name",
+        # Slurm: sbatch(1) and srun(1), "OUTPUT ENVIRONMENT VARIABLES".
+        "SLURM_JOB_ID": "slurm.job.id",
+        "SLURM_JOB_NAME": "slurm.job.name",
+        "SLURM_JOB_PARTITION": "slurm.job.partition",
+        "SLURM_JOB_ACCOUNT": "slurm.job.account",
+        "SLURM_RESTART_COUNT": "slurm.job.restart_count",
+        "SLURM_ARRAY_JOB_ID": "slurm.array.job.id",
+        "SLURM_ARRAY_TASK_ID": "slurm.array.task.id",
+        "SLURM_CLUSTER_NAME": "slurm.cluster.name",
+        "SLURM_STEP_ID": "slurm.step.id",
+        "SLURMD_NODENAME": "slurm.node.name",
+    }
+)
+"""Environment variable to resource attribute."""
+
+JOB_VARIABLES: Final[tuple[str, ...]] = ("OTEL_SERVICE_NAME", "OTEL_RESOURCE_ATTRIBUTES", *JOB_ATTRIBUTES)
+"""The names that capture keeps in ``Origin.environment``, where they are set."""

@@ -1,0 +1,169 @@
+"""Every setting of ours, declared and documented once; OpenTelemetry's own are read where they act.
+
+What always holds: reading settings never raises and never stops a job. A bad value is named, with what is
+allowed, and the default is used.
+"""
+
+from __future__ import annotations
+
+import difflib
+import enum
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Final
+
+PREFIX: Final = "TORCHELASTIC_OTEL"
+NS_PER_S: Final = 1_000_000_000
+MIN_SPOOL_BYTES: Final = 1 << 20
+
+
+class Mode(enum.Enum):
+    """Whether the bridge is active."""
+
+    AUTO = "auto"
+    ON = "on"
+    OFF = "off"
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One environment variable of ours.
+
+    Attributes:
+        variable: Its name.
+        field: The field of :class:`Settings` it fills.
+        default: Its default, as a person would write it.
+        allowed: What may stand there, for the error message and the documentation.
+        meaning: One sentence for the documentation.
+        parse: Text to value; raises ``ValueError`` for what is not allowed.
+    """
+
+    variable: str
+    field: str
+    default: str
+    allowed: str
+    meaning: str
+    parse: Callable[[str], Any]
+
+
+def _names(text: str) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    if not names:
+        raise ValueError("no name in it")
+    return names
+
+
+def _spool_bytes(text: str) -> int:
+    number = int(text)
+    if number < MIN_SPOOL_BYTES:
+        raise ValueError("too small")
+    return number
+
+
+def _seconds(text: str) -> int:
+    seconds = float(text)
+    if not 0 <= seconds <= 600:
+        raise ValueError("out of range")
+    return round(seconds * 1_000) * 1_000_000
+
+
+SETTINGS: Final = (
+    Setting(
+        PREFIX,
+        "mode",
+        "auto",
+        "auto, on, off",
+        "Whether the bridge is active; `auto` is active where an OpenTelemetry destination is configured.",
+        lambda text: Mode(text.strip().lower()),
+    ),
+    Setting(
+        PREFIX + "_DESTINATIONS",
+        "destinations",
+        "what OTEL_LOGS_EXPORTER names, else otlp",
+        "names of destinations or of installed OpenTelemetry log exporters, with commas between",
+        "Where torch's events go.",
+        _names,
+    ),
+    Setting(
+        PREFIX + "_SPOOL_DIR",
+        "spool_dir",
+        "the temporary directory",
+        "a directory on a disk of this node (not NFS)",
+        "Where events wait until they are delivered, in a folder of its own for each user.",
+        str,
+    ),
+    Setting(
+        PREFIX + "_SPOOL_MAX_BYTES",
+        "spool_max_bytes",
+        "67108864",
+        f"a whole number of bytes, at least {MIN_SPOOL_BYTES}",
+        "The most disk an agent's spool takes; then the oldest delivered events go, then the oldest.",
+        _spool_bytes,
+    ),
+    Setting(
+        PREFIX + "_FLUSH_TIMEOUT",
+        "flush_timeout_ns",
+        "2",
+        "seconds, from 0 to 600",
+        "How long the exit of an agent may be held up to deliver what is left.",
+        _seconds,
+    ),
+    Setting(
+        PREFIX + "_FILE_DIR",
+        "file_dir",
+        "the spool's folder",
+        "a directory",
+        "Where the destination `file` writes its OTLP JSON lines.",
+        str,
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The settings as they are in force.
+
+    Attributes:
+        mode: Whether the bridge is active.
+        destinations: Names that torch's events go to; empty for what OpenTelemetry's own variables say.
+        spool_dir: Directory in which the user's spool folder is made; ``None`` for the temporary one.
+        spool_max_bytes: Upper bound of one agent's spool on disk, bytes.
+        flush_timeout_ns: Upper bound of what an exit is held up, nanoseconds.
+        file_dir: Directory for the ``file`` destination; ``None`` for the spool's folder.
+    """
+
+    mode: Mode = Mode.AUTO
+    destinations: tuple[str, ...] = ()
+    spool_dir: str | None = None
+    spool_max_bytes: int = 64 << 20
+    flush_timeout_ns: int = 2 * NS_PER_S
+    file_dir: str | None = None
+
+
+def from_environment(environ: Mapping[str, str]) -> tuple[Settings, list[str]]:
+    """The settings of an environment, and a sentence for everything in it that could not be used.
+
+    An empty value counts as not set, as OpenTelemetry has it (specification, "Environment Variable
+    Specification", general rules).
+    """
+    values: dict[str, Any] = {}
+    complaints: list[str] = []
+    for setting in SETTINGS:
+        text = environ.get(setting.variable, "").strip()
+        if not text:
+            continue
+        try:
+            values[setting.field] = setting.parse(text)
+        except ValueError:
+            complaints.append(
+                f"{setting.variable}={text!r} is not allowed; allowed: {setting.allowed};"
+                f" using the default ({setting.default})"
+            )
+    known = [setting.variable for setting in SETTINGS]
+    for variable in environ:
+        if variable.startswith(PREFIX) and variable not in known:
+            near = difflib.get_close_matches(variable, known, 1)
+            hint = f"; did you mean {near[0]}?" if near else f"; known: {', '.join(known)}"
+            complaints.append(f"{variable} is not a setting of torchelastic-otel{hint}")
+    assert {setting.field for setting in SETTINGS} == {field.name for field in fields(Settings)}
+    return Settings(**values), complaints

@@ -1,0 +1,146 @@
+"""What dead processes left: found, adopted by exactly one process at a time, delivered, retired.
+
+What always holds: a spool whose owner lives is never touched; a corrupt one is set aside under another
+name, whole; a delivered one stays as history until it is old or its space is needed.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from torchelastic_otel.spool import store
+from torchelastic_otel.spool.directory import CORRUPT_SUFFIX, DELIVERED_SUFFIX, LOCK_SUFFIX, SPOOL_SUFFIX
+from torchelastic_otel.spool.ownership import Ownership, acquire
+
+logger = logging.getLogger("torchelastic_otel")
+
+HISTORY_NS: Final = 7 * 24 * 3_600 * 1_000_000_000
+"""How long a delivered spool of a dead process stays, nanoseconds."""
+_COMPANIONS: Final = ("-wal", "-shm")
+
+
+@dataclass(frozen=True, slots=True)
+class Owned:
+    """A spool file and the lock that makes it ours."""
+
+    spool: store.Spool
+    path: Path
+    ownership: Ownership
+
+    def let_go(self) -> None:
+        """Close the spool; retire it where everything is delivered, else leave it to the next adopter."""
+        delivered = self.spool.pending() == 0
+        self.spool.close()
+        if delivered:
+            os.replace(self.path, self.path.with_suffix(DELIVERED_SUFFIX))
+        self.ownership.release(remove=delivered)
+
+
+def create(directory: Path, spool_id: str, max_bytes: int) -> Owned:
+    """A new spool of this process.
+
+    Raises:
+        store.SpoolError: It cannot be made.
+    """
+    path = directory / (spool_id + SPOOL_SUFFIX)
+    try:
+        ownership = acquire(path.with_suffix(LOCK_SUFFIX))
+    except OSError as error:
+        raise store.SpoolError(f"spool {path}: {error.strerror or error}") from error
+    if ownership is None:
+        raise store.SpoolError(f"spool {path} belongs to another process")
+    try:
+        return Owned(store.create(path, max_bytes), path, ownership)
+    except store.SpoolError:
+        ownership.release(remove=True)
+        raise
+
+
+def left_behind(directory: Path) -> list[Path]:
+    """Spool files that are not retired, oldest first; some may have living owners."""
+    found: list[tuple[int, Path]] = []
+    for path in directory.glob("*" + SPOOL_SUFFIX):
+        try:
+            found.append((path.lstat().st_mtime_ns, path))
+        except FileNotFoundError:
+            continue  # retired in this moment
+    return [path for _, path in sorted(found)]
+
+
+def is_owned(path: Path) -> bool:
+    """Whether a living process (or this one) owns the spool at ``path``."""
+    try:
+        ownership = acquire(path.with_suffix(LOCK_SUFFIX))
+    except OSError:
+        return False
+    if ownership is None:
+        return True
+    ownership.release()
+    return False
+
+
+def adopt(directory: Path, max_bytes: int) -> Iterator[Owned]:
+    """Take over, one after the other, the spools whose processes are gone.
+
+    The caller lets go of each. A file that is no spool is set aside as ``*.corrupt`` with one warning.
+    """
+    for path in left_behind(directory):
+        try:
+            ownership = acquire(path.with_suffix(LOCK_SUFFIX))
+        except OSError as error:
+            logger.warning("spool %s cannot be adopted: %s", path, error)
+            continue
+        if ownership is None:
+            continue
+        if not path.exists():
+            ownership.release(remove=True)  # another adopter was faster, from start to end
+            continue
+        try:
+            spool = store.open_file(path, max_bytes)
+        except store.SpoolCorruptError as error:
+            set_aside(path, str(error))
+            ownership.release(remove=True)
+        except store.SpoolError as error:
+            logger.warning("%s; left as it is", error)
+            ownership.release()
+        else:
+            yield Owned(spool, path, ownership)
+
+
+def set_aside(path: Path, why: str) -> None:
+    """Move a file that is no spool, and what belongs to it, out of the way; nothing is deleted."""
+    for companion in ("", *_COMPANIONS):
+        try:
+            os.replace(f"{path}{companion}", f"{path.with_suffix(CORRUPT_SUFFIX)}{companion}")
+        except FileNotFoundError:
+            continue
+    logger.warning("%s; set aside as %s", why, path.with_suffix(CORRUPT_SUFFIX))
+
+
+def forget_old(directory: Path, now_ns: int, max_bytes: int) -> int:
+    """Delete delivered spools that are older than a week, then the oldest while they take more than ``max_bytes``.
+
+    Returns:
+        How many were deleted.
+    """
+    found: list[tuple[int, int, Path]] = []
+    for path in directory.glob("*" + DELIVERED_SUFFIX):
+        try:
+            status = path.lstat()
+        except FileNotFoundError:
+            continue
+        found.append((status.st_mtime_ns, status.st_size, path))
+    total = sum(size for _, size, _ in found)
+    deleted = 0
+    for modified_ns, size, path in sorted(found):
+        if modified_ns > now_ns - HISTORY_NS and total <= max_bytes:
+            break
+        path.unlink(missing_ok=True)
+        total -= size
+        deleted += 1
+    return deleted

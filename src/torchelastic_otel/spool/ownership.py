@@ -1,0 +1,77 @@
+"""Who owns a spool file: the process that holds the lock beside it.
+
+What always holds: a lock has at most one holder on the node, across processes and within one; the kernel
+lets go of it when its process ends, however it ends; a forked child does not inherit it. That is POSIX
+record locks (``fcntl``): they belong to a process. Within a process they do not exclude, so the files held
+here are listed, and nobody in this process opens a lock file but this module (closing any descriptor of a
+file lets go of all of the process's locks on it).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+from pathlib import Path
+
+_held: set[str] = set()
+_held_guard = threading.Lock()
+
+
+def _forget_in_child() -> None:
+    """A forked child holds none of its parent's locks, and its copy of the guard may be locked for good."""
+    global _held_guard
+    _held_guard = threading.Lock()
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_forget_in_child)
+
+
+class Ownership:
+    """The lock of one spool, held from :func:`acquire` until :meth:`release`."""
+
+    __slots__ = ("_descriptor", "_name", "_pid")
+
+    def __init__(self, descriptor: int, name: str) -> None:
+        self._descriptor = descriptor
+        self._name = name
+        self._pid = os.getpid()
+
+    def release(self, *, remove: bool = False) -> None:
+        """Let go of the lock; with ``remove`` its file goes too. In a forked child: nothing."""
+        if self._pid != os.getpid() or self._descriptor < 0:
+            return
+        if remove:
+            try:
+                os.unlink(self._name)
+            except FileNotFoundError:
+                pass  # gone is what was wanted
+        os.close(self._descriptor)
+        self._descriptor = -1
+        with _held_guard:
+            _held.discard(self._name)
+
+
+def acquire(path: Path) -> Ownership | None:
+    """The lock at ``path``, made if it is not there; ``None`` where somebody else holds it.
+
+    Raises:
+        OSError: The file cannot be opened (a symbolic link, no permission).
+    """
+    name = os.path.realpath(path.parent) + os.sep + path.name
+    with _held_guard:
+        if name in _held:
+            return None
+        descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # the holder before us may have removed the file while we opened it: then this lock locks nothing
+            same = os.fstat(descriptor).st_ino == os.stat(name).st_ino
+        except (BlockingIOError, PermissionError, FileNotFoundError):
+            same = False
+        if not same:
+            os.close(descriptor)
+            return None
+        _held.add(name)
+        return Ownership(descriptor, name)

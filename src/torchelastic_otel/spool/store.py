@@ -1,0 +1,354 @@
+"""One spool: a bounded, durable, ordered outbox in one SQLite file.
+
+What always holds:
+
+- A row whose ``append`` returned survives SIGKILL of the process: SQLite in WAL mode, ``synchronous=NORMAL``.
+  A power cut may take what was written since the last checkpoint, and never tears the file.
+- Sequence numbers start at 1, rise by 1 and are never used twice in one spool.
+- A cursor reads its own destinations only, in order, and never what it has acknowledged.
+- The file and its log stay below ``max_bytes``. To make room, what every cursor has got goes first, oldest
+  first; then the oldest. Every row that goes before a cursor got it is counted for that cursor.
+- Payloads are opaque here: text in, the same text out.
+
+What is not promised: order between spools. A spool is used by threads of ours only, one at a time.
+
+Layout: ``meta(key, value)``; ``events(sequence, destination, payload)``; ``cursors(name, position, and its
+counts)``; ``subscriptions(cursor, destination)``; ``set_aside(cursor, sequence, reason)`` for single rows
+that a receiver refuses.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+_SCHEMA_VERSION: Final = 1
+_PAGE: Final = 4_096
+_SCHEMA: Final = """
+CREATE TABLE meta(key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE events(sequence INTEGER PRIMARY KEY AUTOINCREMENT, destination TEXT NOT NULL, payload TEXT NOT NULL);
+CREATE TABLE cursors(name TEXT PRIMARY KEY, position INTEGER NOT NULL DEFAULT 0, delivered INTEGER NOT NULL DEFAULT 0,
+                     rejected INTEGER NOT NULL DEFAULT 0, dropped INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID;
+CREATE TABLE subscriptions(cursor TEXT NOT NULL, destination TEXT NOT NULL, PRIMARY KEY(cursor, destination))
+    WITHOUT ROWID;
+CREATE TABLE set_aside(cursor TEXT NOT NULL, sequence INTEGER NOT NULL, reason TEXT NOT NULL,
+                       PRIMARY KEY(cursor, sequence)) WITHOUT ROWID;
+"""
+_UNDELIVERED: Final = """EXISTS (SELECT 1 FROM subscriptions s JOIN cursors c ON c.name = s.cursor
+    WHERE s.destination = events.destination AND c.position < events.sequence)"""
+
+
+class SpoolError(Exception):
+    """The spool could not do what was asked; ``str`` says why. Nothing of the call was done."""
+
+
+class SpoolCorruptError(SpoolError):
+    """The file is not a spool, or no longer one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One event as the spool keeps it.
+
+    Attributes:
+        sequence: Its number, from 1.
+        payload: What ``append`` was given.
+    """
+
+    sequence: int
+    payload: str
+
+
+@dataclass(frozen=True, slots=True)
+class CursorState:
+    """How far one exporter got in one spool.
+
+    Attributes:
+        name: The exporter's name.
+        destinations: The destinations it serves.
+        position: The last sequence it is done with.
+        pending: Rows that it has not got.
+        delivered: Rows that were accepted.
+        rejected: Rows that a receiver said it did not take (OTLP partial success).
+        set_aside: Rows that a receiver refused, one by one.
+        dropped: Rows that went to make room before it got them.
+    """
+
+    name: str
+    destinations: tuple[str, ...]
+    position: int
+    pending: int
+    delivered: int
+    rejected: int
+    set_aside: int
+    dropped: int
+
+
+class Spool:
+    """See the header of this file. Made by :func:`create`, :func:`create_in_memory` and :func:`open_file`."""
+
+    def __init__(self, connection: sqlite3.Connection, path: Path | None, max_bytes: int) -> None:
+        self.path = path
+        self._connection = connection
+        self._lock = threading.Lock()
+        self._pid = os.getpid()
+        wal_pages = max(16, min(256, max_bytes // _PAGE // 16))
+        pages = max(32, max_bytes // _PAGE - 2 * wal_pages)
+        self._payload_limit = pages * _PAGE * 3 // 4
+        with self._faults():
+            if path is not None:
+                connection.execute("PRAGMA journal_mode=WAL").fetchone()
+                connection.execute("PRAGMA synchronous=NORMAL")
+                connection.execute(f"PRAGMA wal_autocheckpoint={wal_pages}").fetchone()
+                connection.execute(f"PRAGMA journal_size_limit={wal_pages * _PAGE}").fetchone()
+            connection.execute(f"PRAGMA max_page_count={pages}").fetchone()
+            if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'events'").fetchone():
+                with self._transaction():
+                    for statement in _SCHEMA.split(";"):
+                        connection.execute(statement)
+                    connection.execute("INSERT INTO meta VALUES ('schema', ?)", (str(_SCHEMA_VERSION),))
+            schema = self.meta("schema")
+            if schema != str(_SCHEMA_VERSION):
+                raise SpoolCorruptError(f"spool {path} has schema {schema}, this version reads {_SCHEMA_VERSION}")
+            used = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'events'").fetchone()
+            (size,) = connection.execute("SELECT SUM(LENGTH(payload)) FROM events").fetchone()
+        self._last: int = used[0] if used else 0
+        self._size: int = size or 0
+
+    # --- writing
+
+    def append(self, rows: Sequence[tuple[str, str]]) -> tuple[int, int]:
+        """Keep rows, all of them or none.
+
+        Args:
+            rows: Destination and payload of each.
+
+        Returns:
+            The sequence of the first row, and how many older rows went undelivered to make room.
+
+        Raises:
+            SpoolError: Nothing was kept: the disk is full, read-only or gone.
+        """
+        new = sum(len(payload) for _, payload in rows)
+        with self._lock, self._faults():
+            first = self._last + 1
+            for room in (0, self._payload_limit // 4):
+                try:
+                    with self._transaction():
+                        freed, dropped = self._make_room(self._size + new + room - self._payload_limit)
+                        self._connection.executemany(
+                            "INSERT INTO events VALUES (?, ?, ?)",
+                            [(first + i, destination, payload) for i, (destination, payload) in enumerate(rows)],
+                        )
+                except sqlite3.OperationalError as error:
+                    # rows of other sizes than before can leave the file full below its limit: once more, with room
+                    if room or "full" not in str(error) or not self._size:
+                        raise
+                else:
+                    break
+            self._last += len(rows)
+            self._size += new - freed
+            return first, dropped
+
+    def acknowledge(self, cursor: str, position: int, *, delivered: int = 0, rejected: int = 0) -> None:
+        """Note that a cursor is done with everything up to ``position``."""
+        with self._lock, self._faults():
+            self._connection.execute(
+                "UPDATE cursors SET position = MAX(position, ?), delivered = delivered + ?, rejected = rejected + ?"
+                " WHERE name = ?",
+                (position, delivered, rejected, cursor),
+            )
+
+    def set_aside(self, cursor: str, sequence: int, reason: str) -> None:
+        """Note that a receiver refuses this one row. The row stays as history does; the cursor is not moved."""
+        with self._lock, self._faults():
+            self._connection.execute("INSERT OR REPLACE INTO set_aside VALUES (?, ?, ?)", (cursor, sequence, reason))
+
+    def subscribe(self, subscriptions: Mapping[str, Sequence[str]]) -> None:
+        """Name the cursors and their destinations; what a cursor has got stays got."""
+        with self._lock, self._faults(), self._transaction():
+            for cursor, destinations in subscriptions.items():
+                self._connection.execute("INSERT OR IGNORE INTO cursors(name) VALUES (?)", (cursor,))
+                self._connection.executemany(
+                    "INSERT OR IGNORE INTO subscriptions VALUES (?, ?)", [(cursor, d) for d in destinations]
+                )
+
+    def put_meta(self, key: str, value: str) -> None:
+        """Keep a text under a key."""
+        with self._lock, self._faults():
+            self._connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+
+    # --- reading
+
+    def meta(self, key: str) -> str | None:
+        """The text kept under a key."""
+        with self._faults():
+            row = self._connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return None if row is None else str(row[0])
+
+    def read(self, cursor: str, after: int, max_rows: int, max_bytes: int) -> list[Row]:
+        """The next rows of a cursor's destinations behind ``after``, oldest first.
+
+        At most ``max_rows`` rows and ``max_bytes`` bytes of payload, but one row at least where there is one.
+        """
+        rows: list[Row] = []
+        size = 0
+        with self._lock, self._faults():
+            for sequence, payload in self._connection.execute(
+                "SELECT sequence, payload FROM events WHERE sequence > ? AND destination IN"
+                " (SELECT destination FROM subscriptions WHERE cursor = ?) ORDER BY sequence LIMIT ?",
+                (after, cursor, max_rows),
+            ):
+                size += len(payload)
+                if rows and size > max_bytes:
+                    break
+                rows.append(Row(sequence, payload))
+        return rows
+
+    def history(self) -> Iterator[tuple[str, Row]]:
+        """Everything that is still here, delivered or not, with its destination, in order."""
+        with self._lock, self._faults():
+            everything = self._connection.execute(
+                "SELECT destination, sequence, payload FROM events ORDER BY sequence"
+            ).fetchall()
+        return ((destination, Row(sequence, payload)) for destination, sequence, payload in everything)
+
+    def cursors(self) -> dict[str, CursorState]:
+        """How far each cursor got."""
+        with self._lock, self._faults():
+            rows = self._connection.execute(
+                "SELECT c.name, (SELECT GROUP_CONCAT(destination, char(10)) FROM subscriptions WHERE cursor = c.name),"
+                " c.position, (SELECT COUNT(*) FROM events e JOIN subscriptions s ON s.destination = e.destination"
+                " WHERE s.cursor = c.name AND e.sequence > c.position), c.delivered, c.rejected,"
+                " (SELECT COUNT(*) FROM set_aside WHERE cursor = c.name), c.dropped FROM cursors c"
+            ).fetchall()
+        return {row[0]: CursorState(row[0], tuple((row[1] or "").split("\n")), *row[2:]) for row in rows}
+
+    def pending(self) -> int:
+        """Rows that at least one cursor has not got."""
+        with self._lock, self._faults():
+            row = self._connection.execute(f"SELECT COUNT(*) FROM events WHERE {_UNDELIVERED}").fetchone()
+        return int(row[0])
+
+    @property
+    def last_sequence(self) -> int:
+        """The sequence of the newest row; 0 where there never was one."""
+        return self._last
+
+    def close(self) -> None:
+        """Write the log back into the file and close it. In a forked child: nothing."""
+        if self._pid == os.getpid():
+            with self._lock, self._faults():
+                self._connection.close()
+
+    # --- inside
+
+    def _make_room(self, excess: int) -> tuple[int, int]:
+        """Free at least ``excess`` bytes of payload, and a bit more so that it is rarely needed.
+
+        Returns:
+            Bytes of payload freed, and undelivered rows lost.
+        """
+        if excess <= 0 or not self._size:
+            return 0, 0
+        wanted = excess + self._payload_limit // 16
+        freed, _ = self._delete_oldest(f"NOT {_UNDELIVERED}", wanted)
+        if freed >= excess:
+            return freed, 0
+        more, dropped = self._delete_oldest("1", wanted - freed)
+        return freed + more, dropped
+
+    def _delete_oldest(self, condition: str, wanted: int) -> tuple[int, int]:
+        freed, last = 0, 0
+        for sequence, length in self._connection.execute(
+            f"SELECT sequence, LENGTH(payload) FROM events WHERE {condition} ORDER BY sequence"
+        ):
+            freed, last = freed + length, sequence
+            if freed >= wanted:
+                break
+        self._connection.execute(
+            "UPDATE cursors SET dropped = dropped + (SELECT COUNT(*) FROM events JOIN subscriptions s"
+            " ON s.destination = events.destination WHERE s.cursor = cursors.name"
+            f" AND events.sequence > cursors.position AND events.sequence <= ? AND {condition})",
+            (last,),
+        )
+        deleted = self._connection.execute(f"DELETE FROM events WHERE sequence <= ? AND {condition}", (last,))
+        return freed, deleted.rowcount
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._connection.execute("COMMIT")
+        except BaseException:
+            # SQLite may have rolled back already (disk full); an open transaction must never be left behind
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            raise
+
+    @contextmanager
+    def _faults(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            raise SpoolError(f"spool {self.path or 'in memory'}: {error}") from error
+        except sqlite3.DatabaseError as error:
+            raise SpoolCorruptError(f"spool {self.path or 'in memory'}: {error}") from error
+
+
+def create(path: Path, max_bytes: int) -> Spool:
+    """A new spool at ``path``, 0600.
+
+    Raises:
+        SpoolError: There is something at ``path`` already, or it cannot be written.
+    """
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+    except OSError as error:
+        raise SpoolError(f"spool {path}: {error.strerror or error}") from error
+    return _connect(path, max_bytes)
+
+
+def open_file(path: Path, max_bytes: int) -> Spool:
+    """A spool that a process left at ``path``.
+
+    Raises:
+        SpoolCorruptError: It is not a spool, or a damaged one.
+        SpoolError: It cannot be opened.
+    """
+    if path.is_symlink():
+        raise SpoolError(f"spool {path} is a symbolic link; those are refused")
+    return _connect(path, max_bytes)
+
+
+def create_in_memory(max_bytes: int, first_sequence: int = 1) -> Spool:
+    """A spool that nobody finds again when this process ends; its sequences start at ``first_sequence``."""
+    spool = Spool(sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None), None, max_bytes)
+    spool._last = first_sequence - 1
+    return spool
+
+
+def _connect(path: Path, max_bytes: int) -> Spool:
+    connection: sqlite3.Connection | None = None
+    try:
+        connection = sqlite3.connect(
+            f"file:{_quoted(path)}?mode=rw", uri=True, check_same_thread=False, isolation_level=None, timeout=5.0
+        )
+        return Spool(connection, path, max_bytes)
+    except sqlite3.Error as error:
+        raise SpoolError(f"spool {path}: {error}") from error
+    except BaseException:
+        if connection is not None:
+            connection.close()
+        raise
+
+
+def _quoted(path: Path) -> str:
+    return path.as_posix().replace("%", "%25").replace("?", "%3f").replace("#", "%23")

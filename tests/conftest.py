@@ -1,0 +1,52 @@
+"""What every test lives under: faults are not hidden, and the host program is left as it was found."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from torchelastic_otel.guard import guard
+
+
+@pytest.fixture(autouse=True)
+def faults(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[BaseException]]:
+    """What the guard kept in; raised at the end, but for tests that provoke faults (``tests_own_faults``)."""
+    kept: list[BaseException] = []
+    original = type(guard).kept_in
+
+    def keep(self: object, error: BaseException) -> bool:
+        kept.append(error)
+        return original(guard, error)
+
+    monkeypatch.setattr(type(guard), "kept_in", keep)
+    yield kept
+    if kept and request.node.get_closest_marker("tests_own_faults") is None:
+        raise kept[0]
+
+
+@pytest.fixture(autouse=True)
+def host_is_left_alone() -> Iterator[None]:
+    """Root handlers, signal handlers, random state and working directory are what they were (promise 7)."""
+    signals = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    handlers, level = list(logging.getLogger().handlers), logging.getLogger().level
+    installed = {number: signal.getsignal(number) for number in signals}
+    state, directory = random.getstate(), os.getcwd()
+    yield
+    assert [h for h in logging.getLogger().handlers if h not in handlers and "pytest" not in type(h).__module__] == []
+    assert logging.getLogger().level == level
+    assert {number: signal.getsignal(number) for number in signals} == installed
+    assert random.getstate() == state, "the global random state was drawn from"
+    assert os.getcwd() == directory
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test depends on what the machine's environment says of OpenTelemetry or of us."""
+    for name in list(os.environ):
+        if name.startswith(("OTEL_", "TORCHELASTIC_OTEL", "PET_", "LOGLEVEL")):
+            monkeypatch.delenv(name)

@@ -1,0 +1,97 @@
+"""What is gRPC's own: status codes, details, metadata, compression on the wire."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.rpc.error_details_pb2 import RetryInfo
+from google.rpc.status_pb2 import Status
+from torchelastic_otel.deliver.otel.grpc import outcome_of_status
+from torchelastic_otel.deliver.outcome import Verdict
+
+from support.collector import Answer, GrpcCollector
+from support.deliveries import deliveries, delivery
+from support.senders import SECOND_NS, sender_to
+
+
+@pytest.fixture
+def collector() -> Iterator[GrpcCollector]:
+    """A receiver over gRPC."""
+    with GrpcCollector() as running:
+        yield running
+
+
+@pytest.mark.parametrize(
+    ("code", "details", "verdict"),
+    [
+        ("CANCELLED", "", Verdict.RETRY),
+        ("UNKNOWN", "", Verdict.RETRY),
+        ("ABORTED", "", Verdict.RETRY),
+        ("OUT_OF_RANGE", "", Verdict.RETRY),
+        ("DATA_LOSS", "", Verdict.RETRY),
+        ("NOT_FOUND", "", Verdict.HOLD),
+        ("RESOURCE_EXHAUSTED", "quota", Verdict.RETRY),
+        ("INTERNAL", "grpc: error unmarshalling request: string field contains invalid UTF-8", Verdict.REFUSED),
+        ("INTERNAL", "Exception deserializing request!", Verdict.REFUSED),
+    ],
+)
+def test_the_other_codes(collector: GrpcCollector, code: str, details: str, verdict: Verdict) -> None:
+    """Only a status that speaks of the data refuses it."""
+    collector.behaviour = Answer(code=code, details=details)
+    with sender_to(collector) as sender:
+        assert sender.send(deliveries(1)).verdict is verdict
+
+
+def test_retry_info_among_the_status_details_is_read() -> None:
+    """Go receivers put it into grpc-status-details-bin, not beside it."""
+    info = RetryInfo()
+    info.retry_delay.FromSeconds(3)
+    packed = AnyMessage()
+    packed.Pack(info)
+    error: Any = SimpleNamespace(
+        code=lambda: grpc.StatusCode.UNAVAILABLE,
+        details=lambda: None,
+        trailing_metadata=lambda: (("grpc-status-details-bin", Status(code=14, details=[packed]).SerializeToString()),),
+    )
+    assert outcome_of_status(error).retry_after_ns == 3 * SECOND_NS
+
+
+def test_retry_info_that_is_none_is_left_out() -> None:
+    """A broken receiver must not break us."""
+    error: Any = SimpleNamespace(
+        code=lambda: grpc.StatusCode.UNAVAILABLE,
+        details=lambda: "x",
+        trailing_metadata=lambda: (("google.rpc.retryinfo-bin", b"\xff\xff"),),
+    )
+    outcome = outcome_of_status(error)
+    assert (outcome.verdict, outcome.reason, outcome.retry_after_ns) == (Verdict.RETRY, "gRPC UNAVAILABLE: x", None)
+
+
+def test_headers_that_grpc_does_not_take_hold_the_queue(collector: GrpcCollector) -> None:
+    """gRPC raises ValueError for them at each call; that is no fault of the records."""
+    with sender_to(collector, OTEL_EXPORTER_OTLP_LOGS_HEADERS="x-key=a%0Ab") as sender:
+        outcome = sender.send([delivery(1)])
+    assert outcome.verdict is Verdict.HOLD
+    assert "headers" in outcome.reason
+
+
+def test_gzip_is_on_the_wire(collector: GrpcCollector) -> None:
+    """The exporter's setting is not the proof; the bytes that pass are."""
+    from support.relay import Relay
+
+    sizes = {}
+    for kind in ("none", "gzip"):
+        with Relay(collector.port) as relay:
+            variables = {
+                "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT": f"http://127.0.0.1:{relay.port}",
+                "OTEL_EXPORTER_OTLP_COMPRESSION": kind,
+            }
+            with sender_to(collector, **variables) as sender:
+                assert sender.send([delivery(body="a" * 100_000)]).verdict is Verdict.DELIVERED
+            sizes[kind] = relay.to_server
+    assert sizes["none"] > 100_000 > 10_000 > sizes["gzip"]

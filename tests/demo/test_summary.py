@@ -1,0 +1,159 @@
+"""The demonstration's verdict, as a function of what arrived."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from torchelastic_otel.demo.job import FailureFile
+from torchelastic_otel.demo.receiver import Received
+from torchelastic_otel.demo.render import render_spools, render_summary
+from torchelastic_otel.demo.spools import SpoolReport
+from torchelastic_otel.demo.summary import missing_ranges, summarise
+
+NODES = ("node-a", "node-b")
+
+
+def arrived(
+    sequence: int,
+    origin: str = "aa",
+    node: str = "node-a",
+    name: str = "torchelastic.rendezvous.joined",
+    **attributes: Any,
+) -> Received:
+    return Received(
+        uid=f"{origin}-{sequence}",
+        event_name=name,
+        time_ns=1_000 + sequence,
+        severity=9,
+        body="a body",
+        attributes={key.replace("__", "."): value for key, value in attributes.items()},
+        resource={"host.name": node},
+        protocol="grpc" if node == "node-a" else "http/protobuf",
+    )
+
+
+def both_nodes() -> list[Received]:
+    return [
+        *(arrived(sequence) for sequence in (1, 2, 3)),
+        *(arrived(sequence, "bb", "node-b", "torchelastic.worker.started") for sequence in (1, 2)),
+    ]
+
+
+def test_a_complete_job_is_told_by_node_and_rank() -> None:
+    """The summary a person reads at the end: held as data."""
+    records = [
+        arrived(1, torchelastic__rendezvous__round=0),
+        arrived(2, name="torchelastic.worker.started", torchelastic__worker__rank=0, torchelastic__restart__count=0),
+        arrived(3, name="torchelastic.worker.started", torchelastic__worker__rank=1, torchelastic__restart__count=1),
+        arrived(4, name="torchelastic.worker.started", torchelastic__worker__rank=1, torchelastic__rendezvous__round=1),
+    ]
+    summary = summarise(records, [SpoolReport("aa", "node-a", 4, 0, 0)], ["node-a"])
+    [agent] = summary.agents
+    assert summary.complete
+    assert agent.counts == {
+        "agent": Counter({"torchelastic.rendezvous.joined": 1}),
+        "rank 0": Counter({"torchelastic.worker.started": 1}),
+        "rank 1": Counter({"torchelastic.worker.started": 2}),
+    }
+    assert (agent.node, agent.protocols, agent.arrived, agent.last) == ("node-a", ("grpc",), 4, 4)
+    assert (agent.rounds, agent.restarts) == ((0, 1), 1)
+    assert "Nothing is missing: 4 events of 1 agents" in render_summary(summary, [])
+
+
+def test_the_order_of_arrival_does_not_matter() -> None:
+    """Two exporters race; the verdict must not."""
+    records = both_nodes()
+    expected = summarise(records, [], NODES)
+    for seed in range(10):
+        random.Random(seed).shuffle(records)
+        assert summarise(records, [], NODES) == expected
+
+
+def test_a_gap_is_named() -> None:
+    """The one thing the demonstration must not hide."""
+    summary = summarise([arrived(sequence) for sequence in (2, 5, 6)], [], ["node-a"])
+    assert not summary.complete
+    assert summary.agents[0].missing == ((1, 1), (3, 4))
+    assert "node-a: 1, 3 to 4 of 1 to 6" in render_summary(summary, [])
+
+
+def test_a_missing_end_is_known_from_the_spool() -> None:
+    """Numbers without a gap prove nothing about what came after the last one."""
+    summary = summarise([arrived(1), arrived(2)], [SpoolReport("aa", "node-a", 4, 2, 0)], ["node-a"])
+    assert not summary.complete
+    assert summary.agents[0].missing == ((3, 4),)
+
+
+def test_a_node_from_which_nothing_came_is_named() -> None:
+    """No event at all leaves no gap: the nodes that ran are the measure."""
+    summary = summarise([arrived(1)], [SpoolReport("bb", "node-b", 3, 3, 0)], NODES)
+    assert not summary.complete and summary.silent_nodes == ("node-b",)
+    assert "nothing arrived from node-b" in render_summary(summary, [])
+
+
+def test_a_duplicate_counts_once_and_is_told() -> None:
+    """At least once is the promise; the uid is what makes it bearable."""
+    summary = summarise([*both_nodes(), arrived(2)], [], NODES)
+    assert summary.complete and summary.duplicates == 1
+    assert [agent.arrived for agent in summary.agents] == [3, 2]
+    assert "Duplicates     1" in render_summary(summary, [])
+
+
+@pytest.mark.parametrize("uid", ["", "aa", "aa-0", "aa-x"])
+def test_a_record_without_a_usable_uid_leaves_no_verdict(uid: str) -> None:
+    """Without numbers nobody can say that nothing is missing."""
+    record = Received(uid, "e", 1, 9, "b", {}, {"host.name": "node-a"}, "grpc")
+    summary = summarise([arrived(1), record], [], ["node-a"])
+    assert not summary.complete and summary.without_uid == 1
+
+
+@given(st.sets(st.integers(1, 60)), st.integers(0, 60))
+def test_missing_ranges_are_exactly_what_is_not_there(have: set[int], last: int) -> None:
+    """The verdict rests on this function."""
+    have = {number for number in have if number <= last}
+    ranges = missing_ranges(have, last)
+    told = [number for first, end in ranges for number in range(first, end + 1)]
+    assert told == [number for number in range(1, last + 1) if number not in have]
+
+
+def test_the_first_failure_is_told_with_rank_exit_code_and_exception() -> None:
+    """The first of them is the cause more often than not; later ones are victims."""
+    failed = "torchelastic.worker.failed"
+    later = arrived(3, name=failed, torchelastic__worker__rank=0)
+    first = arrived(
+        2,
+        name=failed,
+        torchelastic__worker__rank=1,
+        process__exit__code=1,
+        exception__type="RuntimeError",
+        exception__message="told\nto fail",
+    )
+    summary = summarise([later, arrived(1), first], [], ["node-a"])
+    assert "First failure  node-a, rank 1, exit code 1: RuntimeError: told to fail\n" in render_summary(summary, [])
+
+
+def test_a_failure_torch_is_silent_about_comes_from_the_error_file() -> None:
+    """A failure that leads to a restart has no event in torch; the summary says where it knows it from."""
+    text = render_summary(summarise([arrived(1)], [], ["node-a"]), [FailureFile("node-a", "RuntimeError: x")])
+    assert "RuntimeError: x on node-a (from the worker's error file" in text
+
+
+def test_a_real_collector_is_judged_by_the_spools() -> None:
+    """Nobody can ask a collector what it has: what it accepted is what counts."""
+    nodes = {"node-a": "grpc", "node-b": "grpc"}
+    accepted = [SpoolReport("aa", "node-a", 5, 0, 0), SpoolReport("bb", "node-b", 4, 0, 0)]
+    text, complete = render_spools(accepted, nodes, "http://c:4317")
+    assert complete and "node-a         5 of 5 events by grpc, 0 pending" in text
+    for bad in (
+        [SpoolReport("aa", "node-a", 5, 1, 0), accepted[1]],
+        [SpoolReport("aa", "node-a", 5, 0, 1), accepted[1]],
+        [SpoolReport("aa", "node-a", 0, 0, 0), accepted[1]],
+        accepted[:1],
+    ):
+        assert not render_spools(bad, nodes, "http://c:4317")[1]

@@ -1,0 +1,46 @@
+"""Senders for tests, made the way the runtime makes them: by name and environment."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+from unittest import mock
+
+from torchelastic_otel.deliver.otel.exporters import make_sender
+
+from support.collector import Collector
+
+SECOND_NS = 1_000_000_000
+
+
+@contextlib.contextmanager
+def environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """The process environment without any ``OTEL_*`` but these."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
+    with mock.patch.dict(os.environ, {**kept, **variables}, clear=True):
+        yield
+
+
+@contextlib.contextmanager
+def sender_by(
+    variables: Mapping[str, str], *, name: str = "otlp", timeout_s: float = 5.0, warnings: list[str] | None = None
+) -> Iterator[Any]:
+    """The sender of that name under these variables; warnings are collected, or not allowed."""
+
+    def warn(text: str) -> None:
+        assert warnings is not None, text
+        warnings.append(text)
+
+    with environment(variables):
+        sender = make_sender(name, attempt_timeout_ns=int(timeout_s * SECOND_NS), environ=os.environ, warn=warn)
+        try:
+            yield sender
+        finally:
+            sender.close()
+
+
+def sender_to(collector: Collector, *, timeout_s: float = 5.0, **more: str) -> contextlib.AbstractContextManager[Any]:
+    """The sender that ``otlp`` means for this collector, with more variables if need be."""
+    return sender_by({**collector.env(), **more}, timeout_s=timeout_s)
