@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import logging
 import os
-import random
 import signal
 from collections.abc import Iterator
 
 import pytest
 
-from torchelastic_otel.guard import guard
+from torchelastic_otel.guard import Guard
 
 
 @pytest.fixture(autouse=True)
 def faults(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[BaseException]]:
     """What the guard kept in; raised at the end, but for tests that provoke faults (``tests_own_faults``)."""
     kept: list[BaseException] = []
-    original = type(guard).kept_in
+    original = Guard.kept_in
 
-    def keep(self: object, error: BaseException) -> bool:
+    def keep(self: Guard, error: BaseException) -> bool:
         kept.append(error)
-        return original(guard, error)
+        return original(self, error)
 
-    monkeypatch.setattr(type(guard), "kept_in", keep)
+    monkeypatch.setattr(Guard, "kept_in", keep)
     yield kept
     if kept and request.node.get_closest_marker("tests_own_faults") is None:
         raise kept[0]
@@ -31,16 +30,15 @@ def faults(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
 
 @pytest.fixture(autouse=True)
 def host_is_left_alone() -> Iterator[None]:
-    """Root handlers, signal handlers, random state and working directory are what they were (promise 7)."""
+    """Root handlers, signal handlers and working directory are what they were (promise 7)."""
     signals = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     handlers, level = list(logging.getLogger().handlers), logging.getLogger().level
     installed = {number: signal.getsignal(number) for number in signals}
-    state, directory = random.getstate(), os.getcwd()
+    directory = os.getcwd()
     yield
     assert [h for h in logging.getLogger().handlers if h not in handlers and "pytest" not in type(h).__module__] == []
     assert logging.getLogger().level == level
     assert {number: signal.getsignal(number) for number in signals} == installed
-    assert random.getstate() == state, "the global random state was drawn from"
     assert os.getcwd() == directory
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Sequence
 from types import ModuleType
 from typing import Any, Final
 
-from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
+from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type: ignore[attr-defined]
 
 _RENDEZVOUS: Final = "torch.distributed.elastic.rendezvous"
 

@@ -17,6 +17,7 @@ from torchelastic_otel.demo.receiver import Receiver
 
 
 def demo(*arguments: str) -> tuple[int, str]:
+    """Run the command; its status and what it printed."""
     parser = argparse.ArgumentParser()
     add_arguments(parser)
     out = io.StringIO()
@@ -33,7 +34,8 @@ def test_two_nodes_export_by_two_protocols_and_nothing_is_missing(tmp_path: Path
     assert re.search(r"INFO +demo-node-b +rank [01]/2 +round 1 .*rendezvous\.joined", text), text
     assert re.search(r"^demo-node-a: (\d+) of \1 events by grpc ", text, re.MULTILINE), text
     assert re.search(r"^demo-node-b: (\d+) of \1 events by http/protobuf ", text, re.MULTILINE), text
-    assert "Nothing is missing" in text and "rounds 0 to 1" in text
+    assert "Nothing is missing" in text
+    assert "rounds 0 to 1" in text
     assert re.search(r"First failure .*rank 1 was told to fail once", text), text
 
 
@@ -45,7 +47,8 @@ def test_a_real_collector_gets_everything_by_the_protocol_asked_for() -> None:
         status, text = demo("--endpoint", collector.http_endpoint, "--protocol", "http/protobuf")
         assert status == 0, text
         accepted = [int(number) for number in re.findall(r"^demo-node-[ab] +(\d+) of", text, re.MULTILINE)]
-        assert len(accepted) == 2 and sum(accepted) == len({record.uid for record in collector.records})
+        assert len(accepted) == 2
+        assert sum(accepted) == len({record.uid for record in collector.records})
         assert {record.protocol for record in collector.records} == {"http/protobuf"}
 
 
@@ -69,7 +72,8 @@ def test_without_torch_one_line_says_what_to_install(tmp_path: Path) -> None:
     program = "\n".join(line[8:] for line in program.splitlines())
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
     assert result.returncode == 2, result.stderr
-    assert result.stdout.count("\n") == 1 and "pip install 'torchelastic-otel[torch]'" in result.stdout
+    assert result.stdout.count("\n") == 1
+    assert "pip install 'torchelastic-otel[torch]'" in result.stdout
 
 
 @pytest.mark.torch
@@ -87,7 +91,9 @@ def test_without_torch_one_line_says_what_to_install(tmp_path: Path) -> None:
 def test_a_users_mistake_is_one_line_and_status_2(arguments: list[str], named: str) -> None:
     """What was given, what is allowed, no traceback, no job."""
     status, text = demo(*arguments)
-    assert status == 2 and text.count("\n") == 1 and named in text
+    assert status == 2
+    assert text.count("\n") == 1
+    assert named in text
 
 
 @pytest.mark.parametrize(
@@ -131,10 +137,13 @@ def test_the_callers_telemetry_does_not_reach_the_demonstrations_agents(tmp_path
         "TORCHELASTIC_OTEL_SPOOL_DIR",
         "TORCHELASTIC_OTEL_FLUSH_TIMEOUT",
     }
-    assert local["PATH"] == "/bin" and local["NO_PROXY"] == "127.0.0.1"
+    assert local["PATH"] == "/bin"
+    assert local["NO_PROXY"] == "127.0.0.1"
     remote = agent_environment(Node("n", "https://c", "grpc", remote=True), tmp_path, tmp_path / "s", caller)
-    assert remote["OTEL_EXPORTER_OTLP_HEADERS"] == "authorization=secret" and "NO_PROXY" not in remote
-    assert "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT" not in remote and "OTEL_SDK_DISABLED" not in remote
+    assert remote["OTEL_EXPORTER_OTLP_HEADERS"] == "authorization=secret"
+    assert "NO_PROXY" not in remote
+    assert "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT" not in remote
+    assert "OTEL_SDK_DISABLED" not in remote
 
 
 def test_agents_that_never_end_are_ended(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ class Relay:
     Attributes:
         port: Where it listens.
         to_server: Bytes passed to the server so far.
+        connections: Clients that came so far.
     """
 
     def __init__(self, server_port: int) -> None:
@@ -22,6 +23,7 @@ class Relay:
         self._open: list[socket.socket] = [self._listening]
         self.port: int = self._listening.getsockname()[1]
         self.to_server = 0
+        self.connections = 0
 
     def __enter__(self) -> Relay:
         threading.Thread(target=self._accept, daemon=True).start()
@@ -39,6 +41,7 @@ class Relay:
                 client, _ = self._listening.accept()
                 server = socket.create_connection(("127.0.0.1", self._server_port))
                 self._open += [client, server]
+                self.connections += 1
                 for source, target, count in ((client, server, True), (server, client, False)):
                     threading.Thread(target=self._pass, args=(source, target, count), daemon=True).start()
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 from collections.abc import Iterator, Mapping
 from typing import Any
 from unittest import mock
 
-from torchelastic_otel.deliver.otel.exporters import make_sender
-
 from support.collector import Collector
+from torchelastic_otel.deliver.otel.exporters import make_sender
 
 SECOND_NS = 1_000_000_000
 
@@ -21,6 +21,16 @@ def environment(variables: Mapping[str, str]) -> Iterator[None]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
     with mock.patch.dict(os.environ, {**kept, **variables}, clear=True):
         yield
+
+
+@contextlib.contextmanager
+def user_draws() -> Iterator[None]:
+    """For what a test does in the user's name with OpenTelemetry, which draws from ``random`` and is not ours."""
+    state = random.getstate()
+    try:
+        yield
+    finally:
+        random.setstate(state)
 
 
 @contextlib.contextmanager

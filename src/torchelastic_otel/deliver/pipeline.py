@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -25,12 +25,13 @@ from torchelastic_otel.deliver.route import NS_PER_S, Pace, Route, RouteState, S
 from torchelastic_otel.guard import guard
 from torchelastic_otel.model.event import AttributeValue, Origin
 from torchelastic_otel.spool import adoption
-from torchelastic_otel.spool.store import Spool, SpoolError
+from torchelastic_otel.spool.store import CursorState, Spool, SpoolError
 
 logger = logging.getLogger("torchelastic_otel")
 
 ADOPTION_INTERVAL_S: Final = 30.0
 ORIGIN_KEY: Final = "origin"
+_MAX_ADOPTIONS: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +43,16 @@ class Adopted:
         origin: The process it is from.
         events: Rows that were pending when it was adopted.
         left: Rows that are pending still.
+        before: Its cursors when it was adopted, by the exporters' names.
+        after: Its cursors when it was let go.
     """
 
     path: Path
     origin: Origin
     events: int
     left: int
+    before: Mapping[str, CursorState]
+    after: Mapping[str, CursorState]
 
 
 @dataclass(slots=True, eq=False)
@@ -56,6 +61,7 @@ class _Adoption:
     source: Source
     routes: tuple[Route, ...]
     pending: int
+    cursors: Mapping[str, CursorState]
 
 
 class Pipeline:
@@ -68,6 +74,8 @@ class Pipeline:
         detect: Runs OpenTelemetry's resource detectors; called once, on the caretaker's thread.
         directory: Where dead processes' spools are looked for; ``None`` for nowhere.
         max_bytes: The bound of a spool, bytes.
+        adoption_interval_s: How often the caretaker looks for dead processes' spools, seconds; ``None`` for never:
+            the caller does, by :meth:`adopt_pass`.
     """
 
     def __init__(
@@ -79,7 +87,7 @@ class Pipeline:
         detect: Callable[[], dict[str, AttributeValue]] | None = None,
         directory: Path | None = None,
         max_bytes: int = 64 << 20,
-        adoption_interval_s: float = ADOPTION_INTERVAL_S,
+        adoption_interval_s: float | None = ADOPTION_INTERVAL_S,
     ) -> None:
         self._make_sender = make_sender
         self._exporters_of = exporters_of
@@ -100,10 +108,16 @@ class Pipeline:
 
     # --- sources and routes; called on the writer's thread or before anything runs
 
-    def add(self, spool: Spool, origin: Origin) -> None:
-        """Deliver this process's spool; a second one goes on where the first failed."""
+    def add(self, spool: Spool, origin: Origin, *, goes_on: bool = True) -> None:
+        """Deliver this process's spool.
+
+        Args:
+            spool: The spool.
+            origin: Whose it is.
+            goes_on: Whether a second one goes on where the first failed; else it is of an origin of its own.
+        """
         with self._changing:
-            before = self._sources[-1] if self._sources else None
+            before = self._sources[-1] if self._sources and goes_on else None
             source = Source(spool, before.origin if before else origin, before)
             self._sources.append(source)
             spool.put_meta(ORIGIN_KEY, source.origin.to_json())
@@ -210,9 +224,10 @@ class Pipeline:
             for route in self._routes.values():
                 route.start()
         while not self._stop.is_set():
-            with guard:
-                self.adopt_once()
-            self._stop.wait(0.2 if self._adoptions else self._interval_s)
+            if self._interval_s is not None:
+                with guard:
+                    self.adopt_once()
+            self._stop.wait(0.2 if self._adoptions and self._interval_s is not None else self._interval_s)
         with guard:
             self._let_go(everything=True)
 
@@ -235,8 +250,40 @@ class Pipeline:
         for owned in adoption.adopt(self._directory, self._max_bytes):
             if not self._take_over(owned):
                 owned.let_go()
-            if len(self._adoptions) >= 8:
+            if len(self._adoptions) >= _MAX_ADOPTIONS:
                 break
+
+    def adopt_pass(self, timeout_ns: int) -> list[Adopted]:
+        """Take over each dead process's spool in turn and give it one honest attempt; on the caller's thread.
+
+        Every spool gets its turn: one that an exporter does not take holds up no other. For a pipeline whose
+        caretaker does not adopt.
+
+        Args:
+            timeout_ns: When to begin no further attempt, nanoseconds.
+
+        Returns:
+            What was taken over, delivered or not, with what was let go before.
+        """
+        if self._directory is None or not self._routes:
+            return []
+        until = time.monotonic_ns() + timeout_ns
+        adoption.forget_old(self._directory, time.time_ns(), self._max_bytes)
+        for owned in adoption.adopt(self._directory, self._max_bytes):
+            if not self._take_over(owned):
+                owned.let_go()
+            if len(self._adoptions) >= _MAX_ADOPTIONS:
+                self._attempt(until)
+            if time.monotonic_ns() >= until:
+                break
+        self._attempt(until)
+        done, self.adopted = self.adopted, []
+        return done
+
+    def _attempt(self, until: int) -> None:
+        if self._adoptions:
+            self.flush(max(0, until - time.monotonic_ns()))
+            self._let_go(everything=True)
 
     def _take_over(self, owned: adoption.Owned) -> bool:
         text = owned.spool.meta(ORIGIN_KEY)
@@ -250,7 +297,7 @@ class Pipeline:
         if not routes:
             return False
         source = Source(owned.spool, Origin.from_json(text))
-        self._adoptions.append(_Adoption(owned, source, routes, owned.spool.pending()))
+        self._adoptions.append(_Adoption(owned, source, routes, owned.spool.pending(), owned.spool.cursors()))
         for route in routes:
             route.add(source)
         return True
@@ -262,6 +309,8 @@ class Pipeline:
                 for route in adopted.routes:
                     route.remove(adopted.source)
                 self._adoptions.remove(adopted)
-                left = adopted.owned.spool.pending()
-                self.adopted.append(Adopted(adopted.owned.path, adopted.source.origin, adopted.pending, left))
+                left, after = adopted.owned.spool.pending(), adopted.owned.spool.cursors()
+                self.adopted.append(
+                    Adopted(adopted.owned.path, adopted.source.origin, adopted.pending, left, adopted.cursors, after)
+                )
                 adopted.owned.let_go()

@@ -28,7 +28,7 @@ from torchelastic_otel.spool.store import Row, Spool, SpoolCorruptError, SpoolEr
 logger = logging.getLogger("torchelastic_otel")
 
 NS_PER_S: Final = 1_000_000_000
-MAX_BATCH_BYTES: Final = 640 * 1024
+MAX_BATCH_BYTES: Final = 512 * 1024
 """Bytes of event JSON in a batch; encoded it stays below 1 MiB (held by a test)."""
 FIRST_BACKOFF_NS: Final = 1 * NS_PER_S
 LAST_BACKOFF_NS: Final = 60 * NS_PER_S
@@ -233,9 +233,13 @@ class Route:
 
     def _next(self, source: Source) -> list[Row]:
         before = source.before
-        if before is not None and before in self._sources:
-            if before.spool.read(self.name, before.positions[self.name], 1, 1):
-                return []
+        unfinished = (
+            before is not None
+            and before in self._sources
+            and before.spool.read(self.name, before.positions[self.name], 1, 1)
+        )
+        if unfinished:
+            return []
         return source.spool.read(self.name, source.positions[self.name], self._pace.max_rows, MAX_BATCH_BYTES)
 
     def _send(self, source: Source, rows: Sequence[Row]) -> Outcome:

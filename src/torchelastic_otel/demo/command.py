@@ -64,12 +64,12 @@ def run_demo(arguments: argparse.Namespace, out: TextIO) -> int:
     """
     screen = _Screen(out)
     try:
-        launcher = launcher_for(_torch_version())
         if arguments.endpoint is None and arguments.protocol is not None:
             raise CannotRunError("--protocol is for --endpoint; the embedded receiver shows one node by each protocol")
         protocol = None if arguments.endpoint is None else protocol_for(arguments.endpoint, arguments.protocol)
         if not arguments.timeout > 0:
             raise CannotRunError(f"--timeout {arguments.timeout:g} is not allowed; give a number of seconds above 0")
+        launcher = launcher_for(_torch_version())
     except CannotRunError as error:
         screen.say(f"torchelastic-otel demo: {error}")
         return 2

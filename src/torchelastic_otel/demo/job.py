@@ -55,10 +55,12 @@ class FailureFile:
 
     Attributes:
         node: The worker's node.
-        error: Its exception, one line.
+        local_rank: Its local rank.
+        error: Its exception.
     """
 
     node: str
+    local_rank: int
     error: str
 
 
@@ -112,7 +114,7 @@ class Job:
         """
         ended: queue.SimpleQueue[int] = queue.SimpleQueue()
         for agent in self._agents.values():
-            threading.Thread(target=lambda agent=agent: ended.put(agent.wait()), daemon=True).start()
+            threading.Thread(target=_report_end, args=(agent, ended), daemon=True).start()
         end = time.monotonic() + timeout_s
         for _ in self._agents:
             try:
@@ -148,10 +150,12 @@ class Job:
             for path in self._workers_logs(node).rglob("error.json"):
                 try:
                     message = json.loads(path.read_text(encoding="utf-8"))["message"]
+                    # torchrun's log directory: RUN/attempt_N/LOCAL_RANK/error.json
+                    local_rank = int(path.parent.name)
                 except (OSError, ValueError, KeyError, TypeError):
                     continue
                 text = message.get("message", "") if isinstance(message, dict) else message
-                found.append((path.stat().st_mtime_ns, FailureFile(node.name, str(text))))
+                found.append((path.stat().st_mtime_ns, FailureFile(node.name, local_rank, str(text))))
         return [failure for _, failure in sorted(found, key=lambda pair: pair[0])]
 
     def _workers_logs(self, node: Node) -> Path:
@@ -223,6 +227,10 @@ def launcher_for(torch_version: str) -> list[str]:
     if numbers >= (2, 8):
         return [sys.executable, "-m", "torch.distributed.run"]
     return [sys.executable, "-m", "torchelastic_otel", "run"]
+
+
+def _report_end(agent: subprocess.Popen[bytes], ended: queue.SimpleQueue[int]) -> None:
+    ended.put(agent.wait())
 
 
 def _free_port() -> int:

@@ -85,7 +85,11 @@ def _failure(summary: Summary, files: Sequence[FailureFile]) -> str:
         return _failure_event(summary.failure)
     if files:
         # torch records nothing for a failure that leads to a restart, in every version up to 2.15.
-        return f"{files[0].error} on {files[0].node} (from the worker's error file: torch sent no event for it)"
+        first = files[0]
+        return (
+            f"{first.node}, local rank {first.local_rank}: {' '.join(first.error.split())}"
+            " (from the worker's error file: torch sends no event for it)"
+        )
     return "none"
 
 

@@ -17,6 +17,7 @@ from torchelastic_otel.model.event import AttributeValue
 from torchelastic_otel.model.text import MAX_STACKTRACE, bounded
 
 _TYPE_AND_MESSAGE: Final = re.compile(r"(?P<type>[A-Za-z_][\w.]*)(?::\s*(?P<message>.*))?\Z", re.DOTALL)
+_AT_THE_MARGIN: Final = re.compile(r"[A-Za-z_][\w.]*(:|\Z)")
 _NO_EXCEPTION: Final = "NoneType: None"
 """What ``traceback.format_exc()`` says where no exception is being handled."""
 _NO_MESSAGE: Final = "<NONE>"
@@ -39,12 +40,13 @@ def from_text(text: str) -> dict[str, AttributeValue]:
 
 
 def from_traceback(trace: str) -> dict[str, AttributeValue]:
-    """Attributes of a formatted traceback; its last line that begins at the margin names the exception."""
+    """Attributes of a formatted traceback; the first line at the margin behind its last frame names the exception."""
     if not trace.strip() or trace.strip() == _NO_EXCEPTION:
         return {}
     lines = trace.rstrip().splitlines()
-    last = max((i for i, line in enumerate(lines) if re.match(r"[A-Za-z_][\w.]*(:|\Z)", line)), default=None)
-    attributes = {} if last is None else from_text("\n".join(lines[last:]))
+    last_frame = max((i for i, line in enumerate(lines) if line.lstrip().startswith('File "')), default=-1)
+    named = next((i for i in range(last_frame + 1, len(lines)) if _AT_THE_MARGIN.match(lines[i])), None)
+    attributes = {} if named is None else from_text("\n".join(lines[named:]))
     attributes[semconv.EXCEPTION_STACKTRACE] = bounded(trace, MAX_STACKTRACE)
     return attributes
 

@@ -40,6 +40,9 @@ CREATE TABLE subscriptions(cursor TEXT NOT NULL, destination TEXT NOT NULL, PRIM
 CREATE TABLE set_aside(cursor TEXT NOT NULL, sequence INTEGER NOT NULL, reason TEXT NOT NULL,
                        PRIMARY KEY(cursor, sequence)) WITHOUT ROWID;
 """
+_ROW_OVERHEAD: Final = 16
+"""Bytes that SQLite spends on a row beside its texts."""
+_ROW_BYTES: Final = f"LENGTH(CAST(payload AS BLOB)) + LENGTH(CAST(destination AS BLOB)) + {_ROW_OVERHEAD}"
 _UNDELIVERED: Final = """EXISTS (SELECT 1 FROM subscriptions s JOIN cursors c ON c.name = s.cursor
     WHERE s.destination = events.destination AND c.position < events.sequence)"""
 
@@ -50,6 +53,10 @@ class SpoolError(Exception):
 
 class SpoolCorruptError(SpoolError):
     """The file is not a spool, or no longer one."""
+
+
+class SpoolTooSmallError(SpoolError):
+    """The rows are larger than what one ``append`` to this spool may take; the spool is as good as before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +105,12 @@ class Spool:
         self._connection = connection
         self._lock = threading.Lock()
         self._pid = os.getpid()
+        self._max_bytes = max_bytes
         wal_pages = max(16, min(256, max_bytes // _PAGE // 16))
-        pages = max(32, max_bytes // _PAGE - 2 * wal_pages)
-        self._payload_limit = pages * _PAGE * 3 // 4
+        # the log is what was not yet checkpointed and one transaction, with a share for what lies around its rows
+        pages = max(32, max_bytes // _PAGE - 4 * wal_pages)
+        self.append_limit = 2 * wal_pages * _PAGE
+        self._size_limit = pages * _PAGE * 3 // 4
         with self._faults():
             if path is not None:
                 connection.execute("PRAGMA journal_mode=WAL").fetchone()
@@ -117,7 +127,7 @@ class Spool:
             if schema != str(_SCHEMA_VERSION):
                 raise SpoolCorruptError(f"spool {path} has schema {schema}, this version reads {_SCHEMA_VERSION}")
             used = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'events'").fetchone()
-            (size,) = connection.execute("SELECT SUM(LENGTH(payload)) FROM events").fetchone()
+            (size,) = connection.execute(f"SELECT SUM({_ROW_BYTES}) FROM events").fetchone()
         self._last: int = used[0] if used else 0
         self._size: int = size or 0
 
@@ -133,22 +143,29 @@ class Spool:
             The sequence of the first row, and how many older rows went undelivered to make room.
 
         Raises:
+            SpoolTooSmallError: Nothing was kept: together they take more than ``append_limit`` bytes.
             SpoolError: Nothing was kept: the disk is full, read-only or gone.
         """
-        new = sum(len(payload) for _, payload in rows)
+        new = sum(row_bytes(destination, payload) for destination, payload in rows)
+        if new > self.append_limit:
+            raise SpoolTooSmallError(
+                f"spool {self.path or 'in memory'}: {new} bytes at once, {self.append_limit} are allowed where it"
+                f" may take {self._max_bytes} bytes; raise its bound"
+            )
         with self._lock, self._faults():
             first = self._last + 1
-            for room in (0, self._payload_limit // 4):
+            for retry in (False, True):
+                excess = self._size + new - self._size_limit
                 try:
                     with self._transaction():
-                        freed, dropped = self._make_room(self._size + new + room - self._payload_limit)
+                        freed, dropped = self._make_room(self._size // 4 + new if retry else excess)
                         self._connection.executemany(
                             "INSERT INTO events VALUES (?, ?, ?)",
                             [(first + i, destination, payload) for i, (destination, payload) in enumerate(rows)],
                         )
                 except sqlite3.OperationalError as error:
-                    # rows of other sizes than before can leave the file full below its limit: once more, with room
-                    if room or "full" not in str(error) or not self._size:
+                    # rows that share pages badly leave the file full below its limit: once more, with room
+                    if retry or "full" not in str(error) or not self._size:
                         raise
                 else:
                     break
@@ -250,14 +267,14 @@ class Spool:
     # --- inside
 
     def _make_room(self, excess: int) -> tuple[int, int]:
-        """Free at least ``excess`` bytes of payload, and a bit more so that it is rarely needed.
+        """Free at least ``excess`` bytes, and a bit more so that it is rarely needed.
 
         Returns:
-            Bytes of payload freed, and undelivered rows lost.
+            Bytes freed, and undelivered rows lost.
         """
         if excess <= 0 or not self._size:
             return 0, 0
-        wanted = excess + self._payload_limit // 16
+        wanted = excess + self._size_limit // 16
         freed, _ = self._delete_oldest(f"NOT {_UNDELIVERED}", wanted)
         if freed >= excess:
             return freed, 0
@@ -267,7 +284,7 @@ class Spool:
     def _delete_oldest(self, condition: str, wanted: int) -> tuple[int, int]:
         freed, last = 0, 0
         for sequence, length in self._connection.execute(
-            f"SELECT sequence, LENGTH(payload) FROM events WHERE {condition} ORDER BY sequence"
+            f"SELECT sequence, {_ROW_BYTES} FROM events WHERE {condition} ORDER BY sequence"
         ):
             freed, last = freed + length, sequence
             if freed >= wanted:
@@ -297,10 +314,17 @@ class Spool:
     def _faults(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.OperationalError as error:
-            raise SpoolError(f"spool {self.path or 'in memory'}: {error}") from error
         except sqlite3.DatabaseError as error:
-            raise SpoolCorruptError(f"spool {self.path or 'in memory'}: {error}") from error
+            # a closed connection is a ProgrammingError, a missing table an OperationalError
+            known = isinstance(error, (sqlite3.OperationalError, sqlite3.ProgrammingError))
+            kind = SpoolError if known and "no such table" not in str(error) else SpoolCorruptError
+            raise kind(f"spool {self.path or 'in memory'}: {error}") from error
+
+
+def row_bytes(destination: str, payload: str) -> int:
+    """What a row counts towards the bounds of a spool, bytes."""
+    texts = destination + payload
+    return len(texts if texts.isascii() else texts.encode()) + _ROW_OVERHEAD
 
 
 def create(path: Path, max_bytes: int) -> Spool:

@@ -21,11 +21,15 @@ SUCCESS, FAILURE = LogRecordExportResult.SUCCESS, LogRecordExportResult.FAILURE
 
 
 class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
     def isatty(self) -> bool:
+        """Colour is welcome."""
         return True
 
 
 def a_record(body: str = "The node has joined.", severity: SeverityNumber = SeverityNumber.INFO) -> ReadableLogRecord:
+    """A record with everything the line shows."""
     return ReadableLogRecord(
         log_record=LogRecord(
             timestamp=43_384_512_999_999,
@@ -45,6 +49,7 @@ def a_record(body: str = "The node has joined.", severity: SeverityNumber = Seve
 
 
 def printed(record: ReadableLogRecord, stream: io.StringIO | None = None, **environment: str) -> str:
+    """What the exporter prints for a record, in UTC."""
     stream = stream if stream is not None else io.StringIO()
     exporter = ConsoleLineExporter(stream, localtime=time.gmtime, environment=environment)
     assert exporter.export([record]) is SUCCESS
@@ -70,7 +75,8 @@ def test_what_is_not_known_is_a_dash_in_the_same_columns() -> None:
 def test_a_body_cannot_break_the_line_or_steer_the_terminal() -> None:
     """Bodies come from workers' exceptions, that is from anywhere."""
     line = printed(a_record("first\n  second\x1b[2Jthird"))
-    assert line.endswith("first second\\x1b[2Jthird\n") and line.count("\n") == 1
+    assert line.endswith("first second\\x1b[2Jthird\n")
+    assert line.count("\n") == 1
 
 
 def test_colour_only_on_a_terminal_and_not_against_no_color() -> None:
@@ -126,4 +132,5 @@ def test_after_shutdown_nothing_is_taken() -> None:
     stream = io.StringIO()
     exporter = ConsoleLineExporter(stream)
     exporter.shutdown()
-    assert exporter.export([a_record()]) is FAILURE and stream.getvalue() == ""
+    assert exporter.export([a_record()]) is FAILURE
+    assert stream.getvalue() == ""

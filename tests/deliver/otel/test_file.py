@@ -32,6 +32,7 @@ SUCCESS, FAILURE = LogRecordExportResult.SUCCESS, LogRecordExportResult.FAILURE
 
 
 def a_record(number: int = 1, body: str = "a message") -> ReadableLogRecord:
+    """A record with every kind of attribute."""
     return ReadableLogRecord(
         log_record=LogRecord(
             timestamp=1_700_000_000_000_000_001,
@@ -52,6 +53,7 @@ def a_record(number: int = 1, body: str = "a message") -> ReadableLogRecord:
 
 
 def uids(paths: Iterator[Path] | list[Path]) -> list[str]:
+    """The uids of the records in files, in order."""
     return [
         attribute.value.string_value
         for path in paths
@@ -65,11 +67,13 @@ def uids(paths: Iterator[Path] | list[Path]) -> list[str]:
 
 
 def written(directory: Path) -> list[Path]:
+    """The files of a directory, oldest first."""
     return sorted(directory.glob("*.jsonl"))
 
 
 @contextmanager
 def file_size_limit(limit: int) -> Iterator[None]:
+    """The kernel writes short at this size, as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
@@ -83,7 +87,8 @@ def file_size_limit(limit: int) -> Iterator[None]:
 def test_a_line_is_what_a_collectors_file_exporter_writes() -> None:
     """Other tools read these files: the whole form is held by a literal."""
     line = encode_line([a_record(body="two\nlines, é")])
-    assert line.endswith(b"}\n") and line.count(b"\n") == 1
+    assert line.endswith(b"}\n")
+    assert line.count(b"\n") == 1
     assert json.loads(line) == {
         "resourceLogs": [
             {
@@ -134,7 +139,8 @@ def test_what_is_written_reads_back_as_the_same_request(tmp_path: Path) -> None:
     [plain], [unzipped] = list(read_lines(path)), list(read_lines(zipped))
     assert plain == unzipped
     record = plain.resource_logs[0].scope_logs[0].log_records[1]
-    assert record.trace_id == (0x1234).to_bytes(16, "big") and record.span_id == (0xAB).to_bytes(8, "big")
+    assert record.trace_id == (0x1234).to_bytes(16, "big")
+    assert record.span_id == (0xAB).to_bytes(8, "big")
     assert record.time_unix_nano == 1_700_000_000_000_000_001
 
 
@@ -149,7 +155,9 @@ def test_files_are_private_and_named_by_host_and_pid(tmp_path: Path) -> None:
     [path] = written(directory)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(directory.stat().st_mode) == 0o700
-    assert path.name.startswith("job-") and path.name.endswith(f"-{os.getpid()}.000001.jsonl")
+    assert stat.S_IMODE(directory.parent.stat().st_mode) == 0o700
+    assert path.name.startswith("job-")
+    assert path.name.endswith(f"-{os.getpid()}.000001.jsonl")
 
 
 def test_files_stay_below_the_bound_and_the_oldest_goes(tmp_path: Path) -> None:
@@ -208,7 +216,8 @@ def test_a_symbolic_link_in_the_way_is_not_followed(tmp_path: Path) -> None:
     exporter = OtlpJsonFileExporter(directory)
     assert exporter.export([a_record()]) is SUCCESS
     assert not victim.exists()
-    assert exporter.path is not None and exporter.path.endswith(".000002.jsonl")
+    assert exporter.path is not None
+    assert exporter.path.endswith(".000002.jsonl")
 
 
 def test_a_line_torn_by_a_kill_spoils_nothing_after_it(tmp_path: Path) -> None:
@@ -285,7 +294,8 @@ def test_after_shutdown_nothing_is_taken(tmp_path: Path) -> None:
     exporter = OtlpJsonFileExporter(tmp_path)
     exporter.export([a_record(1)])
     exporter.shutdown()
-    assert exporter.force_flush() and exporter.export([a_record(2)]) is FAILURE
+    assert exporter.force_flush()
+    assert exporter.export([a_record(2)]) is FAILURE
     assert uids(written(tmp_path)) == ["o-1"]
 
 

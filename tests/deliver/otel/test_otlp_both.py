@@ -15,8 +15,6 @@ from opentelemetry.instrumentation.requests import RequestsInstrumentor
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from torchelastic_otel.deliver.outcome import Verdict
-
 from support.collector import (
     BAD_REQUEST,
     FORBIDDEN,
@@ -36,7 +34,9 @@ from support.collector import (
     refusing_port,
 )
 from support.deliveries import ORIGIN, deliveries, delivery
-from support.senders import SECOND_NS, sender_by, sender_to
+from support.senders import SECOND_NS, sender_by, sender_to, user_draws
+
+from torchelastic_otel.deliver.outcome import Verdict
 
 
 @pytest.fixture(params=[HttpCollector, GrpcCollector], ids=["http", "grpc"])
@@ -216,7 +216,7 @@ def test_instrumentation_of_requests_and_grpc_makes_no_span_of_ours(collector: C
     for instrumentor in instrumentors:
         instrumentor.instrument(tracer_provider=provider)
     try:
-        with provider.get_tracer("test").start_as_current_span("ambient"), sender_to(collector) as sender:
+        with user_draws(), provider.get_tracer("test").start_as_current_span("ambient"), sender_to(collector) as sender:
             assert sender.send(deliveries(1)).verdict is Verdict.DELIVERED
             collector.behaviour = UNAVAILABLE
             assert sender.send(deliveries(1)).verdict is Verdict.RETRY
@@ -286,3 +286,9 @@ def test_a_batch_beyond_what_a_collector_takes_is_refused_not_retried_for_ever(c
     with sender_to(collector) as sender:
         outcome = sender.send([delivery(body="x" * 5_000_000)])
     assert outcome.verdict is Verdict.REFUSED
+
+
+def test_grpc_does_not_wait_two_minutes_between_connects() -> None:
+    """Beside our own backoff, gRPC's would keep a collector that is back waiting; its state is not to be seen."""
+    with GrpcCollector() as collector, sender_to(collector) as sender:
+        assert ("grpc.max_reconnect_backoff_ms", 3000) in sender.exporter._channel_options

@@ -11,12 +11,13 @@ import pytest
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
-from torchelastic_otel.deliver.otel.grpc import outcome_of_status
-from torchelastic_otel.deliver.outcome import Verdict
-
 from support.collector import Answer, GrpcCollector
 from support.deliveries import deliveries, delivery
+from support.relay import Relay
 from support.senders import SECOND_NS, sender_to
+
+from torchelastic_otel.deliver.otel.grpc import outcome_of_status
+from torchelastic_otel.deliver.outcome import Verdict
 
 
 @pytest.fixture
@@ -73,17 +74,15 @@ def test_retry_info_that_is_none_is_left_out() -> None:
 
 
 def test_headers_that_grpc_does_not_take_hold_the_queue(collector: GrpcCollector) -> None:
-    """gRPC raises ValueError for them at each call; that is no fault of the records."""
+    """It answers INTERNAL to itself, at each call; that is no fault of the records."""
     with sender_to(collector, OTEL_EXPORTER_OTLP_LOGS_HEADERS="x-key=a%0Ab") as sender:
         outcome = sender.send([delivery(1)])
     assert outcome.verdict is Verdict.HOLD
-    assert "headers" in outcome.reason
+    assert "metadata" in outcome.reason
 
 
 def test_gzip_is_on_the_wire(collector: GrpcCollector) -> None:
     """The exporter's setting is not the proof; the bytes that pass are."""
-    from support.relay import Relay
-
     sizes = {}
     for kind in ("none", "gzip"):
         with Relay(collector.port) as relay:

@@ -7,12 +7,13 @@ from email.utils import formatdate
 
 import pytest
 import requests
-from torchelastic_otel.deliver.otel.http import outcome_of_error, parse_retry_after
-from torchelastic_otel.deliver.outcome import Verdict
-
 from support.collector import DRIP, OK, REDIRECT, RESET, UNAVAILABLE, Answer, HttpCollector
 from support.deliveries import deliveries, delivery
+from support.relay import Relay
 from support.senders import SECOND_NS, sender_to
+
+from torchelastic_otel.deliver.otel.http import outcome_of_error, parse_retry_after
+from torchelastic_otel.deliver.outcome import Verdict
 
 
 @pytest.fixture
@@ -147,7 +148,7 @@ def test_retry_after_in_every_form(value: str | None, expected: int | None) -> N
     assert parse_retry_after(value, now_ns=90 * SECOND_NS) == expected
 
 
-def test_another_path_than_the_general_one_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_path_than_the_general_one_is_asked_for() -> None:
     """OTEL_EXPORTER_OTLP_LOGS_ENDPOINT is taken as it is, nothing appended."""
     with HttpCollector(path="/ingest/otlp") as collector, sender_to(collector) as sender:
         assert sender.send(deliveries(1)).verdict is Verdict.DELIVERED
@@ -170,8 +171,28 @@ def test_a_certificate_file_that_is_not_there_holds_the_queue(collector: HttpCol
 
 
 def test_the_reason_of_a_connection_error_has_no_url() -> None:
-    """requests puts the whole URL into its message."""
+    """The library puts the whole URL into its message."""
     with pytest.raises(requests.ConnectionError) as raised:
         requests.post("http://user:secret@127.0.0.1:9/v1/logs?key=secret", timeout=1)
     outcome = outcome_of_error(raised.value)
     assert (outcome.verdict, outcome.reason) == (Verdict.RETRY, "ConnectionRefusedError: Connection refused")
+
+
+def test_one_connection_serves_many_sends(collector: HttpCollector) -> None:
+    """Over TLS a connection for each batch would cost more than the batch."""
+    with Relay(collector.port) as relay:
+        endpoint = {"OTEL_EXPORTER_OTLP_LOGS_ENDPOINT": f"http://127.0.0.1:{relay.port}/v1/logs"}
+        with sender_to(collector, **endpoint) as sender:
+            for answer in (OK, Answer(rejected=1), UNAVAILABLE, Answer(503, body=b"sorry"), OK):
+                collector.behaviour = answer
+                sender.send(deliveries(1))
+        assert (relay.connections, collector.requests) == (1, 5)
+
+
+def test_a_server_that_closes_after_each_answer_leaves_no_handle_open(collector: HttpCollector) -> None:
+    """The second handle on the socket must go when urllib3's own does."""
+    collector.behaviour = Answer(headers={"Connection": "close"})
+    with sender_to(collector) as sender:
+        for _ in range(3):
+            assert sender.send(deliveries(1)).verdict is Verdict.DELIVERED
+            assert sender._wire._handle is None

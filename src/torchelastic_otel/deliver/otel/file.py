@@ -17,6 +17,7 @@ deleted: a directory that many jobs share needs its own cleaning.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -145,7 +146,7 @@ class OtlpJsonFileExporter(LogRecordExporter):
             self._close()
 
     def _open_next(self) -> int:
-        os.makedirs(self._directory, mode=0o700, exist_ok=True)
+        _make_private(self._directory)
         numbers = self._numbers()
         number = max(numbers, default=0) + 1
         path = self._path_of(number)
@@ -181,6 +182,16 @@ class OtlpJsonFileExporter(LogRecordExporter):
         if said != self._said:
             self._said = said
             logger.warning("destination file: cannot write to %s: %s", self._directory, said)
+
+
+def _make_private(directory: str) -> None:
+    # os.makedirs gives its mode to the last directory only; a parent that others may enter can be the spool's own.
+    if not os.path.isdir(directory):
+        parent = os.path.dirname(os.path.abspath(directory))
+        if parent != directory:
+            _make_private(parent)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(directory, 0o700)
 
 
 def _host() -> str:

@@ -105,7 +105,7 @@ class _ObservedStub:
         except grpc.FutureCancelledError as error:
             raise Answered(self._lifeline.cut_outcome() or Outcome(Verdict.RETRY, "gRPC CANCELLED")) from error
         except Exception as error:
-            # Neither an answer nor about the data, which is encoded by now: headers that gRPC does not take.
+            # Neither an answer nor about the data, which is encoded by now: what gRPC is called with.
             said = f"gRPC made no call: {type(error).__name__}: look at the headers"
             raise Answered(Outcome(Verdict.HOLD, said)) from error
         partial = response.partial_success
@@ -127,7 +127,8 @@ def outcome_of_status(error: Any) -> Outcome:
     unreadable = code == "INTERNAL" and any(word in lower for word in _UNREADABLE)
     if code == "INVALID_ARGUMENT" or too_large or unreadable:
         return Outcome(Verdict.REFUSED, reason)
-    return Outcome(Verdict.HOLD if code in _HOLD else Verdict.RETRY, reason, retry_after_ns=_retry_info_ns(error))
+    hold = code in _HOLD or (code == "INTERNAL" and "invalid metadata" in lower)
+    return Outcome(Verdict.HOLD if hold else Verdict.RETRY, reason, retry_after_ns=_retry_info_ns(error))
 
 
 def _retry_info_ns(error: Any) -> int | None:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import socket
 import ssl
 import time
 from collections.abc import Callable, Sequence
@@ -27,11 +26,9 @@ import requests
 from opentelemetry.exporter.otlp.proto.common._log_encoder import encode_logs
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
 from opentelemetry.sdk._logs import LogRecordLimits
-from requests.adapters import HTTPAdapter
-from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.poolmanager import ProxyManager
 
 from torchelastic_otel.deliver.otel.attempt import Answered, Lifeline, one_line
+from torchelastic_otel.deliver.otel.http_connections import Adapter, Wire
 from torchelastic_otel.deliver.otel.logs import log_record
 from torchelastic_otel.deliver.outcome import Outcome, Verdict
 from torchelastic_otel.model.event import Delivery
@@ -71,7 +68,7 @@ class HttpSender:
         self._limits = limits
         self._clock_ns = clock_ns
         self._lifeline = Lifeline(attempt_timeout_ns)
-        self._wire = _Wire(self._lifeline)
+        self._wire = Wire(self._lifeline)
         self._delivered: list[Outcome] = []
         self._observe(session)
         _without_backoff(exporter, self._lifeline)
@@ -109,8 +106,8 @@ class HttpSender:
     def _observe(self, session: requests.Session) -> None:
         for prefix in ("http://", "https://"):
             # A user's own adapter (a credential provider's) knows things that ours does not.
-            if type(session.get_adapter(prefix)) is HTTPAdapter:
-                session.mount(prefix, _Adapter(self._wire))
+            if type(session.get_adapter(prefix)) is requests.adapters.HTTPAdapter:
+                session.mount(prefix, Adapter(self._wire))
         original = session.request
 
         def request(*args: Any, **kwargs: Any) -> Any:
@@ -127,13 +124,17 @@ class HttpSender:
                 raise Answered(self._lifeline.cut_outcome() or outcome_of_error(error)) from error
             with response:
                 body = _body(response)
+            # A cut in the middle of the headers looks like their end to http.client: a 200 that nobody has said.
+            if cut := self._lifeline.cut_outcome():
+                raise Answered(cut)
             outcome = outcome_of_response(response, body, now_ns=self._clock_ns())
             if outcome.verdict is not Verdict.DELIVERED:
                 raise Answered(outcome)
             self._delivered.append(outcome)
             return response
 
-        session.request = request
+        # On the instance, so that a credential provider's own kind of session stays what it is.
+        setattr(session, "request", request)  # noqa: B010 - a method cannot be assigned to
 
 
 def outcome_of_response(response: requests.Response, body: bytes | None, *, now_ns: int) -> Outcome:
@@ -256,64 +257,3 @@ def _without_backoff(exporter: Any, lifeline: Lifeline) -> None:
         logger.debug("the HTTP exporter has no _client._compute_backoff: it may draw from the global random module")
         return
     client._compute_backoff = lambda retry: 0.0 if lifeline.is_mine() else compute(retry)
-
-
-class _Wire:
-    """A second handle on the newest socket, so that it can be shut down whatever urllib3 does with its own.
-
-    The TLS layer takes the first handle over, and urllib3 drops it while a response is still being read.
-    """
-
-    def __init__(self, lifeline: Lifeline) -> None:
-        self._lifeline = lifeline
-        self._handle: socket.socket | None = None
-        self._connection: Any = None
-
-    def opened(self, connection: Any, live: socket.socket) -> None:
-        self.release()
-        self._connection, self._handle = connection, live.dup()
-        self._lifeline.hold(self._shut_down)
-
-    def release_if_closed(self) -> None:
-        """Give the handle back where urllib3 has closed the connection; else the server would not be told."""
-        if self._connection is not None and self._connection.sock is None:
-            self.release()
-
-    def release(self) -> None:
-        handle, self._handle, self._connection = self._handle, None, None
-        if handle is not None:
-            handle.close()
-
-    def _shut_down(self) -> None:
-        handle = self._handle
-        if handle is not None:
-            with contextlib.suppress(OSError):
-                handle.shutdown(socket.SHUT_RDWR)
-
-
-class _Adapter(HTTPAdapter):  # type: ignore[misc]  # requests is untyped to mypy here
-    """requests' own adapter, whose connections tell the wire about their sockets."""
-
-    def __init__(self, wire: _Wire) -> None:
-        self._pools = {"http": _pool(HTTPConnectionPool, wire), "https": _pool(HTTPSConnectionPool, wire)}
-        super().__init__()
-
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = self._pools
-
-    def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
-        manager = super().proxy_manager_for(*args, **kwargs)
-        if type(manager) is ProxyManager:
-            manager.pool_classes_by_scheme = self._pools
-        return manager
-
-
-def _pool(base: Any, wire: _Wire) -> Any:
-    class Connection(base.ConnectionCls):  # type: ignore[misc]
-        def _new_conn(self) -> Any:
-            live = super()._new_conn()
-            wire.opened(self, live)
-            return live
-
-    return type(base.__name__, (base,), {"ConnectionCls": Connection})

@@ -6,7 +6,6 @@ What always holds: only the exporter that is asked for is imported, on the threa
 from __future__ import annotations
 
 import os
-import socket
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -46,7 +45,7 @@ def _file(settings: Settings) -> Any:
         directory = Path(settings.file_dir)
     else:
         directory = folder(Path(settings.spool_dir or tempfile.gettempdir()), os.geteuid()) / "otlp"
-    return OtlpJsonFileExporter(directory, stem=f"{socket.gethostname()}-{os.getpid()}")
+    return OtlpJsonFileExporter(directory)
 
 
 def _sdk(settings: Settings) -> Any:

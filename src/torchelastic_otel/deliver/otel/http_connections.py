@@ -1,0 +1,89 @@
+"""Connections of requests and urllib3 that can be cut from another thread.
+
+What always holds: the newest socket of a session has a second handle here, which is closed no later than with the
+sender, and never while somebody is using it to cut.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from typing import Any
+
+from requests.adapters import HTTPAdapter
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.poolmanager import ProxyManager
+
+from torchelastic_otel.deliver.otel.attempt import Lifeline
+
+
+class Wire:
+    """A second handle on the newest socket, so that it can be shut down whatever urllib3 does with its own.
+
+    The TLS layer takes the first handle over, and urllib3 drops it while a response is still being read.
+    """
+
+    def __init__(self, lifeline: Lifeline) -> None:
+        self._lifeline = lifeline
+        self._handle: socket.socket | None = None
+        self._connection: Any = None
+
+    def opened(self, connection: Any, live: socket.socket) -> None:
+        """A connection has a socket: this one is cut from now on."""
+        self.release()
+        self._connection, self._handle = connection, live.dup()
+        self._lifeline.hold(self._shut_down)
+
+    def release_if_closed(self) -> None:
+        """Give the handle back where urllib3 has closed the connection; else the server would not be told."""
+        if self._connection is not None and self._connection.sock is None:
+            self.release()
+
+    def release(self) -> None:
+        """Give the handle back."""
+        # First take the cut away, under its lock: a descriptor that is closed while it is being shut down may by
+        # then be somebody else's socket.
+        self._lifeline.hold(_nothing)
+        handle, self._handle, self._connection = self._handle, None, None
+        if handle is not None:
+            handle.close()
+
+    def _shut_down(self) -> None:
+        handle = self._handle
+        if handle is not None:
+            with contextlib.suppress(OSError):
+                handle.shutdown(socket.SHUT_RDWR)
+
+
+def _nothing() -> None:
+    pass
+
+
+class Adapter(HTTPAdapter):
+    """requests' own adapter, whose connections tell the wire about their sockets."""
+
+    def __init__(self, wire: Wire) -> None:
+        self._pools = {"http": _pool(HTTPConnectionPool, wire), "https": _pool(HTTPSConnectionPool, wire)}
+        super().__init__()
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        """Called by requests for direct connections."""
+        super().init_poolmanager(*args, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = self._pools
+
+    def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
+        """Called by requests for each proxy."""
+        manager = super().proxy_manager_for(*args, **kwargs)
+        if type(manager) is ProxyManager:
+            manager.pool_classes_by_scheme = self._pools
+        return manager
+
+
+def _pool(base: Any, wire: Wire) -> Any:
+    class Connection(base.ConnectionCls):  # type: ignore[misc]
+        def _new_conn(self) -> Any:
+            live = super()._new_conn()
+            wire.opened(self, live)
+            return live
+
+    return type(base.__name__, (base,), {"ConnectionCls": Connection})

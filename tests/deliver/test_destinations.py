@@ -1,0 +1,95 @@
+"""Destinations lead to exporters, or to one error that helps."""
+
+from __future__ import annotations
+
+from importlib.metadata import EntryPoint
+
+import pytest
+
+from torchelastic_otel.deliver.destinations import ENTRY_POINT_GROUP, EXPORTER_GROUP, Exporter, Registry
+from torchelastic_otel.deliver.destinations import UnknownDestinationError as Unknown
+
+
+def brought() -> list[str]:
+    """What a package's entry point returns."""
+    return ["otlp_proto_http", "vendor"]
+
+
+POINTS = {
+    ENTRY_POINT_GROUP: {"acme": EntryPoint("acme", f"{__name__}:brought", ENTRY_POINT_GROUP)},
+    EXPORTER_GROUP: {"vendor": EntryPoint("vendor", "vendor:Exporter", EXPORTER_GROUP)},
+}
+
+
+class OwnExporter:
+    """An exporter that a program made."""
+
+    def export(self, batch: object) -> None:
+        """Take a batch."""
+
+
+@pytest.fixture(name="registry")
+def _registry() -> Registry:
+    registry = Registry(POINTS.__getitem__)
+    registry.lead_defaults_to([Exporter("otlp")])
+    return registry
+
+
+@pytest.mark.parametrize(
+    ("name", "exporters"),
+    [
+        ("null", ["otlp"]),
+        ("dynamic_rendezvous", ["otlp"]),
+        ("console", ["console_line", "otlp"]),
+        ("otlp", ["otlp"]),
+        ("otlp_proto_grpc", ["otlp_proto_grpc"]),
+        ("otlp_proto_http", ["otlp_proto_http"]),
+        ("file", ["file"]),
+        ("memory", ["memory"]),
+        ("sdk", ["sdk"]),
+        ("acme", ["otlp_proto_http", "vendor"]),
+        ("vendor", ["vendor"]),
+    ],
+)
+def test_every_known_name_leads_to_its_exporters(registry: Registry, name: str, exporters: list[str]) -> None:
+    """Built in, torch's own, another package's, and any installed OpenTelemetry exporter by its name."""
+    assert [exporter.name for exporter in registry.exporters_of(name)] == exporters
+
+
+def test_a_registered_destination_fans_out_and_can_be_forgotten(registry: Registry) -> None:
+    """One destination, several exporters, by name and as an object."""
+    own = OwnExporter()
+    registry.register("mine", "otlp", own)
+    assert registry.exporters_of("mine") == (Exporter("otlp"), Exporter("OwnExporter", own))
+    assert "mine" in registry.known()
+    assert "mine" in registry.bound()
+    registry.unregister("mine")
+    with pytest.raises(Unknown, match="unknown destination 'mine'"):
+        registry.exporters_of("mine")
+
+
+def test_an_unknown_name_lists_the_known_ones_and_the_nearest(registry: Registry) -> None:
+    """One error that says what was given, what is allowed, what to do."""
+    with pytest.raises(Unknown) as caught:
+        registry.exporters_of("otpl")
+    assert str(caught.value) == (
+        "unknown destination 'otpl' (did you mean 'otlp'?); known: acme, console, dynamic_rendezvous, file, memory,"
+        " null, otlp, otlp_proto_grpc, otlp_proto_http, sdk;"
+        " add one with torchelastic_otel.register_destination(name, *exporters)"
+    )
+    assert isinstance(caught.value, KeyError)
+
+
+def test_an_unknown_exporter_is_refused_when_it_is_registered(registry: Registry) -> None:
+    """At the line where the mistake is, not at three in the morning."""
+    with pytest.raises(Unknown, match="unknown exporter 'vendr'"):
+        registry.register("mine", "vendr")
+    with pytest.raises(TypeError, match="is no exporter"):
+        registry.register("mine", object())
+    assert "mine" not in registry.known()
+
+
+def test_a_name_that_was_never_registered_cannot_be_forgotten(registry: Registry) -> None:
+    """Built-in destinations stay."""
+    with pytest.raises(Unknown, match="unknown registered destination 'otlp'"):
+        registry.unregister("otlp")

@@ -1,0 +1,105 @@
+"""What an agent last knew goes onto all of its events."""
+
+from __future__ import annotations
+
+import json
+
+from torchelastic_otel import semconv
+from torchelastic_otel.model.event import ElasticEvent
+from torchelastic_otel.model.standing import Standing, enrich
+
+KNOWN = (semconv.RENDEZVOUS_ROUND, semconv.GROUP_RANK, semconv.GROUP_WORLD_SIZE, semconv.RESTART_COUNT)
+
+
+def event(name: str, **attributes: object) -> ElasticEvent:
+    """An event of that name with attributes by the last parts of their names."""
+    names = {
+        "round": semconv.RENDEZVOUS_ROUND,
+        "rank": semconv.GROUP_RANK,
+        "size": semconv.GROUP_WORLD_SIZE,
+        "restarts": semconv.RESTART_COUNT,
+        "intent": semconv.RENDEZVOUS_INTENT,
+        "run": semconv.RUN_ID,
+        "backend": semconv.RENDEZVOUS_BACKEND,
+    }
+    return ElasticEvent(name, "null", "", 1, 1, attributes={names[key]: value for key, value in attributes.items()})  # type: ignore[misc]
+
+
+def fold(*events: ElasticEvent) -> tuple[Standing, list[ElasticEvent]]:
+    """All events enriched, in order."""
+    standing, told = Standing(restart_count=0), []
+    for each in events:
+        standing, enriched = enrich(standing, each)
+        told.append(enriched)
+    return standing, told
+
+
+def test_once_joined_every_event_carries_round_rank_world_size_and_restart_count() -> None:
+    """Torch sets the rank on one event in ten."""
+    _, told = fold(
+        event(semconv.RENDEZVOUS_JOINED, round=2, rank=1, size=4),
+        event(semconv.RENDEZVOUS_KEEP_ALIVE_SENT),
+        event(semconv.RENDEZVOUS_CLOSED),
+    )
+    for each in told:
+        assert [each.attributes[name] for name in KNOWN] == [2, 1, 4, 0]
+
+
+def test_agent_events_carry_the_rounds_true_rank_and_not_the_last_ones() -> None:
+    """Trap 1: RENDEZVOUS and ASSIGN_WORKER_RANKS are constructed before the worker group is updated."""
+    _, told = fold(
+        event(semconv.RENDEZVOUS_JOINED, round=0, rank=0, size=2),
+        event(semconv.RENDEZVOUS_JOINED, round=1, rank=1, size=3),
+        event(semconv.AGENT_RENDEZVOUS_FINISHED, rank=0, size=2, restarts=1),
+        event(semconv.AGENT_RANKS_ASSIGNED, rank=0, size=2, restarts=1),
+    )
+    for each in told[2:]:
+        assert [each.attributes[name] for name in KNOWN] == [1, 1, 3, 1]
+
+
+def test_a_later_worker_event_corrects_what_was_known() -> None:
+    """Static rendezvous records no rendezvous events: rank and world size come with the first worker's start."""
+    _, told = fold(
+        event(semconv.AGENT_RENDEZVOUS_FINISHED, backend="static"),
+        event(semconv.WORKER_STARTED, rank=1, size=2, backend="static"),
+        event(semconv.AGENT_RENDEZVOUS_FINISHED, rank=1, size=2, backend="static", restarts=1),
+    )
+    assert semconv.GROUP_RANK not in told[0].attributes
+    assert [each.attributes[semconv.RENDEZVOUS_ROUND] for each in told] == [0, 0, 1]
+    assert told[2].attributes[semconv.GROUP_RANK] == 1
+
+
+def test_a_synced_intent_is_committed_and_a_stale_one_rolled_back() -> None:
+    """ "Pending sync." is an intent: the compare-and-set that follows decides."""
+    standing, told = fold(
+        event(semconv.RENDEZVOUS_JOINED, round=0, rank=0, size=1, intent=False),
+        event(semconv.RENDEZVOUS_PARTICIPANT_ADDED, round=1, intent=True),
+        event(semconv.RENDEZVOUS_KEEP_ALIVE_UPDATED, intent=True),
+        event(semconv.RENDEZVOUS_STATE_STALE, intent=False),
+        event(semconv.RENDEZVOUS_PARTICIPANT_ADDED, round=2, intent=True),
+        event(semconv.RENDEZVOUS_STATE_SYNCED, intent=False),
+    )
+    assert told[3].attributes[semconv.RENDEZVOUS_ROLLED_BACK] == (
+        semconv.RENDEZVOUS_PARTICIPANT_ADDED,
+        semconv.RENDEZVOUS_KEEP_ALIVE_UPDATED,
+    )
+    assert told[3].attributes[semconv.RENDEZVOUS_ROUND] == 0
+    assert told[5].attributes[semconv.RENDEZVOUS_COMMITTED] == (semconv.RENDEZVOUS_PARTICIPANT_ADDED,)
+    assert (standing.round, standing.intents) == (2, ())
+
+
+def test_another_run_in_the_same_process_starts_from_nothing() -> None:
+    """A notebook launches one job after another."""
+    _, told = fold(
+        event(semconv.RENDEZVOUS_JOINED, round=7, rank=3, size=4, restarts=2, run="a"),
+        event(semconv.RENDEZVOUS_JOIN_ATTEMPTED, run="b"),
+    )
+    assert semconv.RENDEZVOUS_ROUND not in told[1].attributes
+    assert told[1].attributes[semconv.RESTART_COUNT] == 0
+
+
+def test_enriched_events_survive_the_spool_unchanged() -> None:
+    """What is kept is what is told (lists come back as tuples)."""
+    _, told = fold(event(semconv.RENDEZVOUS_KEEP_ALIVE_UPDATED, intent=True), event(semconv.RENDEZVOUS_STATE_SYNCED))
+    assert ElasticEvent.from_json(told[1].to_json()) == told[1]
+    assert json.loads(told[1].to_json())[0] == semconv.RENDEZVOUS_STATE_SYNCED
