@@ -24,7 +24,7 @@ lint: environment  ## format and lint
 	@$(BIN)/ruff format --check --quiet . || { echo "lint: not formatted; run $(BIN)/ruff format ."; exit 1; }
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/interrogate --quiet tests || { echo "lint: every test says in one line why it is there"; exit 1; }
-	@$(BIN)/cog --check -r README.md
+	@$(BIN)/cog --check -r README.md ARCHITECTURE.md
 
 types: environment  ## mypy, strict
 	@$(BIN)/mypy
@@ -63,7 +63,7 @@ bench: environment  ## the measurements of benchmarks/RESULTS.md, anew
 	@$(BIN)/python benchmarks/run.py $(ARGS)
 
 docs: environment  ## write the tables of README.md anew from the code
-	@$(BIN)/cog -r README.md
+	@$(BIN)/cog -r README.md ARCHITECTURE.md
 
 clean:  ## remove what was set up
 	rm -rf .venv .venv-* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .import-contracts.log

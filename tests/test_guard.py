@@ -9,7 +9,7 @@ import pytest
 from torchelastic_otel.guard import Guard
 
 
-class SignalException(Exception):  # noqa: N818 - torch's name for it
+class SignalException(Exception):
     """As torch raises in the main thread; vendored copies have the same name only."""
 
 

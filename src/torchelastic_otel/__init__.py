@@ -11,9 +11,9 @@ from torchelastic_otel.version import __version__
 
 if TYPE_CHECKING:
     from torchelastic_otel.deliver.destinations import UnknownDestinationError
+    from torchelastic_otel.installation import Installation, Status
     from torchelastic_otel.runtime import (
-        Runtime,
-        Status,
+        finished_logs,
         flush,
         install,
         register_destination,
@@ -23,11 +23,12 @@ if TYPE_CHECKING:
     from torchelastic_otel.settings import Settings
 
 __all__ = [
-    "Runtime",
+    "Installation",
     "Settings",
     "Status",
     "UnknownDestinationError",
     "__version__",
+    "finished_logs",
     "flush",
     "install",
     "register_destination",
@@ -38,6 +39,8 @@ __all__ = [
 _HOMES = {
     "UnknownDestinationError": "torchelastic_otel.deliver.destinations",
     "Settings": "torchelastic_otel.settings",
+    "Installation": "torchelastic_otel.installation",
+    "Status": "torchelastic_otel.installation",
 }
 
 

@@ -29,10 +29,11 @@ def arm_at_first_rendezvous() -> Callable[[], None]:
     return at_first_rendezvous(_arm)
 
 
-def _arm() -> None:
+def _arm() -> Callable[[str], None] | None:
     from torchelastic_otel.runtime import install_from_environment
 
-    install_from_environment()
+    runtime = install_from_environment()
+    return None if runtime is None else runtime.check_destination
 
 
 def _no_backend(params: object) -> NoReturn:

@@ -78,7 +78,9 @@ class Environment:
         (folder / ".complete").write_text(self._wanted())
 
     def _wanted(self) -> str:
-        return "\n".join((*self.packages, (PROJECT / "pyproject.toml").read_text()))
+        # all but the tools' settings, which change no environment
+        project = (PROJECT / "pyproject.toml").read_text().partition("\n[tool.")[0]
+        return "\n".join((*self.packages, project))
 
 
 NEWEST = Environment("newest")

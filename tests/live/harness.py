@@ -190,9 +190,9 @@ class Agents:
             agent.process.wait(10)
         for bell in self._bells:
             bell.close()
-        if error is not None:
-            for agent in self._started:
-                print(f"--- {agent.log.name}\n{agent.output}")
+        # pytest shows this where the test has failed
+        for agent in self._started:
+            print(f"--- {agent.log.name}\n{agent.output}")
 
     def bell(self, name: str = "bell") -> Bell:
         """A bell that is taken down with the agents."""
@@ -260,11 +260,11 @@ class Agents:
 
 def of(agent: Agent, records: Sequence[Received]) -> list[Received]:
     """An agent's records in the order of their first arrival, each uid once."""
-    return list({record.uid: record for record in reversed(records) if _pid(record) == agent.pid}.values())[::-1]
-
-
-def _pid(record: Received) -> object:
-    return record.resource.get("process.pid")
+    first: dict[str, Received] = {}
+    for record in records:
+        if record.resource.get("process.pid") == agent.pid:
+            first.setdefault(record.uid, record)
+    return list(first.values())
 
 
 def assert_arrived(agent: Agent, receiver: Receiver, timeout_s: float = 15.0) -> list[Received]:

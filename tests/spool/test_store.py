@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import sqlite3
 import stat
 import subprocess
@@ -117,7 +116,7 @@ def test_a_flood_stays_below_the_bound_and_is_counted(tmp_path: Path, size: int,
     assert spool.cursors()["fast"].dropped == (0 if reader else lost)
     kept = [row.sequence for row in spool.read("slow", 0, rows + batch, 1 << 40)]
     assert kept == list(range(sent - len(kept) + 1, sent + 1))  # the newest, without a gap
-    assert len(kept) * size > BOUND // 4 or size < 40  # and the room is used
+    assert len(kept) * size > BOUND // 4 or size == 1  # and the room is used
     spool.close()
 
 
@@ -141,7 +140,7 @@ def test_rows_of_mixed_sizes_keep_fitting(tmp_path: Path) -> None:
     spool.subscribe({"x": ["d"]})
     for size in (1, 2_100, 20, 60_000, 4_200, 1, 60_000, 700):
         for _ in range(max(4, min(3_000, BOUND // (size + 30)) // 64)):
-            spool.append([("d", "p" * size)] * (64 if size < 3_000 else 4))
+            spool.append([("d", "p" * size)] * (1 if size > 9_000 else 16 if size > 700 else 64))
     state = spool.cursors()["x"]
     assert state.pending + state.dropped == spool.last_sequence
     assert size_on_disk(path) <= BOUND
@@ -281,7 +280,7 @@ def test_a_file_that_is_no_spool_is_called_corrupt(tmp_path: Path, damage: str) 
     """Promise 6: corrupt is an answer, never a crash and never taken for a full disk."""
     path = tmp_path / "a.spool"
     spool = store.create(path, BOUND)
-    spool.append([("d", "x" * 5_000)] * 20)
+    spool.append([("d", "x" * 5_000)] * 10)
     if damage == "schema":
         spool.put_meta("schema", "999")
     spool.close()
@@ -303,7 +302,8 @@ def test_damage_in_the_middle_is_found_when_it_is_read(tmp_path: Path) -> None:
     path = tmp_path / "a.spool"
     spool = store.create(path, BOUND)
     spool.subscribe({"x": ["d"]})
-    spool.append([("d", "x" * 1_000)] * 400)
+    for _ in range(8):
+        spool.append([("d", "x" * 1_000)] * 50)
     spool.close()
     with path.open("r+b") as file:
         file.seek(4_096 * 10)
@@ -374,8 +374,3 @@ def test_a_path_with_odd_characters_is_a_path(tmp_path: Path) -> None:
     spool.close()
     assert (odd / "a.spool").stat().st_size > 0
     assert len(list(tmp_path.iterdir())) == 1
-
-
-def test_the_limit_on_file_sizes_is_as_found() -> None:
-    """The disk-full test limits its own process only."""
-    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torchelastic_otel
-from torchelastic_otel import Runtime, Settings, Status, UnknownDestinationError
+from torchelastic_otel import Installation, Settings, Status, UnknownDestinationError
 from torchelastic_otel.events import Event, EventSource, NodeState, RdzvEvent, record, record_rdzv_event
 from torchelastic_otel.model.event import ElasticEvent
 
@@ -13,8 +13,10 @@ def redact(event: ElasticEvent) -> ElasticEvent:
     return event
 
 
-runtime: Runtime = torchelastic_otel.install("otlp", "file", redact=redact, settings=Settings(spool_max_bytes=1 << 24))
-status: Status = runtime.status
+installation: Installation = torchelastic_otel.install(
+    "otlp", "file", redact=redact, settings=Settings(spool_max_bytes=1 << 24)
+)
+status: Status = installation.status
 torchelastic_otel.register_destination("mine", "otlp_proto_http")
 delivered: bool = torchelastic_otel.flush(timeout_s=2.0)
 record(Event(name="checkpoint", source=EventSource.WORKER, metadata={"step": 5}), destination="mine")

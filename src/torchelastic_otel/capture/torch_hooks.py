@@ -23,6 +23,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
 from torchelastic_otel.bindings import Bindings
@@ -215,18 +216,21 @@ class TorchHooks:
         check = self._check_destination
 
         def __init__(self: Any, spec: Any, *args: Any, **kwargs: Any) -> None:
-            check(getattr(spec, "event_log_handler", "null"))
+            _check_unless_torch_knows(getattr(spec, "event_log_handler", None), check)
             original(self, spec, *args, **kwargs)
 
         __init__.__wrapped__ = original  # type: ignore[attr-defined]
         self._patches.put(agent, "__init__", __init__)
 
 
-def at_first_rendezvous(arm: Callable[[], object]) -> Callable[[], None]:
+def at_first_rendezvous(arm: Callable[[], Callable[[str], object] | None]) -> Callable[[], None]:
     """Have ``arm`` called whenever this process is about to take part in a rendezvous, which makes it an agent.
 
     Workers that load the entry point get this one wrapper and nothing else (torch 2.8 and newer load it with
     ``torch.distributed.checkpoint``). Torch may be half imported at this time, so nothing else is touched.
+
+    Args:
+        arm: Returns what raises for the name of an event handler that nobody knows; ``None`` where nobody cares.
 
     Returns:
         Takes the wrapper off again.
@@ -239,14 +243,36 @@ def at_first_rendezvous(arm: Callable[[], object]) -> Callable[[], None]:
     _takes(original, "params")
 
     def create_handler(self: Any, params: Any) -> Any:
+        check = None
         with guard:
-            arm()
+            check = arm()
+        if check is not None:
+            _check_unless_torch_knows(_event_handler_of_launch(), check)
         return original(self, params)
 
     create_handler.__wrapped__ = original  # type: ignore[attr-defined]
     patches = Patches()
     patches.put(registry, "create_handler", create_handler)
     return patches.undo
+
+
+def _event_handler_of_launch() -> str | None:
+    """The event handler's name that ``launch_agent`` was given.
+
+    It makes the rendezvous, which hosts the store, before it makes the agent (torch 2.8 to 2.15): until then the name
+    is nowhere but in its frame.
+    """
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code.co_name != "launch_agent":
+        frame = frame.f_back
+    return None if frame is None else getattr(frame.f_locals.get("config"), "event_log_handler", None)
+
+
+def _check_unless_torch_knows(name: str | None, check: Callable[[str], object]) -> None:
+    # a program may have put a handler of its own into torch's registry: that is no affair of ours
+    known = getattr(sys.modules.get(_EVENTS + ".handlers"), "_log_handlers", {})
+    if name is not None and name not in known:
+        check(name)
 
 
 def torch_version() -> str | None:

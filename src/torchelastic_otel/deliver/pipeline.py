@@ -122,7 +122,7 @@ class Pipeline:
             self._sources.append(source)
             spool.put_meta(ORIGIN_KEY, source.origin.to_json())
             for destination in self._seen:
-                self._subscribe(source, destination)
+                self._subscribe(source, self._known_exporters(destination), destination)
             for route in self._routes.values():
                 if route.name in spool.cursors():
                     route.add(source)
@@ -133,34 +133,40 @@ class Pipeline:
             if destination in self._seen:
                 continue
             with self._changing:
-                self._seen.add(destination)
                 exporters = self._known_exporters(destination)
                 for source in self._sources:
-                    self._subscribe(source, destination)
+                    try:
+                        self._subscribe(source, exporters, destination)
+                    except SpoolError:
+                        # new rows go to the newest one; one before it may be on the disk that failed
+                        if source is self._sources[-1]:
+                            raise
                 for exporter in exporters:
                     if exporter.name not in self._routes:
                         self._new_route(exporter)
+                self._seen.add(destination)
 
     def forget(self, destination: str) -> None:
         """Ask the registry anew when a destination is seen again."""
         with self._changing:
             self._seen.discard(destination)
 
-    def _subscribe(self, source: Source, destination: str) -> None:
-        source.spool.subscribe({exporter.name: [destination] for exporter in self._known_exporters(destination)})
+    def _subscribe(self, source: Source, exporters: Iterable[Exporter], destination: str) -> None:
+        source.spool.subscribe({exporter.name: [destination] for exporter in exporters})
 
     def _known_exporters(self, destination: str) -> tuple[Exporter, ...]:
         try:
             return self._exporters_of(destination)
-        except KeyError as error:
-            logger.warning("%s; its events stay in the spool", error)
+        except Exception as error:  # noqa: BLE001 - a destination that a package brings may raise anything
+            logger.warning("destination %s: %s; its events are kept and go nowhere", destination, error)
             return ()
 
     def _new_route(self, exporter: Exporter) -> None:
         route = Route(exporter.name, lambda: self._make_sender(exporter), self._pace)
         self._routes[exporter.name] = route
         for source in self._sources:
-            route.add(source)
+            if exporter.name in source.spool.cursors():
+                route.add(source)
         if self._started.is_set():
             route.start()
 
@@ -270,8 +276,9 @@ class Pipeline:
         until = time.monotonic_ns() + timeout_ns
         adoption.forget_old(self._directory, time.time_ns(), self._max_bytes)
         for owned in adoption.adopt(self._directory, self._max_bytes):
-            if not self._take_over(owned):
-                owned.let_go()
+            with guard:  # one spool that cannot be read must not keep the others waiting
+                if not self._take_over(owned):
+                    owned.let_go()
             if len(self._adoptions) >= _MAX_ADOPTIONS:
                 self._attempt(until)
             if time.monotonic_ns() >= until:

@@ -40,6 +40,15 @@ class Owned:
             os.replace(self.path, self.path.with_suffix(DELIVERED_SUFFIX))
         self.ownership.release(remove=delivered)
 
+    def give_up(self, why: str) -> None:
+        """Close a spool that turned out corrupt, and set it aside."""
+        try:
+            self.spool.close()
+        except store.SpoolError:
+            pass  # it is set aside as it is
+        set_aside(self.path, why)
+        self.ownership.release(remove=True)
+
 
 def create(directory: Path, spool_id: str, max_bytes: int) -> Owned:
     """A new spool of this process.

@@ -57,8 +57,6 @@ def prepare(base: Path, uid: int, mounts: str | None = None) -> Path:
         except FileExistsError:
             pass  # what is there is judged below
         found = os.lstat(path)
-        if not os.access(path, os.W_OK | os.X_OK):
-            raise SpoolUnavailableError(f"{path} cannot be written to by user {uid}")
     except OSError as error:
         raise SpoolUnavailableError(f"{path} cannot be used: {error.strerror or error}") from error
     if not stat.S_ISDIR(found.st_mode):
@@ -67,6 +65,8 @@ def prepare(base: Path, uid: int, mounts: str | None = None) -> Path:
         raise SpoolUnavailableError(f"{path} belongs to user {found.st_uid}, not to {uid}; remove it")
     if found.st_mode & 0o077:
         raise SpoolUnavailableError(f"{path} is open to others (mode {found.st_mode & 0o777:o}); chmod 700 it")
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise SpoolUnavailableError(f"{path} cannot be written to by user {uid}")
     return path
 
 

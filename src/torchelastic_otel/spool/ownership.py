@@ -64,14 +64,17 @@ def acquire(path: Path) -> Ownership | None:
         if name in _held:
             return None
         descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        same = False
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # the holder before us may have removed the file while we opened it: then this lock locks nothing
             same = os.fstat(descriptor).st_ino == os.stat(name).st_ino
         except (BlockingIOError, PermissionError, FileNotFoundError):
-            same = False
+            pass  # somebody else's
+        finally:
+            if not same:
+                os.close(descriptor)
         if not same:
-            os.close(descriptor)
             return None
         _held.add(name)
         return Ownership(descriptor, name)

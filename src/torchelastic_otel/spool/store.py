@@ -42,7 +42,11 @@ CREATE TABLE set_aside(cursor TEXT NOT NULL, sequence INTEGER NOT NULL, reason T
 """
 _ROW_OVERHEAD: Final = 16
 """Bytes that SQLite spends on a row beside its texts."""
-_ROW_BYTES: Final = f"LENGTH(CAST(payload AS BLOB)) + LENGTH(CAST(destination AS BLOB)) + {_ROW_OVERHEAD}"
+_LEAF: Final = 4_000
+"""Bytes of rows in one page of the file; a row that is longer has pages of its own."""
+_TEXT_BYTES: Final = f"(LENGTH(CAST(payload AS BLOB)) + LENGTH(CAST(destination AS BLOB)) + {_ROW_OVERHEAD})"
+_ROW_BYTES: Final = f"""CASE WHEN {_TEXT_BYTES} > {_LEAF} THEN ({_TEXT_BYTES} / {_LEAF} + 1) * {_PAGE}
+    ELSE {_PAGE} / ({_LEAF} / {_TEXT_BYTES}) END"""
 _UNDELIVERED: Final = """EXISTS (SELECT 1 FROM subscriptions s JOIN cursors c ON c.name = s.cursor
     WHERE s.destination = events.destination AND c.position < events.sequence)"""
 
@@ -110,7 +114,7 @@ class Spool:
         # the log is what was not yet checkpointed and one transaction, with a share for what lies around its rows
         pages = max(32, max_bytes // _PAGE - 4 * wal_pages)
         self.append_limit = 2 * wal_pages * _PAGE
-        self._size_limit = pages * _PAGE * 3 // 4
+        self._size_limit = (pages - 12) * _PAGE * 15 // 16
         with self._faults():
             if path is not None:
                 connection.execute("PRAGMA journal_mode=WAL").fetchone()
@@ -154,18 +158,18 @@ class Spool:
             )
         with self._lock, self._faults():
             first = self._last + 1
-            for retry in (False, True):
-                excess = self._size + new - self._size_limit
+            for share in (0, 16, 4, 1):
+                excess = self._size // share + new if share else self._size + new - self._size_limit
                 try:
                     with self._transaction():
-                        freed, dropped = self._make_room(self._size // 4 + new if retry else excess)
+                        freed, dropped = self._make_room(excess)
                         self._connection.executemany(
                             "INSERT INTO events VALUES (?, ?, ?)",
                             [(first + i, destination, payload) for i, (destination, payload) in enumerate(rows)],
                         )
                 except sqlite3.OperationalError as error:
-                    # rows that share pages badly leave the file full below its limit: once more, with room
-                    if retry or "full" not in str(error) or not self._size:
+                    # rows that share pages badly leave the file full below its limit: again, with more room
+                    if share == 1 or "full" not in str(error) or not self._size:
                         raise
                 else:
                     break
@@ -322,9 +326,10 @@ class Spool:
 
 
 def row_bytes(destination: str, payload: str) -> int:
-    """What a row counts towards the bounds of a spool, bytes."""
+    """What a row counts towards the bounds of a spool, bytes: its share of the pages it needs."""
     texts = destination + payload
-    return len(texts if texts.isascii() else texts.encode()) + _ROW_OVERHEAD
+    length = len(texts if texts.isascii() else texts.encode()) + _ROW_OVERHEAD
+    return (length // _LEAF + 1) * _PAGE if length > _LEAF else _PAGE // (_LEAF // length)
 
 
 def create(path: Path, max_bytes: int) -> Spool:

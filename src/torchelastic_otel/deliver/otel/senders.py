@@ -9,27 +9,13 @@ import os
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from torchelastic_otel.deliver.destinations import Exporter
 from torchelastic_otel.deliver.otel import environment, exporters
 from torchelastic_otel.deliver.outcome import Sender
 from torchelastic_otel.settings import Settings
 from torchelastic_otel.spool.directory import folder
-
-if TYPE_CHECKING:
-    from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter
-
-_memory: list[InMemoryLogRecordExporter] = []
-
-
-def memory() -> InMemoryLogRecordExporter:
-    """The exporter of destination ``memory``: one in a process, for tests (``.get_finished_logs()``)."""
-    from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter
-
-    if not _memory:
-        _memory.append(InMemoryLogRecordExporter())  # type: ignore[no-untyped-call]
-    return _memory[0]
 
 
 def _console_line(settings: Settings) -> Any:
@@ -48,6 +34,12 @@ def _file(settings: Settings) -> Any:
     return OtlpJsonFileExporter(directory)
 
 
+def _memory(settings: Settings) -> Any:
+    from torchelastic_otel.deliver.otel.memory import MemoryExporter
+
+    return MemoryExporter()
+
+
 def _sdk(settings: Settings) -> Any:
     from torchelastic_otel.deliver.otel.application import ApplicationLogs
 
@@ -57,7 +49,7 @@ def _sdk(settings: Settings) -> Any:
 _BUILT_IN: Final[Mapping[str, Callable[[Settings], Any]]] = {
     "console_line": _console_line,
     "file": _file,
-    "memory": lambda settings: memory(),
+    "memory": _memory,
     "sdk": _sdk,
 }
 

@@ -1,0 +1,118 @@
+"""A pipeline for a command: which exporters the environment asks for, made before anything begins.
+
+What always holds: what cannot be delivered to is an error of one line at the start, not a wait.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from torchelastic_otel.activation import decide
+from torchelastic_otel.cli.command import PROGRAM, CommandError
+from torchelastic_otel.deliver.destinations import Exporter, Registry, UnknownDestinationError
+from torchelastic_otel.deliver.pipeline import Pipeline
+from torchelastic_otel.settings import PREFIX, Mode, Settings, from_environment
+
+NS_PER_S = 1_000_000_000
+RETRY_S = 1.0
+"""How long a command waits before it tries again what failed."""
+
+
+def settings_in_force(command: str) -> Settings:
+    """The settings; what could not be used is said on stderr."""
+    settings, complaints = from_environment(os.environ)
+    for complaint in complaints:
+        print(f"{PROGRAM} {command}: {complaint}", file=sys.stderr)
+    return settings
+
+
+def exporters_asked_for(
+    environ: Mapping[str, str], settings: Settings, destinations: Sequence[str] = ()
+) -> tuple[Exporter, ...]:
+    """Where to deliver: to the destinations named, else to what the environment says.
+
+    Raises:
+        CommandError: Nothing is named, or what is named is not known.
+    """
+    if destinations:
+        settings = replace(settings, mode=Mode.ON, destinations=tuple(destinations))
+        environ = {}
+    activation = decide(environ, settings)
+    if not activation.active:
+        raise CommandError(
+            f"nothing to deliver to ({activation.why}); set OTEL_EXPORTER_OTLP_ENDPOINT=http://HOST:4317,"
+            f" OTEL_LOGS_EXPORTER or {PREFIX}_DESTINATIONS"
+        )
+    registry = Registry()
+    try:
+        exporters: list[Exporter] = []
+        for name in activation.destinations:
+            exporters += registry.exporters_of(name)
+        exporters += [registry.exporter(name) for name in activation.exporters]
+    except UnknownDestinationError as error:
+        # to register one is for a program; here only what is installed can be named
+        raise CommandError(str(error).partition("; add one with")[0]) from None
+    if not exporters:
+        raise CommandError(
+            f"destination {', '.join(activation.destinations)} leads to no exporter;"
+            f" name another in {PREFIX}_DESTINATIONS"
+        )
+    return tuple(dict.fromkeys(exporters))
+
+
+def make_pipeline(exporters: Sequence[Exporter], settings: Settings, *, directory: Path | None = None) -> Pipeline:
+    """A pipeline in which every destination leads to these exporters, and which adopts only when told.
+
+    Raises:
+        CommandError: An exporter cannot be made.
+    """
+    from torchelastic_otel.deliver.otel import senders
+    from torchelastic_otel.deliver.otel.exporters import ExporterError
+    from torchelastic_otel.landing import pace_of
+
+    made = {}
+    for exporter in exporters:
+        try:
+            made[exporter.name] = senders.make(exporter, settings, os.environ, _say)
+        except ExporterError as error:
+            raise CommandError(str(error)) from None
+        except Exception as error:  # what a constructor raises is up to whoever wrote it
+            raise CommandError(f"exporter {exporter.name!r}: {type(error).__name__}: {error}") from error
+    pipeline = Pipeline(
+        lambda exporter: made[exporter.name],
+        lambda destination: tuple(exporters),
+        pace=pace_of(os.environ),
+        directory=directory,
+        max_bytes=settings.spool_max_bytes,
+        adoption_interval_s=None,
+    )
+    pipeline.see(("null", "dynamic_rendezvous"))
+    pipeline.start()
+    return pipeline
+
+
+def try_until(attempt: Callable[[int], bool], timeout_s: float, pause: Callable[[float], object] = time.sleep) -> bool:
+    """Call an attempt until it says that nothing is left, or the time is over.
+
+    Args:
+        attempt: Gets the time that is left, nanoseconds; whether nothing is left to do.
+        timeout_s: The longest to go on, seconds; one attempt is made in any case.
+        pause: Waits for so many seconds between two attempts.
+    """
+    until = time.monotonic_ns() + int(timeout_s * NS_PER_S)
+    while True:
+        if attempt(max(0, until - time.monotonic_ns())):
+            return True
+        left_s = (until - time.monotonic_ns()) / NS_PER_S
+        if left_s <= 0:
+            return False
+        pause(min(RETRY_S, left_s))
+
+
+def _say(what: str) -> None:
+    print(f"{PROGRAM}: {what}", file=sys.stderr)

@@ -1,0 +1,304 @@
+"""What ``doctor`` looks at, as data: each look is a function that tells what is, and what is wrong with it.
+
+What always holds: nothing is delivered, adopted or changed (but for the spool folder, made as an agent would make
+it); torch is left as found; a look that fails is a problem in the report and no traceback.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import platform
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from typing import Any, Final, NoReturn
+
+from torchelastic_otel.activation import Activation, decide
+from torchelastic_otel.cli.masking import Masks
+from torchelastic_otel.settings import PREFIX, SETTINGS, Mode, Settings, from_environment
+
+_PACKAGES: Final = (
+    "torch",
+    "opentelemetry-api",
+    "opentelemetry-sdk",
+    "opentelemetry-exporter-otlp-proto-grpc",
+    "opentelemetry-exporter-otlp-proto-http",
+    "opentelemetry-instrumentation",
+    "grpcio",
+    "requests",
+    "protobuf",
+)
+_ENTRY_POINTS: Final = ("torchrun.handlers", "opentelemetry_instrumentor")
+_OTLP: Final = ("otlp", "otlp_proto_grpc", "otlp_proto_http")
+_MEANT: Final = ("OTEL_SDK_DISABLED", f"{PREFIX}=off", "OTEL_LOGS_EXPORTER=none")
+
+
+@dataclass(slots=True)
+class Diagnosis:
+    """Everything that was found; the names are the keys of ``--json``.
+
+    Attributes:
+        versions: Package to version, ``None`` where it is not installed.
+        activation: Whether agents are watched, and why.
+        settings: Our settings in force, by variable.
+        environment: The variables of OpenTelemetry and of ours, without secrets.
+        ways_in: Entry-point group to whether ours is installed there.
+        hooks: Each hook against the torch that is there.
+        spool: The directory and what is in it.
+        exporters: Each exporter, and what its endpoint answered.
+        other_signals: What the endpoints for traces and metrics answered.
+        problems: What is wrong, in sentences.
+        notes: What is worth knowing and is not wrong.
+    """
+
+    versions: dict[str, str | None] = field(default_factory=dict)
+    activation: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict)
+    ways_in: dict[str, bool] = field(default_factory=dict)
+    hooks: list[dict[str, str]] = field(default_factory=list)
+    spool: dict[str, Any] = field(default_factory=dict)
+    exporters: list[dict[str, Any]] = field(default_factory=list)
+    other_signals: dict[str, dict[str, str]] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def diagnose(environ: Mapping[str, str], timeout_s: float) -> dict[str, Any]:
+    """Look at everything.
+
+    Args:
+        environ: The process environment (exporters read it themselves).
+        timeout_s: How long one endpoint may take to answer, seconds.
+
+    Returns:
+        A :class:`Diagnosis` as a dictionary, without secrets.
+    """
+    found = Diagnosis()
+    masks = Masks(environ)
+    settings, complaints = from_environment(environ)
+    activation = decide(environ, settings)
+    found.problems += complaints
+    found.environment = masks.shown
+    with _warnings_to(found.problems):
+        _look_at_activation(found, settings, activation)
+        looks: tuple[tuple[str, Callable[[], None]], ...] = (
+            ("versions", lambda: _look_at_versions(found)),
+            ("hooks", lambda: _look_at_hooks(found)),
+            ("spool", lambda: _look_at_spool(found, settings)),
+            ("exporters", lambda: _look_at_exporters(found, environ, settings, activation, timeout_s)),
+            ("other signals", lambda: _look_at_other_signals(found, environ, timeout_s)),
+        )
+        for name, look in looks:
+            try:
+                look()
+            except Exception as error:  # noqa: BLE001 - a doctor must tell about the rest all the same
+                found.problems.append(f"{name} could not be looked at: {type(error).__name__}: {error}")
+    found.problems = list(dict.fromkeys(found.problems))
+    report: dict[str, Any] = masks.everywhere(asdict(found))
+    return report
+
+
+@contextmanager
+def _warnings_to(problems: list[str]) -> Iterator[None]:
+    """What our own parts would log as warnings belongs into the report."""
+    logger = logging.getLogger("torchelastic_otel")
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            problems.append(record.getMessage())
+
+    handler, propagate = Handler(logging.WARNING), logger.propagate
+    logger.addHandler(handler)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = propagate
+
+
+def _look_at_versions(found: Diagnosis) -> None:
+    from torchelastic_otel.version import __version__
+
+    found.versions = {"torchelastic-otel": __version__, "python": platform.python_version()}
+    found.versions["platform"] = platform.platform()
+    for package in _PACKAGES:
+        try:
+            found.versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found.versions[package] = None
+    for group in _ENTRY_POINTS:
+        points = metadata.entry_points(group=group)
+        found.ways_in[group] = any(point.value.startswith("torchelastic_otel.") for point in points)
+    if not found.ways_in["torchrun.handlers"]:
+        found.problems.append(
+            "torchrun does not find the bridge: this package is importable and not installed; pip install it"
+        )
+
+
+def _look_at_activation(found: Diagnosis, settings: Settings, activation: Activation) -> None:
+    found.activation = asdict(activation)
+    for setting in SETTINGS:
+        value = getattr(settings, setting.field)
+        if isinstance(value, Mode):
+            value = value.value
+        elif setting.field.endswith("_ns"):
+            value = value / 1_000_000_000
+        found.settings[setting.variable] = value if value or value == 0 else setting.default
+    if not activation.active:
+        told = f"agents are not watched: {activation.why}"
+        (found.notes if activation.why.startswith(_MEANT) else found.problems).append(told)
+
+
+def _look_at_hooks(found: Diagnosis) -> None:
+    from torchelastic_otel.capture.inlet import Inlet
+    from torchelastic_otel.capture.torch_hooks import TorchHooks, torch_version
+    from torchelastic_otel.deliver.destinations import Registry
+
+    if found.versions.get("torch") is None:
+        found.notes.append("torch is not installed here: no agent can be watched; flush, replay and doctor work")
+        return
+    try:
+        importlib.import_module("torch.distributed.elastic.rendezvous")
+    except Exception as error:  # noqa: BLE001 - a torch that cannot be imported fails in many ways
+        found.problems.append(f"torch cannot be imported: {type(error).__name__}: {error}")
+        return
+    found.versions["torch"] = torch_version()
+    # the hooks are tried, never fed: nothing records between install and uninstall
+    inlet = Inlet(_keep_nothing)
+    hooks = TorchHooks(inlet, Registry().bound(), lambda name: None)
+    try:
+        with _warnings_to([]):  # each hook is told by itself
+            hooks.install()
+    finally:
+        hooks.uninstall()
+    found.hooks = [{"name": each.name, "fits": each.fits, "trouble": each.trouble} for each in hooks.reports]
+    found.problems += [
+        f"hook {each.name!r} does not fit torch {found.versions['torch']} and is off: {each.trouble}"
+        for each in hooks.reports
+        if each.trouble
+    ]
+
+
+def _keep_nothing() -> NoReturn:
+    raise NotImplementedError("doctor records nothing")
+
+
+def _look_at_spool(found: Diagnosis, settings: Settings) -> None:
+    from torchelastic_otel.cli import spools
+    from torchelastic_otel.landing import spool_directory
+
+    directory = spool_directory(settings, found.problems.append)
+    found.spool = {"directory": None if directory is None else str(directory), "spools": []}
+    if directory is None:
+        return
+    disk = os.statvfs(directory)
+    found.spool["free_bytes"] = disk.f_bavail * disk.f_frsize
+    if found.spool["free_bytes"] < settings.spool_max_bytes:
+        found.problems.append(
+            f"the disk of {directory} has {found.spool['free_bytes']} bytes left, less than one spool may take"
+        )
+    for view in spools.survey(directory):
+        found.spool["spools"].append(
+            {
+                "file": view.path.name,
+                "live": view.live,
+                "host": view.host_name,
+                "pid": view.pid,
+                "run": view.run_id,
+                "events": view.events,
+                "cursors": {
+                    name: {
+                        what: getattr(cursor, what)
+                        for what in ("pending", "delivered", "rejected", "set_aside", "dropped")
+                    }
+                    for name, cursor in view.cursors.items()
+                },
+                "trouble": view.trouble,
+            }
+        )
+        found.problems += _wrong_with(view)
+    history = spools.retired(directory)
+    found.spool["delivered"] = {"spools": history.delivered, "bytes": history.delivered_bytes}
+    found.spool["corrupt"] = [path.name for path in history.corrupt]
+    found.problems += [f"{path} is corrupt and was set aside; its events are not delivered" for path in history.corrupt]
+
+
+def _wrong_with(view: Any) -> Iterator[str]:
+    if view.trouble:
+        yield view.trouble
+    if view.pending and not view.live:
+        waiting = ", ".join(f"{count} for {name}" for name, count in view.pending.items())
+        yield f"{view.whose} ended and left events ({waiting}): run 'torchelastic-otel flush'"
+    for name, cursor in view.cursors.items():
+        if cursor.dropped:
+            yield f"{view.whose}: {cursor.dropped} events were dropped before {name} got them: the spool was full"
+        if cursor.set_aside or cursor.rejected:
+            yield f"{view.whose}: the receiver of {name} refused {cursor.set_aside + cursor.rejected} events"
+
+
+def _look_at_exporters(
+    found: Diagnosis, environ: Mapping[str, str], settings: Settings, activation: Activation, timeout_s: float
+) -> None:
+    from torchelastic_otel.cli.command import CommandError
+    from torchelastic_otel.cli.delivering import exporters_asked_for
+    from torchelastic_otel.deliver.otel import senders
+    from torchelastic_otel.deliver.otel.exporters import ExporterError
+    from torchelastic_otel.deliver.otel.probe import endpoint_of
+    from torchelastic_otel.deliver.outcome import Verdict
+
+    if not activation.active:
+        return
+    try:
+        exporters = exporters_asked_for(environ, settings)
+    except CommandError as error:
+        found.problems.append(str(error))
+        return
+    limited = {**environ, "OTEL_BLRP_EXPORT_TIMEOUT": str(max(1, int(timeout_s * 1_000)))}
+    for exporter in exporters:
+        told: dict[str, Any] = {"name": exporter.name, "endpoint": None, "protocol": None}
+        found.exporters.append(told)
+        try:
+            sender = senders.make(exporter, settings, limited, found.problems.append)
+        except ExporterError as error:
+            told["answer"] = f"off: {error.why}"
+            found.problems.append(str(error))
+            continue
+        try:
+            if exporter.name not in _OTLP:
+                told["answer"] = "ready (it has no endpoint that could be asked)"
+                continue
+            asked = {"otlp_proto_grpc": "grpc", "otlp_proto_http": "http/protobuf"}.get(exporter.name)
+            forced = {"OTEL_EXPORTER_OTLP_LOGS_PROTOCOL": asked} if asked else {}
+            endpoint = endpoint_of("logs", {**environ, **forced}, lambda what: None)
+            outcome = sender.send([])
+            told.update(endpoint=endpoint.url, protocol=endpoint.protocol, answer=outcome.reason or "accepted")
+            if outcome.verdict is not Verdict.DELIVERED:
+                found.problems.append(f"logs: {endpoint.url} ({endpoint.protocol}) answers: {outcome.reason}")
+        finally:
+            sender.close()
+
+
+def _look_at_other_signals(found: Diagnosis, environ: Mapping[str, str], timeout_s: float) -> None:
+    from torchelastic_otel.deliver.otel.probe import endpoint_of, probe
+
+    for signal in ("traces", "metrics"):
+        if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+            found.other_signals[signal] = {"answer": "not used (OTEL_SDK_DISABLED)"}
+            continue
+        endpoint = endpoint_of(signal, environ, found.problems.append)
+        if environ.get(f"OTEL_{signal.upper()}_EXPORTER", "otlp").strip() not in ("", "otlp"):
+            found.other_signals[signal] = {"answer": f"not used (OTEL_{signal.upper()}_EXPORTER)"}
+        elif endpoint.named is None:
+            found.other_signals[signal] = {"answer": "not used"}
+        else:
+            outcome = probe(signal, endpoint, timeout_s)
+            found.other_signals[signal] = {
+                "endpoint": endpoint.url,
+                "protocol": endpoint.protocol,
+                "answer": outcome.reason,
+            }

@@ -1,0 +1,308 @@
+"""``replay``: recorded streams through the same spool and exporters as live ones.
+
+What always holds: one file is one agent, with the host and pid that its events name; the same content gives the
+same ``log.record.uid`` every time; what cannot be delivered now stays in the spool directory for ``flush``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+from torchelastic_otel import semconv
+from torchelastic_otel.cli.command import PROGRAM, Command, CommandError, seconds
+
+if TYPE_CHECKING:
+    from torchelastic_otel.cli.captures import Capture
+    from torchelastic_otel.model.event import ElasticEvent
+    from torchelastic_otel.settings import Settings
+    from torchelastic_otel.spool.adoption import Owned
+    from torchelastic_otel.spool.store import CursorState, Spool
+
+_UNKNOWN: Final = (semconv.UNKNOWN_EVENT, semconv.RENDEZVOUS_MESSAGE)
+_MAX_NAMED: Final = 20
+"""Bad lines named one by one for each file; the rest is counted: a job's whole stderr may be among them."""
+
+
+class Replay(Command):
+    """Deliver recorded event streams, as if their agents ran now.
+
+    A file holds what one agent recorded: captures, one {"t": seconds, "dest": destination, "event": event} a line, or
+    torch's own JSON lines as "torchrun --event-log-handler console" writes them to stderr, also with other text among
+    them; plain or gzip. "-" is stdin. A line that is no event is named with its file and number and skipped. Events
+    keep their own times and get the log.record.uid they get at every replay, so that a backend can tell repeats.
+    """
+
+    exit_codes: ClassVar = {
+        0: "everything is delivered",
+        1: "something is left (it stays in the spool directory; see flush), was refused, or --strict met a bad line",
+        2: "wrong option or setting, a file that cannot be read, or nothing to deliver to",
+        130: "interrupted",
+    }
+    examples = (
+        "torchelastic-otel replay --destination console agent-0.jsonl",
+        "OTEL_EXPORTER_OTLP_ENDPOINT=http://localhost:4317 torchelastic-otel replay captures/*.jsonl.gz",
+    )
+
+    def prepare_parser(self, parser: argparse.ArgumentParser) -> None:
+        """The options."""
+        parser.add_argument("files", nargs="+", metavar="FILE", help="a recorded stream; - for stdin")
+        parser.add_argument(
+            "--destination",
+            action="append",
+            default=[],
+            metavar="NAME",
+            help="deliver there (otlp, console, file, ...; may be given again) and not where the environment says",
+        )
+        parser.add_argument("--strict", action="store_true", help="stop at the first bad line; nothing is delivered")
+        parser.add_argument(
+            "--timeout", type=seconds, default=10.0, metavar="S", help="try for at most S seconds (default: 10)"
+        )
+        parser.add_argument("--json", action="store_true", help="the summary as one JSON object on stdout")
+
+    def run(self, arguments: argparse.Namespace) -> int:
+        """Read, spool, deliver, tell."""
+        import os
+
+        from torchelastic_otel.cli.delivering import exporters_asked_for, settings_in_force
+
+        captures = _read_all(arguments.files, arguments.strict)
+        settings = settings_in_force(self.name)
+        exporters = exporters_asked_for(os.environ, settings, arguments.destination)
+        streams = [_Stream(name, capture, *_events_of(capture)) for name, capture in captures]
+        troubles, directory = _deliver(streams, settings, exporters, arguments.timeout)
+        result = _result(streams, troubles, directory)
+        print(json.dumps(result) if arguments.json else _render(result), flush=True)
+        return 0 if result["complete"] else 1
+
+
+@dataclass(slots=True)
+class _Stream:
+    """One file on its way."""
+
+    file: str
+    capture: Capture
+    events: list[ElasticEvent]
+    run_id: str
+    cursors: dict[str, CursorState] | None = None
+
+
+def _read_all(files: Sequence[str], strict: bool) -> list[tuple[str, Capture]]:
+    """Every file; a content that comes twice is one agent and is taken once."""
+    from torchelastic_otel.cli.captures import UnreadableError, read
+
+    captures: dict[str, tuple[str, Capture]] = {}
+    for name in files:
+        shown = "<stdin>" if name == "-" else name
+        try:
+            capture = read(sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes())
+        except OSError as error:
+            raise CommandError(f"{shown}: {error.strerror or error}") from None
+        except UnreadableError as error:
+            raise CommandError(f"{shown}: {error}") from None
+        if strict and capture.bad:
+            bad = capture.bad[0]
+            raise CommandError(f"{shown}:{bad.number}: {bad.why}; nothing was delivered (--strict)", exit_code=1)
+        for bad in capture.bad[:_MAX_NAMED]:
+            print(f"{PROGRAM} replay: {shown}:{bad.number}: {bad.why}; skipped", file=sys.stderr)
+        if len(capture.bad) > _MAX_NAMED:
+            print(f"{PROGRAM} replay: {shown}: {len(capture.bad) - _MAX_NAMED} more such lines", file=sys.stderr)
+        if capture.digest in captures:
+            print(f"{PROGRAM} replay: {shown} is the same as {captures[capture.digest][0]}; skipped", file=sys.stderr)
+            continue
+        captures[capture.digest] = (shown, capture)
+    return list(captures.values())
+
+
+def _events_of(capture: Capture) -> tuple[list[ElasticEvent], str]:
+    """The events as capture would have kept them, and the run."""
+    from torchelastic_otel.model.normalise import normalise
+    from torchelastic_otel.model.standing import Standing, enrich
+
+    now_ns = time.time_ns()
+    standing = Standing(restart_count=0)
+    events = []
+    for each in capture.recorded:
+        event = normalise(each.text, each.destination, time_ns=each.time_ns, observed_ns=now_ns)
+        standing, event = enrich(standing, event)
+        events.append(event)
+    return events, standing.run_id or ""
+
+
+def _deliver(
+    streams: Sequence[_Stream], settings: Settings, exporters: Sequence[Any], timeout_s: float
+) -> tuple[dict[str, str], Path | None]:
+    """Spool and deliver; each exporter's trouble, and where the spools are."""
+    import os
+
+    from torchelastic_otel.cli.delivering import NS_PER_S, make_pipeline, try_until
+    from torchelastic_otel.cli.masking import Masks
+    from torchelastic_otel.landing import spool_directory
+    from torchelastic_otel.spool.store import SpoolError
+
+    directory = spool_directory(settings, lambda what: print(f"{PROGRAM} replay: {what}", file=sys.stderr))
+    pipeline = make_pipeline(exporters, settings)
+    owned: list[Owned] = []
+    spools: list[Spool] = []
+    try:
+        for stream in streams:
+            spool = _spool(stream, settings, directory, owned)
+            spools.append(spool)
+            pipeline.see({event.destination for event in stream.events})
+            pipeline.add(spool, _origin(stream), goes_on=False)
+            try:
+                _keep(spool, stream.events)
+            except SpoolError as error:
+                raise CommandError(f"{stream.file}: {error}", exit_code=1) from None
+            pipeline.wake()
+        try_until(pipeline.flush, timeout_s)
+        masks = Masks(os.environ)
+        troubles = {state.name: masks.text(state.trouble) for state in pipeline.states}
+    finally:
+        pipeline.stop(NS_PER_S)
+        for stream, spool in zip(streams, spools, strict=False):  # fewer spools where one could not be made
+            stream.cursors = spool.cursors()
+        for each in owned:
+            each.let_go()
+    return troubles, directory
+
+
+def _spool(stream: _Stream, settings: Settings, directory: Path | None, owned: list[Owned]) -> Spool:
+    """The stream's spool: new, or the one that an earlier replay of the same content left."""
+    from torchelastic_otel.spool import adoption, store
+    from torchelastic_otel.spool.directory import LOCK_SUFFIX, SPOOL_SUFFIX
+    from torchelastic_otel.spool.ownership import acquire
+
+    # large enough to hold all of it whatever the receiver does: nothing goes to make room
+    max_bytes = max(settings.spool_max_bytes, 8 * sum(len(each.text) + 1_024 for each in stream.capture.recorded))
+    if directory is None:
+        return store.create_in_memory(max_bytes)
+    path = directory / (stream.capture.digest + SPOOL_SUFFIX)
+    try:
+        if path.exists():
+            ownership = acquire(path.with_suffix(LOCK_SUFFIX))
+            if ownership is None:
+                raise CommandError(
+                    f"{stream.file}: another process is delivering the same content ({path})", exit_code=1
+                )
+            owned.append(adoption.Owned(store.open_file(path, max_bytes), path, ownership))
+        else:
+            owned.append(adoption.create(directory, stream.capture.digest, max_bytes))
+    except (store.SpoolError, OSError) as error:
+        raise CommandError(f"{stream.file}: {error}", exit_code=1) from None
+    return owned[-1].spool
+
+
+def _keep(spool: Spool, events: Sequence[ElasticEvent]) -> None:
+    """Append in as few transactions as are allowed; what an earlier replay has kept is not kept again."""
+    from torchelastic_otel.spool.store import row_bytes
+
+    rows: list[tuple[str, str]] = []
+    size = 0
+    for event in events[spool.last_sequence :]:
+        row = (event.destination, event.to_json())
+        if rows and size + row_bytes(*row) > spool.append_limit:
+            spool.append(rows)
+            rows, size = [], 0
+        rows.append(row)
+        size += row_bytes(*row)
+    if rows:
+        spool.append(rows)
+
+
+def _origin(stream: _Stream) -> Any:
+    import os
+
+    from torchelastic_otel.model.event import Origin
+
+    times = [event.time_ns for event in stream.events if event.time_ns is not None]
+    # the node that replays is not the job's: only what the person who replays says of it holds
+    said = {name: os.environ[name] for name in ("OTEL_SERVICE_NAME", "OTEL_RESOURCE_ATTRIBUTES") if name in os.environ}
+    return Origin(
+        id=stream.capture.digest,
+        host_name=stream.capture.host_name,
+        pid=stream.capture.pid,
+        started_ns=times[0] if times else time.time_ns(),
+        environment=said,
+    )
+
+
+def _result(streams: Sequence[_Stream], troubles: dict[str, str], directory: Path | None) -> dict[str, Any]:
+    files, names = [], Counter[str]()
+    for stream in streams:
+        names.update(event.name for event in stream.events)
+        cursors = stream.cursors or {}
+        files.append(
+            {
+                "file": stream.file,
+                "host": stream.capture.host_name,
+                "pid": stream.capture.pid,
+                "run": stream.run_id,
+                "origin": stream.capture.digest,
+                "events": len(stream.events),
+                "bad_lines": len(stream.capture.bad),
+                "exporters": {
+                    name: {
+                        "delivered": cursor.delivered,
+                        "rejected": cursor.rejected,
+                        "set_aside": cursor.set_aside,
+                        "dropped": cursor.dropped,
+                        "left": cursor.pending,
+                    }
+                    for name, cursor in cursors.items()
+                },
+            }
+        )
+    counts = [count for file in files for count in file["exporters"].values()]  # type: ignore[attr-defined]
+    left = sum(count["left"] for count in counts)
+    refused = sum(count["rejected"] + count["set_aside"] + count["dropped"] for count in counts)
+    return {
+        "complete": not left and not refused,
+        "events": dict(sorted(names.items())),
+        "unknown": sum(names[name] for name in _UNKNOWN),
+        "left": left,
+        "refused": refused,
+        "why": {
+            name: trouble or "no answer in time"
+            for name, trouble in troubles.items()
+            if any(file["exporters"].get(name, {}).get("left") for file in files)  # type: ignore[attr-defined]
+        },
+        "directory": None if directory is None else str(directory),
+        "files": files,
+    }
+
+
+def _render(result: dict[str, Any]) -> str:
+    lines = []
+    for file in result["files"]:
+        counts = ", ".join(f"{name} {count['delivered']}" for name, count in file["exporters"].items())
+        run = f" run {file['run']}" if file["run"] else ""
+        lines.append(
+            f"{file['file']}: {file['host']} pid {file['pid'] or '?'}{run}: {file['events']} events;"
+            f" delivered: {counts}" + (f"; {file['bad_lines']} bad lines skipped" if file["bad_lines"] else "")
+        )
+    lines.append("")
+    for name, count in result["events"].items():
+        lines.append(f"  {count:>6}  {name}" + ("  <- unknown to this version" if name in _UNKNOWN else ""))
+    lines.append("")
+    total = sum(result["events"].values())
+    if result["refused"]:
+        lines.append(f"{result['refused']} events were refused by the receiver")
+    if result["left"]:
+        why = "; ".join(f"{name}: {trouble}" for name, trouble in result["why"].items())
+        waiting = (
+            f"they wait in {result['directory']}, 'torchelastic-otel flush' delivers them"
+            if result["directory"]
+            else "they are lost: there is no spool directory"
+        )
+        lines.append(f"{result['left']} of {total} events are left ({why}); {waiting}")
+    if result["complete"]:
+        lines.append(f"all {total} events are delivered")
+    return "\n".join(lines)

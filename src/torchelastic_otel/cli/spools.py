@@ -1,0 +1,129 @@
+"""What is in the spool directory, and whose it is: for ``flush`` and ``doctor``."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torchelastic_otel import semconv
+from torchelastic_otel.deliver.destinations import EPHEMERAL_EXPORTERS
+from torchelastic_otel.deliver.pipeline import ORIGIN_KEY
+from torchelastic_otel.model.event import ElasticEvent, Origin
+from torchelastic_otel.spool import adoption
+from torchelastic_otel.spool.directory import CORRUPT_SUFFIX, DELIVERED_SUFFIX
+from torchelastic_otel.spool.glance import Glance, glance
+from torchelastic_otel.spool.store import CursorState, SpoolError
+
+
+@dataclass(frozen=True, slots=True)
+class SpoolView:
+    """One spool that is not retired.
+
+    Attributes:
+        path: Its file.
+        live: Whether the process that writes it, or another that delivers it, is there.
+        host_name: The capturing host; empty where nobody has said yet.
+        pid: The capturing process; 0 where nobody has said yet.
+        run_id: The run of its newest event; empty where that is not known.
+        events: Events in the file, delivered or not.
+        cursors: How far each exporter got, by its name.
+        trouble: Why it cannot be read; else empty.
+    """
+
+    path: Path
+    live: bool
+    host_name: str = ""
+    pid: int = 0
+    run_id: str = ""
+    events: int = 0
+    cursors: Mapping[str, CursorState] = field(default_factory=dict)
+    trouble: str = ""
+
+    @property
+    def pending(self) -> dict[str, int]:
+        """Events that wait, by exporter; what only a living process can show is left out."""
+        return {
+            name: cursor.pending
+            for name, cursor in self.cursors.items()
+            if cursor.pending and name not in EPHEMERAL_EXPORTERS
+        }
+
+    @property
+    def whose(self) -> str:
+        """The process in words, for a person."""
+        if not self.host_name:
+            return self.path.name
+        return f"{self.host_name} pid {self.pid or '?'}" + (f" run {self.run_id}" if self.run_id else "")
+
+
+def survey(directory: Path, ours: Collection[Path] = ()) -> list[SpoolView]:
+    """The spools that are not retired, oldest first.
+
+    Args:
+        directory: The user's spool folder.
+        ours: Spools that this process owns itself; they are left out.
+    """
+    return [view for path in adoption.left_behind(directory) if path not in ours and (view := look(path)) is not None]
+
+
+def look(path: Path) -> SpoolView | None:
+    """One spool, without touching it; ``None`` where it has just been retired."""
+    # first the lock: an owner that ends in between leaves a state that is too old, never one that is too good
+    live = path.exists() and adoption.is_owned(path)
+    try:
+        return _view(path, live, glance(path))
+    except SpoolError as error:
+        return SpoolView(path, live, trouble=str(error)) if path.exists() or path.is_symlink() else None
+
+
+def run_of(path: Path) -> str:
+    """The run of a spool's newest event, also where it was retired by now; empty where that cannot be told."""
+    for file in (path, path.with_suffix(DELIVERED_SUFFIX)):
+        try:
+            return _run_id(glance(file))
+        except SpoolError:
+            continue
+    return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Retired:
+    """What else lies in the spool directory.
+
+    Attributes:
+        delivered: Delivered spools that stay as history.
+        delivered_bytes: Their size, bytes.
+        corrupt: Files that were set aside.
+    """
+
+    delivered: int
+    delivered_bytes: int
+    corrupt: tuple[Path, ...]
+
+
+def retired(directory: Path) -> Retired:
+    """The history and what was set aside."""
+    sizes = []
+    for path in directory.glob("*" + DELIVERED_SUFFIX):
+        try:
+            sizes.append(path.lstat().st_size)
+        except FileNotFoundError:
+            continue  # its time was over in this moment
+    return Retired(len(sizes), sum(sizes), tuple(sorted(directory.glob("*" + CORRUPT_SUFFIX))))
+
+
+def _view(path: Path, live: bool, inside: Glance) -> SpoolView:
+    try:
+        origin = Origin.from_json(inside.meta[ORIGIN_KEY])
+    except (KeyError, ValueError):
+        return SpoolView(path, live, events=inside.events, cursors=inside.cursors)
+    return SpoolView(path, live, origin.host_name, origin.pid, _run_id(inside), inside.events, inside.cursors)
+
+
+def _run_id(inside: Glance) -> str:
+    try:
+        run_id = ElasticEvent.from_json(inside.newest or "").attributes.get(semconv.RUN_ID, "")
+    except ValueError:
+        return ""
+    return str(run_id)

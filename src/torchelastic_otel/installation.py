@@ -1,0 +1,186 @@
+"""One installation in a process: the inlet, the hooks, and the landing that the writer thread makes.
+
+What always holds: making one costs the main thread little, since what is heavy is imported and opened on the
+writer thread; ``uninstall`` leaves torch and the drop-in events package as they were found; an exit is held
+up no longer than the flush timeout.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torchelastic_otel.capture.handler import SpoolHandler
+from torchelastic_otel.capture.inlet import Inlet
+from torchelastic_otel.capture.torch_hooks import HookReport, TorchHooks
+from torchelastic_otel.deliver.destinations import Registry
+from torchelastic_otel.events import handlers
+from torchelastic_otel.settings import NS_PER_S, Settings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torchelastic_otel.capture.inlet import Keeper
+    from torchelastic_otel.capture.writer import Redact
+    from torchelastic_otel.deliver.route import RouteState
+    from torchelastic_otel.landing import ProcessLanding
+
+logger = logging.getLogger("torchelastic_otel")
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What an installation is at.
+
+    Attributes:
+        why: What activated it.
+        exporters: Names of the exporters that torch's own destinations reach.
+        spool: The file that events wait in; ``None`` for memory or "not yet".
+        hooks: The hooks against this torch; empty where torch is not watched.
+        routes: The exporters at work.
+        waiting: Events handed over and not yet kept.
+        lost: Events that could not be kept.
+    """
+
+    why: str
+    exporters: tuple[str, ...]
+    spool: Path | None
+    hooks: tuple[HookReport, ...]
+    routes: tuple[RouteState, ...]
+    waiting: int
+    lost: int
+
+
+class Installation:
+    """See the header of this file.
+
+    Args:
+        settings: Our settings.
+        registry: Which exporters a destination leads to.
+        environ: The environment.
+        why: What activated it, in a sentence.
+        redact: Called with every event before it is kept; returns the event to keep.
+        watch_torch: Whether to hook torch.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        registry: Registry,
+        environ: Mapping[str, str],
+        *,
+        why: str,
+        redact: Redact | None = None,
+        watch_torch: bool,
+    ) -> None:
+        self.settings = settings
+        self.registry = registry
+        self.why = why
+        self._environ = dict(environ)
+        self._redact = redact
+        self._inlet = Inlet(self._make_keeper)
+        self._hooks: TorchHooks | None = None
+        self._landing: ProcessLanding | None = None
+        self._landing_pid = 0
+        self._inherited: list[ProcessLanding] = []
+        if watch_torch:
+            self._hooks = TorchHooks(self._inlet, registry.bound(), self.check_destination)
+            self._hooks.install()
+        for destination in registry.bound():
+            handlers.bind(destination, SpoolHandler(destination, self._inlet))
+        # the spool is opened and the exporters are loaded before the first event needs them
+        self._inlet.start()
+
+    def _make_keeper(self) -> Keeper:
+        """On the writer thread, once in each process."""
+        from torchelastic_otel.capture.writer import Writer
+        from torchelastic_otel.landing import ProcessLanding
+
+        if self._landing is not None:
+            # never closed, never collected: its connections came through a fork and are the parent's
+            self._inherited.append(self._landing)
+        landing = ProcessLanding(self.settings, self.registry, self._environ)
+        self._landing, self._landing_pid = landing, os.getpid()
+        return Writer(landing, self._redact)
+
+    @property
+    def _own_landing(self) -> ProcessLanding | None:
+        return self._landing if self._landing_pid == os.getpid() else None
+
+    # --- destinations
+
+    def bind(self, destination: str) -> None:
+        """Make a destination known to torch and to the drop-in, or lead it elsewhere."""
+        landing = self._own_landing
+        if landing is not None:
+            landing.pipeline.forget(destination)
+        handlers.bind(destination, SpoolHandler(destination, self._inlet))
+        if self._hooks is not None:
+            self._hooks.bind(destination)
+
+    def unbind(self, destination: str) -> None:
+        """Make a destination unknown again."""
+        handlers.unbind(destination)
+        if self._hooks is not None:
+            self._hooks.unbind(destination)
+
+    def check_destination(self, name: str) -> None:
+        """Raise for a destination that nobody knows; make torch know one that a package brought."""
+        self.registry.exporters_of(name)
+        if name not in self.registry.bound():
+            self.bind(name)
+
+    # --- the end
+
+    def flush(self, timeout_ns: int) -> bool:
+        """Deliver what there is now; whether nothing is left. Waits at most ``timeout_ns`` nanoseconds."""
+        until = time.monotonic_ns() + timeout_ns
+        drained = self._inlet.drain(timeout_ns / NS_PER_S)
+        landing = self._own_landing
+        return drained and landing is not None and landing.pipeline.flush(max(0, until - time.monotonic_ns()))
+
+    def close(self) -> bool:
+        """Flush within the flush timeout and stop; what is left is in the spool for the next agent.
+
+        Returns:
+            Whether nothing is left. In a forked child that recorded nothing there is nothing to do.
+        """
+        if self._own_landing is None and os.getpid() != self._inlet.pid:
+            return True
+        until = time.monotonic_ns() + self.settings.flush_timeout_ns
+        delivered = self.flush(self.settings.flush_timeout_ns)
+        lost = self._inlet.lost + self._inlet.waiting
+        if lost:
+            logger.warning("%d events could not be kept and are lost", lost)
+        landing = self._own_landing
+        if landing is not None:
+            landing.close(max(0, until - time.monotonic_ns()), drained=delivered)
+        return delivered
+
+    def uninstall(self) -> None:
+        """Leave torch and the drop-in as they were found; deliver what there is."""
+        if self._hooks is not None:
+            self._hooks.uninstall()
+        for destination in self.registry.bound():
+            handlers.unbind(destination)
+        self.close()
+
+    # --- looking at it
+
+    @property
+    def status(self) -> Status:
+        """What it is at."""
+        landing = self._own_landing
+        return Status(
+            self.why,
+            tuple(exporter.name for exporter in self.registry.exporters_of("null")),
+            landing.path if landing is not None else None,
+            tuple(self._hooks.reports) if self._hooks is not None else (),
+            tuple(landing.pipeline.states) if landing is not None else (),
+            self._inlet.waiting,
+            self._inlet.lost,
+        )

@@ -1,0 +1,165 @@
+"""Where the two stairs meet, in one process: its spool, and the pipeline that reads it.
+
+What always holds: made and used on the writer thread, so that nothing of it costs torch's threads time; a
+forked child makes one of its own and never touches its parent's.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Final
+
+from torchelastic_otel.deliver.destinations import Exporter, Registry
+from torchelastic_otel.deliver.outcome import Sender
+from torchelastic_otel.deliver.pipeline import Pipeline
+from torchelastic_otel.deliver.route import Pace
+from torchelastic_otel.guard import guard
+from torchelastic_otel.model.event import AttributeValue, Origin
+from torchelastic_otel.model.origin_variables import JOB_VARIABLES
+from torchelastic_otel.settings import NS_PER_S, Settings
+from torchelastic_otel.spool import adoption, store
+from torchelastic_otel.spool.directory import SpoolUnavailableError, folder, prepare
+
+logger = logging.getLogger("torchelastic_otel")
+
+NS_PER_MS: Final = 1_000_000
+SHORTEST_STOP_NS: Final = 50 * NS_PER_MS
+"""What threads that have nothing left to do are given to end, so that the spool can be closed."""
+
+
+class ProcessLanding:
+    """The spool and the pipeline of this process.
+
+    Args:
+        settings: Our settings.
+        registry: Which exporters a destination leads to.
+        environ: The environment, as it was at installation.
+    """
+
+    def __init__(self, settings: Settings, registry: Registry, environ: Mapping[str, str]) -> None:
+        self._settings = settings
+        self._environ = environ
+        self._directory = spool_directory(settings, logger.warning)
+        self._owned: adoption.Owned | None = None
+        self._origin = Origin(
+            id=uuid.uuid4().hex,
+            host_name=socket.gethostname(),
+            pid=os.getpid(),
+            started_ns=time.time_ns(),
+            environment={name: environ[name] for name in JOB_VARIABLES if name in environ},
+        )
+        self.pipeline = Pipeline(
+            self._make_sender,
+            registry.exporters_of,
+            pace=pace_of(environ),
+            detect=self._detect,
+            directory=self._directory,
+            max_bytes=settings.spool_max_bytes,
+        )
+
+    @property
+    def path(self) -> Path | None:
+        """The spool's file; ``None`` where it is in memory."""
+        return self._owned.path if self._owned is not None else None
+
+    # --- capture.writer.Landing
+
+    def open_spool(self) -> store.Spool:
+        """This process's spool; the exporters begin to load."""
+        spool: store.Spool | None = None
+        if self._directory is not None:
+            try:
+                self._owned = adoption.create(self._directory, self._origin.id, self._settings.spool_max_bytes)
+                spool = self._owned.spool
+            except store.SpoolError as error:
+                _memory_only(error, logger.warning)
+        if spool is None:
+            spool = store.create_in_memory(self._settings.spool_max_bytes)
+        self.pipeline.see(("null", "dynamic_rendezvous"))
+        self.pipeline.add(spool, self._origin)
+        self.pipeline.start()
+        return spool
+
+    def open_memory(self, first_sequence: int) -> store.Spool:
+        """Where events go on when the spool's disk fails."""
+        spool = store.create_in_memory(self._settings.spool_max_bytes, first_sequence)
+        self.pipeline.add(spool, self._origin)
+        return spool
+
+    def seen(self, destinations: Iterable[str]) -> None:
+        """Rows of these destinations come next."""
+        self.pipeline.see(destinations)
+
+    def committed(self) -> None:
+        """New rows can be read."""
+        self.pipeline.wake()
+
+    # --- the end
+
+    def close(self, timeout_ns: int, *, drained: bool) -> None:
+        """Stop the threads that stop in time; where everything is delivered, the spool becomes history."""
+        if self.pipeline.stop(max(timeout_ns, SHORTEST_STOP_NS if drained else 0)) and drained and self._owned:
+            with guard:
+                self._owned.let_go()
+
+    # --- inside
+
+    def _detect(self) -> dict[str, AttributeValue]:
+        from torchelastic_otel.deliver.otel.resource import detect
+
+        return detect(self._environ)
+
+    def _make_sender(self, exporter: Exporter) -> Sender:
+        from torchelastic_otel.deliver.otel.senders import make
+
+        return make(exporter, self._settings, self._environ, logger.warning)
+
+
+def spool_directory(settings: Settings, warn: Callable[[str], object]) -> Path | None:
+    """The folder of this user's spools; ``None``, with a warning, where there can be none."""
+    temporary = Path(tempfile.gettempdir())
+    asked = Path(settings.spool_dir) if settings.spool_dir else temporary
+    trouble: SpoolUnavailableError | None = None
+    for base in dict.fromkeys((asked, temporary)):
+        try:
+            directory = prepare(base, os.geteuid())
+        except SpoolUnavailableError as error:
+            trouble = trouble or error
+        else:
+            if trouble is not None:
+                warn(f"{trouble}; using {folder(temporary, os.geteuid())}")
+            return directory
+    _memory_only(trouble, warn)
+    return None
+
+
+def _memory_only(why: Exception | None, warn: Callable[[str], object]) -> None:
+    warn(f"no spool on disk: {why}; events are kept in memory and are lost if the agent is killed")
+
+
+def pace_of(environ: Mapping[str, str]) -> Pace:
+    """How routes go about it, from ``OTEL_BLRP_*`` (specification, "Batch LogRecord Processor").
+
+    A bad value is named, and the default used.
+    """
+
+    def number(name: str, default: int) -> int:
+        text = environ.get(name, "").strip()
+        if not text:
+            return default
+        if text.isascii() and text.isdigit() and int(text) > 0:
+            return int(text)
+        logger.warning("%s=%r is not allowed; allowed: a whole number above 0; using %d", name, text, default)
+        return default
+
+    return Pace(
+        max_rows=min(number("OTEL_BLRP_MAX_EXPORT_BATCH_SIZE", 512), 512),
+        delay_ns=number("OTEL_BLRP_SCHEDULE_DELAY", NS_PER_S // NS_PER_MS) * NS_PER_MS,
+    )
