@@ -22,7 +22,19 @@ from typing import Any
 PROGRAMS = Path(__file__).resolve().parent / "programs"
 SOURCES = Path(__file__).resolve().parent.parent / "src"
 PATIENCE_S = 120.0
-_FOREIGN = ("OTEL_", "TORCHELASTIC", "PET_", "TORCH_", "RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_", "LOGLEVEL")
+_FOREIGN = (
+    "OTEL_",
+    "TORCHELASTIC",
+    "PET_",
+    "TORCH_",
+    "RANK",
+    "LOCAL_RANK",
+    "WORLD_SIZE",
+    "MASTER_",
+    "LOGLEVEL",
+    "PYTHON",
+    "BENCH_",
+)
 
 
 class BenchmarkError(Exception):
@@ -39,8 +51,7 @@ def directory() -> Iterator[Path]:
 def environment(place: Path, **variables: str) -> dict[str, str]:
     """This environment without anything that would change what is measured, with a spool directory of its own."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
-    path = [str(SOURCES), *filter(None, [clean.get("PYTHONPATH", "")])]
-    clean.update(PYTHONPATH=os.pathsep.join(path), TMPDIR=str(place), OMP_NUM_THREADS="1")
+    clean.update(PYTHONPATH=str(SOURCES), TMPDIR=str(place), OMP_NUM_THREADS="1")
     clean.update(variables)
     return clean
 

@@ -52,7 +52,9 @@ def measure(quick: bool) -> Section:
         off, ours = times["ours", mode]["off"], times["ours", mode]["ours"]
         p50, p99, bound = percentile(ours, 0.5), percentile(ours, 0.99), percentile(off, 0.5)
         section.checks += [
-            Check(f"{mode}: p50", f"at most 1/20 of torch off ({us(bound / 20)})", _share(p50, bound), p50 <= bound / 20),
+            Check(
+                f"{mode}: p50", f"at most 1/20 of torch off ({us(bound / 20)})", _share(p50, bound), p50 <= bound / 20
+            ),
             Check(f"{mode}: p99", f"below torch off's p50 ({us(bound)})", us(p99), p99 < bound),
         ]
     for mode in ("spaced", "back to back", "loading"):

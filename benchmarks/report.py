@@ -146,7 +146,10 @@ def _head(texts: Sequence[str]) -> list[str]:
     missed = sum(text.count("**MISSED**") for text in texts)
     reached = sum(text.count("| reached |") for text in texts)
     machine = [
-        ("machine", f"{os.cpu_count()} cores, {_cpu_model()}, {_memory()} memory, {platform.system()} {platform.release()}"),
+        (
+            "machine",
+            f"{os.cpu_count()} cores, {_cpu_model()}, {_memory()} memory, {platform.system()} {platform.release()}",
+        ),
         ("Python", f"{platform.python_implementation()} {platform.python_version()}"),
         ("torch", _version("torch")),
         ("OpenTelemetry", f"SDK {_version('opentelemetry-sdk')}, exporters {_version('opentelemetry-exporter-otlp')}"),
@@ -154,8 +157,8 @@ def _head(texts: Sequence[str]) -> list[str]:
     ]
     return [
         "# What it costs, measured",
-        "Written by `make bench`; not by hand. Ratios within one run are what to look at: the variants of each row were\n"
-        "measured in turn, on one machine, at one time. Absolute times are this machine's.",
+        "Written by `make bench`, not by hand. Ratios within one run are what to look at: the variants of a table\n"
+        "were measured in turn, on one machine, at one time. Absolute times are this machine's.",
         "\n".join(table(("what", "here"), machine)),
         f"Targets reached: {reached}; missed: {missed}.",
     ]

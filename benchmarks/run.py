@@ -1,12 +1,14 @@
 """Runs the measurements and writes RESULTS.md: ``make bench``, or ``python benchmarks/run.py``.
 
-``--only NAME`` measures one, and replaces that section alone; ``--quick`` takes few samples, prints, and writes nothing.
+``--only NAME`` measures one, and replaces that section alone; ``--quick`` takes few samples, prints, and writes
+nothing. It takes about eight minutes, and wants a machine that does nothing else meanwhile.
 The exit status is 0 when everything could be measured, whether or not a target was reached: this is no test.
 """
 
 from __future__ import annotations
 
 import argparse
+import compileall
 import importlib
 import os
 import sys
@@ -14,9 +16,10 @@ import time
 import traceback
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))  # the collectors that misbehave on demand
-
 import report
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.append(str(ROOT / "tests"))  # the collectors that misbehave on demand
 
 ORDER = ("record", "exit", "loss", "start", "worker")
 _MODULES = {"exit": "exit_time"}
@@ -28,6 +31,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--only", action="append", choices=ORDER, metavar="NAME", help=f"one of {', '.join(ORDER)}")
     parser.add_argument("--quick", action="store_true", help="few samples; print, and write nothing")
     asked = parser.parse_args(arguments)
+    # as pip does at install: else the first import of each file that was edited compiles it
+    compileall.compile_dir(ROOT / "src", quiet=2)
     sections: dict[str, str] = {}
     failed = []
     for name in asked.only or ORDER:

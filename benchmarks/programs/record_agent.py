@@ -10,17 +10,15 @@ never inside a timed call; the job goes on as usual afterwards.
 from __future__ import annotations
 
 import cProfile
-import io
 import json
 import logging
 import os
-import pstats
-import re
 import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import profiles
 import table
 
 SPACING_S = 0.005
@@ -145,19 +143,7 @@ class Sampler:
 
     def texts(self) -> dict[str, str]:
         """The profiles as text, the dearest functions first."""
-        return {name: _text(profile, self.counts["profiled"]) for name, profile in self.profiles.items()}
-
-
-def _text(profile: cProfile.Profile, calls: int) -> str:
-    out = io.StringIO()
-    pstats.Stats(profile, stream=out).sort_stats("tottime").print_stats(14)
-    lines = [f"{calls} events, {pstats.Stats(profile, stream=io.StringIO()).total_tt / calls * 1e6:.0f} us each"]
-    kept = False
-    for line in out.getvalue().splitlines():
-        kept = kept or line.lstrip().startswith("ncalls")
-        if kept and line.strip():
-            lines.append(re.sub(r"\S*/(?=[^/]+/[^/]+:\d+)", "", line.rstrip()))
-    return "\n".join(lines)
+        return {name: profiles.text(profile, self.counts["profiled"]) for name, profile in self.profiles.items()}
 
 
 def _rotated(order: list[table.Variant], turn: int) -> list[table.Variant]:

@@ -53,9 +53,9 @@ def main() -> None:
     number = 0
     for number in range(1, plan["burst"] + 1):
         record(number)
-    say("recorded", last=number)
     if plan.get("die"):
         os.kill(os.getpid(), signal.SIGKILL)
+    say("recorded", last=number)
     time.sleep(plan.get("settle_s", 0))
     for line in sys.stdin if plan.get("obey") else ():
         for _ in range(int(line)):

@@ -57,7 +57,11 @@ class Variant:
     """
 
     def __init__(
-        self, name: str, attributes: Iterable[tuple[Any, str, Any]], handler: logging.Handler, logger: logging.Logger | None
+        self,
+        name: str,
+        attributes: Iterable[tuple[Any, str, Any]],
+        handler: logging.Handler,
+        logger: logging.Logger | None,
     ) -> None:
         self.name = name
         self._attributes = tuple(attributes)

@@ -87,6 +87,7 @@ class Installation:
         self._landing: ProcessLanding | None = None
         self._landing_pid = 0
         self._inherited: list[ProcessLanding] = []
+        self._held_up_ns = 0
         if watch_torch:
             self._hooks = TorchHooks(self._inlet, registry.bound(), self.check_destination)
             self._hooks.install()
@@ -143,16 +144,24 @@ class Installation:
         landing = self._own_landing
         return drained and landing is not None and landing.pipeline.flush(max(0, until - time.monotonic_ns()))
 
+    def flush_at_end(self) -> None:
+        """Flush while threads can still be started; what this takes of the flush timeout, ``close`` takes no more."""
+        if self._inlet.used:
+            began = time.monotonic_ns()
+            self.flush(self.settings.flush_timeout_ns)
+            self._held_up_ns = time.monotonic_ns() - began
+
     def close(self) -> bool:
         """Flush within the flush timeout and stop; what is left is in the spool for the next agent.
 
         Returns:
             Whether nothing is left. In a forked child that recorded nothing there is nothing to do.
         """
-        if self._own_landing is None and os.getpid() != self._inlet.pid:
+        if not self._inlet.used:
             return True
-        until = time.monotonic_ns() + self.settings.flush_timeout_ns
-        delivered = self.flush(self.settings.flush_timeout_ns)
+        timeout_ns = max(0, self.settings.flush_timeout_ns - self._held_up_ns)
+        until = time.monotonic_ns() + timeout_ns
+        delivered = self.flush(timeout_ns)
         lost = self._inlet.lost + self._inlet.waiting
         if lost:
             logger.warning("%d events could not be kept and are lost", lost)

@@ -18,7 +18,7 @@ from typing import Final
 
 from torchelastic_otel.deliver.destinations import Exporter, Registry
 from torchelastic_otel.deliver.outcome import Sender
-from torchelastic_otel.deliver.pipeline import Pipeline
+from torchelastic_otel.deliver.pipeline import Pipeline, within
 from torchelastic_otel.deliver.route import Pace
 from torchelastic_otel.guard import guard
 from torchelastic_otel.model.event import AttributeValue, Origin
@@ -73,19 +73,30 @@ class ProcessLanding:
 
     def open_spool(self) -> store.Spool:
         """This process's spool; the exporters begin to load."""
-        spool: store.Spool | None = None
-        if self._directory is not None:
-            try:
-                self._owned = adoption.create(self._directory, self._origin.id, self._settings.spool_max_bytes)
-                spool = self._owned.spool
-            except store.SpoolError as error:
-                _memory_only(error, logger.warning)
-        if spool is None:
-            spool = store.create_in_memory(self._settings.spool_max_bytes)
         self.pipeline.see(("null", "dynamic_rendezvous"))
-        self.pipeline.add(spool, self._origin)
+        spool = self._on_disk()
+        if spool is None:
+            spool = self.open_memory(1)
         self.pipeline.start()
         return spool
+
+    def _on_disk(self) -> store.Spool | None:
+        if self._directory is None:
+            return None
+        try:
+            owned = adoption.create(self._directory, self._origin.id, self._settings.spool_max_bytes)
+        except store.SpoolError as error:
+            _memory_only(error, logger.warning)
+            return None
+        try:
+            self.pipeline.add(owned.spool, self._origin)
+        except store.SpoolError as error:
+            # a disk that was full after the first pages
+            _memory_only(error, logger.warning)
+            owned.discard()
+            return None
+        self._owned = owned
+        return owned.spool
 
     def open_memory(self, first_sequence: int) -> store.Spool:
         """Where events go on when the spool's disk fails."""
@@ -105,13 +116,16 @@ class ProcessLanding:
 
     def close(self, timeout_ns: int, *, drained: bool) -> None:
         """Stop the threads that stop in time; where everything is delivered, the spool becomes history."""
-        if self.pipeline.stop(max(timeout_ns, SHORTEST_STOP_NS if drained else 0)) and drained and self._owned:
+        timeout_ns = max(timeout_ns, SHORTEST_STOP_NS if drained else 0)
+        if self.pipeline.stop(timeout_ns) and drained and self._owned:
             with guard:
-                self._owned.let_go()
+                within(timeout_ns, self._owned.let_go)
 
     # --- inside
 
     def _detect(self) -> dict[str, AttributeValue]:
+        # all of the SDK, in time: see runtime._flush_before_threads_end
+        from torchelastic_otel.deliver.otel import senders  # noqa: F401
         from torchelastic_otel.deliver.otel.resource import detect
 
         return detect(self._environ)

@@ -10,6 +10,7 @@ import atexit
 import logging
 import os
 import sys
+import threading
 from typing import TYPE_CHECKING, Any
 
 from torchelastic_otel.activation import Activation, decide
@@ -55,6 +56,7 @@ def _install(settings: Settings, activation: Activation, redact: Redact | None, 
     for name, exporters in _registered.items():
         registry.register(name, *exporters)
     registry.lead_defaults_to(_exporters(registry, activation))
+    _flush_before_threads_end()
     atexit.register(_at_exit)
     _current = Installation(settings, registry, os.environ, why=activation.why, redact=redact, watch_torch=watch_torch)
     return _current
@@ -85,7 +87,7 @@ def install(
     Args:
         destinations: Where torch's events go: names of destinations. Without: what the environment says, else ``otlp``.
         redact: Called with every event before it is kept; returns the event to keep. Runs on a thread of ours;
-            where it raises, the event's free text is withheld.
+            where it raises, all of the event's texts but its name are withheld.
         settings: In place of those of the environment.
         watch_torch: Whether to hook torch; without: if it is installed.
 
@@ -174,6 +176,33 @@ def unregister_destination(name: str) -> None:
     registry.unregister(name)
     if _current is not None:
         _current.unbind(name)
+
+
+_flushes_before_threads_end = False
+
+
+def _flush_before_threads_end() -> None:
+    """Have a first flush before the interpreter shuts thread pools, which it does before ``atexit``.
+
+    The SDK's import (OpenTelemetry Python 1.45: ``Resource.create``) needs one: an agent that ends before it is
+    imported, since its rendezvous was refused, could deliver nothing any more.
+    """
+    global _flushes_before_threads_end
+    register = getattr(threading, "_register_atexit", None)
+    if register is None or _flushes_before_threads_end:
+        return
+    _flushes_before_threads_end = True
+    with guard:
+        # the last one registered runs first, and a pool registers itself when it is imported
+        import concurrent.futures.thread  # noqa: F401
+
+        register(_at_end_of_main_thread)
+
+
+def _at_end_of_main_thread() -> None:
+    if _current is not None:
+        with guard:
+            _current.flush_at_end()
 
 
 def _at_exit() -> None:

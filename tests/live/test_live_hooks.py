@@ -45,8 +45,9 @@ def test_a_torch_without_its_registry_of_handlers_loses_the_events_and_not_the_j
     assert of(agent, receiver.records) == []
 
 
-@pytest.mark.parametrize("c10d_first", ["c10d before", "c10d while installed"])
-@pytest.mark.parametrize("used", ["used before", "not used before"])
+@pytest.mark.parametrize(
+    ("c10d_first", "used"), [("c10d before", "used before"), ("c10d while installed", "not used before")]
+)
 def test_uninstall_leaves_torch_as_found(
     agents: Agents, receiver: Receiver, torch: Environment, c10d_first: str, used: str
 ) -> None:

@@ -39,9 +39,7 @@ def test_an_agent_that_nobody_asked_to_watch_is_as_it_was(
     assert receiver.records == []
 
 
-def test_a_worker_gets_nothing_of_ours(
-    agents: Agents, receiver: Receiver, torch: Environment, tmp_path: Path
-) -> None:
+def test_a_worker_gets_nothing_of_ours(agents: Agents, receiver: Receiver, torch: Environment, tmp_path: Path) -> None:
     """Workers load the entry point with `torch.distributed.checkpoint`: it must cost them no thread, file or import."""
     report = worker_report(agents, usual_way(torch), receiver, tmp_path)
     assert len(report["threads"]) == 1

@@ -64,9 +64,7 @@ def test_all_ways_at_once_install_once(agents: Agents, receiver: Receiver) -> No
 
 
 @pytest.mark.parametrize("start_method", ["spawn", "fork"])
-def test_a_program_that_installs_launches_and_uninstalls(
-    agents: Agents, receiver: Receiver, start_method: str
-) -> None:
+def test_a_program_that_installs_launches_and_uninstalls(agents: Agents, receiver: Receiver, start_method: str) -> None:
     """A notebook's way: `elastic_launch` returns what its functions return, and all is as before afterwards."""
     agent = agents.run("launch_function.py", str(free_port()), start_method, "install", env=otlp(receiver))
     assert last_line(agent.output) == {"returned": {"0": 10, "1": 11}, "again": {"0": 20, "1": 21}, "threads": []}
@@ -81,9 +79,7 @@ def test_a_program_that_installs_launches_and_uninstalls(
     ]
 
 
-def test_a_program_that_only_launches_is_an_agent_too(
-    agents: Agents, receiver: Receiver, torch: Environment
-) -> None:
+def test_a_program_that_only_launches_is_an_agent_too(agents: Agents, receiver: Receiver, torch: Environment) -> None:
     """`elastic_launch` in a user's own program is watched by the environment alone, twice in one process."""
     if not torch.loads_entry_points:
         # nothing of ours is loaded there: unharmed is all that can be asked

@@ -96,8 +96,9 @@ class Inlet:
         self._in_hand = 0  # texts that the writer took and has not kept yet
         self._errands = self._errands_done = 0  # what was put that is no text
         self.lost = 0
-        self.pid = os.getpid()
-        """The process it works in; last, so that what is seen of a new process is whole."""
+        self.used = False
+        """Whether anything was handed over in this process."""
+        self._pid = os.getpid()  # last, so that a new process is never taken for begun when it is half
 
     @property
     def waiting(self) -> int:
@@ -122,8 +123,9 @@ class Inlet:
         return self._hand_over(None, timeout_s)
 
     def _hand_over(self, observation: Observation | None, wait_s: float) -> bool:
-        if self.pid != os.getpid():
-            self._begin()
+        if self._pid != os.getpid():
+            self._begin()  # a fork that Python was not told of
+        self.used = True
         if observation is None:
             self._errands += 1
         elif self._queue.qsize() >= self._max_waiting:
@@ -165,7 +167,8 @@ class Inlet:
             try:
                 keeper = keeper or self._make_keeper()
                 if observations:
-                    self.lost += keeper.keep(observations)
+                    missed = keeper.keep(observations)
+                    self.lost += missed  # not in one line: callers count too, in the meantime
             except BaseException as error:  # noqa: BLE001 - no signal comes to this thread, and it must never end
                 self.lost += len(observations)
                 guard.kept_in(error)

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
-from torchelastic_otel import semconv
 from torchelastic_otel.guard import guard
 from torchelastic_otel.model.event import ElasticEvent
 from torchelastic_otel.model.normalise import normalise
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("torchelastic_otel")
 
 Redact = Callable[[ElasticEvent], ElasticEvent]
-_FREE_TEXT = frozenset({semconv.EXCEPTION_MESSAGE, semconv.EXCEPTION_STACKTRACE})
 
 
 class Landing(Protocol):
@@ -103,8 +101,8 @@ class Writer:
             return redacted.to_json()
         except BaseException as error:  # noqa: BLE001 - a hook that calls sys.exit() is broken like any other
             guard.kept_in(error)
-        # what a broken hook was to hide must not get out because it is broken
-        kept = {name: value for name, value in event.attributes.items() if name not in _FREE_TEXT}
+        # what a broken hook was to hide must not get out because it is broken, and any text may be that
+        kept = {name: value for name, value in event.attributes.items() if isinstance(value, (bool, int, float))}
         return replace(event, body="[withheld: the redaction hook failed]", attributes=kept).to_json()
 
 

@@ -32,7 +32,6 @@ _PACKAGES: Final = (
     "protobuf",
 )
 _ENTRY_POINTS: Final = ("torchrun.handlers", "opentelemetry_instrumentor")
-_OTLP: Final = ("otlp", "otlp_proto_grpc", "otlp_proto_http")
 _MEANT: Final = ("OTEL_SDK_DISABLED", f"{PREFIX}=off", "OTEL_LOGS_EXPORTER=none")
 
 
@@ -85,12 +84,14 @@ def diagnose(environ: Mapping[str, str], timeout_s: float) -> dict[str, Any]:
     found.environment = masks.shown
     with _warnings_to(found.problems):
         _look_at_activation(found, settings, activation)
+        from torchelastic_otel.cli import endpoints
+
         looks: tuple[tuple[str, Callable[[], None]], ...] = (
             ("versions", lambda: _look_at_versions(found)),
             ("hooks", lambda: _look_at_hooks(found)),
             ("spool", lambda: _look_at_spool(found, settings)),
-            ("exporters", lambda: _look_at_exporters(found, environ, settings, activation, timeout_s)),
-            ("other signals", lambda: _look_at_other_signals(found, environ, timeout_s)),
+            ("exporters", lambda: endpoints.logs(found, environ, settings, activation, timeout_s)),
+            ("other signals", lambda: endpoints.other_signals(found, environ, timeout_s)),
         )
         for name, look in looks:
             try:
@@ -239,66 +240,3 @@ def _wrong_with(view: Any) -> Iterator[str]:
             yield f"{view.whose}: {cursor.dropped} events were dropped before {name} got them: the spool was full"
         if cursor.set_aside or cursor.rejected:
             yield f"{view.whose}: the receiver of {name} refused {cursor.set_aside + cursor.rejected} events"
-
-
-def _look_at_exporters(
-    found: Diagnosis, environ: Mapping[str, str], settings: Settings, activation: Activation, timeout_s: float
-) -> None:
-    from torchelastic_otel.cli.command import CommandError
-    from torchelastic_otel.cli.delivering import exporters_asked_for
-    from torchelastic_otel.deliver.otel import senders
-    from torchelastic_otel.deliver.otel.exporters import ExporterError
-    from torchelastic_otel.deliver.otel.probe import endpoint_of
-    from torchelastic_otel.deliver.outcome import Verdict
-
-    if not activation.active:
-        return
-    try:
-        exporters = exporters_asked_for(environ, settings)
-    except CommandError as error:
-        found.problems.append(str(error))
-        return
-    limited = {**environ, "OTEL_BLRP_EXPORT_TIMEOUT": str(max(1, int(timeout_s * 1_000)))}
-    for exporter in exporters:
-        told: dict[str, Any] = {"name": exporter.name, "endpoint": None, "protocol": None}
-        found.exporters.append(told)
-        try:
-            sender = senders.make(exporter, settings, limited, found.problems.append)
-        except ExporterError as error:
-            told["answer"] = f"off: {error.why}"
-            found.problems.append(str(error))
-            continue
-        try:
-            if exporter.name not in _OTLP:
-                told["answer"] = "ready (it has no endpoint that could be asked)"
-                continue
-            asked = {"otlp_proto_grpc": "grpc", "otlp_proto_http": "http/protobuf"}.get(exporter.name)
-            forced = {"OTEL_EXPORTER_OTLP_LOGS_PROTOCOL": asked} if asked else {}
-            endpoint = endpoint_of("logs", {**environ, **forced}, lambda what: None)
-            outcome = sender.send([])
-            told.update(endpoint=endpoint.url, protocol=endpoint.protocol, answer=outcome.reason or "accepted")
-            if outcome.verdict is not Verdict.DELIVERED:
-                found.problems.append(f"logs: {endpoint.url} ({endpoint.protocol}) answers: {outcome.reason}")
-        finally:
-            sender.close()
-
-
-def _look_at_other_signals(found: Diagnosis, environ: Mapping[str, str], timeout_s: float) -> None:
-    from torchelastic_otel.deliver.otel.probe import endpoint_of, probe
-
-    for signal in ("traces", "metrics"):
-        if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
-            found.other_signals[signal] = {"answer": "not used (OTEL_SDK_DISABLED)"}
-            continue
-        endpoint = endpoint_of(signal, environ, found.problems.append)
-        if environ.get(f"OTEL_{signal.upper()}_EXPORTER", "otlp").strip() not in ("", "otlp"):
-            found.other_signals[signal] = {"answer": f"not used (OTEL_{signal.upper()}_EXPORTER)"}
-        elif endpoint.named is None:
-            found.other_signals[signal] = {"answer": "not used"}
-        else:
-            outcome = probe(signal, endpoint, timeout_s)
-            found.other_signals[signal] = {
-                "endpoint": endpoint.url,
-                "protocol": endpoint.protocol,
-                "answer": outcome.reason,
-            }

@@ -98,9 +98,9 @@ class Flush(Command):
                     in_trouble = any(state.trouble for state in pipeline.states)
                     pause = min(max(2 * pause, 1.0), _LONGEST_PAUSE_S) if in_trouble else arguments.interval
             try_until(report.attempt, arguments.timeout)
+            return report.finish()  # before the stop, which interrupts what hangs and then is its reason
         finally:
             pipeline.stop(NS_PER_S)
-        return report.finish()
 
 
 class _Report:

@@ -19,7 +19,7 @@ _SECRET: Final = re.compile(
 )
 _CREDENTIALS: Final = re.compile(r"(?<=://)[^/\s?#]*(?=@)")
 _QUERY: Final = re.compile(r"(?<=[?&])([^=&#\s]+)=([^&#\s]*)")
-_PAIR: Final = re.compile(r"(?:^|(?<=[,;]))(\s*[^=,;\s]+)=([^,;]*)")
+_PAIR: Final = re.compile(r"(?:^|(?<=[,;]))(\s*[^=,;\s?/]+)=([^,;]*)")
 _SHORTEST: Final = 4
 """Characters; a shorter value is hidden in its place and not looked for elsewhere: it may stand anywhere."""
 

@@ -9,10 +9,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
@@ -21,10 +19,7 @@ from torchelastic_otel.cli.command import PROGRAM, Command, CommandError, second
 
 if TYPE_CHECKING:
     from torchelastic_otel.cli.captures import Capture
-    from torchelastic_otel.model.event import ElasticEvent
-    from torchelastic_otel.settings import Settings
-    from torchelastic_otel.spool.adoption import Owned
-    from torchelastic_otel.spool.store import CursorState, Spool
+    from torchelastic_otel.cli.streams import Stream
 
 _UNKNOWN: Final = (semconv.UNKNOWN_EVENT, semconv.RENDEZVOUS_MESSAGE)
 _MAX_NAMED: Final = 20
@@ -72,26 +67,16 @@ class Replay(Command):
         import os
 
         from torchelastic_otel.cli.delivering import exporters_asked_for, settings_in_force
+        from torchelastic_otel.cli.streams import deliver, stream_of
 
         captures = _read_all(arguments.files, arguments.strict)
         settings = settings_in_force(self.name)
         exporters = exporters_asked_for(os.environ, settings, arguments.destination)
-        streams = [_Stream(name, capture, *_events_of(capture)) for name, capture in captures]
-        troubles, directory = _deliver(streams, settings, exporters, arguments.timeout)
+        streams = [stream_of(name, capture) for name, capture in captures]
+        troubles, directory = deliver(streams, settings, exporters, arguments.timeout)
         result = _result(streams, troubles, directory)
         print(json.dumps(result) if arguments.json else _render(result), flush=True)
         return 0 if result["complete"] else 1
-
-
-@dataclass(slots=True)
-class _Stream:
-    """One file on its way."""
-
-    file: str
-    capture: Capture
-    events: list[ElasticEvent]
-    run_id: str
-    cursors: dict[str, CursorState] | None = None
 
 
 def _read_all(files: Sequence[str], strict: bool) -> list[tuple[str, Capture]]:
@@ -121,120 +106,7 @@ def _read_all(files: Sequence[str], strict: bool) -> list[tuple[str, Capture]]:
     return list(captures.values())
 
 
-def _events_of(capture: Capture) -> tuple[list[ElasticEvent], str]:
-    """The events as capture would have kept them, and the run."""
-    from torchelastic_otel.model.normalise import normalise
-    from torchelastic_otel.model.standing import Standing, enrich
-
-    now_ns = time.time_ns()
-    standing = Standing(restart_count=0)
-    events = []
-    for each in capture.recorded:
-        event = normalise(each.text, each.destination, time_ns=each.time_ns, observed_ns=now_ns)
-        standing, event = enrich(standing, event)
-        events.append(event)
-    return events, standing.run_id or ""
-
-
-def _deliver(
-    streams: Sequence[_Stream], settings: Settings, exporters: Sequence[Any], timeout_s: float
-) -> tuple[dict[str, str], Path | None]:
-    """Spool and deliver; each exporter's trouble, and where the spools are."""
-    import os
-
-    from torchelastic_otel.cli.delivering import NS_PER_S, make_pipeline, try_until
-    from torchelastic_otel.cli.masking import Masks
-    from torchelastic_otel.landing import spool_directory
-    from torchelastic_otel.spool.store import SpoolError
-
-    directory = spool_directory(settings, lambda what: print(f"{PROGRAM} replay: {what}", file=sys.stderr))
-    pipeline = make_pipeline(exporters, settings)
-    owned: list[Owned] = []
-    spools: list[Spool] = []
-    try:
-        for stream in streams:
-            spool = _spool(stream, settings, directory, owned)
-            spools.append(spool)
-            pipeline.see({event.destination for event in stream.events})
-            pipeline.add(spool, _origin(stream), goes_on=False)
-            try:
-                _keep(spool, stream.events)
-            except SpoolError as error:
-                raise CommandError(f"{stream.file}: {error}", exit_code=1) from None
-            pipeline.wake()
-        try_until(pipeline.flush, timeout_s)
-        masks = Masks(os.environ)
-        troubles = {state.name: masks.text(state.trouble) for state in pipeline.states}
-    finally:
-        pipeline.stop(NS_PER_S)
-        for stream, spool in zip(streams, spools, strict=False):  # fewer spools where one could not be made
-            stream.cursors = spool.cursors()
-        for each in owned:
-            each.let_go()
-    return troubles, directory
-
-
-def _spool(stream: _Stream, settings: Settings, directory: Path | None, owned: list[Owned]) -> Spool:
-    """The stream's spool: new, or the one that an earlier replay of the same content left."""
-    from torchelastic_otel.spool import adoption, store
-    from torchelastic_otel.spool.directory import LOCK_SUFFIX, SPOOL_SUFFIX
-    from torchelastic_otel.spool.ownership import acquire
-
-    # large enough to hold all of it whatever the receiver does: nothing goes to make room
-    max_bytes = max(settings.spool_max_bytes, 8 * sum(len(each.text) + 1_024 for each in stream.capture.recorded))
-    if directory is None:
-        return store.create_in_memory(max_bytes)
-    path = directory / (stream.capture.digest + SPOOL_SUFFIX)
-    try:
-        if path.exists():
-            ownership = acquire(path.with_suffix(LOCK_SUFFIX))
-            if ownership is None:
-                raise CommandError(
-                    f"{stream.file}: another process is delivering the same content ({path})", exit_code=1
-                )
-            owned.append(adoption.Owned(store.open_file(path, max_bytes), path, ownership))
-        else:
-            owned.append(adoption.create(directory, stream.capture.digest, max_bytes))
-    except (store.SpoolError, OSError) as error:
-        raise CommandError(f"{stream.file}: {error}", exit_code=1) from None
-    return owned[-1].spool
-
-
-def _keep(spool: Spool, events: Sequence[ElasticEvent]) -> None:
-    """Append in as few transactions as are allowed; what an earlier replay has kept is not kept again."""
-    from torchelastic_otel.spool.store import row_bytes
-
-    rows: list[tuple[str, str]] = []
-    size = 0
-    for event in events[spool.last_sequence :]:
-        row = (event.destination, event.to_json())
-        if rows and size + row_bytes(*row) > spool.append_limit:
-            spool.append(rows)
-            rows, size = [], 0
-        rows.append(row)
-        size += row_bytes(*row)
-    if rows:
-        spool.append(rows)
-
-
-def _origin(stream: _Stream) -> Any:
-    import os
-
-    from torchelastic_otel.model.event import Origin
-
-    times = [event.time_ns for event in stream.events if event.time_ns is not None]
-    # the node that replays is not the job's: only what the person who replays says of it holds
-    said = {name: os.environ[name] for name in ("OTEL_SERVICE_NAME", "OTEL_RESOURCE_ATTRIBUTES") if name in os.environ}
-    return Origin(
-        id=stream.capture.digest,
-        host_name=stream.capture.host_name,
-        pid=stream.capture.pid,
-        started_ns=times[0] if times else time.time_ns(),
-        environment=said,
-    )
-
-
-def _result(streams: Sequence[_Stream], troubles: dict[str, str], directory: Path | None) -> dict[str, Any]:
+def _result(streams: Sequence[Stream], troubles: dict[str, str], directory: Path | None) -> dict[str, Any]:
     files, names = [], Counter[str]()
     for stream in streams:
         names.update(event.name for event in stream.events)

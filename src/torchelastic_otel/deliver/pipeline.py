@@ -12,12 +12,13 @@ What always holds:
 from __future__ import annotations
 
 import logging
+import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from torchelastic_otel.deliver.destinations import EPHEMERAL_EXPORTERS, Exporter
 from torchelastic_otel.deliver.outcome import Sender
@@ -25,13 +26,15 @@ from torchelastic_otel.deliver.route import NS_PER_S, Pace, Route, RouteState, S
 from torchelastic_otel.guard import guard
 from torchelastic_otel.model.event import AttributeValue, Origin
 from torchelastic_otel.spool import adoption
-from torchelastic_otel.spool.store import CursorState, Spool, SpoolError
+from torchelastic_otel.spool.store import CursorState, Spool, SpoolCorruptError, SpoolError
 
 logger = logging.getLogger("torchelastic_otel")
 
 ADOPTION_INTERVAL_S: Final = 30.0
 ORIGIN_KEY: Final = "origin"
 _MAX_ADOPTIONS: Final = 8
+_SHORTEST_ANSWER_NS: Final = 50_000_000
+"""What a disk that answers is given to do so, also where nothing is left of the time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,27 @@ class _Adoption:
     routes: tuple[Route, ...]
     pending: int
     cursors: Mapping[str, CursorState]
+
+
+_T = TypeVar("_T")
+
+
+def within(timeout_ns: int, question: Callable[[], _T]) -> _T | None:
+    """The answer to a question about a spool, if it comes in time and the spool can tell."""
+    answers: queue.SimpleQueue[_T | None] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            answers.put(question())
+        except SpoolError as error:
+            logger.debug("%s", error)
+            answers.put(None)
+
+    try:
+        threading.Thread(target=ask, name="torchelastic-otel-question", daemon=True).start()
+        return answers.get(timeout=max(timeout_ns, _SHORTEST_ANSWER_NS) / NS_PER_S)
+    except (RuntimeError, queue.Empty):  # no thread can be had while the interpreter ends
+        return None
 
 
 class Pipeline:
@@ -119,10 +143,10 @@ class Pipeline:
         with self._changing:
             before = self._sources[-1] if self._sources and goes_on else None
             source = Source(spool, before.origin if before else origin, before)
-            self._sources.append(source)
             spool.put_meta(ORIGIN_KEY, source.origin.to_json())
-            for destination in self._seen:
+            for destination in list(self._seen):
                 self._subscribe(source, self._known_exporters(destination), destination)
+            self._sources.append(source)
             for route in self._routes.values():
                 if route.name in spool.cursors():
                     route.add(source)
@@ -148,8 +172,8 @@ class Pipeline:
 
     def forget(self, destination: str) -> None:
         """Ask the registry anew when a destination is seen again."""
-        with self._changing:
-            self._seen.discard(destination)
+        # without the lock, which may be held for as long as a disk hangs: this is called on torch's threads
+        self._seen.discard(destination)
 
     def _subscribe(self, source: Source, exporters: Iterable[Exporter], destination: str) -> None:
         source.spool.subscribe({exporter.name: [destination] for exporter in exporters})
@@ -203,10 +227,8 @@ class Pipeline:
         self._started.wait(timeout_ns / NS_PER_S)
         for done in [route.flush() for route in self._routes.values()]:
             done.acquire(True, max(0.0, (until - time.monotonic_ns()) / NS_PER_S))
-        try:
-            return self.pending() == 0
-        except SpoolError:
-            return False
+        # on a thread of ours: a disk that hangs must not hold up who asks
+        return within(max(0, until - time.monotonic_ns()), lambda: self.pending() == 0) is True
 
     def stop(self, timeout_ns: int) -> bool:
         """End all threads; whether they have ended in time. Those that have not are daemons."""
@@ -243,7 +265,10 @@ class Pipeline:
         with self._changing:
             for source in self._sources:
                 source.origin = replace(source.origin, detected=detected)
-                source.spool.put_meta(ORIGIN_KEY, source.origin.to_json())
+                try:
+                    source.spool.put_meta(ORIGIN_KEY, source.origin.to_json())
+                except SpoolError as error:
+                    logger.debug("%s", error)  # the disk that failed; the next source is elsewhere
 
     def adopt_once(self) -> None:
         """Let go of what is delivered, and take over what dead processes left and this one can deliver."""
@@ -254,8 +279,7 @@ class Pipeline:
             return
         adoption.forget_old(self._directory, time.time_ns(), self._max_bytes)
         for owned in adoption.adopt(self._directory, self._max_bytes):
-            if not self._take_over(owned):
-                owned.let_go()
+            self._judge(owned)
             if len(self._adoptions) >= _MAX_ADOPTIONS:
                 break
 
@@ -276,9 +300,7 @@ class Pipeline:
         until = time.monotonic_ns() + timeout_ns
         adoption.forget_old(self._directory, time.time_ns(), self._max_bytes)
         for owned in adoption.adopt(self._directory, self._max_bytes):
-            with guard:  # one spool that cannot be read must not keep the others waiting
-                if not self._take_over(owned):
-                    owned.let_go()
+            self._judge(owned)
             if len(self._adoptions) >= _MAX_ADOPTIONS:
                 self._attempt(until)
             if time.monotonic_ns() >= until:
@@ -291,6 +313,15 @@ class Pipeline:
         if self._adoptions:
             self.flush(max(0, until - time.monotonic_ns()))
             self._let_go(everything=True)
+
+    def _judge(self, owned: adoption.Owned) -> None:
+        """Take over a spool or let go of it; one that cannot be read must not keep the others waiting."""
+        with guard:
+            try:
+                if not self._take_over(owned):
+                    owned.let_go()
+            except (SpoolCorruptError, ValueError) as error:
+                owned.give_up(f"spool {owned.path}: {error}")
 
     def _take_over(self, owned: adoption.Owned) -> bool:
         text = owned.spool.meta(ORIGIN_KEY)
@@ -311,13 +342,21 @@ class Pipeline:
 
     def _let_go(self, *, everything: bool = False) -> None:
         for adopted in list(self._adoptions):
-            cursors = adopted.owned.spool.cursors()
-            if everything or not any(cursors[route.name].pending for route in adopted.routes):
-                for route in adopted.routes:
-                    route.remove(adopted.source)
-                self._adoptions.remove(adopted)
-                left, after = adopted.owned.spool.pending(), adopted.owned.spool.cursors()
-                self.adopted.append(
-                    Adopted(adopted.owned.path, adopted.source.origin, adopted.pending, left, adopted.cursors, after)
-                )
-                adopted.owned.let_go()
+            try:
+                cursors = adopted.owned.spool.cursors()
+                if not everything and any(cursors[route.name].pending for route in adopted.routes):
+                    continue
+                left = adopted.owned.spool.pending()
+            except SpoolCorruptError as error:
+                self._leave(adopted)
+                adopted.owned.give_up(str(error))
+                continue
+            self._leave(adopted)
+            owned, origin = adopted.owned, adopted.source.origin
+            self.adopted.append(Adopted(owned.path, origin, adopted.pending, left, adopted.cursors, cursors))
+            owned.let_go()
+
+    def _leave(self, adopted: _Adoption) -> None:
+        for route in adopted.routes:
+            route.remove(adopted.source)
+        self._adoptions.remove(adopted)

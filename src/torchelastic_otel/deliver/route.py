@@ -16,6 +16,7 @@ import logging
 import random
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -113,8 +114,9 @@ class Route:
         # of our own: drawing from the global one would change the host program's random numbers
         self._jitter = jitter or random.Random().random
         self._sources: list[Source] = []
+        self._changing = threading.Lock()  # of the list of sources, which threads of ours change
         self._wake = threading.Event()
-        self._flushes: list[_thread.LockType] = []
+        self._flushes: deque[_thread.LockType] = deque()
         self._stopping = False
         self._sender: Sender | None = None
         self._thread: threading.Thread | None = None
@@ -130,18 +132,23 @@ class Route:
 
     def start(self) -> None:
         """Start the thread. It is a daemon: an exit never waits for it."""
-        self._thread = threading.Thread(target=self._run, name=f"torchelastic-otel-{self.name}", daemon=True)
-        self._thread.start()
+        if self._stopping:
+            return
+        thread = threading.Thread(target=self._run, name=f"torchelastic-otel-{self.name}", daemon=True)
+        thread.start()
+        self._thread = thread  # not before: a stop that comes in between could not join it
 
     def add(self, source: Source) -> None:
         """Deliver this source too, from where its cursor stands."""
         source.positions[self.name] = source.spool.cursors()[self.name].position
-        self._sources = [*self._sources, source]
+        with self._changing:
+            self._sources = [*self._sources, source]
         self._wake.set()
 
     def remove(self, source: Source) -> None:
         """Leave a source alone from the next batch on."""
-        self._sources = [other for other in self._sources if other is not source]
+        with self._changing:
+            self._sources = [other for other in self._sources if other is not source]
 
     def wake(self) -> None:
         """There is something to read."""
@@ -151,12 +158,14 @@ class Route:
         """Ask for an attempt at once.
 
         Returns:
-            A lock, locked; it is released when everything is delivered or the attempt has failed.
+            A lock, locked; it is released when everything is delivered or the attempt has failed. Free already
+            where the route has been stopped.
         """
         done = _thread.allocate_lock()
-        done.acquire()
-        self._flushes = [*self._flushes, done]
-        self._wake.set()
+        if not self._stopping:
+            done.acquire()
+            self._flushes.append(done)
+            self._wake.set()
         return done
 
     def stop(self, timeout_s: float) -> bool:
@@ -181,22 +190,23 @@ class Route:
         except Exception as error:  # noqa: BLE001 - whatever a constructor raises, its exporter is off and no more
             self._trouble = f"off: {error}"
             logger.warning("exporter %s is off, its events stay in the spool: %s", self.name, error)
-        while not self._stopping:
-            flushes = self._flushes
+        while True:
+            # before anything is looked at: what is asked for from here on sets it again
             self._wake.clear()
+            if self._stopping:
+                break
+            flushes = len(self._flushes)
             wait_ns: int | None = None
             with guard:
                 wait_ns = self._deliver() if self._sender is not None else None
-            if flushes:
-                self._flushes = [flush for flush in self._flushes if flush not in flushes]
-                for flush in flushes:
-                    flush.release()
+            for _ in range(flushes):
+                self._flushes.popleft().release()
             self._rest(wait_ns)
         if self._sender is not None:
             with guard:
                 self._sender.close()
-        for flush in self._flushes:
-            flush.release()
+        while self._flushes:
+            self._flushes.popleft().release()
 
     def _rest(self, wait_ns: int | None) -> None:
         """Wait for something new and for company; after a failure, for its time, which only a flush cuts short."""
@@ -212,9 +222,9 @@ class Route:
 
     def _deliver(self) -> int | None:
         """Deliver what there is, a batch of each source in turn; how long to wait after a failure."""
-        more = True
+        more, unread = True, False
         while more and not self._stopping:
-            more = False
+            more, unread = False, False
             for source in self._sources:
                 try:
                     rows = self._next(source)
@@ -225,11 +235,14 @@ class Route:
                     logger.warning("%s; it is left alone from here on", error)
                     self.remove(source)
                     continue
+                except SpoolError as error:
+                    self._trouble, unread = str(error), True
+                    continue
                 if outcome.verdict is not Verdict.DELIVERED:
                     return self._failed(outcome)
                 self._backoff_ns, self._trouble = 0, ""
                 more = True
-        return None
+        return self._failed(Outcome(Verdict.RETRY, self._trouble)) if unread else None
 
     def _next(self, source: Source) -> list[Row]:
         before = source.before
@@ -243,29 +256,40 @@ class Route:
         return source.spool.read(self.name, source.positions[self.name], self._pace.max_rows, MAX_BATCH_BYTES)
 
     def _send(self, source: Source, rows: Sequence[Row]) -> Outcome:
-        """Send rows in order, halving what is refused; DELIVERED once the cursor stands behind the last."""
-        if self._stopping or self._sender is None:
-            return Outcome(Verdict.RETRY, "stopping")
-        deliveries = []
+        """Send rows in order; DELIVERED once the cursor stands behind the last."""
+        readable: list[Delivery] = []
         for row in rows:
             try:
-                deliveries.append(Delivery(row.sequence, ElasticEvent.from_json(row.payload), source.origin))
+                readable.append(Delivery(row.sequence, ElasticEvent.from_json(row.payload), source.origin))
             except ValueError as error:
-                self._put_aside(source, row, str(error))
+                # what is before it goes first, so that it is set aside once, however often that has to be tried
+                outcome = self._export(source, readable)
+                if outcome.verdict is not Verdict.DELIVERED:
+                    return outcome
+                readable = []
+                self._put_aside(source, row.sequence, str(error))
+        return self._export(source, readable)
+
+    def _export(self, source: Source, deliveries: Sequence[Delivery]) -> Outcome:
+        """Send a batch, halving what is refused."""
         if not deliveries:
-            self._acknowledge(source, rows[-1].sequence, 0, Outcome(Verdict.DELIVERED))
             return Outcome(Verdict.DELIVERED)
-        outcome = self._sender.send(deliveries)
+        if self._stopping or self._sender is None:
+            return Outcome(Verdict.RETRY, "stopping")
+        try:
+            outcome = self._sender.send(deliveries)
+        except Exception as error:  # noqa: BLE001 - a sender promises not to; if it does, the data may be why
+            guard.kept_in(error)
+            outcome = Outcome(Verdict.REFUSED, f"{type(error).__name__}: {error}")
         if outcome.verdict is Verdict.DELIVERED:
-            self._acknowledge(source, rows[-1].sequence, len(deliveries), outcome)
+            self._acknowledge(source, deliveries[-1].sequence, len(deliveries), outcome)
         elif outcome.verdict is Verdict.REFUSED:
-            if len(rows) == 1:
-                self._put_aside(source, rows[0], outcome.reason)
-                self._acknowledge(source, rows[0].sequence, 0, Outcome(Verdict.DELIVERED))
+            if len(deliveries) == 1:
+                self._put_aside(source, deliveries[0].sequence, outcome.reason)
                 return Outcome(Verdict.DELIVERED)
-            half = len(rows) // 2
-            first = self._send(source, rows[:half])
-            return first if first.verdict is not Verdict.DELIVERED else self._send(source, rows[half:])
+            half = len(deliveries) // 2
+            first = self._export(source, deliveries[:half])
+            return first if first.verdict is not Verdict.DELIVERED else self._export(source, deliveries[half:])
         return outcome
 
     def _acknowledge(self, source: Source, position: int, rows: int, outcome: Outcome) -> None:
@@ -280,13 +304,14 @@ class Route:
             # a disk that cannot note it: no reason to send it again while this process lives
             logger.debug("%s", error)
 
-    def _put_aside(self, source: Source, row: Row, why: str) -> None:
+    def _put_aside(self, source: Source, sequence: int, why: str) -> None:
         self._set_aside += 1
         self._say(f"a record is refused and set aside: {why}")
         try:
-            source.spool.set_aside(self.name, row.sequence, why)
+            source.spool.set_aside(self.name, sequence, why)
         except SpoolError as error:
             logger.debug("%s", error)
+        self._acknowledge(source, sequence, 0, Outcome(Verdict.DELIVERED))
 
     def _failed(self, outcome: Outcome) -> int:
         self._failures += 1

@@ -40,6 +40,15 @@ class Owned:
             os.replace(self.path, self.path.with_suffix(DELIVERED_SUFFIX))
         self.ownership.release(remove=delivered)
 
+    def discard(self) -> None:
+        """Close a spool of our own that holds nothing, and remove its file."""
+        try:
+            self.spool.close()
+            self.path.unlink()
+        except (store.SpoolError, OSError) as error:
+            logger.debug("%s", error)
+        self.ownership.release(remove=True)
+
     def give_up(self, why: str) -> None:
         """Close a spool that turned out corrupt, and set it aside."""
         try:

@@ -64,10 +64,8 @@ def differences(before: dict[str, Any], after: dict[str, Any]) -> dict[str, str]
 def run_agent(port: str) -> None:
     """One job of one worker."""
     worker = Path(__file__).parents[1] / "workers" / "quick.py"
-    torchrun(
-        ["--nnodes", "1", "--nproc-per-node", "1", "--rdzv-backend", "c10d"]
-        + ["--rdzv-endpoint", f"127.0.0.1:{port}", "--rdzv-id", "come-and-go", "--monitor-interval", "0.1", str(worker)]
-    )
+    where = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}", "--rdzv-id", "come-and-go"]
+    torchrun(["--nnodes", "1", "--nproc-per-node", "1", *where, "--monitor-interval", "0.1", str(worker)])
 
 
 def use() -> None:
@@ -84,6 +82,7 @@ def ours(found: dict[str, Any]) -> list[str]:
 def main() -> None:
     """See the header of this file."""
     port, when, used = sys.argv[1:]
+    logging.basicConfig()  # torch 2.2's own run module does, too
     if when != "c10d while installed":
         importlib.import_module(C10D)
     if used == "used before":

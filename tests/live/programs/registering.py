@@ -11,7 +11,7 @@ import torchelastic_otel
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from exporter import NamesToFile  # noqa: E402
+from exporter import NamesToFile
 
 if __name__ == "__main__":
     torchelastic_otel.register_destination("names", NamesToFile())

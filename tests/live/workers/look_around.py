@@ -9,7 +9,7 @@ before = time.monotonic()
 import torch  # noqa: E402
 import torch.distributed  # noqa: E402
 import torch.distributed.checkpoint  # noqa: E402
-import torch.distributed.elastic.multiprocessing.errors  # noqa: E402, F401
+import torch.distributed.elastic.multiprocessing.errors  # noqa: E402
 
 threads = {thread: frame.f_code.co_filename for thread, frame in sys._current_frames().items()}
 with open(f"{sys.argv[1]}.tmp", "w") as file:

@@ -1,0 +1,214 @@
+"""On the writer thread: order, failing disks, redaction, and rows that do not fit."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from torchelastic_otel.capture.writer import Redact, Writer
+from torchelastic_otel.model.event import ElasticEvent
+from torchelastic_otel.spool import store
+
+if TYPE_CHECKING:
+    from torchelastic_otel.capture.inlet import Observation
+
+BOUND = 1 << 20
+
+
+class Landing:
+    """Real spools, and who was told what."""
+
+    def __init__(self, directory: Path | None) -> None:
+        self.directory = directory
+        self.spools: list[store.Spool] = []
+        self.destinations: set[str] = set()
+        self.commits = 0
+
+    def _add(self, spool: store.Spool) -> store.Spool:
+        self.spools.append(spool)
+        if self.destinations:
+            spool.subscribe({"x": sorted(self.destinations)})
+        return spool
+
+    def open_spool(self) -> store.Spool:
+        """On disk where there is one."""
+        if self.directory is None:
+            return self._add(store.create_in_memory(BOUND))
+        return self._add(store.create(self.directory / "a.spool", BOUND))
+
+    def open_memory(self, first_sequence: int) -> store.Spool:
+        """In memory."""
+        return self._add(store.create_in_memory(BOUND, first_sequence))
+
+    def seen(self, destinations: Iterable[str]) -> None:
+        """Subscribes one cursor to them all, on the newest spool."""
+        new = set(destinations) - self.destinations
+        if new:
+            self.spools[-1].subscribe({"x": sorted(new)})
+            self.destinations |= new
+
+    def committed(self) -> None:
+        """Counts."""
+        self.commits += 1
+
+    def rows(self) -> list[tuple[int, ElasticEvent]]:
+        """What all spools hold, one after the other."""
+        return [
+            (row.sequence, ElasticEvent.from_json(row.payload)) for spool in self.spools for _, row in spool.history()
+        ]
+
+    def bodies(self) -> list[str]:
+        """The bodies of it."""
+        return [event.body for _, event in self.rows()]
+
+
+def seen(*texts: str, destination: str = "null") -> list[Observation]:
+    """As the inlet hands them over."""
+    return [(destination, text, 1_700_000_000_000_000_000 + n, n) for n, text in enumerate(texts)]
+
+
+def test_rows_stand_in_the_order_they_came_in(tmp_path: Path) -> None:
+    """Promise 4: in order per agent."""
+    landing = Landing(tmp_path)
+    writer = Writer(landing)
+    assert writer.keep([*seen("a", "b"), *seen("c", destination="console")]) == 0
+    assert writer.keep(seen("d")) == 0
+    assert [(sequence, event.body, event.destination) for sequence, event in landing.rows()] == [
+        (1, "a", "null"),
+        (2, "b", "null"),
+        (3, "c", "console"),
+        (4, "d", "null"),
+    ]
+    assert [event.time_ns for _, event in landing.rows()][:2] == [1_700_000_000_000_000_000, 1_700_000_000_000_000_001]
+
+
+def test_when_the_disk_fails_memory_goes_on_with_order_and_sequence(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Promise 4 and 6: one warning, and every uid as if nothing had happened."""
+    landing = Landing(tmp_path)
+    writer = Writer(landing)
+    writer.keep(seen("a", "b"))
+    landing.spools[0]._connection.execute("PRAGMA query_only=ON")
+    with caplog.at_level(logging.WARNING):
+        assert writer.keep(seen("c", "d")) == 0
+        assert writer.keep(seen("e")) == 0
+    assert [(sequence, event.body) for sequence, event in landing.rows()] == list(enumerate("abcde", 1))
+    assert [spool.path for spool in landing.spools] == [tmp_path / "a.spool", None]
+    assert len([r for r in caplog.records if "kept in memory from here on" in r.message]) == 1
+
+
+def test_a_new_destination_on_a_failed_disk_loses_nothing(tmp_path: Path) -> None:
+    """The cursor of a destination is noted on the disk first; that may be what fails."""
+    landing = Landing(tmp_path)
+    writer = Writer(landing)
+    writer.keep(seen("a"))
+    landing.spools[0]._connection.execute("PRAGMA query_only=ON")
+    assert writer.keep(seen("b", destination="console")) == 0
+    assert landing.bodies() == ["a", "b"]
+    assert [row.sequence for row in landing.spools[1].read("x", 0, 9, 999)] == [2]
+
+
+def test_a_disk_that_turns_corrupt_is_left_for_memory(tmp_path: Path) -> None:
+    """Promise 6: corrupt is never a crash, in the middle of a run either."""
+    landing = Landing(tmp_path)
+    writer = Writer(landing)
+    writer.keep(seen("a"))
+    landing.spools[0]._connection.execute("DROP TABLE events")
+    assert writer.keep(seen("b")) == 0
+    assert [row.sequence for _, row in landing.spools[1].history()] == [2]
+
+
+@pytest.mark.tests_own_faults
+def test_an_event_that_fits_nowhere_is_counted_and_costs_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Promise 6: neither its neighbours nor the disk are given up for it."""
+    landing = Landing(tmp_path)
+    writer = Writer(landing, lambda event: replace(event, attributes={"x": "p" * 200_000} if event.body == "b" else {}))
+    assert writer.keep(seen("a", "b", "c")) == 1
+    assert landing.bodies() == ["a", "c"]
+    assert len(landing.spools) == 1
+
+
+def test_a_batch_larger_than_a_transaction_goes_in_portions(tmp_path: Path) -> None:
+    """256 tracebacks that waited for a slow disk are more than a small spool takes at once."""
+    landing = Landing(tmp_path)
+    writer = Writer(landing)
+    texts = [str(number) * 600 for number in range(1_000, 1_256)]
+    assert writer.keep(seen(*texts)) == 0
+    assert landing.bodies() == texts[-len(landing.bodies()) :]
+    assert len(landing.spools) == 1
+    assert landing.spools[0].last_sequence == 256
+
+
+def test_a_full_spool_is_said_once_and_counted_always(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Promise 6: a collector that is away for a week must not fill the job's log."""
+    landing = Landing(tmp_path)
+    writer = Writer(landing)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(60):
+            writer.keep(seen(*["p" * 6_000] * 8))
+    assert len([r for r in caplog.records if "spool is full" in r.message]) == 1
+    state = landing.spools[0].cursors()["x"]
+    assert state.dropped > 0
+    assert state.dropped + state.pending == 480
+
+
+def test_what_the_hook_returns_is_what_is_kept(tmp_path: Path) -> None:
+    """Promise 8: what is redacted is never on disk."""
+
+    def redact(event: ElasticEvent) -> ElasticEvent:
+        return replace(event, body=event.body.replace("secret", "***"))
+
+    landing = Landing(tmp_path)
+    Writer(landing, redact).keep(seen("my secret"))
+    assert landing.bodies() == ["my ***"]
+    landing.spools[0].close()
+    assert b"secret" not in (tmp_path / "a.spool").read_bytes()
+
+
+def _raises(event: ElasticEvent) -> ElasticEvent:
+    raise RuntimeError("broken hook")
+
+
+def _exits(event: ElasticEvent) -> ElasticEvent:
+    raise SystemExit(1)
+
+
+def _forgets(event: ElasticEvent) -> ElasticEvent:
+    return None  # type: ignore[return-value]
+
+
+def _returns_what_no_json_can_hold(event: ElasticEvent) -> ElasticEvent:
+    return replace(event, attributes={"x": {1, 2}})  # type: ignore[dict-item]
+
+
+@pytest.mark.tests_own_faults
+@pytest.mark.parametrize("hook", [_raises, _exits, _forgets, _returns_what_no_json_can_hold])
+def test_a_broken_hook_withholds_the_text_and_loses_no_event(tmp_path: Path, hook: Redact) -> None:
+    """Promise 8: what it was to hide must not get out because it is broken; that it happened is still told."""
+    failed = (
+        '{"name": "torchelastic.worker.status.FAILED", "source": "WORKER", "timestamp": 0, "metadata": '
+        '{"run_id": "r", "error_msg": "secret", "raw_error": "{\\"message\\": {\\"message\\": \\"secret\\"}}"}}'
+    )
+    landing = Landing(tmp_path)
+    writer = Writer(landing, hook)
+    assert writer.keep(seen("a secret text", failed, "another secret")) == 0
+    assert landing.bodies() == ["[withheld: the redaction hook failed]"] * 3
+    landing.spools[0].close()
+    assert b"secret" not in (tmp_path / "a.spool").read_bytes()
+
+
+def test_without_a_disk_everything_is_the_same(caplog: pytest.LogCaptureFixture) -> None:
+    """Promise 6: no spool directory is no reason to lose what a collector could take."""
+    landing = Landing(None)
+    writer = Writer(landing)
+    assert writer.keep(seen("a", "b")) == 0
+    assert landing.bodies() == ["a", "b"]
+    assert landing.commits == 1

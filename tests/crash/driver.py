@@ -1,0 +1,310 @@
+"""A small agent without torch, for tests that kill it, fork it, and look at what is left.
+
+Run as ``driver.py PLAN`` where PLAN is one of the functions below. What it has to say it prints as JSON lines;
+it goes on when a line comes in.
+"""
+
+from __future__ import annotations
+
+import atexit
+import faulthandler
+import json
+import os
+import random
+import signal
+import sys
+import threading
+import time
+from typing import Any
+
+
+def say(**facts: Any) -> None:
+    """One line for the test."""
+    print(json.dumps(facts), flush=True)
+
+
+def wait_for_word() -> None:
+    """Until the test says so."""
+    sys.stdin.readline()
+
+
+def install() -> Any:
+    """Install from the environment, and wait until the writer has its spool open."""
+    import torchelastic_otel
+
+    installation = torchelastic_otel.install(watch_torch=False)
+    assert installation._inlet.drain(30)
+    return installation
+
+
+def emit(numbers: range) -> None:
+    """Events that tell their number."""
+    from torchelastic_otel import events
+
+    for number in numbers:
+        events.record(events.Event(name=f"event-{number}", source=events.EventSource.AGENT, metadata={"n": number}))
+
+
+def killed(count: int) -> None:
+    """SIGKILL right after the last emit returned."""
+    install()
+    begin = time.time_ns()
+    emit(range(count))
+    say(pid=os.getpid(), begin=begin, end=time.time_ns())
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def killed_in_the_middle(count: int) -> None:
+    """Emits and says each number after its emit returned, until it is killed from outside."""
+    install()
+    for number in range(count):
+        emit(range(number, number + 1))
+        say(n=number)
+
+
+def exits(count: int) -> None:
+    """Emits and ends as a program does; says how long the exit was held up."""
+    times: dict[str, int] = {}
+    # registered before ours, so it runs after it
+    atexit.register(lambda: say(held_ns=time.monotonic_ns() - times["begin"], pid=os.getpid()))
+    installation = install()
+    emit(range(count))
+    say(spool=str(installation.status.spool))
+    wait_for_word()
+    times["begin"] = time.monotonic_ns()
+
+
+def adopts(count: int) -> None:
+    """Is there, and records nothing of its own."""
+    install()
+    say(ready=True)
+    wait_for_word()
+
+
+def emits_on_request(count: int) -> None:
+    """Emits one event for each line that comes in, then ends."""
+    install()
+    say(ready=True)
+    for number in range(count):
+        wait_for_word()
+        emit(range(number, number + 1))
+        say(n=number)
+    wait_for_word()
+
+
+def forks(count: int) -> None:
+    """Forks in a loop while exports run; each third child records, each third ends through its exit handlers."""
+    installation = install()
+    statuses: list[int] = []
+    slowest = 0
+    for number in range(count):
+        emit(range(number * 10, number * 10 + 10))
+        time.sleep(random.random() * 0.02)
+        begin = time.monotonic_ns()
+        child = os.fork()
+        if child == 0:
+            if number % 3 == 0:
+                os._exit(0)
+            if number % 3 == 1:
+                emit(range(1_000_000 + number, 1_000_001 + number))
+                os._exit(0)
+            sys.exit(0)
+        until = time.monotonic() + 20
+        while True:
+            done, status = os.waitpid(child, os.WNOHANG)
+            if done:
+                statuses.append(os.waitstatus_to_exitcode(status))
+                break
+            if time.monotonic() > until:
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+                statuses.append(-99)
+                break
+            time.sleep(0.002)
+        slowest = max(slowest, time.monotonic_ns() - begin)
+    say(statuses=statuses, slowest_ns=slowest, drained=installation.flush(20_000_000_000))
+
+
+def leaves_the_host_alone(count: int) -> None:
+    """Compares the host program's state before and after delivering and retrying."""
+    import logging
+    import socket
+
+    def state() -> dict[str, Any]:
+        return {
+            "random": hash(random.getstate()),
+            "root": [repr(handler) for handler in logging.getLogger().handlers],
+            "level": logging.getLogger().level,
+            "disabled": logging.root.manager.disable,
+            "signals": [repr(signal.getsignal(number)) for number in range(1, 32)],
+            "cwd": os.getcwd(),
+            "umask": os.umask(0o022),
+            "timeout": socket.getdefaulttimeout(),
+            "switch": sys.getswitchinterval(),
+            "excepthooks": [repr(sys.excepthook), repr(threading.excepthook), repr(sys.unraisablehook)],
+            "wakeup": signal.set_wakeup_fd(-1),
+        }
+
+    os.umask(0o022)
+    random.seed(7)
+    before = state()
+    installation = install()
+    emit(range(count))
+    say(ready=True)
+    wait_for_word()
+    delivered = installation.flush(10_000_000_000)
+    after = state()
+    from opentelemetry import _logs, metrics, trace
+
+    providers = [_logs._internal._LOGGER_PROVIDER, metrics._internal._METER_PROVIDER, trace._TRACER_PROVIDER]
+    say(
+        changed=[name for name in before if before[name] != after[name]],
+        delivered=delivered,
+        failures=[route.failures for route in installation.status.routes],
+        providers=[provider is not None for provider in providers],
+    )
+
+
+def hangs_in_sqlite(count: int) -> None:
+    """A disk that stops answering: every step of SQLite blocks, in SQLite, with its locks held."""
+    held: list[int] = []
+    atexit.register(lambda: say(held_ns=time.monotonic_ns() - held[0]))
+    installation = install()
+    emit(range(count))
+    never = threading.Event()
+    spool = installation._landing._owned.spool
+    spool._connection.set_progress_handler(lambda: never.wait() and 0, 1)
+    slowest = 0
+    for number in range(count):
+        begin = time.monotonic_ns()
+        emit(range(number, number + 1))
+        slowest = max(slowest, time.monotonic_ns() - begin)
+    say(slowest_ns=slowest, waiting=installation.status.waiting)
+    held.append(time.monotonic_ns())
+
+
+class SignalException(Exception):
+    """Named as torch's is, and not torch's: projects that vendor elastic have their own."""
+
+
+SENDER = """
+import os, random, sys, time
+pid = int(sys.argv[1])
+while True:
+    os.kill(pid, 10)
+    until = time.perf_counter() + random.random() * 0.0002
+    while time.perf_counter() < until:
+        pass
+"""
+
+
+def signal_storm(count: int) -> None:
+    """A sibling sends SIGUSR1 at random; its handler raises, as torch's does, wherever the main thread is."""
+    import logging
+    import subprocess
+
+    from torchelastic_otel import events
+    from torchelastic_otel.events.handlers import get_logging_handler
+
+    installation = install()
+    inlet = installation._inlet
+    handler = get_logging_handler("null")
+    emit(range(1))  # logging has looked up its levels
+    caught = {"all": 0, "inside": 0}
+    others: list[str] = []
+    kept: list[str] = []
+    beats: list[float] = []
+    over: list[bool] = []  # no Event: its lock is one that a signal can leave behind
+
+    def on_signal(number: int, frame: Any) -> None:
+        caught["all"] += 1
+        while frame is not None:
+            if frame.f_code.co_filename.endswith(("capture/handler.py", "capture/inlet.py", "guard.py")):
+                caught["inside"] += 1
+                break
+            frame = frame.f_back
+        if caught["inside"] >= count:
+            signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+            over.append(True)
+        raise SignalException
+
+    def heartbeat() -> None:
+        number = 0
+        while not over:
+            begin = time.monotonic()
+            text = f"beat {number}"
+            if inlet.put("null", text):
+                kept.append(text)
+            beats.append(time.monotonic() - begin)
+            number += 1
+            time.sleep(0.002)
+
+    def one(number: int) -> None:
+        if number % 3 == 0:
+            text = f"put {number}"
+            if inlet.put("null", text):
+                kept.append(text)
+        elif number % 3 == 1:
+            handler.emit(logging.LogRecord("x", logging.INFO, "x", 1, "emit %d", (number,), None))
+        else:
+            events.record(events.Event(name=f"record {number}", source=events.EventSource.AGENT))
+
+    def storm() -> None:
+        number = 0
+        while not over:
+            try:
+                try:
+                    while not over:
+                        number += 1
+                        one(number)
+                        if inlet.waiting > 5_000:  # faster than any disk for a while: that is another test's matter
+                            time.sleep(0.01)
+                except SignalException:
+                    continue
+                except BaseException as error:
+                    others.append(repr(error))
+            except SignalException:
+                continue
+
+    def whole_storm() -> None:
+        while not over:
+            try:
+                storm()
+            except SignalException:
+                continue
+
+    beating = threading.Thread(target=heartbeat, daemon=True)
+    beating.start()
+    sender = subprocess.Popen([sys.executable, "-c", SENDER, str(os.getpid())])
+    signal.signal(signal.SIGUSR1, on_signal)
+    while not over:
+        try:
+            whole_storm()
+        except SignalException:
+            continue
+    sender.kill()
+    sender.wait()
+    beating.join(10)
+    results: list[bool] = []
+    inlet._wait_s = 10.0
+    drained = inlet.drain(30)
+    late = threading.Thread(target=lambda: results.append(inlet.put("null", "late")), daemon=True)
+    late.start()
+    late.join(15)
+    stored = {json.loads(row.payload)[2] for _, row in installation._landing._owned.spool.history()}
+    say(
+        caught=caught,
+        others=others[:5],
+        beats=len(beats),
+        slowest_beat_s=max(beats),
+        drained=drained,
+        late=results,
+        kept=len(kept),
+        missing=[text for text in kept if text not in stored][:5],
+        lost=inlet.lost,
+    )
+
+
+if __name__ == "__main__":
+    faulthandler.dump_traceback_later(100, exit=True)
+    globals()[sys.argv[1]](int(sys.argv[2]))
