@@ -19,7 +19,7 @@ from support.collector import GrpcCollector
 NAME = "loss"
 PER_S = 5
 KILLED_AFTER = 1_000
-PATIENCE_S = 30.0
+PATIENCE_S = 20.0
 _WAYS = ("ours", "sdk")
 _NUMBER = re.compile(r"event (\d+) of the benchmark")
 
@@ -32,7 +32,7 @@ def measure(quick: bool) -> Section:
         "what an outage and a SIGKILL lose",
         f"*Outage*: both processes record {PER_S} events/s; after 3 s their collectors' connections are cut and their"
         f" ports closed, {outage_s} s later they listen again, and the processes record for 3 s more. What has not"
-        f" arrived {PATIENCE_S:g} s after that is *late*; then both processes end, and what has not arrived by their end"
+        f" arrived {PATIENCE_S:g} s after that is *late*; then both processes end, and what has not arrived by then"
         f" is *lost*. *SIGKILL*: a process kills itself right after it recorded {KILLED_AFTER} events, its collector"
         f" up; a second process on the same node starts and lives until they have arrived, at most {PATIENCE_S:g} s."
         " Different events are counted; `sdk` is OpenTelemetry's logging handler with its batch processor, over"

@@ -26,14 +26,6 @@ BLOCK = 20
 WARM_UP_S = 2.5
 
 
-class Nowhere(logging.Handler):
-    """Takes a record and does nothing with it; not a ``NullHandler``, which torch looks for."""
-
-    def handle(self, record: logging.LogRecord) -> bool:
-        """Nothing."""
-        return True
-
-
 def forget(nanoseconds: int) -> None:
     """A call that does not count."""
 
@@ -70,11 +62,12 @@ class Sampler:
             return variants
         if not changed:
             raise SystemExit("torchelastic_otel is not active in this agent: nothing of torch was changed")
-        nowhere = Nowhere()
-        variants += [
-            table.Variant("without the spool", ours, nowhere, table.logger_with(nowhere)),
-            table.Variant("ours", ours, table.current_handler(), table.current_logger()),
-        ]
+        if self.kind == "profile":
+            import controls
+
+            parts = {"made": controls.Nowhere(), "handed over": controls.HandOver(), "committed": controls.Commit()}
+            variants = [table.Variant(name, ours, part, table.logger_with(part)) for name, part in parts.items()]
+        variants.append(table.Variant("ours", ours, table.current_handler(), table.current_logger()))
         return variants
 
     def turns(self, site: str) -> Iterator[Callable[[int], None]]:
@@ -83,7 +76,7 @@ class Sampler:
         first = not self.variants
         self.variants = self.variants or self.variants_now()
         order = self.variants
-        if self.kind == "profile":
+        if self.kind == "profile" and not first:
             yield from self._profiled(order[-1])
             return
         if first:
@@ -114,10 +107,7 @@ class Sampler:
     # --- profiles
 
     def _profiled(self, ours: table.Variant) -> Iterator[Callable[[int], None]]:
-        if self.profiles:
-            return
         ours.use()
-        time.sleep(WARM_UP_S)
         calls = self.counts["profiled"]
         caller = self.profiles["the caller's thread"] = cProfile.Profile()
         caller.enable()

@@ -24,7 +24,7 @@ def arm_at_first_rendezvous() -> Callable[[], None]:
     Returns:
         Takes it back.
     """
-    from torchelastic_otel.capture.torch_hooks import at_first_rendezvous
+    from torchelastic_otel.capture.torch_arming import at_first_rendezvous
 
     return at_first_rendezvous(_arm)
 

@@ -12,11 +12,11 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from torchelastic_otel.capture.handler import SpoolHandler
 from torchelastic_otel.capture.inlet import Inlet
-from torchelastic_otel.capture.torch_hooks import HookReport, TorchHooks
+from torchelastic_otel.capture.torch_hooks import HookReport, TorchHooks, store_wants_quiet_threads
 from torchelastic_otel.deliver.destinations import Registry
 from torchelastic_otel.events import handlers
 from torchelastic_otel.settings import NS_PER_S, Settings
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from torchelastic_otel.landing import ProcessLanding
 
 logger = logging.getLogger("torchelastic_otel")
+
+LOADING_NS: Final = 5 * NS_PER_S
+"""The longest that an agent on a torch older than 2.4 waits at its start for our threads to be idle."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +98,8 @@ class Installation:
             handlers.bind(destination, SpoolHandler(destination, self._inlet))
         # the spool is opened and the exporters are loaded before the first event needs them
         self._inlet.start()
+        if watch_torch and store_wants_quiet_threads():
+            self.flush(LOADING_NS)
 
     def _make_keeper(self) -> Keeper:
         """On the writer thread, once in each process."""

@@ -8,8 +8,8 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-
 from support.collector import wait_until
+
 from torchelastic_otel.capture.inlet import Inlet
 from torchelastic_otel.guard import guard
 
@@ -37,11 +37,16 @@ class Kept:
         self.fault: BaseException | None = None
         self.threads: set[int] = set()
         self.made = 0
+        self.settled = 0
 
     def make(self) -> Kept:
         """As the inlet wants it."""
         self.made += 1
         return self
+
+    def settle(self) -> None:
+        """Counts; nobody waits for it."""
+        self.settled += 1
 
     def keep(self, observations: list[Observation]) -> int:
         """Keep, when it may."""
@@ -80,6 +85,9 @@ def test_what_a_handler_saw_is_kept_with_its_clocks() -> None:
         def keep(self, observations: list[Observation]) -> int:
             seen.extend(observations)
             return 0
+
+        def settle(self) -> None:
+            pass
 
     inlet = Inlet(Keeper, wall_ns=lambda: 17, monotonic_ns=lambda: 4)
     assert inlet.put("console", "text")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterable
 from dataclasses import replace
@@ -10,14 +11,28 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from torchelastic_otel import semconv
 from torchelastic_otel.capture.writer import Redact, Writer
 from torchelastic_otel.model.event import ElasticEvent
+from torchelastic_otel.settling import settle_what_is_left
 from torchelastic_otel.spool import store
 
 if TYPE_CHECKING:
     from torchelastic_otel.capture.inlet import Observation
 
 BOUND = 1 << 20
+JOINED = json.dumps(
+    {
+        "name": "dynamic_rendezvous.py:DynamicRendezvousHandler.next_rendezvous",
+        "run_id": "r",
+        "message": "The node 'n_1_0' has joined round 0 of the rendezvous 'r' as rank 0 in a world of size 1.",
+        "hostname": "n",
+        "pid": 1,
+        "node_state": "RUNNING",
+        "rank": 0,
+        "local_id": 0,
+    }
+)
 
 
 class Landing:
@@ -59,7 +74,10 @@ class Landing:
     def rows(self) -> list[tuple[int, ElasticEvent]]:
         """What all spools hold, one after the other."""
         return [
-            (row.sequence, ElasticEvent.from_json(row.payload)) for spool in self.spools for _, row in spool.history()
+            (row.sequence, ElasticEvent.from_json(row.payload))
+            for spool in self.spools
+            for _, row in spool.history()
+            if row not in [raw for _, raw in spool.raw()]
         ]
 
     def bodies(self) -> list[str]:
@@ -72,12 +90,19 @@ def seen(*texts: str, destination: str = "null") -> list[Observation]:
     return [(destination, text, 1_700_000_000_000_000_000 + n, n) for n, text in enumerate(texts)]
 
 
+def keep(writer: Writer, observations: list[Observation]) -> int:
+    """As the inlet does it: kept while somebody waits, settled when nobody does."""
+    missed = writer.keep(observations)
+    writer.settle()
+    return missed
+
+
 def test_rows_stand_in_the_order_they_came_in(tmp_path: Path) -> None:
     """Promise 4: in order per agent."""
     landing = Landing(tmp_path)
     writer = Writer(landing)
-    assert writer.keep([*seen("a", "b"), *seen("c", destination="console")]) == 0
-    assert writer.keep(seen("d")) == 0
+    assert keep(writer, [*seen("a", "b"), *seen("c", destination="console")]) == 0
+    assert keep(writer, seen("d")) == 0
     assert [(sequence, event.body, event.destination) for sequence, event in landing.rows()] == [
         (1, "a", "null"),
         (2, "b", "null"),
@@ -93,11 +118,11 @@ def test_when_the_disk_fails_memory_goes_on_with_order_and_sequence(
     """Promise 4 and 6: one warning, and every uid as if nothing had happened."""
     landing = Landing(tmp_path)
     writer = Writer(landing)
-    writer.keep(seen("a", "b"))
+    keep(writer, seen("a", "b"))
     landing.spools[0]._connection.execute("PRAGMA query_only=ON")
     with caplog.at_level(logging.WARNING):
-        assert writer.keep(seen("c", "d")) == 0
-        assert writer.keep(seen("e")) == 0
+        assert keep(writer, seen("c", "d")) == 0
+        assert keep(writer, seen("e")) == 0
     assert [(sequence, event.body) for sequence, event in landing.rows()] == list(enumerate("abcde", 1))
     assert [spool.path for spool in landing.spools] == [tmp_path / "a.spool", None]
     assert len([r for r in caplog.records if "kept in memory from here on" in r.message]) == 1
@@ -107,9 +132,9 @@ def test_a_new_destination_on_a_failed_disk_loses_nothing(tmp_path: Path) -> Non
     """The cursor of a destination is noted on the disk first; that may be what fails."""
     landing = Landing(tmp_path)
     writer = Writer(landing)
-    writer.keep(seen("a"))
+    keep(writer, seen("a"))
     landing.spools[0]._connection.execute("PRAGMA query_only=ON")
-    assert writer.keep(seen("b", destination="console")) == 0
+    assert keep(writer, seen("b", destination="console")) == 0
     assert landing.bodies() == ["a", "b"]
     assert [row.sequence for row in landing.spools[1].read("x", 0, 9, 999)] == [2]
 
@@ -118,9 +143,9 @@ def test_a_disk_that_turns_corrupt_is_left_for_memory(tmp_path: Path) -> None:
     """Promise 6: corrupt is never a crash, in the middle of a run either."""
     landing = Landing(tmp_path)
     writer = Writer(landing)
-    writer.keep(seen("a"))
+    keep(writer, seen("a"))
     landing.spools[0]._connection.execute("DROP TABLE events")
-    assert writer.keep(seen("b")) == 0
+    assert keep(writer, seen("b")) == 0
     assert [row.sequence for _, row in landing.spools[1].history()] == [2]
 
 
@@ -131,7 +156,7 @@ def test_an_event_that_fits_nowhere_is_counted_and_costs_no_other(
     """Promise 6: neither its neighbours nor the disk are given up for it."""
     landing = Landing(tmp_path)
     writer = Writer(landing, lambda event: replace(event, attributes={"x": "p" * 200_000} if event.body == "b" else {}))
-    assert writer.keep(seen("a", "b", "c")) == 1
+    assert keep(writer, seen("a", "b", "c")) == 1
     assert landing.bodies() == ["a", "c"]
     assert len(landing.spools) == 1
 
@@ -141,7 +166,7 @@ def test_a_batch_larger_than_a_transaction_goes_in_portions(tmp_path: Path) -> N
     landing = Landing(tmp_path)
     writer = Writer(landing)
     texts = [str(number) * 600 for number in range(1_000, 1_256)]
-    assert writer.keep(seen(*texts)) == 0
+    assert keep(writer, seen(*texts)) == 0
     assert landing.bodies() == texts[-len(landing.bodies()) :]
     assert len(landing.spools) == 1
     assert landing.spools[0].last_sequence == 256
@@ -153,7 +178,7 @@ def test_a_full_spool_is_said_once_and_counted_always(tmp_path: Path, caplog: py
     writer = Writer(landing)
     with caplog.at_level(logging.WARNING):
         for _ in range(60):
-            writer.keep(seen(*["p" * 6_000] * 8))
+            keep(writer, seen(*["p" * 6_000] * 8))
     assert len([r for r in caplog.records if "spool is full" in r.message]) == 1
     state = landing.spools[0].cursors()["x"]
     assert state.dropped > 0
@@ -167,7 +192,7 @@ def test_what_the_hook_returns_is_what_is_kept(tmp_path: Path) -> None:
         return replace(event, body=event.body.replace("secret", "***"))
 
     landing = Landing(tmp_path)
-    Writer(landing, redact).keep(seen("my secret"))
+    keep(Writer(landing, redact), seen("my secret"))
     assert landing.bodies() == ["my ***"]
     landing.spools[0].close()
     assert b"secret" not in (tmp_path / "a.spool").read_bytes()
@@ -199,7 +224,7 @@ def test_a_broken_hook_withholds_the_text_and_loses_no_event(tmp_path: Path, hoo
     )
     landing = Landing(tmp_path)
     writer = Writer(landing, hook)
-    assert writer.keep(seen("a secret text", failed, "another secret")) == 0
+    assert keep(writer, seen("a secret text", failed, "another secret")) == 0
     assert landing.bodies() == ["[withheld: the redaction hook failed]"] * 3
     landing.spools[0].close()
     assert b"secret" not in (tmp_path / "a.spool").read_bytes()
@@ -209,6 +234,47 @@ def test_without_a_disk_everything_is_the_same(caplog: pytest.LogCaptureFixture)
     """Promise 6: no spool directory is no reason to lose what a collector could take."""
     landing = Landing(None)
     writer = Writer(landing)
-    assert writer.keep(seen("a", "b")) == 0
+    assert keep(writer, seen("a", "b")) == 0
     assert landing.bodies() == ["a", "b"]
     assert landing.commits == 1
+
+
+def test_what_is_kept_is_no_event_yet_and_nobody_reads_it(tmp_path: Path) -> None:
+    """A caller of torch's waits for the commit alone; reading comes after it."""
+    landing = Landing(tmp_path)
+    writer = Writer(landing)
+    writer.keep(seen("a", "b"))
+    (spool,) = landing.spools
+    assert (spool.read("x", 0, 9, 999), spool.pending()) == ([], 2)
+    writer.settle()
+    assert [row.sequence for row in spool.read("x", 0, 9, 9_999)] == [1, 2]
+    assert landing.commits == 1
+
+
+def test_what_a_killed_process_had_not_settled_becomes_the_same_events(tmp_path: Path) -> None:
+    """Promise 3: also between the commit and the settling, also with what the agent knew by then."""
+    joined = JOINED.replace("round 0", "round 3")
+    for name in ("lived", "died"):
+        (tmp_path / name).mkdir()
+    lived, died = Landing(tmp_path / "lived"), Landing(tmp_path / "died")
+    for landing in (lived, died):
+        writer = Writer(landing)
+        keep(writer, seen(joined))
+        writer.keep(seen("after \ud800 it", "=odd", "-\0odd"))
+        if landing is lived:
+            writer.settle()
+    assert settle_what_is_left(died.spools[0]) == 3
+    assert died.rows() == lived.rows()
+    assert died.rows()[3][1].attributes[semconv.RENDEZVOUS_ROUND] == 3
+    assert settle_what_is_left(died.spools[0]) == 0
+
+
+def test_a_disk_that_fails_before_the_settling_loses_nothing(tmp_path: Path) -> None:
+    """Promise 6: what is raw on the failed disk goes on in memory, with its sequence."""
+    landing = Landing(tmp_path)
+    writer = Writer(landing)
+    writer.keep(seen("a", "b"))
+    landing.spools[0]._connection.execute("PRAGMA query_only=ON")
+    assert keep(writer, seen("c")) == 0
+    assert [(sequence, event.body) for sequence, event in landing.rows()] == [(1, "a"), (2, "b"), (3, "c")]
+    assert [spool.path for spool in landing.spools] == [tmp_path / "a.spool", None]

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
-
 from support.drivers import Drive, Driver
 
 
@@ -28,7 +27,7 @@ def drive(tmp_path: Path) -> Iterator[Drive]:
     for driver in running:
         if driver.process.poll() is None:
             driver.process.kill()
-        driver.process.communicate(timeout=30)
+        driver.ended(30)
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ it goes on when a line comes in.
 from __future__ import annotations
 
 import atexit
-import faulthandler
 import json
 import os
 import random
@@ -183,6 +182,20 @@ def hangs_in_sqlite(count: int) -> None:
     held.append(time.monotonic_ns())
 
 
+def disk_fills_up(count: int) -> None:
+    """No file of this process may grow beyond 300 kB from some time on; then it goes on emitting."""
+    import resource
+
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    installation = install()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+    emit(range(count))
+    drained = installation._inlet.drain(30)
+    say(drained=drained, lost=installation.status.lost)
+    wait_for_word()
+    say(delivered=installation.flush(10_000_000_000))
+
+
 class SignalException(Exception):
     """Named as torch's is, and not torch's: projects that vendor elastic have their own."""
 
@@ -190,7 +203,7 @@ class SignalException(Exception):
 SENDER = """
 import os, random, sys, time
 pid = int(sys.argv[1])
-while True:
+while os.getppid() == pid:
     os.kill(pid, 10)
     until = time.perf_counter() + random.random() * 0.0002
     while time.perf_counter() < until:
@@ -217,6 +230,8 @@ def signal_storm(count: int) -> None:
     over: list[bool] = []  # no Event: its lock is one that a signal can leave behind
 
     def on_signal(number: int, frame: Any) -> None:
+        if over:
+            return
         caught["all"] += 1
         while frame is not None:
             if frame.f_code.co_filename.endswith(("capture/handler.py", "capture/inlet.py", "guard.py")):
@@ -224,7 +239,6 @@ def signal_storm(count: int) -> None:
                 break
             frame = frame.f_back
         if caught["inside"] >= count:
-            signal.signal(signal.SIGUSR1, signal.SIG_IGN)
             over.append(True)
         raise SignalException
 
@@ -261,7 +275,7 @@ def signal_storm(count: int) -> None:
                             time.sleep(0.01)
                 except SignalException:
                     continue
-                except BaseException as error:
+                except BaseException as error:  # noqa: BLE001 - whatever comes out is the finding
                     others.append(repr(error))
             except SignalException:
                 continue
@@ -275,10 +289,14 @@ def signal_storm(count: int) -> None:
 
     beating = threading.Thread(target=heartbeat, daemon=True)
     beating.start()
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     sender = subprocess.Popen([sys.executable, "-c", SENDER, str(os.getpid())])
-    signal.signal(signal.SIGUSR1, on_signal)
+    begun = False
     while not over:
         try:
+            if not begun:
+                begun = True
+                signal.signal(signal.SIGUSR1, on_signal)
             whole_storm()
         except SignalException:
             continue
@@ -306,5 +324,4 @@ def signal_storm(count: int) -> None:
 
 
 if __name__ == "__main__":
-    faulthandler.dump_traceback_later(100, exit=True)
     globals()[sys.argv[1]](int(sys.argv[2]))

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from support.collector import (
     BAD_REQUEST,
     DRIP,
@@ -22,6 +21,7 @@ from support.collector import (
     wait_until,
 )
 from support.drivers import Drive
+
 from torchelastic_otel.spool import adoption
 
 pytestmark = pytest.mark.crash
@@ -104,7 +104,9 @@ def test_a_collector_that_refuses_the_data_gets_each_record_alone_and_all_is_set
         agent = drive("exits", 20, collector.env())
         agent.heard()
         assert collector.wait_until(
-            lambda: len([r for r in collector._requests if len(r.resource_logs[0].scope_logs[0].log_records) == 1]) >= 20
+            lambda: (
+                len([r for r in collector._requests if len(r.resource_logs[0].scope_logs[0].log_records) == 1]) >= 20
+            )
         )
         agent.go_on()
         status, _, errors = agent.ended()

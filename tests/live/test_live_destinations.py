@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from environments import ENVIRONMENTS, Environment
+from environments import ENVIRONMENTS, NEWEST
 from harness import (
     PROGRAMS,
     WORKERS,
@@ -27,7 +27,6 @@ from torchelastic_otel.demo.receiver import Receiver
 pytestmark = [pytest.mark.live, pytest.mark.torch]
 
 WITH_EVENT_HANDLERS = [environment for environment in ENVIRONMENTS if environment.loads_entry_points]
-NEWEST = WITH_EVENT_HANDLERS[0]
 
 
 def test_a_file_gets_what_goes_to_it_and_the_default_the_rest(agents: Agents, receiver: Receiver) -> None:
@@ -92,13 +91,15 @@ def test_a_destination_that_the_program_registered(agents: Agents, receiver: Rec
     assert_every_agent_event_is_in(seen, agent)
 
 
-@pytest.mark.parametrize("torch", WITH_EVENT_HANDLERS, ids=lambda environment: f"torch-{environment.torch}")
-@pytest.mark.parametrize("way", [by_entry_point, by_command])
+@pytest.mark.parametrize(
+    "command",
+    [by_command(NEWEST.python), *(by_entry_point(environment.python) for environment in WITH_EVENT_HANDLERS)],
+    ids=["our command", *(f"torch-{environment.torch}" for environment in WITH_EVENT_HANDLERS)],
+)
 def test_an_unknown_name_is_one_error_before_any_rendezvous(
-    agents: Agents, receiver: Receiver, torch: Environment, way: object
+    agents: Agents, receiver: Receiver, command: list[str]
 ) -> None:
     """Torch's own is a bare KeyError, after the rendezvous; a typing error must not cost the waiting time of a job."""
-    command = way(torch.python)  # type: ignore[operator]
     agent = agents.start(
         command, *c10d(free_port()), "--event-log-handler", "otpl", WORKERS / "quick.py", env=otlp(receiver)
     )

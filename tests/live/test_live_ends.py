@@ -18,21 +18,25 @@ def test_sigterm_ends_an_agent_as_without_us_and_its_failure_arrives(
     agents: Agents, receiver: Receiver, torch: Environment
 ) -> None:
     """Torch turns SIGTERM into an exception; whoever swallows it makes a job that cannot be stopped."""
-    statuses = []
-    for name, env in (("ours", otlp(receiver)), ("stock", {"TORCHELASTIC_OTEL": "off"})):
-        bell = agents.bell(name)
-        agent = agents.start(usual_way(torch), *c10d(free_port()), WORKERS / "wait.py", bell.path, env=env)
+    ours_and_stock = [
+        (agents.start(usual_way(torch), *c10d(free_port()), WORKERS / "wait.py", bell.path, env=env), bell)
+        for bell, env in (
+            (agents.bell("ours"), otlp(receiver)),
+            (agents.bell("stock"), {"TORCHELASTIC_OTEL": "off"}),
+        )
+    ]
+    for agent, bell in ours_and_stock:
         worker = bell.wait("began")
         os.kill(agent.pid, signal.SIGTERM)
         assert bell.wait("stopped") == worker
-        statuses.append(agent.wait())
+    ours, stock = (agent for agent, _ in ours_and_stock)
+    assert ours.wait() == stock.wait() != 0
+    for agent in (ours, stock):
         assert "SignalException: Process" in agent.output
-        if name == "ours":
-            failed = assert_arrived(agent, receiver)[-1]
-            assert failed.event_name == "torchelastic.agent.failed"
-            assert failed.attributes["exception.type"].endswith("SignalException")
-            assert failed.attributes["torchelastic.group.rank"] == 0
-    assert statuses[0] == statuses[1] != 0
+    failed = assert_arrived(ours, receiver)[-1]
+    assert failed.event_name == "torchelastic.agent.failed"
+    assert failed.attributes["exception.type"].endswith("SignalException")
+    assert failed.attributes["torchelastic.group.rank"] == 0
 
 
 def test_what_a_killed_agent_left_is_delivered_by_the_next_one_on_the_node(

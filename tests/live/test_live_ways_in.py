@@ -61,6 +61,8 @@ def test_all_ways_at_once_install_once(agents: Agents, receiver: Receiver) -> No
     agent = agents.start(command, *c10d(free_port()), WORKERS / "quick.py", env=otlp(receiver))
     assert agent.wait() == 0
     assert_arrived(agent, receiver)
+    # all files of a spool have its name
+    assert len({path.name.partition(".")[0] for path in agent.spool_files()}) == 1
 
 
 @pytest.mark.parametrize("start_method", ["spawn", "fork"])
@@ -81,21 +83,20 @@ def test_a_program_that_installs_launches_and_uninstalls(agents: Agents, receive
 
 def test_a_program_that_only_launches_is_an_agent_too(agents: Agents, receiver: Receiver, torch: Environment) -> None:
     """`elastic_launch` in a user's own program is watched by the environment alone, twice in one process."""
-    if not torch.loads_entry_points:
-        # nothing of ours is loaded there: unharmed is all that can be asked
-        agent = agents.run("launch_function.py", str(free_port()), "spawn", "bare", env=otlp(receiver), on=torch)
-        assert of(agent, receiver.records) == []
-    else:
-        agent = agents.run("launch_function.py", str(free_port()), "spawn", "bare", env=otlp(receiver), on=torch)
+    agent = agents.run("launch_function.py", str(free_port()), "fork", "bare", env=otlp(receiver), on=torch)
+    if torch.loads_entry_points:
         assert names(assert_arrived(agent, receiver)).count("agent.succeeded") == 2
+    else:
+        # nothing of ours is loaded there: unharmed is all that can be asked
+        assert of(agent, receiver.records) == []
     assert last_line(agent.output)["returned"] == {"0": 10, "1": 11}
     assert last_line(agent.output)["again"] == {"0": 20, "1": 21}
 
 
-def test_loglevel_warning_exports_everything(agents: Agents, receiver: Receiver, torch: Environment) -> None:
+def test_loglevel_warning_exports_everything(agents: Agents, receiver: Receiver) -> None:
     """`LOGLEVEL` is for people who read logs: torch's own events fall silent by it, ours must not."""
     arguments = [*c10d(free_port()), WORKERS / "quick.py"]
-    agent = agents.start(usual_way(torch), *arguments, env={**otlp(receiver), "LOGLEVEL": "WARNING"})
+    agent = agents.start(by_entry_point(NEWEST.python), *arguments, env={**otlp(receiver), "LOGLEVEL": "WARNING"})
     assert agent.wait() == 0
     assert_arrived(agent, receiver)
 

@@ -73,7 +73,7 @@ def test_what_is_not_a_directory_is_refused_without_hanging(tmp_path: Path, what
         base.mkdir()
         path = folder(base, UID)
     path.touch() if what == "file" else os.mkfifo(path)
-    with pytest.raises(SpoolUnavailableError, match="not a directory|cannot be used"):
+    with pytest.raises(SpoolUnavailableError, match=r"not a directory|cannot be used"):
         prepare(base, UID)
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,10 @@ class Driver:
             text=True,
             env={**os.environ, "PYTHONPATH": SOURCE, **environ},
         )
+        # SIGABRT has faulthandler say where it hung; not a timer of faulthandler's own, which hangs forked children
+        self._limit = threading.Timer(90, self.process.send_signal, (signal.SIGABRT,))
+        self._limit.daemon = True
+        self._limit.start()
 
     def heard(self) -> dict[str, Any]:
         """The next line that it says."""
@@ -46,6 +52,7 @@ class Driver:
     def ended(self, timeout: float = 60) -> tuple[int, list[dict[str, Any]], str]:
         """Its exit status, what else it said, and its standard error."""
         out, err = self.process.communicate(timeout=timeout)
+        self._limit.cancel()
         return self.process.returncode, [json.loads(line) for line in out.splitlines()], err
 
 

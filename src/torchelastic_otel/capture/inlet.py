@@ -39,11 +39,17 @@ if TYPE_CHECKING:
             """Keep them and return how many could not be kept; where it raises, none was."""
             ...
 
+        def settle(self) -> None:
+            """Do what nobody has to wait for; called when nobody has come for a moment."""
+            ...
+
 
 WAIT_S: Final = 0.05
 """The longest a caller is held, seconds."""
 MAX_WAITING: Final = 20_000
 """Texts that may wait for a writer that does not come back; about 20 MiB."""
+SETTLE_AFTER_S: Final = 0.02
+"""How long nobody must have come before what can wait is done: it would take the interpreter from who comes."""
 _MAX_BATCH: Final = 256
 
 
@@ -157,9 +163,13 @@ class Inlet:
             return
         self._running = True
         keeper: Keeper | None = None
+        unsettled = 0
         while True:
-            batch = [waiting.get()]
-            while len(batch) < _MAX_BATCH and not waiting.empty():
+            try:
+                batch = [waiting.get(timeout=SETTLE_AFTER_S) if unsettled else waiting.get()]
+            except queue.Empty:
+                batch = []
+            while batch and len(batch) < _MAX_BATCH and not waiting.empty():
                 batch.append(waiting.get())
             observations = [observation for observation, _ in batch if observation is not None]
             self._in_hand = len(observations)
@@ -173,6 +183,16 @@ class Inlet:
                 self.lost += len(observations)
                 guard.kept_in(error)
             self._in_hand = 0
-            for _, done in batch:
-                done.release()
             self._stalled = False
+            for observation, done in batch:
+                if observation is not None:
+                    done.release()
+            unsettled += len(observations)
+            if keeper is not None and (len(batch) > len(observations) or not batch or unsettled >= _MAX_BATCH):
+                # somebody asks for everything, or nobody has come for a while, or enough has come together
+                unsettled = 0
+                with guard:
+                    keeper.settle()
+            for observation, done in batch:
+                if observation is None:
+                    done.release()

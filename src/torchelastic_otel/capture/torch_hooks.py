@@ -1,8 +1,7 @@
-"""The one file that touches torch: where its events are tapped, and how it is left as it was found.
+"""What touches torch in an agent: where its events are tapped, and how it is left as it was found.
 
 What always holds:
 
-- Importing this file imports neither torch nor anything that costs a worker time.
 - Each hook is tried against the torch that is there; one that does not fit stays off, is named in one
   warning with the others, and leaves the rest working.
 - A replaced function is replaced everywhere torch has bound it, and put back everywhere.
@@ -15,7 +14,6 @@ destinations are taken over below them, at the logging handler. ``construct_and_
 
 from __future__ import annotations
 
-import inspect
 import logging
 import os
 import socket
@@ -23,10 +21,18 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
 from torchelastic_otel.bindings import Bindings
+from torchelastic_otel.capture.torch_arming import (
+    EVENTS,
+    DoesNotFitError,
+    Patches,
+    check_unless_torch_knows,
+    module,
+    of_type,
+    takes,
+)
 from torchelastic_otel.frames import caller, method_name
 from torchelastic_otel.guard import guard
 
@@ -35,16 +41,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("torchelastic_otel")
 
-_EVENTS: Final = "torch.distributed.elastic.events"
 _DYNAMIC: Final = "torch.distributed.elastic.rendezvous.dynamic_rendezvous"
 _C10D: Final = "torch.distributed.elastic.rendezvous.c10d_rendezvous_backend"
-_RENDEZVOUS_API: Final = "torch.distributed.elastic.rendezvous.api"
 _AGENT_API: Final = "torch.distributed.elastic.agent.server.api"
-_MISSING: Final = object()
-
-
-class DoesNotFitError(Exception):
-    """This torch is not shaped as a hook knows it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,29 +59,6 @@ class HookReport:
     name: str
     fits: str
     trouble: str
-
-
-class Patches:
-    """Attributes that were replaced, and what stood there."""
-
-    def __init__(self) -> None:
-        self._done: list[tuple[Any, str, object, object]] = []
-
-    def put(self, owner: Any, name: str, value: object) -> None:
-        """Replace an attribute of a module or a class."""
-        self._done.append((owner, name, vars(owner).get(name, _MISSING), value))
-        setattr(owner, name, value)
-
-    def undo(self) -> None:
-        """Put everything back, last first; what somebody else replaced since then is left alone."""
-        while self._done:
-            owner, name, before, ours = self._done.pop()
-            if vars(owner).get(name) is not ours:
-                continue
-            if before is _MISSING:
-                delattr(owner, name)
-            else:
-                setattr(owner, name, before)
 
 
 class TorchHooks:
@@ -145,9 +121,9 @@ class TorchHooks:
     # --- the hooks
 
     def _destinations_hook(self) -> None:
-        events = _module(_EVENTS)
-        entries = _of_type(_module(_EVENTS + ".handlers"), "_log_handlers", dict)
-        _of_type(events, "_events_loggers", dict)
+        events = module(EVENTS)
+        entries = of_type(module(EVENTS + ".handlers"), "_log_handlers", dict)
+        of_type(events, "_events_loggers", dict)
 
         def logger_of(destination: str) -> logging.Logger:
             # torch's own name for it, so that a logger made later by torch is this one
@@ -158,10 +134,10 @@ class TorchHooks:
             self.bind(destination)
 
     def _construct_hook(self) -> None:
-        events = _module(_EVENTS)
+        events = module(EVENTS)
         original = events.construct_and_record_rdzv_event
-        _takes(original, "run_id", "message", "node_state", "name", "hostname", "pid", "master_endpoint", "local_id")
-        _takes(original, "rank")
+        takes(original, "run_id", "message", "node_state", "name", "hostname", "pid", "master_endpoint", "local_id")
+        takes(original, "rank")
         make, failed = events.RdzvEvent, events.NodeState.FAILED
         events.record_rdzv_event  # noqa: B018 - must be there; looked up at each call
 
@@ -199,101 +175,41 @@ class TorchHooks:
         self._at_uninstall = lambda: self._rebind(construct_and_record_rdzv_event, original)
 
     def _rebind(self, before: object, after: object) -> None:
-        _module(_DYNAMIC)
-        for module in (sys.modules[_EVENTS], sys.modules[_DYNAMIC], sys.modules.get(_C10D)):
-            if module is not None and vars(module).get("construct_and_record_rdzv_event") is before:
-                module.construct_and_record_rdzv_event = after  # type: ignore[attr-defined]
+        module(_DYNAMIC)
+        for each in (sys.modules[EVENTS], sys.modules[_DYNAMIC], sys.modules.get(_C10D)):
+            if each is not None and vars(each).get("construct_and_record_rdzv_event") is before:
+                each.construct_and_record_rdzv_event = after  # type: ignore[attr-defined]
 
     def _method_name_hook(self) -> None:
-        dynamic = _module(_DYNAMIC)
-        _takes(dynamic.get_method_name, "depth")
+        dynamic = module(_DYNAMIC)
+        takes(dynamic.get_method_name, "depth")
         self._patches.put(dynamic, "get_method_name", method_name)
 
     def _agent_hook(self) -> None:
-        agent = _of_type(_module(_AGENT_API), "SimpleElasticAgent", type)
+        agent = of_type(module(_AGENT_API), "SimpleElasticAgent", type)
         original = agent.__init__
-        _takes(original, "spec")
+        takes(original, "spec")
         check = self._check_destination
 
         def __init__(self: Any, spec: Any, *args: Any, **kwargs: Any) -> None:
-            _check_unless_torch_knows(getattr(spec, "event_log_handler", None), check)
+            check_unless_torch_knows(getattr(spec, "event_log_handler", None), check)
             original(self, spec, *args, **kwargs)
 
         __init__.__wrapped__ = original  # type: ignore[attr-defined]
         self._patches.put(agent, "__init__", __init__)
 
 
-def at_first_rendezvous(arm: Callable[[], Callable[[str], object] | None]) -> Callable[[], None]:
-    """Have ``arm`` called whenever this process is about to take part in a rendezvous, which makes it an agent.
+def store_wants_quiet_threads() -> bool:
+    """Whether this torch's store crashes the process when other threads are busy while it compares and sets.
 
-    Workers that load the entry point get this one wrapper and nothing else (torch 2.8 and newer load it with
-    ``torch.distributed.checkpoint``). Torch may be half imported at this time, so nothing else is touched.
-
-    Args:
-        arm: Returns what raises for the name of an event handler that nobody knows; ``None`` where nobody cares.
-
-    Returns:
-        Takes the wrapper off again.
-
-    Raises:
-        DoesNotFitError: This torch has no registry to wrap.
+    Before torch 2.4 ``Store.compare_set`` makes its answer, a Python object, without the interpreter's lock (pytorch
+    pull request 128212): whatever another thread does in that moment, such as importing, may end in a segmentation
+    fault. The rendezvous begins with one.
     """
-    registry = _of_type(_module(_RENDEZVOUS_API), "RendezvousHandlerRegistry", type)
-    original = registry.create_handler
-    _takes(original, "params")
-
-    def create_handler(self: Any, params: Any) -> Any:
-        check = None
-        with guard:
-            check = arm()
-        if check is not None:
-            _check_unless_torch_knows(_event_handler_of_launch(), check)
-        return original(self, params)
-
-    create_handler.__wrapped__ = original  # type: ignore[attr-defined]
-    patches = Patches()
-    patches.put(registry, "create_handler", create_handler)
-    return patches.undo
-
-
-def _event_handler_of_launch() -> str | None:
-    """The event handler's name that ``launch_agent`` was given.
-
-    It makes the rendezvous, which hosts the store, before it makes the agent (torch 2.8 to 2.15): until then the name
-    is nowhere but in its frame.
-    """
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None and frame.f_code.co_name != "launch_agent":
-        frame = frame.f_back
-    return None if frame is None else getattr(frame.f_locals.get("config"), "event_log_handler", None)
-
-
-def _check_unless_torch_knows(name: str | None, check: Callable[[str], object]) -> None:
-    # a program may have put a handler of its own into torch's registry: that is no affair of ours
-    known = getattr(sys.modules.get(_EVENTS + ".handlers"), "_log_handlers", {})
-    if name is not None and name not in known:
-        check(name)
+    release = (torch_version() or "").split(".")[:2]
+    return all(number.isdecimal() for number in release) and tuple(map(int, release)) < (2, 4)
 
 
 def torch_version() -> str | None:
     """The version of the torch that is imported; ``None`` where none is."""
     return getattr(sys.modules.get("torch"), "__version__", None)
-
-
-def _module(name: str) -> Any:
-    import importlib
-
-    return importlib.import_module(name)
-
-
-def _of_type(owner: Any, name: str, kind: type) -> Any:
-    value = getattr(owner, name, None)
-    if not isinstance(value, kind):
-        raise DoesNotFitError(f"{owner.__name__}.{name} is no {kind.__name__}")
-    return value
-
-
-def _takes(function: Callable[..., Any], *parameters: str) -> None:
-    missing = set(parameters) - inspect.signature(function).parameters.keys()
-    if missing:
-        raise DoesNotFitError(f"{function.__qualname__} takes no {', '.join(sorted(missing))}")

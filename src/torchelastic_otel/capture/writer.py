@@ -1,27 +1,31 @@
-"""On the writer thread: what was seen becomes events, and events become rows.
+"""On the writer thread: what was seen becomes rows, and once nobody waits, the rows become events.
 
-What always holds: rows stand in the spool in the order in which they were handed over; the agent's standing
-moves with them; when a spool on disk fails, everything goes on in memory, once and with one warning; one
-row that is at fault costs no other; a redaction hook that fails hides more, never less.
+What always holds: rows stand in the spool in the order in which they were handed over; they are kept raw first,
+since a caller of torch's waits for that, and settled right after; with a redaction hook they are read first,
+since what it takes away must be on no disk; when a spool on disk fails, everything goes on in memory, once and with
+one warning; one row that is at fault costs no other; a redaction hook that fails hides more, never less.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from torchelastic_otel.guard import guard
 from torchelastic_otel.model.event import ElasticEvent
-from torchelastic_otel.model.normalise import normalise
-from torchelastic_otel.model.standing import Standing, enrich
+from torchelastic_otel.model.standing import Standing
+from torchelastic_otel.settling import STANDING_KEY, raw_payload, read
 from torchelastic_otel.spool.store import Spool, SpoolError, SpoolTooSmallError, row_bytes
 
 if TYPE_CHECKING:
     from torchelastic_otel.capture.inlet import Observation
 
 logger = logging.getLogger("torchelastic_otel")
+
+MAX_RAW: Final = 64 * 1024
+"""Characters of a text that is kept raw; a longer one is read, and so bounded, first."""
 
 Redact = Callable[[ElasticEvent], ElasticEvent]
 
@@ -59,36 +63,61 @@ class Writer:
         self._redact = redact
         self._spool = landing.open_spool()
         self._standing = Standing(restart_count=0)
+        self._unsettled: list[tuple[int, str, str]] = []
         self._dropped = 0
 
-    def keep(self, observations: Iterable[Observation]) -> int:
-        """Keep a batch; how many of it could not be kept, not even in memory."""
-        rows = []
-        for destination, text, wall_ns, monotonic_ns in observations:
-            event = normalise(text, destination, time_ns=wall_ns, observed_ns=wall_ns, monotonic_ns=monotonic_ns)
-            self._standing, event = enrich(self._standing, event)
-            rows.append((destination, self._written(event)))
-        return sum(self._append(portion) for portion in _portions(rows, self._spool.append_limit))
+    def keep(self, observations: Sequence[Observation]) -> int:
+        """Keep a batch; how many of it could not be kept, not even in memory. :meth:`settle` comes next."""
+        raw = [(destination, raw_payload(text, *times)) for destination, text, *times in observations]
+        if self._redact is None and all(len(payload) <= MAX_RAW for _, payload in raw):
+            return sum(self._append(portion, raw=True) for portion in _portions(raw, self._spool.append_limit))
+        self._standing, events = read(self._standing, raw)
+        rows = [(event.destination, self._written(event)) for event in events]
+        return sum(self._append(portion, raw=False) for portion in _portions(rows, self._spool.append_limit))
 
-    def _append(self, rows: list[tuple[str, str]]) -> int:
+    def settle(self) -> None:
+        """Make events of what was kept raw, and tell the landing; nobody of torch's waits for this."""
+        if self._unsettled:
+            unsettled, self._unsettled = self._unsettled, []
+            self._standing, events = read(self._standing, [(destination, raw) for _, destination, raw in unsettled])
+            written = [event.to_json() for event in events]
+            sequences = [sequence for sequence, _, _ in unsettled]
+            try:
+                self._spool.settle(list(zip(sequences, written, strict=True)), (STANDING_KEY, self._standing.to_json()))
+            except SpoolError as error:
+                # they stay raw in the spool that failed; whoever adopts it delivers them again, with the same uid
+                self._go_on_in_memory(error, sequences[0])
+                self._append(
+                    [(event.destination, line) for event, line in zip(events, written, strict=True)], raw=False
+                )
+        self._landing.committed()
+        self._spool.tidy()
+
+    def _append(self, rows: list[tuple[str, str]], *, raw: bool) -> int:
         try:
             self._landing.seen({destination for destination, _ in rows})
-            _, dropped = self._spool.append(rows)
+            first, dropped = self._spool.append(rows, raw=raw)
         except SpoolError as error:
             if self._spool.path is None or isinstance(error, SpoolTooSmallError):
                 guard.kept_in(error)
                 return len(rows)
-            logger.warning("%s; events are kept in memory from here on and are lost if the agent is killed", error)
-            self._spool = self._landing.open_memory(self._spool.last_sequence + 1)
-            return self._append(rows)
+            self.settle()
+            self._go_on_in_memory(error, self._spool.last_sequence + 1)
+            return self._append(rows, raw=raw)
+        if raw:
+            self._unsettled += [(first + i, *row) for i, row in enumerate(rows)]
         if dropped and not self._dropped:
             logger.warning(
                 "the spool is full: the oldest undelivered events are dropped, and counted (torchelastic-otel"
                 " doctor); raise TORCHELASTIC_OTEL_SPOOL_MAX_BYTES, or bring the collector back"
             )
         self._dropped += dropped
-        self._landing.committed()
         return 0
+
+    def _go_on_in_memory(self, why: SpoolError, first_sequence: int) -> None:
+        if self._spool.path is not None:
+            logger.warning("%s; events are kept in memory from here on and are lost if the agent is killed", why)
+            self._spool = self._landing.open_memory(first_sequence)
 
     def _written(self, event: ElasticEvent) -> str:
         """The event as the redaction hook lets it out, as JSON."""

@@ -25,6 +25,7 @@ from torchelastic_otel.deliver.outcome import Sender
 from torchelastic_otel.deliver.route import NS_PER_S, Pace, Route, RouteState, Source
 from torchelastic_otel.guard import guard
 from torchelastic_otel.model.event import AttributeValue, Origin
+from torchelastic_otel.settling import settle_what_is_left
 from torchelastic_otel.spool import adoption
 from torchelastic_otel.spool.store import CursorState, Spool, SpoolCorruptError, SpoolError
 
@@ -327,6 +328,7 @@ class Pipeline:
         text = owned.spool.meta(ORIGIN_KEY)
         if text is None:
             return False  # its process died before it kept anything
+        settle_what_is_left(owned.spool)
         cursors = owned.spool.cursors()
         for name in EPHEMERAL_EXPORTERS & cursors.keys():
             owned.spool.acknowledge(name, owned.spool.last_sequence)

@@ -15,7 +15,6 @@ import _thread
 import logging
 import random
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -32,7 +31,8 @@ NS_PER_S: Final = 1_000_000_000
 MAX_BATCH_BYTES: Final = 512 * 1024
 """Bytes of event JSON in a batch; encoded it stays below 1 MiB (held by a test)."""
 FIRST_BACKOFF_NS: Final = 1 * NS_PER_S
-LAST_BACKOFF_NS: Final = 60 * NS_PER_S
+LAST_BACKOFF_NS: Final = 15 * NS_PER_S
+"""Short enough that what waited is there soon after a collector is back."""
 HOLD_NS: Final = 60 * NS_PER_S
 LONGEST_WISH_NS: Final = 600 * NS_PER_S
 """A receiver that asks for more is asked again after this."""
@@ -104,18 +104,19 @@ class Route:
         make_sender: Callable[[], Sender],
         pace: Pace,
         *,
-        monotonic_ns: Callable[[], int] = time.monotonic_ns,
         jitter: Callable[[], float] | None = None,
+        rest: Callable[[threading.Event, int], object] = lambda urgent, ns: urgent.wait(ns / NS_PER_S),
     ) -> None:
         self.name = name
         self._make_sender = make_sender
         self._pace = pace
-        self._monotonic_ns = monotonic_ns
         # of our own: drawing from the global one would change the host program's random numbers
         self._jitter = jitter or random.Random().random
+        self._rest_until_urgent = rest
         self._sources: list[Source] = []
         self._changing = threading.Lock()  # of the list of sources, which threads of ours change
-        self._wake = threading.Event()
+        self._wake = threading.Event()  # there is something to do
+        self._urgent = threading.Event()  # and it cannot wait
         self._flushes: deque[_thread.LockType] = deque()
         self._stopping = False
         self._sender: Sender | None = None
@@ -151,8 +152,9 @@ class Route:
             self._sources = [other for other in self._sources if other is not source]
 
     def wake(self) -> None:
-        """There is something to read."""
-        self._wake.set()
+        """There is something to read. Costs a thread's waking only where the route has nothing to do."""
+        if not self._wake.is_set():
+            self._wake.set()
 
     def flush(self) -> _thread.LockType:
         """Ask for an attempt at once.
@@ -165,13 +167,13 @@ class Route:
         if not self._stopping:
             done.acquire()
             self._flushes.append(done)
-            self._wake.set()
+            self._hurry()
         return done
 
     def stop(self, timeout_s: float) -> bool:
         """End the thread, in the middle of a send if need be; whether it has ended in time."""
         self._stopping = True
-        self._wake.set()
+        self._hurry()
         thread, sender = self._thread, self._sender
         if thread is None:
             return True
@@ -182,6 +184,10 @@ class Route:
             thread.join(timeout_s / 2)
         return not thread.is_alive()
 
+    def _hurry(self) -> None:
+        self._urgent.set()
+        self._wake.set()
+
     # --- on the route's thread
 
     def _run(self) -> None:
@@ -191,8 +197,9 @@ class Route:
             self._trouble = f"off: {error}"
             logger.warning("exporter %s is off, its events stay in the spool: %s", self.name, error)
         while True:
-            # before anything is looked at: what is asked for from here on sets it again
+            # before anything is looked at: what is asked for from here on sets them again
             self._wake.clear()
+            self._urgent.clear()
             if self._stopping:
                 break
             flushes = len(self._flushes)
@@ -213,12 +220,7 @@ class Route:
         if wait_ns is None:
             self._wake.wait()
             wait_ns = self._pace.delay_ns
-        until = self._monotonic_ns() + wait_ns
-        while not self._stopping and not self._flushes and (left := until - self._monotonic_ns()) > 0:
-            self._wake.clear()
-            if self._flushes or self._stopping:
-                break
-            self._wake.wait(left / NS_PER_S)
+        self._rest_until_urgent(self._urgent, wait_ns)
 
     def _deliver(self) -> int | None:
         """Deliver what there is, a batch of each source in turn; how long to wait after a failure."""

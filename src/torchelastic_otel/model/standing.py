@@ -10,6 +10,7 @@ sync rolled back leaves no trace in the standing.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -56,6 +57,24 @@ class Standing:
     restart_count: int | None = None
     intents: tuple[str, ...] = ()
     round_before_intents: int | None = None
+
+    def to_json(self) -> str:
+        """The standing as one line of ASCII JSON."""
+        return json.dumps([getattr(self, name) for name in self.__slots__])
+
+    @staticmethod
+    def from_json(line: str) -> Standing:
+        """The standing that :meth:`to_json` wrote.
+
+        Raises:
+            ValueError: The line is not such a standing.
+        """
+        try:
+            fields = json.loads(line)
+            fields[-2] = tuple(fields[-2])
+            return Standing(*fields)
+        except (TypeError, IndexError) as error:
+            raise ValueError(f"not a standing: {line[:80]!r}") from error
 
 
 def enrich(standing: Standing, event: ElasticEvent) -> tuple[Standing, ElasticEvent]:

@@ -8,11 +8,12 @@ What always holds:
 - A cursor reads its own destinations only, in order, and never what it has acknowledged.
 - The file and its log stay below ``max_bytes``. To make room, what every cursor has got goes first, oldest
   first; then the oldest. Every row that goes before a cursor got it is counted for that cursor.
-- Payloads are opaque here: text in, the same text out.
+- Payloads are opaque here: text in, the same text out. A row may be received raw first and settled later, with
+  another payload; no cursor reads past a row that is not settled.
 
 What is not promised: order between spools. A spool is used by threads of ours only, one at a time.
 
-Layout: ``meta(key, value)``; ``events(sequence, destination, payload)``; ``cursors(name, position, and its
+Layout: ``meta(key, value)``; ``events(sequence, destination, payload, raw)``; ``cursors(name, position, and its
 counts)``; ``subscriptions(cursor, destination)``; ``set_aside(cursor, sequence, reason)`` for single rows
 that a receiver refuses.
 """
@@ -32,7 +33,9 @@ _SCHEMA_VERSION: Final = 1
 _PAGE: Final = 4_096
 _SCHEMA: Final = """
 CREATE TABLE meta(key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE events(sequence INTEGER PRIMARY KEY AUTOINCREMENT, destination TEXT NOT NULL, payload TEXT NOT NULL);
+CREATE TABLE events(sequence INTEGER PRIMARY KEY AUTOINCREMENT, destination TEXT NOT NULL, payload TEXT NOT NULL,
+                    raw INTEGER NOT NULL DEFAULT 0);
+CREATE INDEX raw_events ON events(sequence) WHERE raw;
 CREATE TABLE cursors(name TEXT PRIMARY KEY, position INTEGER NOT NULL DEFAULT 0, delivered INTEGER NOT NULL DEFAULT 0,
                      rejected INTEGER NOT NULL DEFAULT 0, dropped INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID;
 CREATE TABLE subscriptions(cursor TEXT NOT NULL, destination TEXT NOT NULL, PRIMARY KEY(cursor, destination))
@@ -40,6 +43,9 @@ CREATE TABLE subscriptions(cursor TEXT NOT NULL, destination TEXT NOT NULL, PRIM
 CREATE TABLE set_aside(cursor TEXT NOT NULL, sequence INTEGER NOT NULL, reason TEXT NOT NULL,
                        PRIMARY KEY(cursor, sequence)) WITHOUT ROWID;
 """
+_TIDY_AFTER: Final = 60
+"""Changed rows after which the log is written back; well before SQLite would do it in the middle of a commit."""
+_INSERT: Final = "INSERT INTO events VALUES (?, ?, ?, ?)"
 _ROW_OVERHEAD: Final = 16
 """Bytes that SQLite spends on a row beside its texts."""
 _LEAF: Final = 4_000
@@ -134,14 +140,16 @@ class Spool:
             (size,) = connection.execute(f"SELECT SUM({_ROW_BYTES}) FROM events").fetchone()
         self._last: int = used[0] if used else 0
         self._size: int = size or 0
+        self._tidied_at = 0
 
     # --- writing
 
-    def append(self, rows: Sequence[tuple[str, str]]) -> tuple[int, int]:
+    def append(self, rows: Sequence[tuple[str, str]], *, raw: bool = False) -> tuple[int, int]:
         """Keep rows, all of them or none.
 
         Args:
             rows: Destination and payload of each.
+            raw: Whether they are still to be settled.
 
         Returns:
             The sequence of the first row, and how many older rows went undelivered to make room.
@@ -161,12 +169,14 @@ class Spool:
             for share in (0, 16, 4, 1):
                 excess = self._size // share + new if share else self._size + new - self._size_limit
                 try:
+                    if len(rows) == 1 and excess <= 0:
+                        # by far the most frequent case, and somebody waits for it: one statement in place of three
+                        self._connection.execute(_INSERT, (first, *rows[0], raw))
+                        freed = dropped = 0
+                        break
                     with self._transaction():
                         freed, dropped = self._make_room(excess)
-                        self._connection.executemany(
-                            "INSERT INTO events VALUES (?, ?, ?)",
-                            [(first + i, destination, payload) for i, (destination, payload) in enumerate(rows)],
-                        )
+                        self._connection.executemany(_INSERT, [(first + i, *row, raw) for i, row in enumerate(rows)])
                 except sqlite3.OperationalError as error:
                     # rows that share pages badly leave the file full below its limit: again, with more room
                     if share == 1 or "full" not in str(error) or not self._size:
@@ -176,6 +186,42 @@ class Spool:
             self._last += len(rows)
             self._size += new - freed
             return first, dropped
+
+    def settle(self, payloads: Sequence[tuple[int, str]], meta: tuple[str, str]) -> None:
+        """Give raw rows the payloads that they are read by, and keep a text under a key, all of it or nothing.
+
+        Args:
+            payloads: Sequence and payload of each; a row that has gone to make room stays gone.
+            meta: The key and the text.
+        """
+        with self._lock, self._faults(), self._transaction():
+            grown = 0
+            for sequence, payload in payloads:
+                row = self._connection.execute(
+                    "SELECT destination, payload FROM events WHERE sequence = ? AND raw", (sequence,)
+                ).fetchone()
+                if row is not None:
+                    self._connection.execute(
+                        "UPDATE events SET payload = ?, raw = 0 WHERE sequence = ?", (payload, sequence)
+                    )
+                    grown += row_bytes(row[0], payload) - row_bytes(*row)
+            self._connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", meta)
+            self._size += grown
+
+    def raw(self) -> list[tuple[str, Row]]:
+        """Rows that are still to be settled, with their destinations, in order."""
+        with self._lock, self._faults():
+            rows = self._connection.execute(
+                "SELECT destination, sequence, payload FROM events WHERE raw ORDER BY sequence"
+            ).fetchall()
+        return [(destination, Row(sequence, payload)) for destination, sequence, payload in rows]
+
+    def tidy(self) -> None:
+        """Write the log back into the file where it has grown; for when nobody waits."""
+        with self._lock, self._faults():
+            if self._connection.total_changes - self._tidied_at >= _TIDY_AFTER:
+                self._tidied_at = self._connection.total_changes
+                self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
 
     def acknowledge(self, cursor: str, position: int, *, delivered: int = 0, rejected: int = 0) -> None:
         """Note that a cursor is done with everything up to ``position``."""
@@ -223,7 +269,9 @@ class Spool:
         with self._lock, self._faults():
             for sequence, payload in self._connection.execute(
                 "SELECT sequence, payload FROM events WHERE sequence > ? AND destination IN"
-                " (SELECT destination FROM subscriptions WHERE cursor = ?) ORDER BY sequence LIMIT ?",
+                " (SELECT destination FROM subscriptions WHERE cursor = ?)"
+                " AND sequence < IFNULL((SELECT MIN(sequence) FROM events WHERE raw), 1 << 62)"
+                " ORDER BY sequence LIMIT ?",
                 (after, cursor, max_rows),
             ):
                 size += len(payload)

@@ -1,0 +1,120 @@
+"""The light half of what touches torch: how to wait until this process turns out to be an agent.
+
+What always holds: importing this costs a worker well under a millisecond (no dataclass, no logging handler, no
+torch), and a process that never takes part in a rendezvous gets one wrapper and nothing else.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any, Final
+
+from torchelastic_otel.guard import guard
+
+EVENTS: Final = "torch.distributed.elastic.events"
+_RENDEZVOUS_API: Final = "torch.distributed.elastic.rendezvous.api"
+_MISSING: Final = object()
+
+
+class DoesNotFitError(Exception):
+    """This torch is not shaped as a hook knows it."""
+
+
+class Patches:
+    """Attributes that were replaced, and what stood there."""
+
+    def __init__(self) -> None:
+        self._done: list[tuple[Any, str, object, object]] = []
+
+    def put(self, owner: Any, name: str, value: object) -> None:
+        """Replace an attribute of a module or a class."""
+        self._done.append((owner, name, vars(owner).get(name, _MISSING), value))
+        setattr(owner, name, value)
+
+    def undo(self) -> None:
+        """Put everything back, last first; what somebody else replaced since then is left alone."""
+        while self._done:
+            owner, name, before, ours = self._done.pop()
+            if vars(owner).get(name) is not ours:
+                continue
+            if before is _MISSING:
+                delattr(owner, name)
+            else:
+                setattr(owner, name, before)
+
+
+def at_first_rendezvous(arm: Callable[[], Callable[[str], object] | None]) -> Callable[[], None]:
+    """Have ``arm`` called whenever this process is about to take part in a rendezvous, which makes it an agent.
+
+    Workers that load the entry point get this one wrapper and nothing else (torch 2.8 and newer load it with
+    ``torch.distributed.checkpoint``). Torch may be half imported at this time, so nothing else is touched.
+
+    Args:
+        arm: Returns what raises for the name of an event handler that nobody knows; ``None`` where nobody cares.
+
+    Returns:
+        Takes the wrapper off again.
+
+    Raises:
+        DoesNotFitError: This torch has no registry to wrap.
+    """
+    registry = of_type(module(_RENDEZVOUS_API), "RendezvousHandlerRegistry", type)
+    original = registry.create_handler
+    takes(original, "params")
+
+    def create_handler(self: Any, params: Any) -> Any:
+        check = None
+        with guard:
+            check = arm()
+        if check is not None:
+            check_unless_torch_knows(_event_handler_of_launch(), check)
+        return original(self, params)
+
+    create_handler.__wrapped__ = original  # type: ignore[attr-defined]
+    patches = Patches()
+    patches.put(registry, "create_handler", create_handler)
+    return patches.undo
+
+
+def _event_handler_of_launch() -> str | None:
+    """The event handler's name that ``launch_agent`` was given.
+
+    It makes the rendezvous, which hosts the store, before it makes the agent (torch 2.8 to 2.15): until then the name
+    is nowhere but in its frame.
+    """
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code.co_name != "launch_agent":
+        frame = frame.f_back
+    return None if frame is None else getattr(frame.f_locals.get("config"), "event_log_handler", None)
+
+
+def check_unless_torch_knows(name: str | None, check: Callable[[str], object]) -> None:
+    """Raise for the name of an event handler that neither we nor torch's own registry know."""
+    # a program may have put a handler of its own into torch's registry: that is no affair of ours
+    known = getattr(sys.modules.get(EVENTS + ".handlers"), "_log_handlers", {})
+    if name is not None and name not in known:
+        check(name)
+
+
+def module(name: str) -> Any:
+    """A module of torch's; ``ImportError`` where this torch has none of that name."""
+    return importlib.import_module(name)
+
+
+def of_type(owner: Any, name: str, kind: type) -> Any:
+    """An attribute that must be of a kind; raises :class:`DoesNotFitError`."""
+    value = getattr(owner, name, None)
+    if not isinstance(value, kind):
+        raise DoesNotFitError(f"{owner.__name__}.{name} is no {kind.__name__}")
+    return value
+
+
+def takes(function: Callable[..., Any], *parameters: str) -> None:
+    """Raises :class:`DoesNotFitError` where the function does not take these parameters."""
+    missing = set(parameters) - inspect.signature(function).parameters.keys()
+    if missing:
+        raise DoesNotFitError(f"{function.__qualname__} takes no {', '.join(sorted(missing))}")
