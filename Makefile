@@ -30,7 +30,7 @@ types: environment  ## mypy, strict
 	@$(BIN)/mypy
 
 contracts: environment  ## which room may import which
-	@$(BIN)/lint-imports --no-timing > .import-contracts.log 2>&1 || { cat .import-contracts.log; exit 1; }
+	@$(BIN)/lint-imports > .import-contracts.log 2>&1 || { cat .import-contracts.log; exit 1; }
 
 unit: environment  ## everything that needs neither torchrun nor a kill
 	@$(BIN)/python -m pytest -m "not live and not crash" $(PYTEST_FLAGS)
@@ -55,8 +55,9 @@ pythons: environment  ## what runs without torch, on every other Python that is 
 environment:
 	@scripts/environment $(VENV) $(PYTHON) -e '.[torch,instrument]' '$(TORCH)' numpy $(TOOLS) $(INSTRUMENTATIONS)
 
+# torch 2.2 has no wheels for Python 3.13
 environments: environment  ## one environment for each older torch that is tested
-	@scripts/environment .venv-torch2.2 $(PYTHON) -e '.[instrument]' 'torch==2.2.2' 'numpy<2'
+	@scripts/environment .venv-torch2.2 $$(scripts/find-python 3.11 || echo $(PYTHON)) -e '.[instrument]' 'torch==2.2.2' 'numpy<2'
 	@scripts/environment .venv-torch2.8 $(PYTHON) -e '.[instrument]' 'torch==2.8.0' numpy
 
 bench: environment  ## the measurements of benchmarks/RESULTS.md, anew

@@ -309,6 +309,7 @@ def signal_storm(count: int) -> None:
     late = threading.Thread(target=lambda: results.append(inlet.put("null", "late")), daemon=True)
     late.start()
     late.join(15)
+    drained &= inlet.drain(30)
     stored = {json.loads(row.payload)[2] for _, row in installation._landing._owned.spool.history()}
     say(
         caught=caught,

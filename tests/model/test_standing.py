@@ -70,7 +70,7 @@ def test_a_later_worker_event_corrects_what_was_known() -> None:
 
 
 def test_a_synced_intent_is_committed_and_a_stale_one_rolled_back() -> None:
-    """ "Pending sync." is an intent: the compare-and-set that follows decides."""
+    """What ends in "Pending sync." is an intent: the compare-and-set that follows decides."""
     standing, told = fold(
         event(semconv.RENDEZVOUS_JOINED, round=0, rank=0, size=1, intent=False),
         event(semconv.RENDEZVOUS_PARTICIPANT_ADDED, round=1, intent=True),
