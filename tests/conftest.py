@@ -8,8 +8,14 @@ import signal
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from torchelastic_otel.guard import Guard
+
+# new examples are for those who can look at them; a submission is judged by the same ones each time
+settings.register_profile("ci", derandomize=True)
+if os.environ.get("CI"):
+    settings.load_profile("ci")
 
 
 @pytest.fixture(autouse=True)

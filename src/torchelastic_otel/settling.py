@@ -20,6 +20,8 @@ from torchelastic_otel.model.text import MAX_BODY, bounded
 from torchelastic_otel.spool.store import Spool
 
 STANDING_KEY: Final = "standing"
+ORIGIN_KEY: Final = "origin"
+"""Where a spool keeps whose rows they are (:class:`~torchelastic_otel.model.event.Origin`)."""
 
 
 def raw_payload(text: str, wall_ns: int, monotonic_ns: int) -> str:

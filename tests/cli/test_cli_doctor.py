@@ -15,8 +15,8 @@ from support.collector import FORBIDDEN, HANG, OK, UNAUTHORIZED, GrpcCollector, 
 from support.left_behind import Spools, event, origin
 
 from torchelastic_otel.cli import main
-from torchelastic_otel.deliver.pipeline import ORIGIN_KEY
 from torchelastic_otel.settings import SETTINGS
+from torchelastic_otel.settling import ORIGIN_KEY
 from torchelastic_otel.spool import adoption
 from torchelastic_otel.spool.directory import CORRUPT_SUFFIX, SPOOL_SUFFIX
 from torchelastic_otel.version import __version__

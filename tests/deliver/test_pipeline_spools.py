@@ -15,8 +15,9 @@ from support.route_stands import BOUND, DELIVERED, TestSender, event, fill, orig
 
 from torchelastic_otel.deliver.destinations import Exporter
 from torchelastic_otel.deliver.outcome import Outcome, Verdict
-from torchelastic_otel.deliver.pipeline import ORIGIN_KEY, Pipeline
+from torchelastic_otel.deliver.pipeline import Pipeline
 from torchelastic_otel.deliver.route import Pace
+from torchelastic_otel.settling import ORIGIN_KEY
 from torchelastic_otel.spool import adoption, store
 
 S = 1_000_000_000
@@ -102,8 +103,10 @@ def test_what_dead_processes_left_is_delivered_and_becomes_history(pipelines: li
     for number in range(12):
         own = [uid for uid in registry["x"].taken if uid.startswith(f"dead{number}-")]
         assert own == [f"dead{number}-{sequence}" for sequence in (1, 2, 3)]
-    assert wait_until(lambda: len(pipeline.adopted) == 12)
-    assert {(each.events, each.left) for each in pipeline.adopted} == {(3, 0)}
+    adopted = pipeline.adopted()
+    assert len(adopted) == 12
+    assert {(each.events, each.left) for each in adopted} == {(3, 0)}
+    assert pipeline.adopted() == []
 
 
 def test_what_nobody_here_can_deliver_is_left_as_it_is(pipelines: list[Pipeline], tmp_path: Path) -> None:

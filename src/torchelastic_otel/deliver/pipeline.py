@@ -2,10 +2,9 @@
 
 What always holds:
 
-- Nothing here runs on a thread of torch's: one caretaker thread starts the routes and adopts spools.
+- Nothing here runs on a thread of torch's: one caretaker thread starts the routes and looks for dead
+  processes' spools.
 - A route exists for every exporter that a seen destination leads to, and for no other.
-- A dead process's spool is read only by routes that this process has anyway, under the lock of the spool, and
-  keeps its own resource. What nobody here can deliver is left as it is.
 - ``flush`` keeps its deadline whatever the exporters do.
 """
 
@@ -15,57 +14,26 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, TypeVar
 
-from torchelastic_otel.deliver.destinations import EPHEMERAL_EXPORTERS, Exporter
+from torchelastic_otel.deliver.adopter import Adopted, Adopter
+from torchelastic_otel.deliver.destinations import Exporter
 from torchelastic_otel.deliver.outcome import Sender
 from torchelastic_otel.deliver.route import NS_PER_S, Pace, Route, RouteState, Source
 from torchelastic_otel.guard import guard
 from torchelastic_otel.model.event import AttributeValue, Origin
-from torchelastic_otel.settling import settle_what_is_left
-from torchelastic_otel.spool import adoption
-from torchelastic_otel.spool.store import CursorState, Spool, SpoolCorruptError, SpoolError
+from torchelastic_otel.settling import ORIGIN_KEY
+from torchelastic_otel.spool.store import Spool, SpoolError
 
 logger = logging.getLogger("torchelastic_otel")
 
 ADOPTION_INTERVAL_S: Final = 30.0
-ORIGIN_KEY: Final = "origin"
-_MAX_ADOPTIONS: Final = 8
+_LOOK_AFTER_S: Final = 0.2
 _SHORTEST_ANSWER_NS: Final = 50_000_000
 """What a disk that answers is given to do so, also where nothing is left of the time."""
-
-
-@dataclass(frozen=True, slots=True)
-class Adopted:
-    """What became of a spool that a dead process left.
-
-    Attributes:
-        path: Its file when it was adopted.
-        origin: The process it is from.
-        events: Rows that were pending when it was adopted.
-        left: Rows that are pending still.
-        before: Its cursors when it was adopted, by the exporters' names.
-        after: Its cursors when it was let go.
-    """
-
-    path: Path
-    origin: Origin
-    events: int
-    left: int
-    before: Mapping[str, CursorState]
-    after: Mapping[str, CursorState]
-
-
-@dataclass(slots=True, eq=False)
-class _Adoption:
-    owned: adoption.Owned
-    source: Source
-    routes: tuple[Route, ...]
-    pending: int
-    cursors: Mapping[str, CursorState]
 
 
 _T = TypeVar("_T")
@@ -118,14 +86,11 @@ class Pipeline:
         self._exporters_of = exporters_of
         self._pace = pace
         self._detect = detect
-        self._directory = directory
-        self._max_bytes = max_bytes
         self._interval_s = adoption_interval_s
         self._routes: dict[str, Route] = {}
         self._sources: list[Source] = []
         self._seen: set[str] = set()
-        self._adoptions: list[_Adoption] = []
-        self.adopted: list[Adopted] = []
+        self._adopter = Adopter(directory, max_bytes, lambda: self._routes) if directory is not None else None
         self._changing = threading.RLock()  # among our own threads only
         self._started = threading.Event()
         self._stop = threading.Event()
@@ -216,6 +181,23 @@ class Pipeline:
         """Rows of this process that at least one exporter has not got."""
         return sum(source.spool.pending() for source in self._sources)
 
+    def adopted(self) -> list[Adopted]:
+        """What became of dead processes' spools since this was asked last."""
+        return self._adopter.report() if self._adopter is not None else []
+
+    def adopt_pass(self, timeout_ns: int) -> list[Adopted]:
+        """Give each dead process's spool one attempt, on the caller's thread, where the caretaker does not adopt.
+
+        Args:
+            timeout_ns: When to begin no further attempt, nanoseconds.
+
+        Returns:
+            What was taken over, delivered or not.
+        """
+        if self._adopter is not None and self._routes:
+            self._adopter.one_pass(self.flush, timeout_ns)
+        return self.adopted()
+
     # --- the end
 
     def flush(self, timeout_ns: int) -> bool:
@@ -253,12 +235,15 @@ class Pipeline:
             for route in self._routes.values():
                 route.start()
         while not self._stop.is_set():
-            if self._interval_s is not None:
-                with guard:
-                    self.adopt_once()
-            self._stop.wait(0.2 if self._adoptions and self._interval_s is not None else self._interval_s)
+            if self._adopter is None or self._interval_s is None:
+                self._stop.wait()
+                break
+            with guard:
+                self._adopter.look()
+            self._stop.wait(_LOOK_AFTER_S if self._adopter.busy else self._interval_s)
         with guard:
-            self._let_go(everything=True)
+            if self._adopter is not None:
+                self._adopter.let_go(everything=True)
 
     def _complete_origin(self) -> None:
         """Keep in the spool what detectors say of this process, so that whoever delivers it can tell."""
@@ -270,95 +255,3 @@ class Pipeline:
                     source.spool.put_meta(ORIGIN_KEY, source.origin.to_json())
                 except SpoolError as error:
                     logger.debug("%s", error)  # the disk that failed; the next source is elsewhere
-
-    def adopt_once(self) -> None:
-        """Let go of what is delivered, and take over what dead processes left and this one can deliver."""
-        if self._directory is None:
-            return
-        self._let_go()
-        if self._adoptions or not self._routes:
-            return
-        adoption.forget_old(self._directory, time.time_ns(), self._max_bytes)
-        for owned in adoption.adopt(self._directory, self._max_bytes):
-            self._judge(owned)
-            if len(self._adoptions) >= _MAX_ADOPTIONS:
-                break
-
-    def adopt_pass(self, timeout_ns: int) -> list[Adopted]:
-        """Take over each dead process's spool in turn and give it one honest attempt; on the caller's thread.
-
-        Every spool gets its turn: one that an exporter does not take holds up no other. For a pipeline whose
-        caretaker does not adopt.
-
-        Args:
-            timeout_ns: When to begin no further attempt, nanoseconds.
-
-        Returns:
-            What was taken over, delivered or not, with what was let go before.
-        """
-        if self._directory is None or not self._routes:
-            return []
-        until = time.monotonic_ns() + timeout_ns
-        adoption.forget_old(self._directory, time.time_ns(), self._max_bytes)
-        for owned in adoption.adopt(self._directory, self._max_bytes):
-            self._judge(owned)
-            if len(self._adoptions) >= _MAX_ADOPTIONS:
-                self._attempt(until)
-            if time.monotonic_ns() >= until:
-                break
-        self._attempt(until)
-        done, self.adopted = self.adopted, []
-        return done
-
-    def _attempt(self, until: int) -> None:
-        if self._adoptions:
-            self.flush(max(0, until - time.monotonic_ns()))
-            self._let_go(everything=True)
-
-    def _judge(self, owned: adoption.Owned) -> None:
-        """Take over a spool or let go of it; one that cannot be read must not keep the others waiting."""
-        with guard:
-            try:
-                if not self._take_over(owned):
-                    owned.let_go()
-            except (SpoolCorruptError, ValueError) as error:
-                owned.give_up(f"spool {owned.path}: {error}")
-
-    def _take_over(self, owned: adoption.Owned) -> bool:
-        text = owned.spool.meta(ORIGIN_KEY)
-        if text is None:
-            return False  # its process died before it kept anything
-        settle_what_is_left(owned.spool)
-        cursors = owned.spool.cursors()
-        for name in EPHEMERAL_EXPORTERS & cursors.keys():
-            owned.spool.acknowledge(name, owned.spool.last_sequence)
-        owed = {name for name, cursor in cursors.items() if cursor.pending} - EPHEMERAL_EXPORTERS
-        routes = tuple(self._routes[name] for name in owed if name in self._routes)
-        if not routes:
-            return False
-        source = Source(owned.spool, Origin.from_json(text))
-        self._adoptions.append(_Adoption(owned, source, routes, owned.spool.pending(), owned.spool.cursors()))
-        for route in routes:
-            route.add(source)
-        return True
-
-    def _let_go(self, *, everything: bool = False) -> None:
-        for adopted in list(self._adoptions):
-            try:
-                cursors = adopted.owned.spool.cursors()
-                if not everything and any(cursors[route.name].pending for route in adopted.routes):
-                    continue
-                left = adopted.owned.spool.pending()
-            except SpoolCorruptError as error:
-                self._leave(adopted)
-                adopted.owned.give_up(str(error))
-                continue
-            self._leave(adopted)
-            owned, origin = adopted.owned, adopted.source.origin
-            self.adopted.append(Adopted(owned.path, origin, adopted.pending, left, adopted.cursors, cursors))
-            owned.let_go()
-
-    def _leave(self, adopted: _Adoption) -> None:
-        for route in adopted.routes:
-            route.remove(adopted.source)
-        self._adoptions.remove(adopted)

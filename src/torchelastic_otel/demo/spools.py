@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from torchelastic_otel.deliver.pipeline import ORIGIN_KEY
 from torchelastic_otel.model.event import Origin
+from torchelastic_otel.settling import ORIGIN_KEY
 from torchelastic_otel.spool import store
 from torchelastic_otel.spool.directory import DELIVERED_SUFFIX, SPOOL_SUFFIX
 

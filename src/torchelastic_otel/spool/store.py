@@ -118,7 +118,7 @@ class Spool:
         self._max_bytes = max_bytes
         wal_pages = max(16, min(256, max_bytes // _PAGE // 16))
         # the log is what was not yet checkpointed and one transaction, with a share for what lies around its rows
-        pages = max(32, max_bytes // _PAGE - 4 * wal_pages)
+        pages = max(32, max_bytes // _PAGE - 5 * wal_pages)
         self.append_limit = 2 * wal_pages * _PAGE
         self._size_limit = (pages - 12) * _PAGE * 15 // 16
         with self._faults():

@@ -1,0 +1,175 @@
+"""Delivering what dead processes left: which spools this process takes over, for how long, and what became of them.
+
+What always holds:
+
+- A dead process's spool is read only by routes that this process has anyway, under the lock of the spool, and
+  keeps its own resource. What nobody here can deliver is left as it is.
+- One spool that cannot be read, or that an exporter does not take, keeps no other waiting.
+- Nothing here runs on a thread of torch's.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from torchelastic_otel.deliver.destinations import EPHEMERAL_EXPORTERS
+from torchelastic_otel.deliver.route import Route, Source
+from torchelastic_otel.guard import guard
+from torchelastic_otel.model.event import Origin
+from torchelastic_otel.settling import ORIGIN_KEY, settle_what_is_left
+from torchelastic_otel.spool import adoption
+from torchelastic_otel.spool.store import CursorState, SpoolCorruptError
+
+logger = logging.getLogger("torchelastic_otel")
+
+MOST_AT_ONCE: Final = 8
+_REMEMBERED: Final = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """What became of a spool that a dead process left.
+
+    Attributes:
+        path: Its file when it was adopted.
+        origin: The process it is from.
+        events: Rows that were pending when it was adopted.
+        left: Rows that are pending still.
+        before: Its cursors when it was adopted, by the exporters' names.
+        after: Its cursors when it was let go.
+    """
+
+    path: Path
+    origin: Origin
+    events: int
+    left: int
+    before: Mapping[str, CursorState]
+    after: Mapping[str, CursorState]
+
+
+@dataclass(slots=True, eq=False)
+class _Adoption:
+    owned: adoption.Owned
+    source: Source
+    routes: tuple[Route, ...]
+    pending: int
+    cursors: Mapping[str, CursorState]
+
+
+class Adopter:
+    """See the header of this file.
+
+    Args:
+        directory: Where dead processes' spools are looked for.
+        max_bytes: The bound of a spool, bytes.
+        routes: The routes of this process by name, as they are at the time of asking.
+    """
+
+    def __init__(self, directory: Path, max_bytes: int, routes: Callable[[], Mapping[str, Route]]) -> None:
+        self._directory = directory
+        self._max_bytes = max_bytes
+        self._routes = routes
+        self._adoptions: list[_Adoption] = []
+        self._adopted: deque[Adopted] = deque(maxlen=_REMEMBERED)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a dead process's spool is being delivered."""
+        return bool(self._adoptions)
+
+    def report(self) -> list[Adopted]:
+        """What was let go since this was asked last, delivered or not."""
+        done = list(self._adopted)
+        self._adopted.clear()
+        return done
+
+    def look(self) -> None:
+        """Let go of what is delivered or gets nowhere, and take over what dead processes left."""
+        self.let_go()
+        if self._adoptions or not self._routes():
+            return
+        adoption.forget_old(self._directory, time.time_ns(), self._max_bytes)
+        for owned in adoption.adopt(self._directory, self._max_bytes):
+            self._judge(owned)
+            if len(self._adoptions) >= MOST_AT_ONCE:
+                break
+
+    def one_pass(self, attempt: Callable[[int], object], timeout_ns: int) -> None:
+        """Take over each dead process's spool in turn and give it one attempt; on the caller's thread.
+
+        Args:
+            attempt: Delivers what there is, once, within nanoseconds.
+            timeout_ns: When to begin no further attempt, nanoseconds.
+        """
+        until = time.monotonic_ns() + timeout_ns
+
+        def try_once() -> None:
+            if self._adoptions:
+                attempt(max(0, until - time.monotonic_ns()))
+                self.let_go(everything=True)
+
+        adoption.forget_old(self._directory, time.time_ns(), self._max_bytes)
+        for owned in adoption.adopt(self._directory, self._max_bytes):
+            self._judge(owned)
+            if len(self._adoptions) >= MOST_AT_ONCE:
+                try_once()
+            if time.monotonic_ns() >= until:
+                break
+        try_once()
+
+    def _judge(self, owned: adoption.Owned) -> None:
+        """Take over a spool or let go of it; one that cannot be read must not keep the others waiting."""
+        with guard:
+            try:
+                if not self._take_over(owned):
+                    owned.let_go()
+            except (SpoolCorruptError, ValueError) as error:
+                owned.give_up(f"spool {owned.path}: {error}")
+
+    def _take_over(self, owned: adoption.Owned) -> bool:
+        text = owned.spool.meta(ORIGIN_KEY)
+        if text is None:
+            return False  # its process died before it kept anything
+        settle_what_is_left(owned.spool)
+        cursors = owned.spool.cursors()
+        for name in EPHEMERAL_EXPORTERS & cursors.keys():
+            owned.spool.acknowledge(name, owned.spool.last_sequence)
+        owed = {name for name, cursor in cursors.items() if cursor.pending} - EPHEMERAL_EXPORTERS
+        own = self._routes()
+        routes = tuple(own[name] for name in owed if name in own)
+        if not routes:
+            return False
+        source = Source(owned.spool, Origin.from_json(text))
+        self._adoptions.append(_Adoption(owned, source, routes, owned.spool.pending(), owned.spool.cursors()))
+        for route in routes:
+            route.add(source)
+        return True
+
+    def let_go(self, *, everything: bool = False) -> None:
+        """Let go of what is delivered, and of what nobody gets on with; what is left, the next look takes up again."""
+        for adopted in list(self._adoptions):
+            try:
+                cursors = adopted.owned.spool.cursors()
+                owing = [route for route in adopted.routes if cursors[route.name].pending]
+                if not everything and any(not route.state.trouble for route in owing):
+                    continue
+                left = adopted.owned.spool.pending()
+            except SpoolCorruptError as error:
+                self._leave(adopted)
+                adopted.owned.give_up(str(error))
+                continue
+            self._leave(adopted)
+            owned, origin = adopted.owned, adopted.source.origin
+            self._adopted.append(Adopted(owned.path, origin, adopted.pending, left, adopted.cursors, cursors))
+            owned.let_go()
+
+    def _leave(self, adopted: _Adoption) -> None:
+        for route in adopted.routes:
+            route.remove(adopted.source)
+        self._adoptions.remove(adopted)
