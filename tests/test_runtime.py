@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from opentelemetry.sdk._logs import LoggerProvider, ReadableLogRecord
 from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
+from support.collector import wait_until
 
 import torchelastic_otel
 from torchelastic_otel import events, runtime, semconv
@@ -171,3 +172,126 @@ def test_loglevel_never_silences_events(monkeypatch: pytest.MonkeyPatch) -> None
     record("e")
     assert torchelastic_otel.flush()
     assert told() == ["e"]
+
+
+def test_a_destination_that_is_registered_anew_leads_elsewhere() -> None:
+    """And what was recorded before goes where it was to go."""
+    first, second = Collecting(), Collecting()
+    torchelastic_otel.register_destination("audit", first)
+    install("null")
+    record("a", "audit")
+    torchelastic_otel.register_destination("audit", second)
+    record("b", "audit")
+    assert torchelastic_otel.flush()
+    assert (first.names, second.names) == (["a"], ["b"])
+    torchelastic_otel.unregister_destination("audit")
+
+
+def test_a_built_in_destination_leads_where_it_led_once_it_is_unregistered() -> None:
+    """Agents record to null whatever a program does."""
+    own = Collecting()
+    install("memory")
+    torchelastic_otel.register_destination("null", own)
+    record("a")
+    torchelastic_otel.unregister_destination("null")
+    record("b")
+    assert torchelastic_otel.flush()
+    assert own.names == ["a"]
+    assert told() == ["a", "b"]  # null always reaches the default exporters too
+
+
+def test_a_destination_can_be_registered_and_forgotten_before_install() -> None:
+    """The order of two calls must not matter."""
+    torchelastic_otel.register_destination("early", "memory")
+    torchelastic_otel.unregister_destination("early")
+    with pytest.raises(torchelastic_otel.UnknownDestinationError, match="unknown registered destination 'early'"):
+        torchelastic_otel.unregister_destination("early")
+
+
+def test_an_unknown_destination_is_the_same_error_everywhere() -> None:
+    """Whoever catches the public one catches the drop-in's."""
+    with pytest.raises(torchelastic_otel.UnknownDestinationError):
+        record("a", "nowhere")
+
+
+def test_a_destination_that_a_package_brings_can_be_recorded_to(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """`record(event, destination=NAME)` reaches every name that the registry knows, bound or not."""
+    package = tmp_path / "bringing-1.0.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: bringing\nVersion: 1.0\n")
+    (package / "entry_points.txt").write_text("[torchelastic_otel.destinations]\nbrought = bringing:exporters\n")
+    (tmp_path / "bringing.py").write_text("def exporters():\n    return 'memory'\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    install("null")
+    record("a", "brought")
+    assert torchelastic_otel.flush()
+    assert told() == ["a"]
+    torchelastic_otel.uninstall()
+    with pytest.raises(torchelastic_otel.UnknownDestinationError):
+        record("b", "brought")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "named", "exporters"),
+    [
+        ("OTEL_SDK_DISABLED", "true", ("memory",), ()),
+        ("TORCHELASTIC_OTEL", "off", (), ()),
+        ("OTEL_LOGS_EXPORTER", "none", (), ()),
+        ("OTEL_LOGS_EXPORTER", "none", ("memory",), ("memory",)),
+    ],
+)
+def test_install_takes_no_for_an_answer(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, named: tuple[str, ...], exporters: tuple[str, ...]
+) -> None:
+    """Whoever runs a program has the last word over whoever wrote it."""
+    monkeypatch.setenv(variable, value)
+    assert install(*named).status.exporters == exporters
+
+
+def test_a_bad_mode_is_said_also_where_nothing_is_active(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """`TORCHELASTIC_OTEL=yes` must not be a silent no."""
+    monkeypatch.delenv("TORCHELASTIC_OTEL_SPOOL_DIR")
+    monkeypatch.setenv("TORCHELASTIC_OTEL", "yes")
+    runtime.install_from_environment()
+    assert "TORCHELASTIC_OTEL='yes' is not allowed; allowed: auto, on, off" in caplog.text
+
+
+def test_installing_and_uninstalling_leaves_no_thread() -> None:
+    """Counted by the system: the writer is no thread that `threading` knows."""
+
+    def threads() -> int:
+        return len(os.listdir("/proc/self/task"))
+
+    install("memory")
+    torchelastic_otel.uninstall()  # what OpenTelemetry itself starts once is not ours
+    before = threads()
+    for _ in range(3):
+        install("memory")
+        record("e")
+        torchelastic_otel.uninstall()
+    assert wait_until(lambda: threads() <= before)
+
+
+def test_what_is_left_at_the_end_is_said_with_where_it_is(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    """At three in the morning: nothing is lost, and here is where it waits."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
+    install("otlp_proto_http")
+    record("e")
+    torchelastic_otel.uninstall()
+    assert "not all events are delivered; they are kept in" in caplog.text
+    assert str(tmp_path) in caplog.text
+
+
+def test_an_event_that_says_when_it_happened_is_believed() -> None:
+    """`Event.timestamp` is in milliseconds; torch itself always leaves it 0."""
+    install("memory")
+    events.record(events.Event(name="e", source=events.EventSource.WORKER, timestamp=1_700_000_000_123))
+    assert torchelastic_otel.flush()
+    (log,) = torchelastic_otel.finished_logs()
+    assert log.log_record.timestamp == 1_700_000_000_123_000_000

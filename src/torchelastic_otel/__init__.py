@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torchelastic_otel.version import __version__
 
 if TYPE_CHECKING:
-    from torchelastic_otel.deliver.destinations import UnknownDestinationError
+    from torchelastic_otel.bindings import UnknownDestinationError
     from torchelastic_otel.installation import Installation, Status
     from torchelastic_otel.runtime import (
         finished_logs,
@@ -37,11 +37,15 @@ __all__ = [
 ]
 
 _HOMES = {
-    "UnknownDestinationError": "torchelastic_otel.deliver.destinations",
+    "UnknownDestinationError": "torchelastic_otel.bindings",
     "Settings": "torchelastic_otel.settings",
     "Installation": "torchelastic_otel.installation",
     "Status": "torchelastic_otel.installation",
 }
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
 
 
 def __getattr__(name: str) -> Any:

@@ -25,12 +25,14 @@ class Activation:
         why: The variable that decided it, in a sentence.
         exporters: Names of exporters (OpenTelemetry's variables) that torch's events go to.
         destinations: Names of destinations (our variable) that they go to instead, where set.
+        refused: Whether somebody said no, rather than nothing.
     """
 
     active: bool
     why: str
     exporters: tuple[str, ...] = ()
     destinations: tuple[str, ...] = ()
+    refused: bool = False
 
 
 def decide(environ: Mapping[str, str], settings: Settings) -> Activation:
@@ -41,9 +43,9 @@ def decide(environ: Mapping[str, str], settings: Settings) -> Activation:
         settings: Our settings in it.
     """
     if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
-        return Activation(False, "OTEL_SDK_DISABLED=true")
+        return Activation(False, "OTEL_SDK_DISABLED=true", refused=True)
     if settings.mode is Mode.OFF:
-        return Activation(False, f"{PREFIX}=off")
+        return Activation(False, f"{PREFIX}=off", refused=True)
     if settings.destinations:
         return Activation(True, f"{PREFIX}_DESTINATIONS is set", destinations=settings.destinations)
     if settings.mode is not Mode.ON and environ.get("OTEL_CONFIG_FILE", "").strip():
@@ -54,7 +56,7 @@ def decide(environ: Mapping[str, str], settings: Settings) -> Activation:
     if logs_exporter:
         names = tuple(dict.fromkeys(name.strip() for name in logs_exporter.split(",") if name.strip()))
         if "none" in names:
-            return Activation(False, "OTEL_LOGS_EXPORTER=none")
+            return Activation(False, "OTEL_LOGS_EXPORTER=none", refused=True)
         return Activation(True, "OTEL_LOGS_EXPORTER is set", exporters=names)
     for variable in _ENDPOINTS:
         if environ.get(variable, "").strip():

@@ -15,6 +15,16 @@ from typing import Literal
 logger = logging.getLogger("torchelastic_otel")
 
 
+def _say_who(record: logging.LogRecord) -> bool:
+    """Torchrun shows our warnings bare, among everything else on standard error: so they say whose they are."""
+    if not str(record.msg).startswith("torchelastic-otel: "):
+        record.msg = f"torchelastic-otel: {record.msg}"
+    return True
+
+
+logger.addFilter(_say_who)
+
+
 def is_signal(error: BaseException) -> bool:
     """Whether the exception stands for a signal and must never be swallowed."""
     return not isinstance(error, Exception) or any(base.__name__ == "SignalException" for base in type(error).__mro__)

@@ -96,6 +96,7 @@ class Installation:
             self._hooks.install()
         for destination in registry.bound():
             handlers.bind(destination, SpoolHandler(destination, self._inlet))
+        handlers.resolve_with(self.check_destination)
         # the spool is opened and the exporters are loaded before the first event needs them
         self._inlet.start()
         if watch_torch and store_wants_quiet_threads():
@@ -121,9 +122,6 @@ class Installation:
 
     def bind(self, destination: str) -> None:
         """Make a destination known to torch and to the drop-in, or lead it elsewhere."""
-        landing = self._own_landing
-        if landing is not None:
-            landing.pipeline.forget(destination)
         handlers.bind(destination, SpoolHandler(destination, self._inlet))
         if self._hooks is not None:
             self._hooks.bind(destination)
@@ -141,6 +139,10 @@ class Installation:
             self.bind(name)
 
     # --- the end
+
+    def ready(self, timeout_ns: int) -> bool:
+        """Wait until what is recorded next is kept at once; whether it is."""
+        return self._inlet.drain(timeout_ns / NS_PER_S)
 
     def flush(self, timeout_ns: int) -> bool:
         """Deliver what there is now; whether nothing is left. Waits at most ``timeout_ns`` nanoseconds."""
@@ -172,6 +174,12 @@ class Installation:
             logger.warning("%d events could not be kept and are lost", lost)
         landing = self._own_landing
         if landing is not None:
+            if not delivered and landing.path is not None:
+                logger.warning(
+                    "not all events are delivered; they are kept in %s, and the next agent of this user on this node"
+                    " delivers them, or `torchelastic-otel flush`",
+                    landing.path.parent,
+                )
             landing.close(max(0, until - time.monotonic_ns()), drained=delivered)
         return delivered
 
@@ -179,9 +187,11 @@ class Installation:
         """Leave torch and the drop-in as they were found; deliver what there is."""
         if self._hooks is not None:
             self._hooks.uninstall()
-        for destination in self.registry.bound():
+        handlers.resolve_with(None)
+        for destination in handlers.bound():
             handlers.unbind(destination)
         self.close()
+        self._inlet.stop()
 
     # --- looking at it
 

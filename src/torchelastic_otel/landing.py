@@ -45,6 +45,7 @@ class ProcessLanding:
 
     def __init__(self, settings: Settings, registry: Registry, environ: Mapping[str, str]) -> None:
         self._settings = settings
+        self._registry = registry
         self._environ = environ
         self._directory = spool_directory(settings, logger.warning)
         self._owned: adoption.Owned | None = None
@@ -73,7 +74,7 @@ class ProcessLanding:
 
     def open_spool(self) -> store.Spool:
         """This process's spool; the exporters begin to load."""
-        self.pipeline.see(("null", "dynamic_rendezvous"))
+        self.seen(("null", "dynamic_rendezvous"))
         spool = self._on_disk()
         if spool is None:
             spool = self.open_memory(1)
@@ -104,9 +105,11 @@ class ProcessLanding:
         self.pipeline.add(spool, self._origin)
         return spool
 
-    def seen(self, destinations: Iterable[str]) -> None:
-        """Rows of these destinations come next."""
-        self.pipeline.see(destinations)
+    def seen(self, destinations: Iterable[str]) -> Mapping[str, str]:
+        """Rows of these destinations come next; the key that rows of each are kept under."""
+        keys = {destination: self._registry.key_of(destination) for destination in destinations}
+        self.pipeline.see(keys.values())
+        return keys
 
     def committed(self) -> None:
         """New rows can be read."""
@@ -133,7 +136,7 @@ class ProcessLanding:
     def _make_sender(self, exporter: Exporter) -> Sender:
         from torchelastic_otel.deliver.otel.senders import make
 
-        return make(exporter, self._settings, self._environ, logger.warning)
+        return make(exporter, self._settings, self._environ, logger.warning, self._directory)
 
 
 def spool_directory(settings: Settings, warn: Callable[[str], object]) -> Path | None:

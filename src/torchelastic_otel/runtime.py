@@ -11,9 +11,10 @@ import logging
 import os
 import sys
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from torchelastic_otel.activation import Activation, decide
+from torchelastic_otel.bindings import UnknownDestinationError
 from torchelastic_otel.deliver.destinations import Exporter, Registry
 from torchelastic_otel.guard import guard
 from torchelastic_otel.installation import Installation
@@ -29,6 +30,8 @@ logger = logging.getLogger("torchelastic_otel")
 _current: Installation | None = None
 _registered: dict[str, tuple[Any, ...]] = {}
 _uninstalled = False
+_READY_NS: Final = NS_PER_S
+"""The longest that ``install()`` waits for its spool, nanoseconds; 50 to 100 ms where the disk answers."""
 
 
 def current() -> Installation | None:
@@ -42,11 +45,11 @@ def install_from_environment() -> Installation | None:
         return _current
     settings, complaints = from_environment(os.environ)
     activation = decide(os.environ, settings)
+    for complaint in () if activation.refused else complaints:
+        logger.warning("%s", complaint)
     if not activation.active:
         logger.debug("not active: %s", activation.why)
         return None
-    for complaint in complaints:
-        logger.warning("%s", complaint)
     return _install(settings, activation, None, watch_torch=True)
 
 
@@ -111,6 +114,11 @@ def install(
             registry.register(name, *exporters)
         for name in destinations:
             registry.exporters_of(name)
+    if activation.refused and not (destinations and activation.why.startswith("OTEL_LOGS_EXPORTER")):
+        # whoever runs the program has the last word over whoever wrote it
+        logger.warning("install() delivers nothing: %s", activation.why)
+        activation, watch_torch = Activation(True, activation.why, destinations=("null",)), False
+    elif destinations:
         activation = Activation(True, "install() names destinations", destinations=destinations)
     elif not activation.active:
         activation = Activation(True, "install()", exporters=("otlp",))
@@ -118,7 +126,10 @@ def install(
         import importlib.util
 
         watch_torch = "torch" in sys.modules or importlib.util.find_spec("torch") is not None
-    return _install(settings, activation, redact, watch_torch=watch_torch)
+    installation = _install(settings, activation, redact, watch_torch=watch_torch)
+    # a program that asks for it can wait until what it records next survives a kill
+    installation.ready(_READY_NS)
+    return installation
 
 
 def uninstall() -> None:
@@ -171,11 +182,15 @@ def unregister_destination(name: str) -> None:
     Raises:
         UnknownDestinationError: It was never registered.
     """
-    _registered.pop(name, None)
-    registry = _current.registry if _current is not None else Registry()
-    registry.unregister(name)
+    if name not in _registered:
+        raise UnknownDestinationError(name, _registered, "registered destination")
+    del _registered[name]
     if _current is not None:
-        _current.unbind(name)
+        _current.registry.unregister(name)
+        if name in _current.registry.bound():
+            _current.bind(name)  # a built-in one leads where it led before
+        else:
+            _current.unbind(name)
 
 
 _flushes_before_threads_end = False

@@ -111,7 +111,7 @@ SETTINGS: Final = (
     Setting(
         PREFIX + "_FILE_DIR",
         "file_dir",
-        "the spool's folder",
+        "`otlp/` in the spool's folder",
         "a directory",
         "Where the destination `file` writes its OTLP JSON lines.",
         str,

@@ -60,12 +60,14 @@ class Landing:
         """In memory."""
         return self._add(store.create_in_memory(BOUND, first_sequence))
 
-    def seen(self, destinations: Iterable[str]) -> None:
+    def seen(self, destinations: Iterable[str]) -> dict[str, str]:
         """Subscribes one cursor to them all, on the newest spool."""
+        destinations = set(destinations)
         new = set(destinations) - self.destinations
         if new:
             self.spools[-1].subscribe({"x": sorted(new)})
             self.destinations |= new
+        return {destination: destination for destination in destinations}
 
     def committed(self) -> None:
         """Counts."""

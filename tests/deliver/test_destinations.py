@@ -6,8 +6,8 @@ from importlib.metadata import EntryPoint
 
 import pytest
 
+from torchelastic_otel.bindings import UnknownDestinationError as Unknown
 from torchelastic_otel.deliver.destinations import ENTRY_POINT_GROUP, EXPORTER_GROUP, Exporter, Registry
-from torchelastic_otel.deliver.destinations import UnknownDestinationError as Unknown
 
 
 def brought() -> list[str]:
@@ -75,7 +75,7 @@ def test_an_unknown_name_lists_the_known_ones_and_the_nearest(registry: Registry
     assert str(caught.value) == (
         "unknown destination 'otpl' (did you mean 'otlp'?); known: acme, console, dynamic_rendezvous, file, memory,"
         " null, otlp, otlp_proto_grpc, otlp_proto_http, sdk;"
-        " add one with torchelastic_otel.register_destination(name, *exporters)"
+        " add one with torchelastic_otel.register_destination(name, *exporters), and torchelastic_otel.install()"
     )
     assert isinstance(caught.value, KeyError)
 
@@ -93,3 +93,34 @@ def test_a_name_that_was_never_registered_cannot_be_forgotten(registry: Registry
     """Built-in destinations stay."""
     with pytest.raises(Unknown, match="unknown registered destination 'otlp'"):
         registry.unregister("otlp")
+
+
+def test_exporters_of_one_class_are_two_exporters(registry: Registry) -> None:
+    """Two collectors, one OTLPLogExporter each: each gets everything, by a cursor of its own."""
+    one, other = OwnExporter(), OwnExporter()
+    registry.register("mine", one, other)
+    names = [exporter.name for exporter in registry.exporters_of("mine")]
+    assert len(set(names)) == 2
+    registry.register("again", other, one)
+    assert [exporter.name for exporter in registry.exporters_of("again")] == names[::-1]
+
+
+def test_a_destination_that_leads_elsewhere_is_kept_under_another_key(registry: Registry) -> None:
+    """What was recorded before still goes where it was to go."""
+    registry.register("mine", "otlp")
+    before = registry.key_of("mine")
+    registry.register("mine", "file")
+    assert registry.key_of("mine") != before == "mine"
+    assert registry.exporters_of(registry.key_of("mine")) == (Exporter("file"),)
+    registry.register("null", "file")
+    assert registry.key_of("null") != "null"
+    registry.unregister("null")
+    assert [exporter.name for exporter in registry.exporters_of(registry.key_of("null"))] == ["otlp"]
+
+
+def test_what_cannot_be_an_exporter_is_refused(registry: Registry) -> None:
+    """A class, and nothing at all."""
+    with pytest.raises(TypeError, match="not a class"):
+        registry.register("mine", OwnExporter)
+    with pytest.raises(ValueError, match="destination 'mine' needs an exporter"):
+        registry.register("mine")

@@ -110,7 +110,9 @@ def test_holding_waits_a_minute_and_warns_once(caplog: pytest.LogCaptureFixture)
     """401, 403, 404: nobody's data is at fault, somebody has to do something."""
     route = Route("x", TestSender, Pace(), jitter=lambda: 1.0)
     assert [failed(route, Outcome(Verdict.HOLD, "HTTP 401")) for _ in range(3)] == [60, 60, 60]
-    assert [r.message for r in caplog.records] == ["exporter x: HTTP 401; everything is kept, asking again every 60 s"]
+    assert [r.message for r in caplog.records] == [
+        "torchelastic-otel: exporter x: HTTP 401; everything is kept, asking again every 60 s"
+    ]
 
 
 def test_new_rows_do_not_cut_a_backoff_short(stands: list[Stand]) -> None:

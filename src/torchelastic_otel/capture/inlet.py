@@ -99,6 +99,7 @@ class Inlet:
         self._writing = _thread.allocate_lock()  # held by the one writer thread for as long as it lives
         self._running = False
         self._stalled = False
+        self._stopping = False
         self._in_hand = 0  # texts that the writer took and has not kept yet
         self._errands = self._errands_done = 0  # what was put that is no text
         self.lost = 0
@@ -127,6 +128,12 @@ class Inlet:
         """Wait until everything put before is kept. Whether it is."""
         self._stalled = False
         return self._hand_over(None, timeout_s)
+
+    def stop(self) -> None:
+        """End the writer thread once it has kept what was put before; what is put later starts another."""
+        if self.used and self._pid == os.getpid():
+            self._stopping = True
+            self._hand_over(None, 0)
 
     def _hand_over(self, observation: Observation | None, wait_s: float) -> bool:
         if self._pid != os.getpid():
@@ -188,7 +195,8 @@ class Inlet:
                 if observation is not None:
                     done.release()
             unsettled += len(observations)
-            if keeper is not None and (len(batch) > len(observations) or not batch or unsettled >= _MAX_BATCH):
+            asked = len(batch) > len(observations) and not self._stopping
+            if keeper is not None and (asked or not batch or unsettled >= _MAX_BATCH):
                 # somebody asks for everything, or nobody has come for a while, or enough has come together
                 unsettled = 0
                 with guard:
@@ -196,3 +204,7 @@ class Inlet:
             for observation, done in batch:
                 if observation is None:
                     done.release()
+            if self._stopping and waiting.empty():
+                self._running = self._stopping = False
+                writing.release()
+                return

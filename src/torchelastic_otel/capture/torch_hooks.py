@@ -132,6 +132,19 @@ class TorchHooks:
         self._bindings = Bindings(entries, lambda: events._events_loggers, logger_of)
         for destination in self._destinations:
             self.bind(destination)
+        original, resolve = events.get_logging_handler, self._check_destination
+
+        def get_logging_handler(destination: str = "null") -> logging.Handler:
+            if destination not in entries:
+                with guard:
+                    try:
+                        resolve(destination)  # a package may have brought it; then torch knows it from here on
+                    except KeyError:
+                        pass  # torch's own error comes next
+            handler: logging.Handler = original(destination)
+            return handler
+
+        self._patches.put(events, "get_logging_handler", get_logging_handler)
 
     def _construct_hook(self) -> None:
         events = module(EVENTS)

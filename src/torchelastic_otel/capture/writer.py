@@ -9,7 +9,7 @@ one warning; one row that is at fault costs no other; a redaction hook that fail
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -41,8 +41,8 @@ class Landing(Protocol):
         """A spool in memory that goes on where one on disk failed."""
         ...
 
-    def seen(self, destinations: Iterable[str]) -> None:
-        """Rows of these destinations come next."""
+    def seen(self, destinations: Iterable[str]) -> Mapping[str, str]:
+        """Rows of these destinations come next; the key that rows of each are kept under."""
         ...
 
     def committed(self) -> None:
@@ -65,6 +65,7 @@ class Writer:
         self._standing = Standing(restart_count=0)
         self._unsettled: list[tuple[int, str, str]] = []
         self._dropped = 0
+        self._redaction_failed = False
 
     def keep(self, observations: Sequence[Observation]) -> int:
         """Keep a batch; how many of it could not be kept, not even in memory. :meth:`settle` comes next."""
@@ -95,8 +96,8 @@ class Writer:
 
     def _append(self, rows: list[tuple[str, str]], *, raw: bool) -> int:
         try:
-            self._landing.seen({destination for destination, _ in rows})
-            first, dropped = self._spool.append(rows, raw=raw)
+            keys = self._landing.seen({destination for destination, _ in rows})
+            first, dropped = self._spool.append([(keys[destination], row) for destination, row in rows], raw=raw)
         except SpoolError as error:
             if self._spool.path is None or isinstance(error, SpoolTooSmallError):
                 guard.kept_in(error)
@@ -130,6 +131,9 @@ class Writer:
             return redacted.to_json()
         except BaseException as error:  # noqa: BLE001 - a hook that calls sys.exit() is broken like any other
             guard.kept_in(error)
+            if not self._redaction_failed:
+                self._redaction_failed = True
+                logger.warning("the redaction hook failed (%s): the texts of such events are withheld", error)
         # what a broken hook was to hide must not get out because it is broken, and any text may be that
         kept = {name: value for name, value in event.attributes.items() if isinstance(value, (bool, int, float))}
         return replace(event, body="[withheld: the redaction hook failed]", attributes=kept).to_json()

@@ -13,8 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from torchelastic_otel.activation import decide
+from torchelastic_otel.bindings import UnknownDestinationError
 from torchelastic_otel.cli.command import PROGRAM, CommandError
-from torchelastic_otel.deliver.destinations import Exporter, Registry, UnknownDestinationError
+from torchelastic_otel.deliver.destinations import Exporter, Registry
 from torchelastic_otel.deliver.pipeline import Pipeline
 from torchelastic_otel.settings import PREFIX, Mode, Settings, from_environment
 
@@ -44,6 +45,8 @@ def exporters_asked_for(
         environ = {}
     activation = decide(environ, settings)
     if not activation.active:
+        if activation.why in (f"{PREFIX}=off", "OTEL_SDK_DISABLED=true"):
+            raise CommandError(f"nothing to deliver to: {activation.why} switches it off; unset it here")
         raise CommandError(
             f"nothing to deliver to ({activation.why}); set OTEL_EXPORTER_OTLP_ENDPOINT=http://HOST:4317,"
             f" OTEL_LOGS_EXPORTER or {PREFIX}_DESTINATIONS"
@@ -65,8 +68,10 @@ def exporters_asked_for(
     return tuple(dict.fromkeys(exporters))
 
 
-def make_pipeline(exporters: Sequence[Exporter], settings: Settings, *, directory: Path | None = None) -> Pipeline:
-    """A pipeline in which every destination leads to these exporters, and which adopts only when told.
+def make_pipeline(
+    exporters: Sequence[Exporter], settings: Settings, folder: Path | None, *, adopts: bool = False
+) -> Pipeline:
+    """A pipeline in which every destination leads to these exporters, and which adopts, from ``folder``, when told.
 
     Raises:
         CommandError: An exporter cannot be made.
@@ -78,7 +83,7 @@ def make_pipeline(exporters: Sequence[Exporter], settings: Settings, *, director
     made = {}
     for exporter in exporters:
         try:
-            made[exporter.name] = senders.make(exporter, settings, os.environ, _say)
+            made[exporter.name] = senders.make(exporter, settings, os.environ, _say, folder)
         except ExporterError as error:
             raise CommandError(str(error)) from None
         except Exception as error:  # what a constructor raises is up to whoever wrote it
@@ -87,7 +92,7 @@ def make_pipeline(exporters: Sequence[Exporter], settings: Settings, *, director
         lambda exporter: made[exporter.name],
         lambda destination: tuple(exporters),
         pace=pace_of(os.environ),
-        directory=directory,
+        directory=folder if adopts else None,
         max_bytes=settings.spool_max_bytes,
         adoption_interval_s=None,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from torchelastic_otel.activation import Activation
@@ -21,7 +22,11 @@ _OTLP: Final = ("otlp", "otlp_proto_grpc", "otlp_proto_http")
 
 
 def logs(
-    found: Diagnosis, environ: Mapping[str, str], settings: Settings, activation: Activation, timeout_s: float
+    found: Diagnosis,
+    environ: Mapping[str, str],
+    settings: Settings,
+    activation: Activation,
+    timeout_s: float,
 ) -> None:
     """Make each exporter that is asked for, and send it nothing."""
     if not activation.active:
@@ -31,12 +36,13 @@ def logs(
     except CommandError as error:
         found.problems.append(str(error))
         return
+    folder = Path(found.spool["directory"]) if found.spool.get("directory") else None
     limited = {**environ, "OTEL_BLRP_EXPORT_TIMEOUT": str(max(1, int(timeout_s * 1_000)))}
     for exporter in exporters:
         told: dict[str, Any] = {"name": exporter.name, "endpoint": None, "protocol": None}
         found.exporters.append(told)
         try:
-            sender = senders.make(exporter, settings, limited, found.problems.append)
+            sender = senders.make(exporter, settings, limited, found.problems.append, folder)
         except ExporterError as error:
             told["answer"] = f"off: {error.why}"
             found.problems.append(str(error))

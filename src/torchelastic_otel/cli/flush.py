@@ -84,10 +84,12 @@ class Flush(Command):
         settings = settings_in_force(self.name)
         exporters = exporters_asked_for(os.environ, settings)
         said: list[str] = []
+        if settings.spool_dir and not arguments.watch and not Path(settings.spool_dir).is_dir():
+            raise CommandError(f"TORCHELASTIC_OTEL_SPOOL_DIR={settings.spool_dir!r}: there is no such directory")
         directory = spool_directory(settings, said.append)
         if said or directory is None:
             raise CommandError("; ".join(said) or "there is no spool directory; set TORCHELASTIC_OTEL_SPOOL_DIR")
-        pipeline = make_pipeline(exporters, settings, directory=directory)
+        pipeline = make_pipeline(exporters, settings, directory, adopts=True)
         report = _Report(directory, pipeline, Masks(os.environ), arguments.json)
         try:
             if arguments.watch:
@@ -117,6 +119,7 @@ class _Report:
         self._corrupt_before = set(retired(directory).corrupt)
         self._delivered: dict[Path, dict[str, Any]] = {}
         self._left: list[SpoolView] = []
+        self._told: set[Path] = set()
 
     def say(self, line: str) -> None:
         """A line for a person."""
@@ -159,6 +162,7 @@ class _Report:
                     total.update({what: total[what] + count for what, count in counts.items()})
                     news[name] = counts
             if tell and news:
+                self._told.add(each.path)
                 if self._json:
                     print(json.dumps({**entry, "exporters": news}), flush=True)
                 else:
@@ -186,7 +190,8 @@ class _Report:
             print(json.dumps(result), flush=True)
             return 0 if complete else 1
         for entry in delivered:
-            print(_delivered_line(entry))
+            if Path(entry["spool"]) not in self._told:
+                print(_delivered_line(entry))
         for entry in left:
             for line in _left_lines(entry):
                 print(line)
@@ -246,10 +251,16 @@ def _left_lines(entry: dict[str, Any]) -> list[str]:
 def _verdict(delivered: list[dict[str, Any]], left: list[dict[str, Any]], refused: int, directory: Path) -> str:
     sent = sum(counts["delivered"] for entry in delivered for counts in entry["exporters"].values())
     waiting = sum(sum(entry["pending"].values()) for entry in left)
-    parts = [f"{_events(sent)} of {_processes(len(delivered))} delivered" if delivered else "nothing was delivered"]
+    parts = [
+        f"{_events(sent)} of {_processes(len(delivered))} delivered"
+        if delivered
+        else f"nothing to deliver in {directory}"
+    ]
     if refused:
         parts.append(f"{_events(refused)} refused")
     parts.append(f"{_events(waiting)} of {_processes(len(left))} left in {directory}" if left else "nothing is left")
+    if not delivered and left:
+        parts[0] = "nothing was delivered"
     return "; ".join(parts)
 
 

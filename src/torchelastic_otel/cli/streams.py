@@ -71,7 +71,7 @@ def deliver(
         CommandError: A spool cannot be made, or an exporter.
     """
     directory = spool_directory(settings, lambda what: print(f"{PROGRAM} replay: {what}", file=sys.stderr))
-    pipeline = make_pipeline(exporters, settings)
+    pipeline = make_pipeline(exporters, settings, directory)
     owned: list[adoption.Owned] = []
     spools: list[store.Spool] = []
     try:

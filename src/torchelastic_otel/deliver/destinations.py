@@ -11,16 +11,18 @@ group ``torchelastic_otel.destinations``: a callable without arguments that retu
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any, Final
 
+from torchelastic_otel.bindings import UnknownDestinationError
+
 ENTRY_POINT_GROUP: Final = "torchelastic_otel.destinations"
 EXPORTER_GROUP: Final = "opentelemetry_logs_exporter"
 TORCHS_OWN: Final = ("null", "dynamic_rendezvous", "console")
 BUILT_IN_EXPORTERS: Final = ("otlp", "otlp_proto_grpc", "otlp_proto_http", "console_line", "file", "memory", "sdk")
+_GENERATION: Final = " #"
 EPHEMERAL_EXPORTERS: Final = frozenset({"console_line", "memory", "sdk"})
 """What they show is of use only while the process lives: nobody delivers it in a dead one's place."""
 BUILT_IN: Final[Mapping[str, tuple[str, ...]]] = {
@@ -35,14 +37,6 @@ BUILT_IN: Final[Mapping[str, tuple[str, ...]]] = {
 }
 
 
-class UnknownDestinationError(KeyError, ValueError):
-    """A destination or exporter that nobody knows; ``str()`` is a sentence that lists the known ones."""
-
-    def __str__(self) -> str:
-        """The sentence, without the quotes of a ``KeyError``."""
-        return str(self.args[0])
-
-
 @dataclass(frozen=True, slots=True)
 class Exporter:
     """An exporter by name.
@@ -54,6 +48,20 @@ class Exporter:
 
     name: str
     instance: Any = None
+
+
+_instances: list[tuple[Any, str]] = []
+
+
+def _name_of(instance: Any) -> str:
+    """The name of an exporter object: its class, with a number where others of that class came before it."""
+    for known, name in _instances:
+        if known is instance:
+            return name
+    kind = type(instance).__name__
+    before = sum(type(known).__name__ == kind for known, _ in _instances)
+    _instances.append((instance, f"{kind}-{before + 1}" if before else kind))
+    return _instances[-1][1]
 
 
 EntryPoints = Callable[[str], Mapping[str, metadata.EntryPoint]]
@@ -74,6 +82,7 @@ class Registry:
     def __init__(self, entry_points: EntryPoints = installed) -> None:
         self._entry_points = entry_points
         self._registered: dict[str, tuple[Exporter, ...]] = {}
+        self._generations: dict[str, int] = {}
         self._defaults: tuple[Exporter, ...] = ()
 
     def register(self, name: str, *exporters: str | Any) -> None:
@@ -86,8 +95,13 @@ class Registry:
         Raises:
             UnknownDestinationError: An exporter's name is not known.
             TypeError: An exporter is neither a name nor has an ``export`` method.
+            ValueError: No exporter is named.
         """
+        if not exporters:
+            known = ", ".join(BUILT_IN_EXPORTERS)
+            raise ValueError(f"destination {name!r} needs an exporter: an object, or one of {known}")
         self._registered[name] = tuple(self.exporter(exporter) for exporter in exporters)
+        self._generations[name] = self._generations.get(name, 0 if name in (*BUILT_IN, *TORCHS_OWN) else -1) + 1
 
     def unregister(self, name: str) -> None:
         """Forget a registered destination.
@@ -96,8 +110,17 @@ class Registry:
             UnknownDestinationError: It was never registered.
         """
         if name not in self._registered:
-            raise self._unknown("registered destination", name, self._registered)
+            raise UnknownDestinationError(name, self._registered, "registered destination")
         del self._registered[name]
+        self._generations[name] += 1
+
+    def key_of(self, name: str) -> str:
+        """What rows of a destination are kept under: another name each time that it leads elsewhere.
+
+        So rows from before still go where they were to go. :meth:`exporters_of` takes keys too.
+        """
+        generation = self._generations.get(name, 0)
+        return f"{name}{_GENERATION}{generation}" if generation else name
 
     def known(self) -> tuple[str, ...]:
         """The names of all destinations: built in, registered, brought by packages."""
@@ -115,6 +138,7 @@ class Registry:
         Raises:
             UnknownDestinationError: There is no destination of that name.
         """
+        name = name.partition(_GENERATION)[0]
         if name in self._registered:
             exporters = self._registered[name]
         elif name == "dynamic_rendezvous":
@@ -137,16 +161,16 @@ class Registry:
         if isinstance(exporter, Exporter):
             return exporter
         if not isinstance(exporter, str):
-            if not callable(getattr(exporter, "export", None)):
+            if isinstance(exporter, type) or not callable(getattr(exporter, "export", None)):
                 raise TypeError(
-                    f"{exporter!r} is no exporter: give an object with an export method, or one of"
+                    f"{exporter!r} is no exporter: give an object (not a class) with an export method, or one of"
                     f" {', '.join(BUILT_IN_EXPORTERS)}"
                 )
-            return Exporter(type(exporter).__name__, exporter)
+            return Exporter(_name_of(exporter), exporter)
         if exporter not in BUILT_IN_EXPORTERS:
             others = self._entry_points(EXPORTER_GROUP)
             if exporter not in others:
-                raise self._unknown("exporter", exporter, (*BUILT_IN_EXPORTERS, *others))
+                raise UnknownDestinationError(exporter, (*BUILT_IN_EXPORTERS, *others), "exporter")
         return Exporter(exporter)
 
     def lead_defaults_to(self, exporters: Iterable[Exporter]) -> None:
@@ -162,14 +186,4 @@ class Registry:
             return tuple(self.exporter(exporter) for exporter in exporters)
         if name in self._entry_points(EXPORTER_GROUP):
             return (Exporter(name),)
-        raise self._unknown("destination", name, self.known())
-
-    @staticmethod
-    def _unknown(what: str, name: str, known: Iterable[str]) -> UnknownDestinationError:
-        names = sorted(known)
-        near = difflib.get_close_matches(name, names, 1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
-        return UnknownDestinationError(
-            f"unknown {what} {name!r}{hint}; known: {', '.join(names)};"
-            " add one with torchelastic_otel.register_destination(name, *exporters)"
-        )
+        raise UnknownDestinationError(name, self.known())

@@ -136,11 +136,6 @@ class Pipeline:
                         self._new_route(exporter)
                 self._seen.add(destination)
 
-    def forget(self, destination: str) -> None:
-        """Ask the registry anew when a destination is seen again."""
-        # without the lock, which may be held for as long as a disk hangs: this is called on torch's threads
-        self._seen.discard(destination)
-
     def _subscribe(self, source: Source, exporters: Iterable[Exporter], destination: str) -> None:
         source.spool.subscribe({exporter.name: [destination] for exporter in exporters})
 

@@ -318,6 +318,8 @@ class Route:
     def _failed(self, outcome: Outcome) -> int:
         self._failures += 1
         self._trouble = outcome.reason
+        if self._stopping:
+            return 0
         if outcome.verdict is Verdict.HOLD:
             self._say(f"{outcome.reason}; everything is kept, asking again every {self._pace.hold_ns // NS_PER_S} s")
             return self._pace.hold_ns

@@ -9,11 +9,10 @@ What always holds:
 
 from __future__ import annotations
 
-import difflib
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable
 
-from torchelastic_otel.bindings import Bindings
+from torchelastic_otel.bindings import Bindings, UnknownDestinationError
 
 _log_handlers: dict[str, logging.Handler] = {
     "console": logging.StreamHandler(),
@@ -22,28 +21,8 @@ _log_handlers: dict[str, logging.Handler] = {
 }
 
 
-class UnknownDestinationError(KeyError):
-    """No handler goes by this name. A ``KeyError``, as torch raises, whose ``str()`` is a sentence.
-
-    Attributes:
-        destination: The name that was asked for; also ``args[0]``, as in any ``KeyError``.
-        known: The names that would have been right, sorted.
-    """
-
-    def __init__(self, destination: str, known: Iterable[str] = ()) -> None:
-        """Say what was asked for and what is there."""
-        super().__init__(destination)
-        self.destination = destination
-        self.known = tuple(sorted(known))
-
-    def __str__(self) -> str:
-        """What was given, what is known and what to do."""
-        near = difflib.get_close_matches(str(self.destination), self.known, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        return (
-            f"unknown destination {self.destination!r}; known: {', '.join(self.known)}; "
-            f"register it with torchelastic_otel.register_destination(...){hint}"
-        )
+_resolve: Callable[[str], object] | None = None
+"""Binds a destination that is known but not bound yet, or raises ``UnknownDestinationError``; an installation's."""
 
 
 def get_logging_handler(destination: str = "null") -> logging.Handler:
@@ -52,10 +31,23 @@ def get_logging_handler(destination: str = "null") -> logging.Handler:
     Raises:
         UnknownDestinationError: There is none of that name (torch: a bare ``KeyError``).
     """
+    if destination not in _log_handlers and _resolve is not None:
+        _resolve(destination)
     try:
         return _log_handlers[destination]
     except KeyError:
         raise UnknownDestinationError(destination, _log_handlers) from None
+
+
+def resolve_with(resolve: Callable[[str], object] | None) -> None:
+    """Ask an installation for destinations that are not bound yet; ``None`` asks nobody."""
+    global _resolve
+    _resolve = resolve
+
+
+def bound() -> tuple[str, ...]:
+    """The destinations whose handlers were put in place by :func:`bind`."""
+    return _bindings.destinations
 
 
 def _loggers() -> dict[str, logging.Logger]:

@@ -55,6 +55,7 @@ _MODULES: Final = {
     "c10d_rendezvous_backend.py": "torch.distributed.elastic.rendezvous.c10d_rendezvous_backend",
 }
 _MAX_METADATA: Final = 32
+_YEAR_3000_MS: Final = 32_503_680_000_000
 
 
 def normalise(
@@ -65,21 +66,30 @@ def normalise(
     Args:
         text: What was recorded: ``Event.serialize()`` or ``RdzvEvent.serialize()`` of any torch, or anything.
         destination: The destination it was recorded to.
-        time_ns: When it was recorded, wall clock nanoseconds; ``None`` where that is not known.
+        time_ns: When it was recorded, wall clock nanoseconds; ``None`` where that is not known. An event that says
+            itself when it happened is believed.
         observed_ns: Wall clock nanoseconds now.
         monotonic_ns: ``time.monotonic_ns()`` when it was recorded.
     """
-    name, body, attributes, severity = _read(text)
-    return ElasticEvent(
-        name, destination, bounded(body, MAX_BODY), time_ns, observed_ns, monotonic_ns, severity, attributes
-    )
-
-
-def _read(text: str) -> tuple[str, str, _Attributes, Severity]:
     try:
         event: Any = json.loads(text)
     except (ValueError, RecursionError):
         event = None
+    name, body, attributes, severity = _read(event, text)
+    body = bounded(body, MAX_BODY)
+    time_ns = _said_ns(event) or time_ns
+    return ElasticEvent(name, destination, body, time_ns, observed_ns, monotonic_ns, severity, attributes)
+
+
+def _said_ns(event: Any) -> int | None:
+    """When an event says that it happened: ``Event.timestamp`` is in milliseconds, and always 0 in torch's own."""
+    said = event.get("timestamp") if isinstance(event, dict) else None
+    if isinstance(said, int) and not isinstance(said, bool) and 0 < said < _YEAR_3000_MS:
+        return said * 1_000_000
+    return None
+
+
+def _read(event: Any, text: str) -> tuple[str, str, _Attributes, Severity]:
     if isinstance(event, dict):
         if isinstance(event.get("node_state"), str) and isinstance(event.get("message"), str):
             return _rendezvous(event)
@@ -192,17 +202,22 @@ def _sentence(name: str, attributes: Mapping[str, AttributeValue]) -> str:
         elif of(semconv.PROCESS_EXIT_CODE) is not None:
             line += f" with exit code {of(semconv.PROCESS_EXIT_CODE)}"
     elif name.startswith("torchelastic.watchdog."):
-        line = f"Watchdog: {name.rpartition('.')[2].replace('_', ' ')}"
+        line = f"Watchdog: {_words(name)}"
         if semconv.WORKER_PID in attributes:
             line += f", worker pid {of(semconv.WORKER_PID)}"
     else:
-        line = f"Agent {name.rpartition('.')[2].replace('_', ' ')}"
+        # torch's SUCCEEDED says that run() returned, also where the workers failed for good
+        line = "Agent ran to its end" if name == semconv.AGENT_SUCCEEDED else f"Agent {_words(name)}"
         if semconv.AGENT_STEP_DURATION in attributes:
             line += f" after {of(semconv.AGENT_STEP_DURATION):.3f} s"
     if semconv.EXCEPTION_MESSAGE in attributes:
         kind = f"{of(semconv.EXCEPTION_TYPE)}: " if semconv.EXCEPTION_TYPE in attributes else ""
         line += f": {kind}{of(semconv.EXCEPTION_MESSAGE)}"
     return line
+
+
+def _words(name: str) -> str:
+    return name.rpartition(".")[2].replace("_", " ")
 
 
 def _undefined(event: dict[str, Any], text: str) -> tuple[str, str, _Attributes, Severity]:

@@ -23,7 +23,6 @@ JOB_ATTRIBUTES: Final[Mapping[str, str]] = MappingProxyType(
         "K8S_NAMESPACE_NAME": "k8s.namespace.name",
         "POD_UID": "k8s.pod.uid",
         "K8S_POD_UID": "k8s.pod.uid",
-        "CONTAINER_NAME": "k8s.container.name",
         "K8S_CONTAINER_NAME": "k8s.container.name",
         "K8S_CLUSTER_NAME": "k8s.cluster.name",
         "K8S_JOB_NAME": "k8s.job.name",
@@ -42,5 +41,13 @@ JOB_ATTRIBUTES: Final[Mapping[str, str]] = MappingProxyType(
 )
 """Environment variable to resource attribute."""
 
-JOB_VARIABLES: Final[tuple[str, ...]] = ("OTEL_SERVICE_NAME", "OTEL_RESOURCE_ATTRIBUTES", *JOB_ATTRIBUTES)
+IN_A_POD: Final = "KUBERNETES_SERVICE_HOST"
+"""Set in every pod; outside one, names like ``NODE_NAME`` mean anything."""
+
+JOB_VARIABLES: Final[tuple[str, ...]] = (
+    "OTEL_SERVICE_NAME",
+    "OTEL_RESOURCE_ATTRIBUTES",
+    IN_A_POD,
+    *JOB_ATTRIBUTES,
+)
 """The names that capture keeps in ``Origin.environment``, where they are set."""

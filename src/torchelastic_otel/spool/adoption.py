@@ -158,7 +158,8 @@ def forget_old(directory: Path, now_ns: int, max_bytes: int) -> int:
     for modified_ns, size, path in sorted(found):
         if modified_ns > now_ns - HISTORY_NS and total <= max_bytes:
             break
-        path.unlink(missing_ok=True)
+        for companion in ("", *_COMPANIONS):
+            Path(f"{path}{companion}").unlink(missing_ok=True)
         total -= size
         deleted += 1
     return deleted

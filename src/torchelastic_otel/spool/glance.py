@@ -12,6 +12,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from torchelastic_otel.spool.directory import DELIVERED_SUFFIX
 from torchelastic_otel.spool.store import CursorState, SpoolCorruptError, SpoolError
 
 
@@ -42,8 +43,12 @@ def glance(path: Path) -> Glance:
     if path.is_symlink():
         raise SpoolError(f"spool {path} is a symbolic link; those are refused")
     quoted = path.as_posix().replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+    # a log beside a file that nobody writes to any more would be made by looking at it, and stay
+    nobody_writes = "&immutable=1" if path.suffix == DELIVERED_SUFFIX else ""
     try:
-        with closing(sqlite3.connect(f"file:{quoted}?mode=ro", uri=True, isolation_level=None, timeout=5.0)) as look:
+        with closing(
+            sqlite3.connect(f"file:{quoted}?mode=ro{nobody_writes}", uri=True, isolation_level=None, timeout=5.0)
+        ) as look:
             look.execute("BEGIN")  # all of it is one state
             if look.execute("SELECT COUNT(*) FROM sqlite_master WHERE name = 'set_aside'").fetchone() == (0,):
                 return Glance()

@@ -59,7 +59,7 @@ def printed(record: ReadableLogRecord, stream: io.StringIO | None = None, **envi
 def test_a_record_is_one_line_that_says_when_where_and_what() -> None:
     """The line is the product: held by a literal."""
     assert printed(a_record()) == (
-        "12:03:04.512 INFO  node-a       rank 0/2   round 1  rendezvous.joined              The node has joined.\n"
+        "12:03:04.512 INFO  node-a       node 0/2   round 1  rendezvous.joined              The node has joined.\n"
     )
 
 
@@ -68,7 +68,7 @@ def test_what_is_not_known_is_a_dash_in_the_same_columns() -> None:
     record = a_record()
     record.log_record.attributes = {}
     assert printed(record) == (
-        "12:03:04.512 INFO  node-a       rank -/-   round -  rendezvous.joined              The node has joined.\n"
+        "12:03:04.512 INFO  node-a       node -/-   round -  rendezvous.joined              The node has joined.\n"
     )
 
 

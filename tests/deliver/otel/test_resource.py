@@ -58,7 +58,7 @@ def test_the_user_s_attributes_go_before_everything_else() -> None:
         ORIGIN,
         environment={
             "OTEL_RESOURCE_ATTRIBUTES": "host.name=h,service.instance.id=i,service.name=from-attributes,a=b",
-            "POD_NAME": "pod",
+            "K8S_POD_NAME": "pod",
         },
         detected={"a": "detected", "host.name": "detected", "service.name": "detected", "cloud.region": "r"},
     )
@@ -95,12 +95,24 @@ def test_resource_attributes_are_read_as_the_sdk_reads_them(text: str, monkeypat
 def test_each_job_variable_names_its_attribute(variable: str) -> None:
     """Kubernetes and Slurm facts are what a person finds the job by."""
     assert variable in JOB_VARIABLES
-    assert attributes(**{variable: "value"})[JOB_ATTRIBUTES[variable]] == "value"
+    assert attributes(**{variable: "value", "KUBERNETES_SERVICE_HOST": "10.0.0.1"})[JOB_ATTRIBUTES[variable]] == "value"
+
+
+def test_outside_a_pod_common_names_are_not_taken_for_kubernetes() -> None:
+    """Many a machine has a NODE_NAME; a pod always has KUBERNETES_SERVICE_HOST."""
+    found = attributes(NODE_NAME="n", K8S_POD_NAME="p")
+    assert "k8s.node.name" not in found
+    assert found["k8s.pod.name"] == "p"
+
+
+def test_a_pid_that_a_replay_does_not_know_is_left_out() -> None:
+    """0 is nobody's pid."""
+    assert "process.pid" not in resource_of(replace(ORIGIN, pid=0)).attributes
 
 
 def test_a_lone_surrogate_of_an_environment_is_replaced() -> None:
     """An environment variable that is not UTF-8 would fail every export of this process."""
-    found = attributes(POD_NAME="p\udcff", OTEL_RESOURCE_ATTRIBUTES="k\udcff=v\udcff")
+    found = attributes(K8S_POD_NAME="p\udcff", OTEL_RESOURCE_ATTRIBUTES="k\udcff=v\udcff")
     assert found["k8s.pod.name"] == "p?"
     assert found["k?"] == "v?"
 

@@ -60,7 +60,7 @@ def format_line(
     host = str(resource.get(semconv.HOST_NAME, "-"))
     line = (
         f"{clock}.{below // 1_000_000:03d} {_severity_name(severity):<5} {_one_line(host):<12} "
-        f"rank {f'{rank}/{world}':<5} round {round_!s:<2} {_one_line(name):<30} {_one_line(body)}"
+        f"node {f'{rank}/{world}':<5} round {round_!s:<2} {_one_line(name):<30} {_one_line(body)}"
     ).rstrip()
     if colour:
         code = next((code for least, code in _COLOURS if severity >= least), "")

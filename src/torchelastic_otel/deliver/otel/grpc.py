@@ -123,6 +123,8 @@ def outcome_of_status(error: Any) -> Outcome:
     code, details = error.code().name, error.details() or ""
     reason = f"gRPC {code}: {one_line(details)}" if details else f"gRPC {code}"
     lower = details.lower()
+    if "failed parsing http/2" in lower or "trying to connect an http1.x server" in lower:
+        reason += "; the port does not speak gRPC: for OTLP over HTTP set OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf"
     too_large = code == "RESOURCE_EXHAUSTED" and "larger than max" in lower
     unreadable = code == "INTERNAL" and any(word in lower for word in _UNREADABLE)
     if code == "INVALID_ARGUMENT" or too_large or unreadable:

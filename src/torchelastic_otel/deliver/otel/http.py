@@ -150,6 +150,8 @@ def outcome_of_response(response: requests.Response, body: bytes | None, *, now_
     retry_after_ns = parse_retry_after(response.headers.get("Retry-After"), now_ns)
     if said := _error_message(response, body):
         reason = f"{reason}: {said}"
+    if status == 404:
+        reason += "; OTEL_EXPORTER_OTLP_LOGS_ENDPOINT is used as it is, with its path (/v1/logs)"
     if 300 <= status < 400:
         return Outcome(Verdict.HOLD, f"{reason}: redirects are not followed; name the endpoint it redirects to")
     if status in _REFUSED:
@@ -178,6 +180,8 @@ def outcome_of_error(error: Exception) -> Outcome:
     root = _root(error)
     named = getattr(root, "strerror", None) or (str(root) if type(root) is OSError else "")
     reason = f"{type(root).__name__}: {one_line(named)}" if named else type(root).__name__
+    if type(root).__name__ == "BadStatusLine":
+        reason += ": the port does not speak HTTP; gRPC's is usually 4317 and HTTP's 4318"
     if isinstance(error, requests.Timeout):
         return Outcome(Verdict.RETRY, f"no answer in time ({reason})")
     # A bad URL or header is a ValueError, a certificate file that is not there a bare OSError.

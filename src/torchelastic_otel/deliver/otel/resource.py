@@ -28,7 +28,7 @@ from opentelemetry.util._importlib_metadata import entry_points
 
 from torchelastic_otel import semconv
 from torchelastic_otel.model.event import AttributeValue, Origin
-from torchelastic_otel.model.origin_variables import JOB_ATTRIBUTES
+from torchelastic_otel.model.origin_variables import IN_A_POD, JOB_ATTRIBUTES
 
 logger = logging.getLogger("torchelastic_otel")
 
@@ -59,10 +59,14 @@ def resource_of(origin: Origin) -> Resource:
 def _attributes(origin: Origin) -> dict[str, AttributeValue]:
     environment = origin.environment
     attributes: dict[str, AttributeValue] = {semconv.SERVICE_NAME: DEFAULT_SERVICE_NAME}
-    attributes.update({name: environment[key] for key, name in JOB_ATTRIBUTES.items() if environment.get(key)})
+    for key, name in JOB_ATTRIBUTES.items():
+        believed = not name.startswith("k8s.") or key.startswith("K8S_") or IN_A_POD in environment
+        if environment.get(key) and believed:
+            attributes[name] = environment[key]
     attributes.update(origin.detected)
     attributes[semconv.HOST_NAME] = origin.host_name
-    attributes[semconv.PROCESS_PID] = origin.pid
+    if origin.pid:  # a replay may not know it
+        attributes[semconv.PROCESS_PID] = origin.pid
     attributes[semconv.SERVICE_INSTANCE_ID] = origin.id
     attributes.update(parse_resource_attributes(environment.get(OTEL_RESOURCE_ATTRIBUTES, "")))
     if service_name := environment.get(OTEL_SERVICE_NAME, "").strip():

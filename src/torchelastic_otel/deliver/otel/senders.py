@@ -5,8 +5,6 @@ What always holds: only the exporter that is asked for is imported, on the threa
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -15,38 +13,37 @@ from torchelastic_otel.deliver.destinations import Exporter
 from torchelastic_otel.deliver.otel import environment, exporters
 from torchelastic_otel.deliver.outcome import Sender
 from torchelastic_otel.settings import Settings
-from torchelastic_otel.spool.directory import folder
 
 
-def _console_line(settings: Settings) -> Any:
+def _console_line(settings: Settings, folder: Path | None) -> Any:
     from torchelastic_otel.deliver.otel.console import ConsoleLineExporter
 
     return ConsoleLineExporter()
 
 
-def _file(settings: Settings) -> Any:
+def _file(settings: Settings, folder: Path | None) -> Any:
     from torchelastic_otel.deliver.otel.file import OtlpJsonFileExporter
 
     if settings.file_dir:
-        directory = Path(settings.file_dir)
-    else:
-        directory = folder(Path(settings.spool_dir or tempfile.gettempdir()), os.geteuid()) / "otlp"
-    return OtlpJsonFileExporter(directory)
+        return OtlpJsonFileExporter(Path(settings.file_dir))
+    if folder is None:
+        raise exporters.ExporterError("file", "there is no folder for spools here; set TORCHELASTIC_OTEL_FILE_DIR")
+    return OtlpJsonFileExporter(folder / "otlp")
 
 
-def _memory(settings: Settings) -> Any:
+def _memory(settings: Settings, folder: Path | None) -> Any:
     from torchelastic_otel.deliver.otel.memory import MemoryExporter
 
     return MemoryExporter()
 
 
-def _sdk(settings: Settings) -> Any:
+def _sdk(settings: Settings, folder: Path | None) -> Any:
     from torchelastic_otel.deliver.otel.application import ApplicationLogs
 
     return ApplicationLogs()
 
 
-_BUILT_IN: Final[Mapping[str, Callable[[Settings], Any]]] = {
+_BUILT_IN: Final[Mapping[str, Callable[[Settings, Path | None], Any]]] = {
     "console_line": _console_line,
     "file": _file,
     "memory": _memory,
@@ -54,8 +51,21 @@ _BUILT_IN: Final[Mapping[str, Callable[[Settings], Any]]] = {
 }
 
 
-def make(exporter: Exporter, settings: Settings, environ: Mapping[str, str], warn: Callable[[str], None]) -> Sender:
+def make(
+    exporter: Exporter,
+    settings: Settings,
+    environ: Mapping[str, str],
+    warn: Callable[[str], None],
+    folder: Path | None,
+) -> Sender:
     """The sender of a registry's exporter.
+
+    Args:
+        exporter: The exporter.
+        settings: Our settings.
+        environ: The environment.
+        warn: Takes one line for each setting that is not allowed and was replaced.
+        folder: The folder of this user's spools, as it was judged fit; ``None`` where there is none.
 
     Raises:
         exporters.ExporterError: It cannot be had; one line says why and what is allowed.
@@ -63,7 +73,7 @@ def make(exporter: Exporter, settings: Settings, environ: Mapping[str, str], war
     timeout_ns = environment.attempt_timeout_ns(environ, warn)
     given = exporter.instance
     if given is None and exporter.name in _BUILT_IN:
-        given = _BUILT_IN[exporter.name](settings)
+        given = _BUILT_IN[exporter.name](settings, folder)
     if given is None:
         return exporters.make_sender(exporter.name, attempt_timeout_ns=timeout_ns, environ=environ, warn=warn)
     return exporters.sender_for(given, attempt_timeout_ns=timeout_ns, environ=environ, warn=warn, name=exporter.name)
