@@ -84,6 +84,7 @@ def test_without_torch_one_line_says_what_to_install(tmp_path: Path) -> None:
         (["--endpoint", "http://"], "'http://'"),
         (["--endpoint", "http://host:port"], "'http://host:port'"),
         (["--endpoint", "ftp://host"], "'ftp://host'"),
+        (["--endpoint", "http://127.0.0.1:1"], "nothing listens at 127.0.0.1 port 1: Connection refused"),
         (["--protocol", "grpc"], "--endpoint"),
         (["--timeout", "0"], "--timeout 0"),
     ],

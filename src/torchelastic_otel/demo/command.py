@@ -10,6 +10,7 @@ import argparse
 import importlib.metadata
 import os
 import shutil
+import socket
 import tempfile
 import threading
 import uuid
@@ -69,6 +70,8 @@ def run_demo(arguments: argparse.Namespace, out: TextIO) -> int:
         protocol = None if arguments.endpoint is None else protocol_for(arguments.endpoint, arguments.protocol)
         if not arguments.timeout > 0:
             raise CannotRunError(f"--timeout {arguments.timeout:g} is not allowed; give a number of seconds above 0")
+        if arguments.endpoint is not None:
+            _somebody_listens(arguments.endpoint)
         launcher = launcher_for(_torch_version())
     except CannotRunError as error:
         screen.say(f"torchelastic-otel demo: {error}")
@@ -91,6 +94,16 @@ def run_demo(arguments: argparse.Namespace, out: TextIO) -> int:
             screen.say(f"Logs and spools are in {directory}")
         else:
             shutil.rmtree(directory, ignore_errors=True)
+
+
+def _somebody_listens(endpoint: str) -> None:
+    """A job of half a minute that nobody takes the events of would say so only at its end."""
+    url = urlsplit(endpoint)
+    port = url.port or (443 if url.scheme == "https" else 80)
+    try:
+        socket.create_connection((str(url.hostname), port), timeout=5).close()
+    except OSError as error:
+        raise CannotRunError(f"nothing listens at {url.hostname} port {port}: {error.strerror or error}") from error
 
 
 def protocol_for(endpoint: str, asked: str | None) -> str:
@@ -208,7 +221,7 @@ def _with_collector(
 
 def _introduce(nodes: Sequence[Node], screen: _Screen) -> None:
     screen.say(
-        f"A torchrun job of {len(nodes)} nodes with {WORKERS_A_NODE} workers each, on this machine. "
+        f"A torchrun job of {len(nodes)} nodes with {WORKERS_A_NODE} workers each, on this machine; half a minute. "
         "Rank 1 fails once, on purpose, and the job restarts."
     )
     for node in nodes:
