@@ -30,8 +30,8 @@ def test_two_nodes_export_by_two_protocols_and_nothing_is_missing(tmp_path: Path
     """The whole way, as a new user goes it: real agents, a failure, a restart, a real receiver."""
     status, text = demo()
     assert status == 0, text
-    assert re.search(r"INFO +demo-node-a +rank [01]/2 +round 1 .*rendezvous\.joined", text), text
-    assert re.search(r"INFO +demo-node-b +rank [01]/2 +round 1 .*rendezvous\.joined", text), text
+    assert re.search(r"INFO +demo-node-a +node [01]/2 +round 1 .*rendezvous\.joined", text), text
+    assert re.search(r"INFO +demo-node-b +node [01]/2 +round 1 .*rendezvous\.joined", text), text
     assert re.search(r"^demo-node-a: (\d+) of \1 events by grpc ", text, re.MULTILINE), text
     assert re.search(r"^demo-node-b: (\d+) of \1 events by http/protobuf ", text, re.MULTILINE), text
     assert "Nothing is missing" in text

@@ -51,10 +51,8 @@ def test_a_worker_gets_nothing_of_ours(agents: Agents, receiver: Receiver, torch
     assert ours <= {
         "torchelastic_otel",
         "torchelastic_otel.autoload",
-        "torchelastic_otel.bindings",
         "torchelastic_otel.capture",
-        "torchelastic_otel.capture.torch_hooks",
-        "torchelastic_otel.frames",
+        "torchelastic_otel.capture.torch_arming",
         "torchelastic_otel.guard",
         "torchelastic_otel.version",
     }
