@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -60,8 +60,8 @@ class _Landing:
     def open_memory(self, first_sequence: int) -> store.Spool:
         raise AssertionError("memory does not fail")
 
-    def seen(self, destinations: object) -> None:
-        pass
+    def seen(self, destinations: Iterable[str]) -> dict[str, str]:
+        return {destination: destination for destination in destinations}
 
     def committed(self) -> None:
         pass
