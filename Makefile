@@ -46,7 +46,7 @@ pythons: environment  ## what runs without torch, on every other Python that is 
 	    if python=$$(scripts/find-python $$version); then \
 	        scripts/environment .venv-python$$version $$python -e . pytest hypothesis $(INSTRUMENTATIONS) || exit 1; \
 	        echo "pythons: $$version"; \
-	        .venv-python$$version/bin/python -m pytest -q -p no:cacheprovider -m "not live and not crash" $(PYTEST_FLAGS) || exit 1; \
+	        .venv-python$$version/bin/python -m pytest -q -p no:cacheprovider -m "not live and not crash and not torch" $(PYTEST_FLAGS) || exit 1; \
 	    else \
 	        echo "pythons: no Python $$version here: its tests did NOT run; install it to run them"; \
 	    fi; \

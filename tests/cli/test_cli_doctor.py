@@ -191,6 +191,7 @@ def _content(directory: Path) -> dict[str, str]:
     }
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize(
     ("variables", "status"),
     [

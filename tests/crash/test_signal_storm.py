@@ -129,6 +129,6 @@ def test_a_signal_at_every_single_bytecode_comes_out_and_leaves_no_lock(hung: bo
             assert results == [True], where
             assert not inlet._stalled
         moment += 1
-    assert len(places) > 100
+    assert len(places) > 60  # of the caller's path; how many there are differs between Pythons
     assert inlet.lost == 0
     assert landing.spool.last_sequence > 10
