@@ -109,6 +109,8 @@ def test_a_signal_at_every_single_bytecode_comes_out_and_leaves_no_lock(hung: bo
         if hung:
             go.clear()
         trace, where = _raise_at(moment)
+        # Python 3.12 tells of single bytecodes only if somebody had asked for them when tracing begins
+        sys._getframe().f_trace_opcodes = True
         sys.settrace(trace)
         try:
             handler.handle(record)
