@@ -69,8 +69,11 @@ def test_an_attempt_runs_where_no_more_threads_can_be_started(monkeypatch: pytes
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(threading.Timer, "start", refuses)
-    with Lifeline(MINUTE_NS).attempt():
-        pass
+    lifeline = Lifeline(MINUTE_NS)
+    with lifeline.attempt():
+        under_way = lifeline.is_mine()
+    assert under_way
+    assert lifeline.cut_outcome() is None
 
 
 def test_an_answer_passes_every_handler_of_exceptions() -> None:
