@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 from torchelastic_otel import semconv
 from torchelastic_otel.model.event import ElasticEvent
@@ -103,3 +104,88 @@ def test_enriched_events_survive_the_spool_unchanged() -> None:
     _, told = fold(event(semconv.RENDEZVOUS_KEEP_ALIVE_UPDATED, intent=True), event(semconv.RENDEZVOUS_STATE_SYNCED))
     assert ElasticEvent.from_json(told[1].to_json()) == told[1]
     assert json.loads(told[1].to_json())[0] == semconv.RENDEZVOUS_STATE_SYNCED
+
+
+def phase(name: str, **attributes: object) -> ElasticEvent:
+    """The agent enters a phase, as our hooks say it."""
+    entered = event(semconv.AGENT_PHASE_ENTERED, **attributes)
+    return replace(entered, attributes={**entered.attributes, semconv.PHASE: name, semconv.INFERRED: True})
+
+
+def known(told: ElasticEvent) -> list[object]:
+    """Round, rank, world size and restart count of an event; ``None`` for what it does not say."""
+    return [told.attributes.get(name) for name in KNOWN]
+
+
+def test_in_the_rendezvous_nothing_of_the_round_before_is_told() -> None:
+    """Who looks for the events of round 0 must not find the wait for round 1 among them, under its rank."""
+    _, told = fold(
+        phase("rendezvous"),
+        phase("assign_ranks", round=0, rank=1, size=4),
+        event(semconv.RENDEZVOUS_KEEP_ALIVE_SENT),
+        phase("stop"),
+        event(semconv.RESTART_STARTED, restarts=1),
+        phase("rendezvous"),
+        event(semconv.RENDEZVOUS_JOIN_ATTEMPTED),
+        event(semconv.RENDEZVOUS_PARTICIPANT_ADDED, round=1, intent=True),
+        event(semconv.RENDEZVOUS_STATE_STALE),
+        event(semconv.AGENT_RENDEZVOUS_FINISHED, rank=1, size=4, restarts=1),
+    )
+    assert [known(each) for each in told[1:5]] == [[0, 1, 4, 0]] * 3 + [[0, 1, 4, 1]]
+    assert known(told[6]) == [None, None, None, 1]
+    assert known(told[7]) == [1, None, None, 1]
+    assert known(told[8]) == [None, None, None, 1]
+    # torch emits it also where the rendezvous failed, with the last round's rank
+    assert known(told[9]) == [None, None, None, 1]
+
+
+def test_after_the_ranks_are_assigned_torchs_own_events_carry_the_new_ones() -> None:
+    """Trap 1: they are constructed before the worker group is updated, and are wrong in every restart."""
+    _, told = fold(
+        phase("rendezvous"),
+        phase("assign_ranks", round=0, rank=1, size=4),
+        phase("rendezvous"),
+        phase("assign_ranks", round=1, rank=0, size=3),
+        event(semconv.AGENT_RENDEZVOUS_FINISHED, rank=1, size=4),
+        event(semconv.AGENT_RANKS_ASSIGNED, rank=1, size=4),
+        phase("rendezvous"),
+        event(semconv.AGENT_FAILED, rank=0, size=3),
+    )
+    assert [known(each)[:3] for each in told[4:6]] == [[1, 0, 3]] * 2
+    # it failed while it waited for a round of which nobody knows
+    assert known(told[7])[:3] == [None, None, None]
+
+
+def test_with_our_hooks_the_rounds_of_static_are_counted_once() -> None:
+    """Without them the round is concluded from torch's events; both must not count the same."""
+    _, told = fold(
+        phase("rendezvous"),
+        phase("assign_ranks", round=0, rank=0, size=1, backend="static"),
+        event(semconv.AGENT_RENDEZVOUS_FINISHED, backend="static"),
+        phase("running"),
+        phase("rendezvous"),
+        phase("assign_ranks", round=1, rank=0, size=1, backend="static"),
+        event(semconv.AGENT_RENDEZVOUS_FINISHED, rank=0, size=1, backend="static"),
+        event(semconv.WORKER_STARTED, rank=0, size=1, backend="static"),
+    )
+    assert [known(each)[0] for each in told] == [None, 0, 0, 0, None, 1, 1, 1]
+
+
+def test_another_agent_of_the_same_run_id_starts_from_nothing() -> None:
+    """A notebook launches one job after another, and torchrun's default run id is "none" for all of them."""
+    _, told = fold(
+        phase("assign_ranks", round=7, rank=3, size=4, run="none"),
+        event(semconv.RESTART_STARTED, restarts=2, run="none"),
+        event(semconv.AGENT_STARTED, run="none"),
+    )
+    assert known(told[2]) == [None, None, None, 0]
+
+
+def test_standing_survives_the_spool() -> None:
+    """A spool that a dead agent left is read on from where it stood."""
+    standing, _ = fold(
+        phase("assign_ranks", round=7, rank=3, size=4, run="r", backend="c10d"),
+        event(semconv.RENDEZVOUS_KEEP_ALIVE_UPDATED, intent=True),
+    )
+    assert standing.watched
+    assert Standing.from_json(standing.to_json()) == standing

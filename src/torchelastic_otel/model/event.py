@@ -43,6 +43,8 @@ class ElasticEvent:
         monotonic_ns: ``time.monotonic_ns()`` of the capturing process; ``None`` in a replay.
         severity: How bad it is.
         attributes: Attributes by the names of :mod:`torchelastic_otel.semconv`.
+        trace_id: The trace that it belongs to, 32 hex digits; ``None`` for none.
+        span_id: The span of that trace in which it happened, 16 hex digits; ``None`` for none.
     """
 
     name: str
@@ -53,6 +55,8 @@ class ElasticEvent:
     monotonic_ns: int | None = None
     severity: Severity = Severity.INFO
     attributes: Mapping[str, AttributeValue] = field(default_factory=dict)
+    trace_id: str | None = None
+    span_id: str | None = None
 
     def to_json(self) -> str:
         """The event as one line of ASCII JSON."""
@@ -66,6 +70,8 @@ class ElasticEvent:
                 self.monotonic_ns,
                 int(self.severity),
                 self.attributes,
+                self.trace_id,
+                self.span_id,
             ],
             separators=(",", ":"),
         )
@@ -78,7 +84,8 @@ class ElasticEvent:
             ValueError: The line is not such an event.
         """
         try:
-            name, destination, body, time_ns, observed_ns, monotonic_ns, severity, attributes = json.loads(line)
+            name, destination, body, time_ns, observed_ns, monotonic_ns, severity, attributes, *ids = json.loads(line)
+            trace_id, span_id = ids or (None, None)  # a spool written before events had a trace
             return ElasticEvent(
                 name,
                 destination,
@@ -88,6 +95,8 @@ class ElasticEvent:
                 monotonic_ns,
                 Severity(severity),
                 {key: tuple(value) if isinstance(value, list) else value for key, value in attributes.items()},
+                trace_id,
+                span_id,
             )
         except (TypeError, AttributeError) as error:
             raise ValueError(f"not an event of this spool: {line[:80]!r}") from error

@@ -15,6 +15,7 @@ from typing import Any, Final
 from torchelastic_otel import semconv
 from torchelastic_otel.model import exceptions, rendezvous_messages
 from torchelastic_otel.model.event import AttributeValue, ElasticEvent, Severity
+from torchelastic_otel.model.facts import event_of_fact, is_fact
 from torchelastic_otel.model.text import MAX_BODY, bounded
 
 _Attributes = dict[str, AttributeValue]
@@ -75,6 +76,8 @@ def normalise(
         event: Any = json.loads(text)
     except (ValueError, RecursionError):
         event = None
+    if is_fact(event):
+        return event_of_fact(event, destination, time_ns=time_ns, observed_ns=observed_ns, monotonic_ns=monotonic_ns)
     name, body, attributes, severity = _read(event, text)
     body = bounded(body, MAX_BODY)
     time_ns = _said_ns(event) or time_ns

@@ -16,6 +16,7 @@ from typing import Final
 
 from torchelastic_otel import semconv
 from torchelastic_otel.model.event import AttributeValue, ElasticEvent
+from torchelastic_otel.model.phases import Phase
 
 _LAST_KNOWN: Final = {
     "run_id": semconv.RUN_ID,
@@ -29,6 +30,8 @@ _LAST_KNOWN: Final = {
 _ROUNDS_OWN: Final = frozenset({semconv.GROUP_RANK, semconv.GROUP_WORLD_SIZE})
 _TOO_EARLY: Final = frozenset({semconv.AGENT_RENDEZVOUS_FINISHED, semconv.AGENT_RANKS_ASSIGNED})
 """Agent events whose rank and world size are the last round's."""
+_PERHAPS_LATE: Final = frozenset({*_TOO_EARLY, semconv.AGENT_SUCCEEDED, semconv.AGENT_FAILED})
+"""Agent events whose rank and world size are the last round's where the next one was begun."""
 _BACKENDS_WITHOUT_EVENTS: Final = frozenset({"static", "etcd"})
 
 
@@ -46,6 +49,7 @@ class Standing:
         restart_count: How often this agent restarted its workers after a failure of their own.
         intents: Names of the events that wait for the next sync.
         round_before_intents: The round to go back to when that sync is stale.
+        watched: Whether our own hooks say where the agent is; then nothing is concluded from torch's events.
     """
 
     run_id: str | None = None
@@ -57,6 +61,7 @@ class Standing:
     restart_count: int | None = None
     intents: tuple[str, ...] = ()
     round_before_intents: int | None = None
+    watched: bool = False
 
     def to_json(self) -> str:
         """The standing as one line of ASCII JSON."""
@@ -71,7 +76,7 @@ class Standing:
         """
         try:
             fields = json.loads(line)
-            fields[-2] = tuple(fields[-2])
+            fields[7] = tuple(fields[7])
             return Standing(*fields)
         except (TypeError, IndexError) as error:
             raise ValueError(f"not a standing: {line[:80]!r}") from error
@@ -85,10 +90,13 @@ def enrich(standing: Standing, event: ElasticEvent) -> tuple[Standing, ElasticEv
         event: The event as torch said it.
     """
     run_id = event.attributes.get(semconv.RUN_ID)
-    if run_id is not None and standing.run_id not in (None, run_id):
+    if event.name == semconv.AGENT_STARTED or (run_id is not None and standing.run_id not in (None, run_id)):
         standing = Standing(restart_count=0)  # a program that launches one job after another
     standing, told = _learn(standing, event)
     attributes: dict[str, AttributeValue] = dict(event.attributes)
+    if standing.watched and event.name in _PERHAPS_LATE:
+        for name in _ROUNDS_OWN:
+            attributes.pop(name, None)
     attributes.update(told)
     for field, name in _LAST_KNOWN.items():
         value = getattr(standing, field)
@@ -105,6 +113,14 @@ def _learn(standing: Standing, event: ElasticEvent) -> tuple[Standing, dict[str,
         if name in attributes and not (event.name in _TOO_EARLY and name in _ROUNDS_OWN)
     }
     told: dict[str, AttributeValue] = {}
+    if standing.watched and event.name in _PERHAPS_LATE:
+        changes.pop("group_rank", None)
+        changes.pop("world_size", None)
+    if event.name == semconv.AGENT_PHASE_ENTERED:
+        changes["watched"] = True
+        if attributes.get(semconv.PHASE) == Phase.RENDEZVOUS.value:
+            # of the round that is coming nothing is known, and of the one that was nothing holds
+            changes.update(round=None, group_rank=None, world_size=None)
     if attributes.get(semconv.RENDEZVOUS_INTENT) is True:
         if not standing.intents:
             changes["round_before_intents"] = standing.round
@@ -117,8 +133,10 @@ def _learn(standing: Standing, event: ElasticEvent) -> tuple[Standing, dict[str,
         if standing.intents:
             changes["round"] = standing.round_before_intents
         changes["intents"] = ()
-    elif event.name == semconv.AGENT_RENDEZVOUS_FINISHED and (
-        (changes.get("backend") or standing.backend) in _BACKENDS_WITHOUT_EVENTS
+    elif (
+        event.name == semconv.AGENT_RENDEZVOUS_FINISHED
+        and not standing.watched
+        and (changes.get("backend") or standing.backend) in _BACKENDS_WITHOUT_EVENTS
     ):
         changes["round"] = 0 if standing.round is None else standing.round + 1
     return replace(standing, **changes), told  # type: ignore[arg-type]

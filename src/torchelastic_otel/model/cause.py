@@ -1,0 +1,110 @@
+"""Why a round ended, as agents tell it to each other: proposals, of which the earliest holds.
+
+What always holds: ``earlier`` is commutative, and associative but for what it says of doubt, so that agents may come in
+any order and agree; two proposals whose error bounds overlap leave a doubt, and the doubt is kept.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from torchelastic_otel import semconv
+
+WORKER_FAILURE = "worker_failure"
+MEMBERSHIP_CHANGE = "membership_change"
+NODE_LOST = "node_lost"
+NODE_LEFT = "node_left"
+UNKNOWN = "unknown"
+REASONS = (WORKER_FAILURE, MEMBERSHIP_CHANGE, NODE_LOST, NODE_LEFT, UNKNOWN)
+"""The values of ``torchelastic.restart.reason``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """What ended a round.
+
+    Attributes:
+        kind: One of :data:`REASONS`.
+        time_ns: When, nanoseconds since the epoch.
+        error_ns: By how much it may have been earlier, nanoseconds.
+        host: The host's name; of a lost node, its address.
+        node_id: Torch's ``addr_pid_localid``.
+        group_rank: The node's rank in the round that ended.
+        rank: The worker's global rank.
+        local_rank: The worker's rank on its node.
+        pid: The worker's process id.
+        exit_code: Its exit code, minus the signal's number for a signal.
+        signal: The signal's name.
+        error_type: As on the failure's own record.
+        message: As on the failure's own record, bounded.
+        ambiguous: Whether another failure may have been earlier, within the error bounds.
+    """
+
+    kind: str
+    time_ns: int
+    error_ns: int = 0
+    host: str | None = None
+    node_id: str | None = None
+    group_rank: int | None = None
+    rank: int | None = None
+    local_rank: int | None = None
+    pid: int | None = None
+    exit_code: int | None = None
+    signal: str | None = None
+    error_type: str | None = None
+    message: str | None = None
+    ambiguous: bool = False
+
+    def to_json(self) -> str:
+        """The cause as one line of ASCII JSON."""
+        return json.dumps({key: value for key, value in asdict(self).items() if value is not None}, sort_keys=True)
+
+    @staticmethod
+    def from_json(line: str) -> Cause:
+        """The cause that :meth:`to_json` wrote, here or on another node; keys of a newer version are left out.
+
+        Raises:
+            ValueError: The line is not a cause.
+        """
+        try:
+            known: dict[str, Any] = json.loads(line)
+            return Cause(**{key: known[key] for key in Cause.__slots__ if key in known})
+        except (TypeError, AttributeError) as error:
+            raise ValueError(f"not a cause: {line[:80]!r}") from error
+
+    def attributes(self) -> Mapping[str, Any]:
+        """As attributes; the reason and the doubt by names of their own."""
+        of = {
+            "host": self.host,
+            "node.id": self.node_id,
+            "group.rank": self.group_rank,
+            "rank": self.rank,
+            "local_rank": self.local_rank,
+            "pid": self.pid,
+            "exit_code": self.exit_code,
+            "signal": self.signal,
+            "error_type": self.error_type,
+            "message": self.message,
+            "time": self.time_ns,
+            "time_error": self.error_ns / 1e9,
+        }
+        told: dict[str, Any] = {f"{semconv.CAUSE}.{key}": value for key, value in of.items() if value is not None}
+        told[semconv.RESTART_REASON] = self.kind
+        told[semconv.FAILURE_AMBIGUOUS] = self.ambiguous
+        return told
+
+
+def earlier(one: Cause, other: Cause) -> Cause:
+    """Of two causes the one that holds: a lost node's or the earlier one, doubted where their error bounds overlap."""
+    # the doubt is not looked at: it may come and go with the order in which agents propose
+    first, second = sorted((one, other), key=lambda cause: (cause.time_ns, replace(cause, ambiguous=False).to_json()))
+    same = replace(first, ambiguous=False) == replace(second, ambiguous=False)
+    # a last heartbeat is always before what its node's death did to others: no doubt in that
+    overlap = (
+        not same and first.kind == second.kind == WORKER_FAILURE and second.time_ns - second.error_ns <= first.time_ns
+    )
+    # who proposes again what is held, without knowing of the doubt, does not take it away
+    return replace(first, ambiguous=first.ambiguous or overlap or (same and second.ambiguous))

@@ -1,0 +1,110 @@
+"""The lines that a person on call reads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from torchelastic_otel import semconv
+from torchelastic_otel.model.sentences import failure, sentence
+
+RANKS = {semconv.WORKER_RANK: 3, semconv.WORKER_LOCAL_RANK: 1, semconv.WORKER_PID: 41}
+CAUSE = {
+    f"{semconv.CAUSE}.{key}": value
+    for key, value in {"host": "gpu-7", "rank": 3, "local_rank": 1, "pid": 41, "signal": "SIGKILL"}.items()
+}
+
+
+@pytest.mark.parametrize(
+    ("more", "text"),
+    [
+        ({semconv.WORKER_SIGNAL: "SIGKILL", semconv.PROCESS_EXIT_CODE: -9}, "was killed by SIGKILL"),
+        ({semconv.PROCESS_EXIT_CODE: 3}, "exited with code 3"),
+        ({semconv.PROCESS_EXIT_CODE: 0}, "exited with code 0"),
+        ({semconv.ERROR_TYPE: "uninterruptible_sleep"}, "hangs in uninterruptible sleep"),
+        ({}, "failed"),
+        (
+            {semconv.PROCESS_EXIT_CODE: 1, semconv.ERROR_TYPE: "ValueError", semconv.EXCEPTION_MESSAGE: "bad"},
+            "exited with code 1: ValueError: bad",
+        ),
+        ({semconv.PROCESS_EXIT_CODE: 1, semconv.EXCEPTION_MESSAGE: "bad"}, "exited with code 1: bad"),
+        (
+            {semconv.PROCESS_EXIT_CODE: 1, semconv.ERROR_TYPE: "exit", semconv.EXCEPTION_MESSAGE: "bad"},
+            "exited with code 1: bad",
+        ),
+        (
+            {semconv.WORKER_SIGNAL: "SIGTERM", semconv.ERROR_TYPE: "SIGTERM", semconv.EXCEPTION_MESSAGE: "bad"},
+            "was killed by SIGTERM: bad",
+        ),
+    ],
+)
+def test_a_failure_says_who_and_how(more: dict[str, Any], text: str) -> None:
+    """Rank, process and signal by name: what a person looks for first."""
+    assert failure({**RANKS, **more}) == f"rank 3 (local rank 1, pid 41) {text}"
+
+
+@pytest.mark.parametrize(
+    ("name", "of", "text"),
+    [
+        (
+            semconv.WORKER_FAILED,
+            {**RANKS, semconv.PROCESS_EXIT_CODE: 3},
+            "Worker rank 3 (local rank 1, pid 41) exited with code 3",
+        ),
+        (semconv.WORKER_EXITED, {**RANKS, semconv.PROCESS_EXIT_CODE: 0}, "Worker rank 3 (pid 41) ended"),
+        (semconv.AGENT_PHASE_ENTERED, {semconv.PHASE: "rendezvous"}, "Agent: rendezvous"),
+        (
+            semconv.AGENT_PHASE_ENTERED,
+            {semconv.PHASE: "assign_ranks", semconv.PHASE_PREVIOUS: "rendezvous", semconv.PHASE_DURATION: 1.5},
+            "Agent: assign ranks, after 1.500 s of rendezvous",
+        ),
+        (
+            semconv.RESTART_CAUSE_AGREED,
+            {semconv.RESTART_REASON: "worker_failure", semconv.RESTART_AGREED: True, **CAUSE},
+            "All agents hold: a worker failed: on gpu-7, rank 3 (local rank 1, pid 41) was killed by SIGKILL",
+        ),
+        (
+            semconv.RESTART_CAUSE_AGREED,
+            {semconv.RESTART_REASON: "node_lost", semconv.RESTART_AGREED: False, f"{semconv.CAUSE}.host": "gpu-7"},
+            "This agent, for itself, holds: a node was lost: gpu-7",
+        ),
+        (
+            semconv.RESTART_COMPLETED,
+            {
+                semconv.RESTART_INDEX: 2,
+                semconv.RESTART_DURATION: 12.25,
+                semconv.RESTART_REASON: "worker_failure",
+                semconv.FAILURE_AMBIGUOUS: True,
+                **CAUSE,
+            },
+            "Restart 2 completed in 12.250 s: a worker failed: on gpu-7, rank 3 (local rank 1, pid 41) was killed by"
+            " SIGKILL (others failed within the error of the clock readings)",
+        ),
+        (
+            semconv.MEMBERSHIP_CHANGED,
+            {semconv.MEMBERSHIP_JOINED: ("a_1_0",), semconv.MEMBERSHIP_LOST: tuple(f"n{i}" for i in range(10))},
+            "Membership changed; joined: a_1_0; lost: n0, n1, n2, n3, n4, n5, n6, n7 and 2 more",
+        ),
+        (
+            semconv.RENDEZVOUS_WAITING,
+            {
+                semconv.RENDEZVOUS_WAITED: 5.0,
+                semconv.RENDEZVOUS_PARTICIPANTS: ("a_1_0",),
+                semconv.RENDEZVOUS_MISSING: 1,
+                semconv.RENDEZVOUS_MISSING_NODES: ("gpu-7, last rank 1 (gpu-7_9_0)",),
+            },
+            "Rendezvous waits since 5.000 s: 1 nodes are there, 1 are missing: gpu-7, last rank 1 (gpu-7_9_0)",
+        ),
+        (semconv.AGENT_LEAVING, {semconv.WORKER_SIGNAL: "SIGTERM"}, "Agent leaves: it got SIGTERM"),
+        (
+            semconv.ROUND_STARTED,
+            {semconv.RENDEZVOUS_ROUND: 4, semconv.GROUP_WORLD_SIZE: 3, semconv.ROUND_DURATION: 2.0},
+            "Round 4 runs on 3 nodes, brought up in 2.000 s",
+        ),
+        ("of.tomorrow", {}, "of.tomorrow"),
+    ],
+)
+def test_each_event_has_a_line_of_its_own(name: str, of: dict[str, Any], text: str) -> None:
+    """The body is what is read where attributes are not shown: a console, a terminal, a chat message."""
+    assert sentence(name, of) == text
