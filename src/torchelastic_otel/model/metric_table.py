@@ -1,0 +1,249 @@
+"""Every metric that is folded from events, once: name, instrument, unit, scope, and all of its series.
+
+What always holds: the attribute values of a series are written down here and never come from data, so that an agent
+has the same number of series in a job of two nodes and of ten thousand.
+"""
+
+from __future__ import annotations
+
+import enum
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from torchelastic_otel import semconv
+from torchelastic_otel.model.cause import REASONS
+from torchelastic_otel.model.measurement import Kind
+from torchelastic_otel.model.phases import Phase
+
+NS_PER_S: Final = 1_000_000_000
+
+
+class Scope(enum.Enum):
+    """Whom a metric tells of, and so who exports it."""
+
+    AGENT = "agent"
+    """What this agent did."""
+    JOB = "job"
+    """What the whole job did: exported by the agent that speaks for all, so that a sum over agents is right."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One metric.
+
+    Attributes:
+        name: Its name.
+        unit: In UCUM.
+        description: One sentence.
+        kind: Its instrument.
+        scope: Whom it tells of.
+        dimensions: Attribute names, each with all values that it may have.
+        bounds: A histogram's upper bounds, all but the last.
+        divisor: What a kept number is divided by to be told in the unit.
+    """
+
+    name: str
+    unit: str
+    description: str
+    kind: Kind
+    scope: Scope
+    dimensions: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    bounds: tuple[float, ...] = ()
+    divisor: int = 1
+
+    def series(self) -> Iterator[tuple[str, Mapping[str, str]]]:
+        """The key and the attributes of each series."""
+        names = [name for name, _ in self.dimensions]
+        for values in itertools.product(*(values for _, values in self.dimensions)):
+            yield key(self.name, *values), dict(zip(names, values, strict=True))
+
+
+def key(name: str, *values: str) -> str:
+    """What a series is kept by."""
+    return "|".join((name, *values))
+
+
+TIME_STATES: Final[Mapping[Phase, str]] = {
+    Phase.RUNNING: "running",
+    Phase.DETECT: "detecting",
+    Phase.STOP: "stopping",
+    Phase.RENDEZVOUS: "rendezvous",
+    Phase.ASSIGN_RANKS: "starting",
+    Phase.START: "starting",
+    Phase.EXIT_BARRIER: "exit_barrier",
+}
+"""What time in a phase counts as; ``ended`` counts as nothing."""
+RESTART_PHASES: Final = ("detect", "stop", "rendezvous", "assign_ranks", "start")
+FAILURE_KINDS: Final = ("exception", "exit", "signal", "uninterruptible_sleep")
+FAILURE_ROLES: Final = ("cause", "victim")
+MEMBERSHIP_CHANGES: Final[Mapping[str, str]] = {
+    "joined": semconv.MEMBERSHIP_JOINED,
+    "left": semconv.MEMBERSHIP_LEFT,
+    "lost": semconv.MEMBERSHIP_LOST,
+}
+EVENT_NAMES: Final = (
+    semconv.RENDEZVOUS_STORE_HOSTED,
+    semconv.RENDEZVOUS_JOIN_ATTEMPTED,
+    semconv.RENDEZVOUS_JOINED,
+    semconv.RENDEZVOUS_PARTICIPANT_ADDED,
+    semconv.RENDEZVOUS_WAIT_LIST_ADDED,
+    semconv.RENDEZVOUS_REDUNDANCY_LIST_ADDED,
+    semconv.RENDEZVOUS_PARTICIPANT_REMOVED,
+    semconv.RENDEZVOUS_WAIT_LIST_REMOVED,
+    semconv.RENDEZVOUS_REDUNDANCY_LIST_REMOVED,
+    semconv.RENDEZVOUS_COMPLETED,
+    semconv.RENDEZVOUS_MARKED_CLOSED,
+    semconv.RENDEZVOUS_CLOSED,
+    semconv.RENDEZVOUS_STATE_SYNCED,
+    semconv.RENDEZVOUS_STATE_STALE,
+    semconv.RENDEZVOUS_KEEP_ALIVE_UPDATED,
+    semconv.RENDEZVOUS_KEEP_ALIVE_SENT,
+    semconv.RENDEZVOUS_KEEP_ALIVE_FAILED,
+    semconv.RENDEZVOUS_SHUTDOWN_FAILED,
+    semconv.RENDEZVOUS_NODES_REMOVED,
+    semconv.RENDEZVOUS_FAILED,
+    semconv.RENDEZVOUS_MESSAGE,
+    semconv.RENDEZVOUS_WAITING,
+    semconv.AGENT_RENDEZVOUS_FINISHED,
+    semconv.AGENT_RANKS_ASSIGNED,
+    semconv.AGENT_SUCCEEDED,
+    semconv.AGENT_FAILED,
+    semconv.AGENT_STARTED,
+    semconv.AGENT_PHASE_ENTERED,
+    semconv.AGENT_LOST,
+    semconv.AGENT_SILENT,
+    semconv.AGENT_LEAVING,
+    semconv.WORKER_STARTED,
+    semconv.WORKER_SUCCEEDED,
+    semconv.WORKER_FAILED,
+    semconv.WORKER_TERMINATED,
+    semconv.WORKER_EXITED,
+    semconv.WATCHDOG_STARTED,
+    semconv.WATCHDOG_STOPPED,
+    semconv.WATCHDOG_TIMER_EXPIRED,
+    semconv.WATCHDOG_WORKER_KILLED,
+    semconv.ROUND_STARTED,
+    semconv.RUN_IDENTIFIED,
+    semconv.TRAINING_STARTED,
+    semconv.RESTART_STARTED,
+    semconv.RESTART_CAUSE_AGREED,
+    semconv.RESTART_COMPLETED,
+    semconv.MEMBERSHIP_CHANGED,
+    semconv.UNKNOWN_EVENT,
+)
+"""Every event name; one that is not here is counted as :data:`~torchelastic_otel.semconv.UNKNOWN_EVENT`."""
+_DURATIONS: Final = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
+_STATES: Final = ((semconv.TIME_STATE, tuple(dict.fromkeys(TIME_STATES.values()))),)
+
+TABLE: Final = (
+    Row(
+        semconv.METRIC_RENDEZVOUS_DURATION,
+        "s",
+        "How long this agent was in a rendezvous, until it joined a round or failed to.",
+        Kind.HISTOGRAM,
+        Scope.AGENT,
+        ((semconv.OUTCOME_OF_RENDEZVOUS, ("succeeded", "failed")),),
+        _DURATIONS,
+    ),
+    Row(semconv.METRIC_RENDEZVOUS_ROUND, "{round}", "The round that the job is in.", Kind.GAUGE, Scope.JOB),
+    Row(semconv.METRIC_WORLD_SIZE, "{node}", "Nodes in the round.", Kind.GAUGE, Scope.JOB),
+    Row(
+        semconv.METRIC_PARTICIPANTS,
+        "{node}",
+        "Nodes that take part in the round, or have come to the rendezvous that is held up.",
+        Kind.GAUGE,
+        Scope.JOB,
+    ),
+    Row(
+        semconv.METRIC_MISSING,
+        "{node}",
+        "Nodes that the rendezvous still needs before it can go on.",
+        Kind.GAUGE,
+        Scope.JOB,
+    ),
+    Row(
+        semconv.METRIC_RESTARTS,
+        "{restart}",
+        "Restarts of the job's workers, by the agreed reason.",
+        Kind.COUNTER,
+        Scope.JOB,
+        ((semconv.RESTART_REASON, REASONS),),
+    ),
+    Row(
+        semconv.METRIC_RESTART_DURATION,
+        "s",
+        "How long each phase of a restart took.",
+        Kind.HISTOGRAM,
+        Scope.JOB,
+        ((semconv.RESTART_PHASE, RESTART_PHASES),),
+        _DURATIONS,
+    ),
+    Row(
+        semconv.METRIC_FAILURES,
+        "{failure}",
+        "Workers of this agent that failed, each once; those that the agent stopped are not among them.",
+        Kind.COUNTER,
+        Scope.AGENT,
+        ((semconv.FAILURE_KIND, FAILURE_KINDS), (semconv.FAILURE_ROLE, FAILURE_ROLES)),
+    ),
+    Row(
+        semconv.METRIC_MEMBERSHIP_CHANGES,
+        "{change}",
+        "Nodes that joined, left or were lost between rounds.",
+        Kind.COUNTER,
+        Scope.JOB,
+        ((semconv.MEMBERSHIP_CHANGE, tuple(MEMBERSHIP_CHANGES)),),
+    ),
+    Row(semconv.METRIC_KEEP_ALIVE_SENT, "{beat}", "Heartbeats that this agent sent.", Kind.COUNTER, Scope.AGENT),
+    Row(
+        semconv.METRIC_KEEP_ALIVE_FAILED,
+        "{beat}",
+        "Heartbeats that this agent failed to send.",
+        Kind.COUNTER,
+        Scope.AGENT,
+    ),
+    Row(
+        semconv.METRIC_KEEP_ALIVE_AGE,
+        "s",
+        "Time since this agent's last heartbeat.",
+        Kind.GAUGE,
+        Scope.AGENT,
+        divisor=NS_PER_S,
+    ),
+    Row(
+        semconv.METRIC_STATE_STALE,
+        "{conflict}",
+        "Changes of the rendezvous state that lost against another node's and had to be made again.",
+        Kind.COUNTER,
+        Scope.AGENT,
+    ),
+    Row(
+        semconv.METRIC_TIME,
+        "s",
+        "Where the job's time went, as the agent that speaks for it saw it; the states sum to wall time.",
+        Kind.COUNTER,
+        Scope.JOB,
+        _STATES,
+        divisor=NS_PER_S,
+    ),
+    Row(
+        semconv.METRIC_AGENT_TIME,
+        "s",
+        "Where this agent's time went; the states sum to wall time.",
+        Kind.COUNTER,
+        Scope.AGENT,
+        _STATES,
+        divisor=NS_PER_S,
+    ),
+    Row(
+        semconv.METRIC_EVENTS,
+        "{event}",
+        "Events that this agent recorded, by name.",
+        Kind.COUNTER,
+        Scope.AGENT,
+        ((semconv.EVENT_NAME, EVENT_NAMES),),
+    ),
+)
+BOUNDS: Final[Mapping[str, tuple[float, ...]]] = {row.name: row.bounds for row in TABLE if row.kind is Kind.HISTOGRAM}

@@ -1,0 +1,88 @@
+"""An agent's own numbers, folded over its events; what metrics are read from (:mod:`torchelastic_otel.model.snapshot`).
+
+What always holds:
+
+- ``fold`` is pure; ``to_json`` and ``from_json`` are inverse to each other, and the JSON is ASCII and bounded.
+- A tally grows with the metrics and not with the job: no node, worker or message is kept by name.
+- A process that runs one job after another keeps each run's numbers apart, by its run id; what came before the first
+  run id was known belongs to that run.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from typing import Final
+
+from torchelastic_otel import semconv
+from torchelastic_otel.model import tally_time
+from torchelastic_otel.model.event import ElasticEvent
+from torchelastic_otel.model.phases import Phase
+from torchelastic_otel.model.tally_learning import learn
+from torchelastic_otel.model.tally_run import Run, from_plain, settle_failures, to_plain
+
+MAX_RUNS: Final = 4
+"""Runs of one process whose numbers are kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """See the header of this file.
+
+    Attributes:
+        start_ns: Since when it counts, wall clock nanoseconds; fixed for the process's life (``Origin.started_ns``).
+        runs: The runs, the current one last.
+        last_ns: The newest event's monotonic time, nanoseconds.
+        sent_ns: The time of the newest snapshot, wall clock nanoseconds.
+        shown: Series of numbers from outside that an acknowledged snapshot has held.
+        held_back: Whether the newest snapshot held back what must not be a series' first value: take another soon,
+            and at the end at once.
+    """
+
+    start_ns: int
+    runs: tuple[Run, ...] = (Run(),)
+    last_ns: int = 0
+    sent_ns: int = 0
+    shown: frozenset[str] = frozenset()
+    held_back: bool = False
+
+    def to_json(self) -> str:
+        """The tally as one line of ASCII JSON."""
+        return json.dumps(to_plain(self), separators=(",", ":"))
+
+    @staticmethod
+    def from_json(line: str) -> Tally:
+        """The tally that :meth:`to_json` wrote.
+
+        Raises:
+            ValueError: The line is not such a tally.
+        """
+        try:
+            known = json.loads(line)
+            return Tally(
+                **{**known, "runs": tuple(from_plain(run) for run in known["runs"]), "shown": frozenset(known["shown"])}
+            )
+        except (TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"not a tally of this spool: {line[:80]!r}") from error
+
+
+def fold(tally: Tally, event: ElasticEvent) -> Tally:
+    """The tally after one more event of its process."""
+    at_ns = event.monotonic_ns if event.monotonic_ns is not None else event.observed_ns
+    others, run = _run_of(tally.runs, event, at_ns)
+    return replace(tally, runs=(*others, learn(run, event, at_ns)), last_ns=max(tally.last_ns, at_ns))
+
+
+def _run_of(runs: tuple[Run, ...], event: ElasticEvent, at_ns: int) -> tuple[tuple[Run, ...], Run]:
+    """The runs but the event's, and the event's."""
+    run_id = event.attributes.get(semconv.RUN_ID)
+    current = runs[-1]
+    # what a user records may name anything a run
+    if not isinstance(run_id, str) or run_id == current.id or event.name == semconv.UNKNOWN_EVENT:
+        return runs[:-1], current
+    if current.id is None and not current.shown:
+        return runs[:-1], replace(current, id=run_id)
+    found = [run for run in runs if run.id == run_id] or [Run(run_id)]
+    current = replace(current, times=tally_time.enter(current.times, Phase.ENDED, at_ns), gauges={}, beat_ns=None)
+    others = (*runs[:-1], settle_failures(current))
+    return tuple(run for run in others if run.id != run_id)[1 - MAX_RUNS :], found[0]

@@ -1,0 +1,130 @@
+"""Workers' failures, each counted once, as cause or victim by what the agents agreed on.
+
+What always holds: a failure is known by its round, rank and process id, and only those of the newest round are
+remembered, at most a bounded number; a failure waits for its role until the cause of its round is agreed on, or the
+agent ends.
+
+Facts: torch says failures at the end of a job only, again for those that our hooks have said before, and as well for
+workers that the agent itself stopped, with exit code -15 (torch 2.13 to 2.15).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final
+
+from torchelastic_otel import semconv
+from torchelastic_otel.model.cause import NODE_LEFT, NODE_LOST
+from torchelastic_otel.model.event import ElasticEvent
+from torchelastic_otel.model.metric_table import FAILURE_KINDS, FAILURE_ROLES
+
+MAX_REMEMBERED: Final = 1024
+"""Failures of one round on one node that are told from each other; what comes above it counts each time."""
+_STOPPED: Final = ("SIGTERM", "SIGKILL")
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One worker's failure.
+
+    Attributes:
+        round: The round; ``None`` where it is not known.
+        rank: The worker's global rank.
+        pid: Its process id.
+        kind: One of :data:`~torchelastic_otel.model.metric_table.FAILURE_KINDS`.
+        role: ``cause`` or ``victim``, as this agent sees it.
+        time_ns: When, nanoseconds since the epoch.
+        trace_id: The trace that tells of it.
+        span_id: The span of that trace.
+    """
+
+    round: int | None
+    rank: int | None
+    pid: int | None
+    kind: str
+    role: str
+    time_ns: int
+    trace_id: str | None = None
+    span_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failures:
+    """See the header of this file.
+
+    Attributes:
+        undecided: Those whose role is not known yet.
+        told: The newest round's, by round, rank and process id.
+    """
+
+    undecided: tuple[Failure, ...] = ()
+    told: tuple[tuple[int | None, int | None, int | None], ...] = ()
+
+
+def add(failures: Failures, event: ElasticEvent) -> Failures:
+    """A worker's failure was told, by us or by torch."""
+    of = event.attributes.get
+    failure = Failure(
+        _number(of(semconv.RENDEZVOUS_ROUND)),
+        _number(of(semconv.WORKER_RANK)),
+        _number(of(semconv.WORKER_PID)),
+        _kind(event),
+        str(of(semconv.FAILURE_ROLE)),
+        event.time_ns or event.observed_ns,
+        event.trace_id,
+        event.span_id,
+    )
+    known = (failure.round, failure.rank, failure.pid)
+    told = tuple(other for other in failures.told if other[0] == failure.round)
+    if known in told:
+        return failures
+    if of(semconv.INFERRED) is not True:
+        if told and of(semconv.WORKER_SIGNAL) in _STOPPED:
+            return failures  # the agent stopped it because of the others
+        failure = replace(failure, role="victim" if told else "cause")
+    elif failure.role not in FAILURE_ROLES:
+        failure = replace(failure, role="cause")
+    told = (*told, known)[-MAX_REMEMBERED:]
+    return Failures((*failures.undecided, failure), told)
+
+
+def decide(failures: Failures, agreed: ElasticEvent | None = None) -> tuple[Failures, tuple[Failure, ...]]:
+    """The failures whose role is known now, each with its role.
+
+    Args:
+        failures: The failures so far.
+        agreed: What says the cause; ``None`` where nobody will, so that this agent's own view holds.
+    """
+    if agreed is None:
+        return replace(failures, undecided=()), failures.undecided
+    round_ = _number(agreed.attributes.get(semconv.RENDEZVOUS_ROUND))
+    role = _role_by(agreed)
+    before = tuple(f for f in failures.undecided if f.round is None or round_ is None or f.round < round_)
+    waiting = tuple(f for f in failures.undecided if f not in before)
+    return replace(failures, undecided=waiting), tuple(replace(f, role=role(f)) for f in before)
+
+
+def _role_by(agreed: ElasticEvent) -> Callable[[Failure], str]:
+    of = agreed.attributes.get
+    rank, pid = _number(of(semconv.CAUSE + ".rank")), _number(of(semconv.CAUSE + ".pid"))
+    if of(semconv.RESTART_AGREED) is False:
+        return lambda failure: failure.role
+    if of(semconv.RESTART_REASON) in (NODE_LOST, NODE_LEFT):
+        return lambda failure: "victim"
+    if rank is None and pid is None:
+        return lambda failure: failure.role
+    return lambda failure: "cause" if failure.rank == rank and pid in (None, failure.pid) else "victim"
+
+
+def _kind(event: ElasticEvent) -> str:
+    kind = event.attributes.get(semconv.FAILURE_KIND)
+    if kind in FAILURE_KINDS:
+        return str(kind)
+    if semconv.EXCEPTION_TYPE in event.attributes:
+        return "exception"
+    return "signal" if semconv.WORKER_SIGNAL in event.attributes else "exit"
+
+
+def _number(value: object) -> int | None:
+    return value if isinstance(value, int) else None

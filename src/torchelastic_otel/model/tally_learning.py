@@ -1,0 +1,192 @@
+"""What one event teaches a run's numbers.
+
+What always holds: functions of the numbers, the event and its monotonic time; an event that lacks what is needed
+teaches nothing, and never raises.
+
+Facts: who speaks for the job in a round is agreed on after the round was joined, often after its workers run, and
+told by ``torchelastic.round.writer``; that a node joined, left or was lost is told by one agent alone, whoever
+speaks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Final
+
+from torchelastic_otel import semconv
+from torchelastic_otel.model import tally_failures, tally_time
+from torchelastic_otel.model.cause import REASONS, UNKNOWN
+from torchelastic_otel.model.event import ElasticEvent
+from torchelastic_otel.model.metric_table import EVENT_NAMES, MEMBERSHIP_CHANGES, NS_PER_S, RESTART_PHASES, key
+from torchelastic_otel.model.phases import Phase
+from torchelastic_otel.model.tally_failures import Failures
+from torchelastic_otel.model.tally_run import Run, count, example, measure, settle_failures
+
+_EVENT_NAMES: Final = frozenset(EVENT_NAMES)
+_NOT_MEASURED: Final = ("terminated", "left")
+"""How an agent ends whose rendezvous neither succeeded nor failed."""
+
+
+def learn(run: Run, event: ElasticEvent, at_ns: int) -> Run:
+    """The run's numbers after one more event, which happened at a monotonic time."""
+    name = event.name if event.name in _EVENT_NAMES else semconv.UNKNOWN_EVENT
+    run = count(run, key(semconv.METRIC_EVENTS, name))
+    taught = _LEARN.get(event.name)
+    if taught is not None:
+        run = taught(run, event, at_ns)
+    return _who_speaks(run, event)
+
+
+def _started(run: Run, event: ElasticEvent, at_ns: int) -> Run:
+    run = settle_failures(run)
+    return replace(run, times=tally_time.begin_again(run.times, at_ns), failures=Failures(), round=None, gauges={})
+
+
+def _phase(run: Run, event: ElasticEvent, at_ns: int) -> Run:
+    try:
+        phase = Phase(event.attributes.get(semconv.PHASE))
+    except ValueError:
+        return run  # of a newer version
+    before, began_ns, spoke = run.times.phase, run.times.began_ns, run.times.speaks
+    run = replace(run, times=tally_time.enter(run.times, phase, at_ns))
+    if before is Phase.RENDEZVOUS:
+        run = replace(run, rendezvous_ns=run.times.began_ns - began_ns)
+    if phase in (Phase.ASSIGN_RANKS, Phase.START, Phase.RUNNING):
+        run = _rendezvous_ended(run, "succeeded")
+    elif phase is Phase.RENDEZVOUS:
+        run = _rendezvous_ended(run, "failed")
+    if phase in (Phase.ASSIGN_RANKS, Phase.RUNNING):
+        # until it is known who speaks in this round, this agent does not
+        run = replace(run, round=_round(event, run.round), gauges=run.gauges if spoke else {})
+    if phase is Phase.RUNNING:
+        run = _show(run, event)
+    if phase is Phase.ENDED:
+        outcome = event.attributes.get(semconv.AGENT_OUTCOME)
+        run = replace(run, rendezvous_ns=None) if outcome in _NOT_MEASURED else _rendezvous_ended(run, "failed")
+        run = replace(settle_failures(run), gauges={}, beat_ns=None)
+    return run
+
+
+def _rendezvous_ended(run: Run, outcome: str) -> Run:
+    if run.rendezvous_ns is None:
+        return run
+    series = key(semconv.METRIC_RENDEZVOUS_DURATION, outcome)
+    return replace(measure(run, series, run.rendezvous_ns / NS_PER_S), rendezvous_ns=None)
+
+
+def _failed(run: Run, event: ElasticEvent, at_ns: int) -> Run:
+    run = replace(run, failures=tally_failures.add(run.failures, event))
+    if run.times.phase is None or len(run.failures.undecided) > tally_failures.MAX_REMEMBERED:
+        return settle_failures(run)  # nobody will agree on more
+    return run
+
+
+def _cause_agreed(run: Run, event: ElasticEvent, at_ns: int) -> Run:
+    return settle_failures(run, event)
+
+
+def _restarted(run: Run, event: ElasticEvent, at_ns: int) -> Run:
+    run = settle_failures(run, event)
+    if event.attributes.get(semconv.WRITER) is not True:
+        return run
+    reason = event.attributes.get(semconv.RESTART_REASON)
+    series = key(semconv.METRIC_RESTARTS, str(reason) if reason in REASONS else UNKNOWN)
+    told_ns = event.time_ns or event.observed_ns
+    run = example(count(run, series), series, 1, told_ns, event.trace_id, event.span_id)
+    for phase in RESTART_PHASES:
+        took = event.attributes.get(semconv.RESTART_PHASE_DURATION.format(phase=phase))
+        if isinstance(took, (int, float)) and took >= 0:
+            series = key(semconv.METRIC_RESTART_DURATION, phase)
+            run = example(measure(run, series, took), series, took, told_ns, event.trace_id, event.span_id)
+    return run
+
+
+def _membership(run: Run, event: ElasticEvent, at_ns: int) -> Run:
+    if event.attributes.get(semconv.WRITER) is False:
+        return run
+    for change, attribute in MEMBERSHIP_CHANGES.items():
+        nodes = event.attributes.get(attribute)
+        if isinstance(nodes, tuple) and nodes:
+            run = count(run, key(semconv.METRIC_MEMBERSHIP_CHANGES, change), len(nodes))
+    return replace(run, ever_spoke=True)  # one agent alone says it, so that its count is the job's
+
+
+def _waiting(run: Run, event: ElasticEvent, at_ns: int) -> Run:
+    if not (run.times.speaks or run.times.spoke):
+        return run
+    of = event.attributes.get
+    there, missing, needed = of(semconv.RENDEZVOUS_PARTICIPANTS), of(semconv.RENDEZVOUS_MISSING), of(semconv.NODES_MIN)
+    gauges = dict(run.gauges)
+    if isinstance(missing, int):
+        gauges[semconv.METRIC_MISSING] = missing
+    if isinstance(missing, int) and isinstance(needed, int) and missing > 0:
+        gauges[semconv.METRIC_PARTICIPANTS] = needed - missing  # the names are a bounded list
+    elif isinstance(there, tuple):
+        gauges[semconv.METRIC_PARTICIPANTS] = len(there)
+    return replace(run, gauges=gauges)
+
+
+def _beat(run: Run, event: ElasticEvent, at_ns: int) -> Run:
+    return replace(count(run, semconv.METRIC_KEEP_ALIVE_SENT), beat_ns=at_ns)
+
+
+def _synced(run: Run, event: ElasticEvent, at_ns: int) -> Run:
+    committed = event.attributes.get(semconv.RENDEZVOUS_COMMITTED)
+    if isinstance(committed, tuple) and semconv.RENDEZVOUS_KEEP_ALIVE_UPDATED in committed:
+        return replace(run, beat_ns=at_ns)  # while it joins, a node keeps itself alive without sending beats
+    return run
+
+
+def _who_speaks(run: Run, event: ElasticEvent) -> Run:
+    speaks = event.attributes.get(semconv.WRITER)
+    if not isinstance(speaks, bool) or _round(event, run.round) != run.round:
+        return run
+    if not speaks:
+        return replace(run, times=tally_time.stop_speaking(run.times), gauges={})
+    if not run.times.speaks:
+        took = event.attributes.get(semconv.ROUND_DURATION)
+        bring_up_ns = round(took * NS_PER_S) if isinstance(took, (int, float)) else None
+        times = tally_time.speak(run.times, first_round=not run.round, bring_up_ns=bring_up_ns)
+        run = replace(run, times=times, ever_spoke=True)
+    return _show(run, event)
+
+
+def _show(run: Run, event: ElasticEvent) -> Run:
+    """The round's gauges, where this agent speaks for it."""
+    size = event.attributes.get(semconv.GROUP_WORLD_SIZE)
+    if not run.times.speaks or run.round is None or not isinstance(size, int):
+        return run
+    return replace(
+        run,
+        gauges={
+            semconv.METRIC_RENDEZVOUS_ROUND: run.round,
+            semconv.METRIC_WORLD_SIZE: size,
+            semconv.METRIC_PARTICIPANTS: size,
+            semconv.METRIC_MISSING: 0,
+        },
+    )
+
+
+def _round(event: ElasticEvent, otherwise: int | None) -> int | None:
+    known = event.attributes.get(semconv.RENDEZVOUS_ROUND)
+    return known if isinstance(known, int) else otherwise
+
+
+def _counted(series: str) -> Callable[[Run, ElasticEvent, int], Run]:
+    return lambda run, event, at_ns: count(run, series)
+
+
+_LEARN: Final[Mapping[str, Callable[[Run, ElasticEvent, int], Run]]] = {
+    semconv.AGENT_STARTED: _started,
+    semconv.AGENT_PHASE_ENTERED: _phase,
+    semconv.WORKER_FAILED: _failed,
+    semconv.RESTART_CAUSE_AGREED: _cause_agreed,
+    semconv.RESTART_COMPLETED: _restarted,
+    semconv.MEMBERSHIP_CHANGED: _membership,
+    semconv.RENDEZVOUS_WAITING: _waiting,
+    semconv.RENDEZVOUS_KEEP_ALIVE_SENT: _beat,
+    semconv.RENDEZVOUS_STATE_SYNCED: _synced,
+    semconv.RENDEZVOUS_KEEP_ALIVE_FAILED: _counted(semconv.METRIC_KEEP_ALIVE_FAILED),
+    semconv.RENDEZVOUS_STATE_STALE: _counted(semconv.METRIC_STATE_STALE),
+}
