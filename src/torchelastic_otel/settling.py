@@ -1,25 +1,33 @@
 """From what was received in haste to events: reading comes after the commit that a caller of torch's waits for.
 
 What always holds: a raw row says all that capture knew (the text and two clock readings), so that whoever
-finds it, also in a dead process's spool, makes the same event of it; the agent's standing is kept with the last
-row that was settled, in the same transaction.
+finds it, also in a dead process's spool, makes the same event of it; what is known of the agent is kept with the last
+row that was settled, and what follows from the rows is appended, all in the same transaction.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from typing import Final
 
 from torchelastic_otel import semconv
 from torchelastic_otel.guard import guard
-from torchelastic_otel.model.event import ElasticEvent
+from torchelastic_otel.model.event import ElasticEvent, Origin
+from torchelastic_otel.model.narrative import Narrative, end_of_the_dead, narrate
 from torchelastic_otel.model.normalise import normalise
+from torchelastic_otel.model.span import ElasticSpan
 from torchelastic_otel.model.standing import Standing, enrich
+from torchelastic_otel.model.tally import Tally, fold
 from torchelastic_otel.model.text import MAX_BODY, bounded
 from torchelastic_otel.spool.store import Spool
 
 STANDING_KEY: Final = "standing"
+NARRATIVE_KEY: Final = "narrative"
+TALLY_KEY: Final = "tally"
+SPANS: Final = "spans"
+"""The destination under which a spool keeps finished spans."""
 ORIGIN_KEY: Final = "origin"
 """Where a spool keeps whose rows they are (:class:`~torchelastic_otel.model.event.Origin`)."""
 
@@ -41,26 +49,98 @@ def event_of(destination: str, payload: str) -> ElasticEvent:
         return ElasticEvent(semconv.UNKNOWN_EVENT, destination, bounded(payload, MAX_BODY), None, 0)
 
 
-def read(standing: Standing, rows: Iterable[tuple[str, str]]) -> tuple[Standing, list[ElasticEvent]]:
-    """The events of raw rows (destination and payload), enriched, and what the agent knows after them."""
-    events = []
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of a process's agents after its events so far.
+
+    Attributes:
+        standing: What goes onto the next event.
+        narrative: How far the story is told.
+        tally: The numbers.
+    """
+
+    standing: Standing
+    narrative: Narrative
+    tally: Tally
+
+    @staticmethod
+    def at_start(started_ns: int) -> Known:
+        """What is known of a process that has said nothing yet; it began at ``started_ns``, wall clock nanoseconds."""
+        return Known(Standing(restart_count=0), Narrative(), Tally(started_ns))
+
+    def to_meta(self) -> dict[str, str]:
+        """As texts of a spool."""
+        return {
+            STANDING_KEY: self.standing.to_json(),
+            NARRATIVE_KEY: self.narrative.to_json(),
+            TALLY_KEY: self.tally.to_json(),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """What rows told.
+
+    Attributes:
+        events: The event of each row.
+        more: Events that follow from them.
+        spans: Spans that ended with them.
+    """
+
+    events: list[ElasticEvent]
+    more: list[ElasticEvent]
+    spans: list[ElasticSpan]
+
+
+def read(
+    known: Known, rows: Iterable[tuple[str, str]], redact: Callable[[ElasticEvent], ElasticEvent] | None = None
+) -> tuple[Known, Read]:
+    """The events of raw rows (destination and payload), enriched, what follows from them, and what is known then.
+
+    Args:
+        known: What is known before.
+        rows: Destination and payload of each.
+        redact: What an event goes through before anything is concluded from it; so what it takes away is in no span.
+    """
+    standing, narrative, tally = known.standing, known.narrative, known.tally
+    done = Read([], [], [])
     for destination, payload in rows:
         standing, event = enrich(standing, event_of(destination, payload))
-        events.append(event)
-    return standing, events
+        narrative, told = narrate(narrative, event if redact is None else redact(event))
+        more = told.events if redact is None else tuple(map(redact, told.events))
+        done.events.append(told.event)
+        done.more.extend(more)
+        done.spans.extend(told.spans)
+        for each in (told.event, *more):
+            tally = fold(tally, each)
+    return Known(standing, narrative, tally), done
+
+
+def known_of(spool: Spool, started_ns: int) -> Known:
+    """What was known of a process when it last settled its rows."""
+    begin = Known.at_start(started_ns)
+    standing, narrative, tally = (spool.meta(key) for key in (STANDING_KEY, NARRATIVE_KEY, TALLY_KEY))
+    return Known(
+        begin.standing if standing is None else Standing.from_json(standing),
+        begin.narrative if narrative is None else Narrative.from_json(narrative),
+        begin.tally if tally is None else Tally.from_json(tally),
+    )
 
 
 def settle_what_is_left(spool: Spool) -> int:
-    """Settle the raw rows of a spool whose process is gone.
+    """Settle the raw rows of a spool whose process is gone, and end what it left open.
 
     Returns:
-        How many there were.
+        How many raw rows there were.
     """
     rows = spool.raw()
-    if rows:
-        kept = spool.meta(STANDING_KEY)
-        standing = Standing.from_json(kept) if kept is not None else Standing(restart_count=0)
-        standing, events = read(standing, [(destination, row.payload) for destination, row in rows])
-        payloads = [(row.sequence, event.to_json()) for (_, row), event in zip(rows, events, strict=True)]
-        spool.settle(payloads, (STANDING_KEY, standing.to_json()))
+    origin = spool.meta(ORIGIN_KEY)
+    known = known_of(spool, Origin.from_json(origin).started_ns if origin is not None else 0)
+    known, done = read(known, [(destination, row.payload) for destination, row in rows])
+    narrative, spans = end_of_the_dead(known.narrative)
+    if rows or narrative is not known.narrative:
+        payloads = [(row.sequence, event.to_json()) for (_, row), event in zip(rows, done.events, strict=True)]
+        more = [(event.destination, event.to_json()) for event in done.more]
+        more += [(SPANS, span.to_json()) for span in (*done.spans, *spans)]
+        spool.settle(payloads, replace(known, narrative=narrative).to_meta(), more)
     return len(rows)

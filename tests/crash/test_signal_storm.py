@@ -51,6 +51,8 @@ def test_twenty_thousand_random_signals_come_out_as_they_went_in(drive: Drive) -
 class _Landing:
     """One spool in memory."""
 
+    started_ns = 1
+
     def __init__(self) -> None:
         self.spool = store.create_in_memory(1 << 24)
 

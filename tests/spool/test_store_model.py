@@ -51,9 +51,18 @@ class SpoolAgainstModel(RuleBasedStateMachine):
         self.dropped.setdefault(cursor, 0)
         self.destinations[cursor] = set(CURSORS[cursor])
 
-    def _append(self, rows: list[tuple[str, str]]) -> None:
-        first, lost = self.spool.append(rows)
+    def _append(self, rows: list[tuple[str, str]], *, raw: bool = False) -> None:
+        first, lost = self.spool.append(rows, raw=raw)
         assert first == self.last + 1
+        self._went(lost)
+        self._came(rows)
+
+    def _came(self, rows: list[tuple[str, str]]) -> None:
+        for row in rows:
+            self.last += 1
+            self.rows[self.last] = row
+
+    def _went(self, lost: int) -> None:
         owed_before = {cursor: self._owed(cursor) for cursor in self.positions}
         kept = {row.sequence for _, row in self.spool.history()}
         gone = set(self.rows) - kept
@@ -68,9 +77,6 @@ class SpoolAgainstModel(RuleBasedStateMachine):
             self.dropped[cursor] += len(gone & set(owed))
         for number in gone:
             del self.rows[number]
-        for row in rows:
-            self.last += 1
-            self.rows[self.last] = row
 
     @rule(rows=st.lists(st.tuples(st.sampled_from("abcd"), st.text(max_size=30)), min_size=1, max_size=8))
     def append(self, rows: list[tuple[str, str]]) -> None:
@@ -82,6 +88,24 @@ class SpoolAgainstModel(RuleBasedStateMachine):
         """Rows large enough that room has to be made."""
         for _ in range(count):
             self._append([(to, "p" * size)] * max(1, 60_000 // size))
+
+    @rule(
+        sizes=st.lists(st.sampled_from([10, 900, 2_100, 20_000]), min_size=1, max_size=6),
+        more=st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from([10, 1_900, 30_000])), max_size=4),
+        to=st.sampled_from("abc"),
+    )
+    def receive_and_settle(self, sizes: list[int], more: list[tuple[str, int]], to: str) -> None:
+        """As the writer does it: rows are kept raw, read, and what follows from them is appended with that."""
+        first = self.last + 1
+        self._append([(to, "r" * (size // 2)) for size in sizes], raw=True)
+        read = {first + number: "R" * size for number, size in enumerate(sizes)}
+        follow = [(destination, "f" * size) for destination, size in more]
+        begin, lost = self.spool.settle(list(read.items()), {"known": str(first)}, follow)
+        assert begin == self.last + 1
+        self.rows |= {number: (to, payload) for number, payload in read.items() if number in self.rows}
+        self._went(lost)
+        self._came(follow)
+        assert (self.spool.raw(), self.spool.meta("known")) == ([], str(first))
 
     @precondition(lambda self: self.positions)
     @rule(data=st.data())

@@ -15,8 +15,10 @@ from typing import Any, Final
 
 from torchelastic_otel.guard import guard
 
-EVENTS: Final = "torch.distributed.elastic.events"
-_RENDEZVOUS_API: Final = "torch.distributed.elastic.rendezvous.api"
+TORCHS_OWN: Final = "torch.distributed.elastic"
+COPIES: Final = ("nvidia_resiliency_ext.fault_tolerance._torch_elastic_compat",)
+"""Packages that are copies of torch's, for launchers that bring their own (NVRx 0.4, ``ft_launcher``)."""
+ELASTICS: Final = (TORCHS_OWN, *COPIES)
 _MISSING: Final = object()
 
 
@@ -47,7 +49,16 @@ class Patches:
                 setattr(owner, name, before)
 
 
-def at_first_rendezvous(arm: Callable[[], Callable[[str], object] | None]) -> Callable[[], None]:
+def loaded() -> tuple[str, ...]:
+    """Those of :data:`ELASTICS` whose rendezvous is imported."""
+    return tuple(elastic for elastic in ELASTICS if elastic + ".rendezvous.api" in sys.modules)
+
+
+def at_first_rendezvous(
+    arm: Callable[[], Callable[[str], object] | None],
+    elastic: str = TORCHS_OWN,
+    refused: Callable[[], object] = lambda: None,
+) -> Callable[[], None]:
     """Have ``arm`` called whenever this process is about to take part in a rendezvous, which makes it an agent.
 
     Workers that load the entry point get this one wrapper and nothing else (torch 2.8 and newer load it with
@@ -55,6 +66,8 @@ def at_first_rendezvous(arm: Callable[[], Callable[[str], object] | None]) -> Ca
 
     Args:
         arm: Returns what raises for the name of an event handler that nobody knows; ``None`` where nobody cares.
+        elastic: Which of :data:`ELASTICS` is meant.
+        refused: Called where there is no rendezvous to be had; the process is about to end.
 
     Returns:
         Takes the wrapper off again.
@@ -62,7 +75,7 @@ def at_first_rendezvous(arm: Callable[[], Callable[[str], object] | None]) -> Ca
     Raises:
         DoesNotFitError: This torch has no registry to wrap.
     """
-    registry = of_type(module(_RENDEZVOUS_API), "RendezvousHandlerRegistry", type)
+    registry = of_type(module(elastic + ".rendezvous.api"), "RendezvousHandlerRegistry", type)
     original = registry.create_handler
     takes(original, "params")
 
@@ -71,8 +84,13 @@ def at_first_rendezvous(arm: Callable[[], Callable[[str], object] | None]) -> Ca
         with guard:
             check = arm()
         if check is not None:
-            check_unless_torch_knows(_event_handler_of_launch(), check)
-        return original(self, params)
+            check_unless_torch_knows(_event_handler_of_launch(), check, elastic)
+        try:
+            return original(self, params)
+        except BaseException:
+            with guard:
+                refused()
+            raise
 
     create_handler.__wrapped__ = original  # type: ignore[attr-defined]
     patches = Patches()
@@ -92,10 +110,10 @@ def _event_handler_of_launch() -> str | None:
     return None if frame is None else getattr(frame.f_locals.get("config"), "event_log_handler", None)
 
 
-def check_unless_torch_knows(name: str | None, check: Callable[[str], object]) -> None:
+def check_unless_torch_knows(name: str | None, check: Callable[[str], object], elastic: str = TORCHS_OWN) -> None:
     """Raise for the name of an event handler that neither we nor torch's own registry know."""
     # a program may have put a handler of its own into torch's registry: that is no affair of ours
-    known = getattr(sys.modules.get(EVENTS + ".handlers"), "_log_handlers", {})
+    known = getattr(sys.modules.get(elastic + ".events.handlers"), "_log_handlers", {})
     if name is not None and name not in known:
         check(name)
 

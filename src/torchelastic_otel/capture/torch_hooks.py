@@ -21,11 +21,12 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from torchelastic_otel.bindings import Bindings
+from torchelastic_otel.capture.torch_agent import AgentHooks
 from torchelastic_otel.capture.torch_arming import (
-    EVENTS,
+    TORCHS_OWN,
     DoesNotFitError,
     Patches,
     check_unless_torch_knows,
@@ -33,6 +34,7 @@ from torchelastic_otel.capture.torch_arming import (
     of_type,
     takes,
 )
+from torchelastic_otel.capture.torch_metrics import TorchMetrics
 from torchelastic_otel.frames import caller, method_name
 from torchelastic_otel.guard import guard
 
@@ -40,10 +42,6 @@ if TYPE_CHECKING:
     from torchelastic_otel.capture.inlet import Inlet
 
 logger = logging.getLogger("torchelastic_otel")
-
-_DYNAMIC: Final = "torch.distributed.elastic.rendezvous.dynamic_rendezvous"
-_C10D: Final = "torch.distributed.elastic.rendezvous.c10d_rendezvous_backend"
-_AGENT_API: Final = "torch.distributed.elastic.agent.server.api"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,15 +66,33 @@ class TorchHooks:
         inlet: Where events go.
         destinations: The destinations to take over; torch learns the new ones among them.
         check_destination: Raises for the name of an event handler that nobody knows.
+        hands_context_on: Whether workers get the context of their span.
+        elastic: The package that is hooked: torch's own, or a copy that a project brings.
+        at_end: Called when an agent's ``run`` is over.
     """
 
-    def __init__(self, inlet: Inlet, destinations: Iterable[str], check_destination: Callable[[str], object]) -> None:
+    def __init__(
+        self,
+        inlet: Inlet,
+        destinations: Iterable[str],
+        check_destination: Callable[[str], object],
+        *,
+        hands_context_on: bool = False,
+        elastic: str = TORCHS_OWN,
+        at_end: Callable[[], object] = lambda: None,
+    ) -> None:
+        self._at_end = at_end
+        self._elastic = elastic
+        self._dynamic = elastic + ".rendezvous.dynamic_rendezvous"
+        self._hands_context_on = hands_context_on
+        self.torch_metrics = TorchMetrics(elastic)
         self._inlet = inlet
         self._destinations = tuple(destinations)
         self._check_destination = check_destination
         self._patches = Patches()
         self._bindings: Bindings | None = None
         self._at_uninstall: Callable[[], None] = lambda: None
+        self._hosts_store = False
         self.reports: list[HookReport] = []
 
     def install(self) -> None:
@@ -85,7 +101,8 @@ class TorchHooks:
             ("destinations", "1.13 to 2.15", self._destinations_hook),
             ("construct_and_record_rdzv_event", "1.13 to 2.15", self._construct_hook),
             ("get_method_name", "1.13 to 2.15", self._method_name_hook),
-            ("event handler's name", "2.2 to 2.15", self._agent_hook),
+            ("agents", "2.2 to 2.15", self._agent_hook),
+            ("torch's metrics", "2.2 to 2.15", lambda: self.torch_metrics.install(self._patches)),
         ):
             trouble = ""
             try:
@@ -121,8 +138,8 @@ class TorchHooks:
     # --- the hooks
 
     def _destinations_hook(self) -> None:
-        events = module(EVENTS)
-        entries = of_type(module(EVENTS + ".handlers"), "_log_handlers", dict)
+        events = module(self._elastic + ".events")
+        entries = of_type(module(self._elastic + ".events.handlers"), "_log_handlers", dict)
         of_type(events, "_events_loggers", dict)
 
         def logger_of(destination: str) -> logging.Logger:
@@ -147,7 +164,7 @@ class TorchHooks:
         self._patches.put(events, "get_logging_handler", get_logging_handler)
 
     def _construct_hook(self) -> None:
-        events = module(EVENTS)
+        events = module(self._elastic + ".events")
         original = events.construct_and_record_rdzv_event
         takes(original, "run_id", "message", "node_state", "name", "hostname", "pid", "master_endpoint", "local_id")
         takes(original, "rank")
@@ -167,6 +184,8 @@ class TorchHooks:
         ) -> None:
             with guard:
                 file, function = caller(2)
+                # the one who hosts the store says so, and nobody else does (torch 1.13 to 2.15)
+                self._hosts_store = self._hosts_store or function == "_create_tcp_store"
                 event = make(
                     name=f"{file}:{name or function}",
                     run_id=run_id,
@@ -188,25 +207,39 @@ class TorchHooks:
         self._at_uninstall = lambda: self._rebind(construct_and_record_rdzv_event, original)
 
     def _rebind(self, before: object, after: object) -> None:
-        module(_DYNAMIC)
-        for each in (sys.modules[EVENTS], sys.modules[_DYNAMIC], sys.modules.get(_C10D)):
+        module(self._dynamic)
+        for each in (
+            sys.modules[self._elastic + ".events"],
+            sys.modules[self._dynamic],
+            sys.modules.get(self._elastic + ".rendezvous.c10d_rendezvous_backend"),
+        ):
             if each is not None and vars(each).get("construct_and_record_rdzv_event") is before:
                 each.construct_and_record_rdzv_event = after  # type: ignore[attr-defined]
 
     def _method_name_hook(self) -> None:
-        dynamic = module(_DYNAMIC)
+        dynamic = module(self._dynamic)
         takes(dynamic.get_method_name, "depth")
         self._patches.put(dynamic, "get_method_name", method_name)
 
     def _agent_hook(self) -> None:
-        agent = of_type(module(_AGENT_API), "SimpleElasticAgent", type)
+        agent = of_type(module(self._elastic + ".agent.server.api"), "SimpleElasticAgent", type)
         original = agent.__init__
         takes(original, "spec")
-        check = self._check_destination
+        check, elastic = self._check_destination, self._elastic
+        hooks = AgentHooks(
+            self._patches,
+            lambda fact: self._inlet.put("null", fact.to_text()),
+            store_is_safe=not store_wants_quiet_threads(),
+            hosts_store=lambda: self._hosts_store,
+            hands_context_on=self._hands_context_on,
+            at_end=self._at_end,
+        )
 
         def __init__(self: Any, spec: Any, *args: Any, **kwargs: Any) -> None:
-            check_unless_torch_knows(getattr(spec, "event_log_handler", None), check)
+            check_unless_torch_knows(getattr(spec, "event_log_handler", None), check, elastic)
             original(self, spec, *args, **kwargs)
+            with guard:
+                hooks.agent_made(self, spec)
 
         __init__.__wrapped__ = original  # type: ignore[attr-defined]
         self._patches.put(agent, "__init__", __init__)

@@ -9,29 +9,40 @@ one warning; one row that is at fault costs no other; a redaction hook that fail
 from __future__ import annotations
 
 import logging
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Protocol
 
 from torchelastic_otel.guard import guard
 from torchelastic_otel.model.event import ElasticEvent
-from torchelastic_otel.model.standing import Standing
-from torchelastic_otel.settling import STANDING_KEY, raw_payload, read
+from torchelastic_otel.model.measurement import Snapshot
+from torchelastic_otel.model.outside import Outside
+from torchelastic_otel.model.snapshot import acknowledge, is_due, snapshot
+from torchelastic_otel.settling import SPANS, STANDING_KEY, TALLY_KEY, Known, Read, raw_payload, read
 from torchelastic_otel.spool.store import Spool, SpoolError, SpoolTooSmallError, row_bytes
 
 if TYPE_CHECKING:
     from torchelastic_otel.capture.inlet import Observation
+    from torchelastic_otel.model.tally import Tally
 
 logger = logging.getLogger("torchelastic_otel")
 
 MAX_RAW: Final = 64 * 1024
 """Characters of a text that is kept raw; a longer one is read, and so bounded, first."""
 
+_NO_META: Final[Mapping[str, str]] = {}
 Redact = Callable[[ElasticEvent], ElasticEvent]
 
 
 class Landing(Protocol):
     """Where the writer gets its spools from, and whom it tells."""
+
+    @property
+    def started_ns(self) -> int:
+        """When the process began to be watched, wall clock nanoseconds."""
+        ...
 
     def open_spool(self) -> Spool:
         """A new spool for this process, on disk or in memory."""
@@ -56,13 +67,25 @@ class Writer:
     Args:
         landing: Gives the spool, and is told of new rows.
         redact: Called with every event before it is kept; returns the event to keep.
+        wall_ns: The wall clock, nanoseconds since the epoch.
+        monotonic_ns: The monotonic clock, nanoseconds.
     """
 
-    def __init__(self, landing: Landing, redact: Redact | None = None) -> None:
+    def __init__(
+        self,
+        landing: Landing,
+        redact: Redact | None = None,
+        *,
+        wall_ns: Callable[[], int] = time.time_ns,
+        monotonic_ns: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        self._wall_ns = wall_ns
+        self._monotonic_ns = monotonic_ns
         self._landing = landing
         self._redact = redact
         self._spool = landing.open_spool()
-        self._standing = Standing(restart_count=0)
+        self._known = Known.at_start(landing.started_ns)
+        self._knowing = threading.RLock()  # among our own threads: the numbers are asked for from another one
         self._unsettled: list[tuple[int, str, str]] = []
         self._dropped = 0
         self._redaction_failed = False
@@ -72,63 +95,115 @@ class Writer:
         raw = [(destination, raw_payload(text, *times)) for destination, text, *times in observations]
         if self._redact is None and all(len(payload) <= MAX_RAW for _, payload in raw):
             return sum(self._append(portion, raw=True) for portion in _portions(raw, self._spool.append_limit))
-        self._standing, events = read(self._standing, raw)
-        rows = [(event.destination, self._written(event)) for event in events]
-        return sum(self._append(portion, raw=False) for portion in _portions(rows, self._spool.append_limit))
+        if self._unsettled:
+            self.settle()  # what came before is read before
+        with self._knowing:
+            self._known, done = read(self._known, raw, None if self._redact is None else self._redacted)
+            meta = self._known.to_meta()
+            if self._redact is not None:
+                del meta[STANDING_KEY]  # it is not looked at by the hook, and without raw rows nobody asks for it
+            return self._append_all(_rows(done.events) + _rows(done.more) + _spans(done), meta)
 
     def settle(self) -> None:
         """Make events of what was kept raw, and tell the landing; nobody of torch's waits for this."""
         if self._unsettled:
             unsettled, self._unsettled = self._unsettled, []
-            self._standing, events = read(self._standing, [(destination, raw) for _, destination, raw in unsettled])
-            written = [event.to_json() for event in events]
             sequences = [sequence for sequence, _, _ in unsettled]
-            try:
-                self._spool.settle(list(zip(sequences, written, strict=True)), (STANDING_KEY, self._standing.to_json()))
-            except SpoolError as error:
-                # they stay raw in the spool that failed; whoever adopts it delivers them again, with the same uid
-                self._go_on_in_memory(error, sequences[0])
-                self._append(
-                    [(event.destination, line) for event, line in zip(events, written, strict=True)], raw=False
-                )
+            with self._knowing:
+                self._known, done = read(self._known, [(destination, raw) for _, destination, raw in unsettled])
+                meta = self._known.to_meta()
+                written = _rows(done.events)
+                more = _rows(done.more) + _spans(done)
+                try:
+                    keys = self._landing.seen({destination for destination, _ in more}) if more else {}
+                    keyed = [(keys[destination], row) for destination, row in more]
+                    settled = [(sequence, line) for sequence, (_, line) in zip(sequences, written, strict=True)]
+                    _, dropped = self._spool.settle(settled, meta, keyed)
+                    self._note_dropped(dropped)
+                except SpoolError as error:
+                    # they stay raw in the spool that failed; whoever adopts it delivers them again, with the same uid
+                    self._go_on_in_memory(error, sequences[0])
+                    self._append_all(written + more, meta)
         self._landing.committed()
         self._spool.tidy()
 
-    def _append(self, rows: list[tuple[str, str]], *, raw: bool) -> int:
+    def take_snapshot(self, outside: Outside) -> Snapshot:
+        """The numbers of this process at this moment; from any thread of ours.
+
+        Args:
+            outside: What does not come from events.
+        """
+        with self._knowing:
+            taken, tally = snapshot(
+                self._known.tally, now_wall_ns=self._wall_ns(), now_monotonic_ns=self._monotonic_ns(), outside=outside
+            )
+            self._note(tally)
+        return taken
+
+    def acknowledge_snapshot(self, accepted: Snapshot) -> bool:
+        """A snapshot was accepted: its series have begun; whether it held something back that wants another one."""
+        with self._knowing:
+            held_back = self._known.tally.held_back
+            tally = acknowledge(self._known.tally, accepted)
+            self._note(tally)
+        return held_back
+
+    def _note(self, tally: Tally) -> None:
+        """Keep the numbers as they are told; with the lock, so that older ones never take the place of newer ones."""
+        self._known = replace(self._known, tally=tally)
+        try:
+            self._spool.put_meta(TALLY_KEY, tally.to_json())
+        except SpoolError as error:
+            logger.debug("%s", error)  # the next rows go to memory, and the numbers with them
+
+    def wants_snapshot(self) -> bool:
+        """Whether there are series that must begin before what they count is told."""
+        return is_due(self._known.tally)
+
+    def _append_all(self, rows: list[tuple[str, str]], meta: Mapping[str, str]) -> int:
+        """Keep rows that are read, and with the last of them what is known then."""
+        portions = list(_portions(rows, self._spool.append_limit))
+        return sum(
+            self._append(portion, raw=False, meta=meta if portion is portions[-1] else _NO_META) for portion in portions
+        )
+
+    def _append(self, rows: list[tuple[str, str]], *, raw: bool, meta: Mapping[str, str] = _NO_META) -> int:
         try:
             keys = self._landing.seen({destination for destination, _ in rows})
-            first, dropped = self._spool.append([(keys[destination], row) for destination, row in rows], raw=raw)
+            keyed = [(keys[destination], row) for destination, row in rows]
+            first, dropped = self._spool.append(keyed, raw=raw, meta=meta)
         except SpoolError as error:
             if self._spool.path is None or isinstance(error, SpoolTooSmallError):
                 guard.kept_in(error)
                 return len(rows)
             self.settle()
             self._go_on_in_memory(error, self._spool.last_sequence + 1)
-            return self._append(rows, raw=raw)
+            return self._append(rows, raw=raw, meta=meta)
         if raw:
             self._unsettled += [(first + i, *row) for i, row in enumerate(rows)]
+        self._note_dropped(dropped)
+        return 0
+
+    def _note_dropped(self, dropped: int) -> None:
         if dropped and not self._dropped:
             logger.warning(
                 "the spool is full: the oldest undelivered events are dropped, and counted (torchelastic-otel"
                 " doctor); raise TORCHELASTIC_OTEL_SPOOL_MAX_BYTES, or bring the collector back"
             )
         self._dropped += dropped
-        return 0
 
     def _go_on_in_memory(self, why: SpoolError, first_sequence: int) -> None:
         if self._spool.path is not None:
             logger.warning("%s; events are kept in memory from here on and are lost if the agent is killed", why)
             self._spool = self._landing.open_memory(first_sequence)
 
-    def _written(self, event: ElasticEvent) -> str:
-        """The event as the redaction hook lets it out, as JSON."""
-        if self._redact is None:
-            return event.to_json()
+    def _redacted(self, event: ElasticEvent) -> ElasticEvent:
+        """The event as the redaction hook lets it out."""
         try:
-            redacted = self._redact(event)
+            redacted = self._redact(event) if self._redact is not None else event
             if not isinstance(redacted, ElasticEvent):
                 raise TypeError(f"a redaction hook returns an ElasticEvent, this one {type(redacted).__name__}")
-            return redacted.to_json()
+            return ElasticEvent.from_json(redacted.to_json())
         except BaseException as error:  # noqa: BLE001 - a hook that calls sys.exit() is broken like any other
             guard.kept_in(error)
             if not self._redaction_failed:
@@ -136,7 +211,15 @@ class Writer:
                 logger.warning("the redaction hook failed (%s): the texts of such events are withheld", error)
         # what a broken hook was to hide must not get out because it is broken, and any text may be that
         kept = {name: value for name, value in event.attributes.items() if isinstance(value, (bool, int, float))}
-        return replace(event, body="[withheld: the redaction hook failed]", attributes=kept).to_json()
+        return replace(event, body="[withheld: the redaction hook failed]", attributes=kept)
+
+
+def _rows(events: Iterable[ElasticEvent]) -> list[tuple[str, str]]:
+    return [(event.destination, event.to_json()) for event in events]
+
+
+def _spans(done: Read) -> list[tuple[str, str]]:
+    return [(SPANS, span.to_json()) for span in done.spans]
 
 
 def _portions(rows: Iterable[tuple[str, str]], max_bytes: int) -> Iterator[list[tuple[str, str]]]:

@@ -32,9 +32,13 @@ class Owned:
     path: Path
     ownership: Ownership
 
-    def let_go(self) -> None:
-        """Close the spool; retire it where everything is delivered, else leave it to the next adopter."""
-        delivered = self.spool.pending() == 0
+    def let_go(self, *, owes: bool = False) -> None:
+        """Close the spool; retire it where everything is delivered, else leave it to the next adopter.
+
+        Args:
+            owes: Whether something is left to do with it though every row is delivered.
+        """
+        delivered = self.spool.pending() == 0 and not owes
         self.spool.close()
         if delivered:
             os.replace(self.path, self.path.with_suffix(DELIVERED_SUFFIX))

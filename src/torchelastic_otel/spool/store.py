@@ -46,6 +46,9 @@ CREATE TABLE set_aside(cursor TEXT NOT NULL, sequence INTEGER NOT NULL, reason T
 _TIDY_AFTER: Final = 60
 """Changed rows after which the log is written back; well before SQLite would do it in the middle of a commit."""
 _INSERT: Final = "INSERT INTO events VALUES (?, ?, ?, ?)"
+_SETTLE: Final = "UPDATE events SET payload = ?, raw = 0 WHERE sequence = ? AND raw"
+_PUT_META: Final = "INSERT OR REPLACE INTO meta VALUES (?, ?)"
+_NO_META: Final[Mapping[str, str]] = {}
 _ROW_OVERHEAD: Final = 16
 """Bytes that SQLite spends on a row beside its texts."""
 _LEAF: Final = 4_000
@@ -144,12 +147,15 @@ class Spool:
 
     # --- writing
 
-    def append(self, rows: Sequence[tuple[str, str]], *, raw: bool = False) -> tuple[int, int]:
+    def append(
+        self, rows: Sequence[tuple[str, str]], *, raw: bool = False, meta: Mapping[str, str] = _NO_META
+    ) -> tuple[int, int]:
         """Keep rows, all of them or none.
 
         Args:
             rows: Destination and payload of each.
             raw: Whether they are still to be settled.
+            meta: Texts by their keys, kept with them.
 
         Returns:
             The sequence of the first row, and how many older rows went undelivered to make room.
@@ -169,7 +175,7 @@ class Spool:
             for share in (0, 16, 4, 1):
                 excess = self._size // share + new if share else self._size + new - self._size_limit
                 try:
-                    if len(rows) == 1 and excess <= 0:
+                    if len(rows) == 1 and excess <= 0 and not meta:
                         # by far the most frequent case, and somebody waits for it: one statement in place of three
                         self._connection.execute(_INSERT, (first, *rows[0], raw))
                         freed = dropped = 0
@@ -177,6 +183,7 @@ class Spool:
                     with self._transaction():
                         freed, dropped = self._make_room(excess)
                         self._connection.executemany(_INSERT, [(first + i, *row, raw) for i, row in enumerate(rows)])
+                        self._connection.executemany(_PUT_META, list(meta.items()))
                 except sqlite3.OperationalError as error:
                     # rows that share pages badly leave the file full below its limit: again, with more room
                     if share == 1 or "full" not in str(error) or not self._size:
@@ -187,26 +194,58 @@ class Spool:
             self._size += new - freed
             return first, dropped
 
-    def settle(self, payloads: Sequence[tuple[int, str]], meta: tuple[str, str]) -> None:
-        """Give raw rows the payloads that they are read by, and keep a text under a key, all of it or nothing.
+    def settle(
+        self,
+        payloads: Sequence[tuple[int, str]],
+        meta: Mapping[str, str],
+        more: Sequence[tuple[str, str]] = (),
+    ) -> tuple[int, int]:
+        """Give raw rows the payloads that they are read by, keep texts, and append what follows; all of it or nothing.
 
         Args:
             payloads: Sequence and payload of each; a row that has gone to make room stays gone.
-            meta: The key and the text.
+            meta: Texts by their keys.
+            more: Destination and payload of rows that follow from them.
+
+        Returns:
+            The sequence of the first row that follows, and how many older rows went undelivered to make room.
         """
-        with self._lock, self._faults(), self._transaction():
-            grown = 0
-            for sequence, payload in payloads:
-                row = self._connection.execute(
-                    "SELECT destination, payload FROM events WHERE sequence = ? AND raw", (sequence,)
-                ).fetchone()
-                if row is not None:
-                    self._connection.execute(
-                        "UPDATE events SET payload = ?, raw = 0 WHERE sequence = ?", (payload, sequence)
-                    )
-                    grown += row_bytes(row[0], payload) - row_bytes(*row)
-            self._connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", meta)
-            self._size += grown
+        new = sum(row_bytes(destination, payload) for destination, payload in more)
+        with self._lock, self._faults():
+            first = self._last + 1
+            growth = self._growth(payloads)
+            for share in (0, 16, 4, 1):
+                try:
+                    with self._transaction():
+                        will = new + sum(growth.values())
+                        excess = self._size // share + will if share else self._size + will - self._size_limit
+                        freed, dropped = self._make_room(excess)
+                        grown = 0
+                        for sequence, payload in payloads:
+                            if self._connection.execute(_SETTLE, (payload, sequence)).rowcount:
+                                grown += growth[sequence]
+                        self._connection.executemany(_INSERT, [(first + i, *row, False) for i, row in enumerate(more)])
+                        self._connection.executemany(_PUT_META, list(meta.items()))
+                except sqlite3.OperationalError as error:
+                    # as in append
+                    if share == 1 or "full" not in str(error) or not self._size:
+                        raise
+                else:
+                    break
+            self._last += len(more)
+            self._size += grown + new - freed
+            return first, dropped
+
+    def _growth(self, payloads: Sequence[tuple[int, str]]) -> dict[int, int]:
+        """By how much each raw row grows, bytes, by its sequence."""
+        growth = {}
+        for sequence, payload in payloads:
+            row = self._connection.execute(
+                "SELECT destination, payload FROM events WHERE sequence = ? AND raw", (sequence,)
+            ).fetchone()
+            if row is not None:
+                growth[sequence] = row_bytes(row[0], payload) - row_bytes(*row)
+        return growth
 
     def raw(self) -> list[tuple[str, Row]]:
         """Rows that are still to be settled, with their destinations, in order."""
@@ -304,6 +343,11 @@ class Spool:
         with self._lock, self._faults():
             row = self._connection.execute(f"SELECT COUNT(*) FROM events WHERE {_UNDELIVERED}").fetchone()
         return int(row[0])
+
+    @property
+    def size(self) -> int:
+        """Bytes that the rows take in the file."""
+        return self._size
 
     @property
     def last_sequence(self) -> int:

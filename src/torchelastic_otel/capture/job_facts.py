@@ -1,0 +1,393 @@
+"""What the whole job agrees on, asked of its store and said by each agent: which run, why it restarted, who speaks.
+
+What always holds:
+
+- Each thing that is asked is said once: as agreed, or, where there is no store or it has not answered in two seconds,
+  as this agent's own view, which says so.
+- Torch's threads wait here at most 50 ms, once before each join, for what this agent proposed.
+- All that changes here changes on the watch thread; torch's threads and the store's hand over.
+
+A round is job-wide only with the dynamic rendezvous (c10d). Under ``static`` each agent counts its own, so that there
+only the run is agreed on (torch 2.2 to 2.15).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any, Final
+
+from torchelastic_otel import semconv
+from torchelastic_otel.capture import agreement
+from torchelastic_otel.capture.job_store import WAIT_S, JobStore, Keys
+from torchelastic_otel.capture.round_start import Joined, RoundStart
+from torchelastic_otel.capture.waiting import address_of
+from torchelastic_otel.capture.watch_thread import Task, WatchThread
+from torchelastic_otel.model.cause import MEMBERSHIP_CHANGE, NODE_LEFT, NODE_LOST, UNKNOWN, WORKER_FAILURE, Cause
+from torchelastic_otel.model.facts import Fact
+
+ANSWER_WITHIN_NS: Final = 3_000_000_000
+"""After this an agent goes by what it knows itself, nanoseconds."""
+_LOOK_EVERY_NS: Final = 100_000_000
+_YIELD_NS: Final = 1_500_000_000
+"""What the first node waits for the one that hosts the store, which joins up to a second later (torch's poll)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Silent:
+    """A node whose heartbeats have stopped.
+
+    Attributes:
+        node_id: Which.
+        rank: Its rank in the round; ``None`` where it took no part.
+        last_heartbeat_ns: When it last sent one, by its own clock, nanoseconds since the epoch.
+        own_beats_failed: Whether this agent's own heartbeats have stopped as well.
+        round: The round in which it was seen, for an agent that is in none itself and stands by.
+    """
+
+    node_id: str
+    rank: int | None
+    last_heartbeat_ns: int
+    own_beats_failed: bool
+    round: int | None = None
+
+
+class JobFacts:
+    """See the header of this file.
+
+    Args:
+        run_id: The run's id.
+        agent_id: This agent's.
+        host: This host's name.
+        say: Takes what there is to say.
+        thread: The watch thread.
+        shared_rounds: Whether all agents count the same rounds.
+    """
+
+    def __init__(
+        self,
+        run_id: str,
+        agent_id: Callable[[], str],
+        host: str,
+        say: Callable[[Fact], object],
+        thread: WatchThread,
+        *,
+        shared_rounds: bool,
+    ) -> None:
+        self.host = host
+        self._run_id = run_id
+        self._agent_id = agent_id
+        self._say = say
+        self._thread = thread
+        self._shared = shared_rounds
+        self._store: JobStore | None = None
+        self._hosts_store = False
+        self._identified = False
+        self.nonce: str | None = None
+        self.nonce_is_agreed = False
+        self._now: Joined | None = None
+        self._own: Cause | None = None
+        self._own_trigger: str | None = None
+        self._proposed = False
+        self._before: Sequence[str] = ()
+        self._lost: set[str] = set()
+        self._settled: Joined | None = None
+        self._later: list[tuple[str, Mapping[str, Any]]] = []
+        self._over = False
+        self._start = RoundStart(thread, self._tell_in_order, lambda: self._store if shared_rounds else None)
+
+    # --- from torch's threads
+
+    def use(self, store: JobStore | None, *, hosts_store: bool) -> None:
+        """The job's store is known, or it is known that there is none for us."""
+        if self._store is not None or self._identified:
+            return
+        self._store, self._hosts_store = store, hosts_store
+        mine = os.urandom(16).hex()
+        if store is None:
+            self._thread.do(lambda: self._identify(mine, "own_view"))
+            return
+        self._thread.do(lambda: self._thread.after(ANSWER_WITHIN_NS, lambda: self._identify(mine, "own_view")))
+
+        def ask(keys: Keys) -> None:
+            agreed = agreement.nonce(keys, mine)
+            self._thread.do(lambda: self._identify(agreed, "store"))
+
+        store.ask(ask)
+
+    def propose(self, cause: Cause) -> None:
+        """This agent holds that this ended the round it is in."""
+        joined = self._now
+        if self._own is None:
+            self._own = cause
+        if joined is not None and self._store is not None and self._shared:
+
+            def ask(keys: Keys) -> None:
+                if cause.kind == NODE_LEFT and joined.node_id is not None:
+                    agreement.leave(keys, joined.round, joined.node_id)
+                agreement.propose(keys, joined.round, cause)
+
+            self._store.ask(ask)
+            self._proposed = True
+
+    def restarting(self, trigger: str) -> None:
+        """This agent begins to restart its workers, for this reason as far as it can see."""
+        self._own_trigger = trigger
+
+    def before_join(self) -> None:
+        """Wait, briefly, until what was proposed is with the store."""
+        if self._proposed and self._store is not None:
+            self._store.ask(lambda keys: None, wait_s=WAIT_S)
+        self._proposed = False
+
+    def joined(self, joined: Joined) -> None:
+        """This agent has joined a round."""
+        own, trigger = self._own, self._own_trigger
+        self._own = self._own_trigger = None
+        self._now = joined
+        if self._store is not None:
+            self._store.try_again()
+        self._thread.do(lambda: self._ask(joined, own, trigger))
+
+    def up(self, began_ns: int, joined_ns: int, ended_ns: int) -> None:
+        """This node's workers run."""
+        joined = self._now
+        if joined is not None:
+            self._start.up(joined, agreement.BroughtUp(began_ns, joined_ns, ended_ns, joined.node_id or self.host))
+
+    def finish(self) -> None:
+        """The agent ends: say what is still to be said; waits for it at most 50 ms."""
+        self._thread.do(self._say_the_rest)
+        self._start.finish()
+        if self._store is not None:
+            self._store.end()
+
+    def silent(self, nodes: Sequence[Silent]) -> None:
+        """Nodes' heartbeats have stopped."""
+        joined = self._now
+        for node in nodes:
+            self._thread.do(lambda node=node: self._judge(node, joined))  # type: ignore[misc]
+
+    def enter_barrier(self) -> None:
+        """This node is done and waits for the others."""
+        joined = self._now
+        if joined is not None and joined.node_id is not None and self._store is not None and self._shared:
+            node_id, round_ = joined.node_id, joined.round
+            self._store.ask(lambda keys: agreement.enter_barrier(keys, round_, node_id))
+
+    # --- on the watch thread
+
+    def _tell(self, name: str, attributes: Mapping[str, Any]) -> None:
+        self._say(Fact(name, {semconv.RUN_ID: self._run_id, **attributes}))
+
+    def _tell_in_order(self, name: str, attributes: Mapping[str, Any]) -> None:
+        """Tell what has its place in a trace, not before the run is identified: under ``static`` that takes a while."""
+        if self._identified or self._over:
+            self._tell(name, attributes)
+        else:
+            self._later.append((name, attributes))
+
+    def _say_the_rest(self) -> None:
+        self._over = True
+        later, self._later = self._later, []
+        for name, attributes in later:
+            self._tell(name, attributes)
+
+    def _identify(self, nonce: str, source: str) -> None:
+        if not self._identified:
+            self._identified = True
+            self.nonce, self.nonce_is_agreed = nonce, source == "store"
+            told = {semconv.RUN_NONCE: nonce, semconv.INFERRED_FROM: source, semconv.HOSTS_STORE: self._hosts_store}
+            self._tell(semconv.RUN_IDENTIFIED, told)
+            later, self._later = self._later, []
+            for name, attributes in later:
+                self._tell(name, attributes)
+
+    def _ask(self, joined: Joined, own: Cause | None, trigger: str | None) -> None:
+        store = self._store
+        if store is None or not self._shared or store.given_up:
+            # who is alone agrees with itself, but not on a round that others were in
+            alone = joined.world_size == 1 and len(self._before) <= 1
+            self._settle(joined, own, trigger, None, writer=joined.rank == 0, agreed=alone)
+            return
+        me = joined.node_id or self._agent_id()
+        give_up = lambda: self._settle(joined, own, trigger, None, writer=joined.rank == 0, agreed=False)  # noqa: E731
+        self._thread.after(ANSWER_WITHIN_NS, give_up)
+
+        def ask(keys: Keys) -> None:
+            cause = agreement.cause(keys, joined.round - 1) if joined.round else None
+            if self._hosts_store:
+                writer = agreement.claim(keys, joined.round, me)
+                self._thread.do(lambda: self._settle(joined, own, trigger, cause, writer=writer, agreed=True))
+            elif joined.rank == 0:
+                self._thread.do(lambda: yield_(cause, 0))
+            else:
+                self._thread.do(lambda: self._settle(joined, own, trigger, cause, writer=False, agreed=True))
+
+        def yield_(cause: Cause | None, waited_ns: int) -> None:
+            # the store's host speaks for all where it takes part: it is the one that the job cannot outlive
+            def look(keys: Keys) -> None:
+                known = agreement.writer(keys, joined.round)
+                if known is None and waited_ns >= _YIELD_NS:
+                    agreement.claim(keys, joined.round, me)
+                    known = agreement.writer(keys, joined.round)
+                if known is None:
+                    self._thread.do(again)
+                else:
+                    writer = known == me
+                    self._thread.do(lambda: self._settle(joined, own, trigger, cause, writer=writer, agreed=True))
+
+            def again() -> None:
+                self._thread.after(_LOOK_EVERY_NS, lambda: yield_(cause, waited_ns + _LOOK_EVERY_NS))
+
+            store.ask(look)
+
+        store.ask(ask)
+
+    def _settle(
+        self,
+        joined: Joined,
+        own: Cause | None,
+        trigger: str | None,
+        agreed_cause: Cause | None,
+        *,
+        writer: bool,
+        agreed: bool,
+    ) -> None:
+        if self._settled is joined or self._now is not joined:
+            return  # the other answer was faster, or the job has gone on
+        self._settled = joined
+        before, self._before = self._before, joined.participants
+        if joined.round > 0 and (joined.before is not None or self._shared):
+            cause = agreed_cause or (None if agreed and joined.world_size > 1 else own)
+            told: dict[str, Any] = {
+                semconv.RENDEZVOUS_ROUND: joined.round,
+                semconv.RESTART_INDEX: joined.round,
+                semconv.RESTART_AGREED: agreed,
+                semconv.WRITER: writer,
+                semconv.INFERRED_FROM: "store" if agreed_cause is not None or (agreed and self._store) else "own_view",
+            }
+            if cause is not None:
+                told.update(cause.attributes())
+            else:
+                told[semconv.RESTART_REASON] = _reason(trigger, joined, before, agreed)
+            self._tell(semconv.RESTART_CAUSE_AGREED, told)
+        self._membership(joined, before)
+        if writer:
+            self._start.writes(joined)
+
+    def _membership(self, joined: Joined, before: Sequence[str]) -> None:
+        """Say how the membership changed, where this agent is the first of those who know both rounds."""
+        stayed = [node for node in joined.participants if node in set(before)]
+        if not before or not stayed or stayed[0] != joined.node_id or set(before) == set(joined.participants):
+            return
+        if joined.before != joined.round - 1:
+            return  # it stood by in between, and what it knows of is older
+        gone = [node for node in before if node not in set(joined.participants)]
+        came = tuple(node for node in joined.participants if node not in set(before))
+
+        def tell(lost: set[str]) -> None:
+            told = {
+                semconv.RENDEZVOUS_ROUND: joined.round,
+                semconv.MEMBERSHIP_JOINED: came,
+                semconv.MEMBERSHIP_LEFT: tuple(node for node in gone if node not in lost),
+                semconv.MEMBERSHIP_LOST: tuple(node for node in gone if node in lost),
+            }
+            self._tell(semconv.MEMBERSHIP_CHANGED, told)
+
+        first = _first()
+
+        def ask(keys: Keys) -> None:
+            lost = {node for node in gone if agreement.is_lost(keys, joined.round - 1, node)}
+            self._thread.do(first(lambda: tell(lost)))
+
+        store = self._store
+        if not gone or store is None or store.given_up:
+            tell(self._lost)
+        else:
+            self._thread.after(ANSWER_WITHIN_NS, first(lambda: tell(self._lost)))
+            store.ask(ask)
+
+    def _judge(self, node: Silent, joined: Joined | None) -> None:
+        """A node's heartbeats have stopped: it is lost, or it may be well."""
+        store = self._store
+        if node.own_beats_failed:
+            self._tell(semconv.AGENT_SILENT, _peer(node))
+            return
+        round_ = node.round if joined is None else joined.round
+        if store is None or round_ is None or not self._shared or store.given_up:
+            self._lose(node)
+            return
+
+        first = _first()
+        self._thread.after(ANSWER_WITHIN_NS, first(lambda: self._lose(node)))
+
+        def ask(keys: Keys) -> None:
+            if agreement.has_left(keys, round_, node.node_id):
+                self._thread.do(first(lambda: None))  # it said so itself
+                return
+            if agreement.is_in_barrier(keys, round_, node.node_id):
+                self._thread.do(first(lambda: self._tell(semconv.AGENT_SILENT, _peer(node))))
+                return
+            agreement.lose(keys, round_, node.node_id)
+            if node.rank is not None:
+                lost = Cause(
+                    NODE_LOST,
+                    node.last_heartbeat_ns,
+                    host=address_of(node.node_id),
+                    node_id=node.node_id,
+                    group_rank=node.rank,
+                )
+                agreement.propose(keys, round_, lost)
+            # who stands by speaks for nobody
+            heir = joined is not None and agreement.take_over(keys, round_, node.node_id, joined.node_id or "")
+            self._thread.do(first(lambda: self._lose(node, joined if heir else None)))
+
+        store.ask(ask)
+
+    def _lose(self, node: Silent, inherits: Joined | None = None) -> None:
+        self._lost.add(node.node_id)
+        told = _peer(node)
+        if inherits is not None:
+            # from here on this agent speaks for the whole job
+            told |= {semconv.WRITER: True, semconv.RENDEZVOUS_ROUND: inherits.round}
+        self._tell(semconv.AGENT_LOST, told)
+
+
+def _first() -> Callable[[Task], Task]:
+    """Tasks of the watch thread of which the first one that comes runs, and no other."""
+    ran = False
+
+    def first(task: Task) -> Task:
+        def run() -> None:
+            nonlocal ran
+            if not ran:
+                ran = True
+                task()
+
+        return run
+
+    return first
+
+
+def _peer(node: Silent) -> dict[str, Any]:
+    last = datetime.fromtimestamp(node.last_heartbeat_ns / 1e9, timezone.utc)
+    return {
+        semconv.PEER_NODE_ID: node.node_id,
+        semconv.PEER_GROUP_RANK: node.rank,
+        semconv.PEER_LAST_HEARTBEAT: last.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        semconv.PEER_HEARTBEAT_AGE: max(0.0, (datetime.now(timezone.utc) - last).total_seconds()),
+        semconv.INFERRED_FROM: "rendezvous_state",
+    }
+
+
+def _reason(trigger: str | None, joined: Joined, before: Sequence[str], agreed: bool) -> str:
+    """Why the job restarted where nobody proposed a cause."""
+    if trigger == WORKER_FAILURE:
+        return WORKER_FAILURE
+    came = joined.before != joined.round - 1
+    if trigger == MEMBERSHIP_CHANGE or (agreed and (came or (before and set(before) != set(joined.participants)))):
+        return MEMBERSHIP_CHANGE
+    return UNKNOWN

@@ -1,0 +1,162 @@
+"""The job's own store, for the few facts that all agents must agree on.
+
+What always holds:
+
+- Torch's own client is never used (one mutex covers all of it): a connection of ours, on a daemon thread of ours.
+- Only ``compare_set`` and ``check`` are called (``get`` and ``wait`` block on a key that is not there); every call is
+  outside the interpreter's lock. A call may block for as long as the store's host is stopped: the thread then waits
+  alone, and whoever asked has gone on.
+- A caller waits only where it asks to, and then at most 50 ms.
+
+Read in and run on torch 2.2 to 2.15 (``TCPStore``). Before torch 2.4 ``compare_set`` makes its answer without the
+interpreter's lock, so there is no store for us there; nor with etcd, which has no ``compare_set``.
+"""
+
+from __future__ import annotations
+
+import _thread
+import os
+import queue
+import time
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol
+
+from torchelastic_otel.guard import guard
+
+WAIT_S: Final = 0.05
+"""The longest that a caller is held, seconds."""
+GIVEN_UP_AFTER_NS: Final = 2_000_000_000
+"""A call that is out for longer gives the store up, nanoseconds."""
+_NEVER: Final = "\x01"
+"""No value is ever this: to compare with it is to read."""
+
+
+class Client(Protocol):
+    """What is used of a ``torch.distributed.TCPStore``."""
+
+    def compare_set(self, key: str, expected_value: str, desired_value: str) -> bytes:
+        """Set a key where it holds what is expected (empty: where it is not there); what it holds then."""
+        ...
+
+    def check(self, keys: Sequence[str]) -> bool:
+        """Whether all keys are there."""
+        ...
+
+
+class Keys:
+    """The store as our thread sees it: keys under a prefix, text values, never deleted."""
+
+    def __init__(self, client: Client, prefix: str) -> None:
+        self._client = client
+        self._prefix = prefix
+
+    def read(self, key: str) -> str | None:
+        """What a key holds; ``None`` where it is not there."""
+        if not self._client.check([self._prefix + key]):
+            return None
+        return self._client.compare_set(self._prefix + key, _NEVER, _NEVER).decode()
+
+    def all_there(self, keys: Sequence[str]) -> bool:
+        """Whether all keys are there."""
+        return self._client.check([self._prefix + key for key in keys])
+
+    def put_first(self, key: str, value: str) -> str:
+        """Set a key unless it is there; what it holds then."""
+        return self._client.compare_set(self._prefix + key, "", value).decode()
+
+    def replace(self, key: str, held: str, value: str) -> str:
+        """Set a key where it still holds this; what it holds then."""
+        return self._client.compare_set(self._prefix + key, held, value).decode()
+
+
+Errand = Callable[[Keys], None]
+
+
+class JobStore:
+    """See the header of this file.
+
+    Args:
+        connect: Makes a client of ours; called on the thread, once, and again after it failed.
+        prefix: Of all keys.
+        monotonic_ns: The monotonic clock, nanoseconds.
+    """
+
+    def __init__(
+        self, connect: Callable[[], Client], prefix: str, monotonic_ns: Callable[[], int] = time.monotonic_ns
+    ) -> None:
+        self._monotonic_ns = monotonic_ns
+        self._connect = connect
+        self._prefix = prefix
+        self._errands: queue.SimpleQueue[tuple[Errand | None, _thread.LockType]] = queue.SimpleQueue()
+        self._working = _thread.allocate_lock()  # held by the one thread for as long as it lives
+        self._running = False
+        self._asked = self._ended = False
+        self._busy_since_ns: int | None = None
+        self._pid = os.getpid()
+        self.trouble = ""
+        """Why it cannot be used, or the empty string."""
+
+    @property
+    def given_up(self) -> bool:
+        """Whether it failed, or has not answered for too long."""
+        since = self._busy_since_ns
+        late = since is not None and self._monotonic_ns() - since > GIVEN_UP_AFTER_NS
+        return late or self._ended or bool(self.trouble)
+
+    def ask(self, errand: Errand, *, wait_s: float = 0.0) -> bool:
+        """Have an errand run on the thread.
+
+        Args:
+            errand: What to do; nothing of it runs where the store is given up.
+            wait_s: How long to wait for it, seconds, at most 50 ms.
+
+        Returns:
+            Whether it is done.
+        """
+        if self.given_up or self._pid != os.getpid():
+            return False
+        done = self._hand_over(errand)
+        return bool(wait_s) and done.acquire(True, min(wait_s, WAIT_S))
+
+    def try_again(self) -> None:
+        """A round has begun: what failed in the one before is tried anew, over a new connection."""
+        self.trouble = ""
+
+    def end(self) -> None:
+        """Nobody asks any more: once what was asked is done, the thread ends, and the connection with it."""
+        if not self._ended and self._pid == os.getpid():
+            self._ended = True
+            if self._asked:
+                self._hand_over(None)
+
+    def _hand_over(self, errand: Errand | None) -> _thread.LockType:
+        done = _thread.allocate_lock()
+        done.acquire()
+        self._asked = True
+        self._errands.put((errand, done))
+        if not self._running:
+            # more than one caller may get here: each thread but the first ends at once
+            _thread.start_new_thread(self._run, ())
+        return done
+
+    def _run(self) -> None:
+        if not self._working.acquire(False):
+            return
+        self._running = True
+        keys: Keys | None = None
+        while True:
+            errand, done = self._errands.get()
+            if errand is None:
+                self._running = False
+                return
+            self._busy_since_ns = self._monotonic_ns()
+            try:
+                if not self.trouble:
+                    keys = keys or Keys(self._connect(), self._prefix)
+                    errand(keys)
+            except BaseException as error:  # noqa: BLE001 - no signal comes to this thread; torch raises many kinds
+                keys = None
+                self.trouble = f"{type(error).__name__}: {error}"
+                guard.kept_in(error) if not isinstance(error, (RuntimeError, OSError)) else None
+            self._busy_since_ns = None
+            done.release()

@@ -1,0 +1,145 @@
+"""A round whose workers run on all nodes, said once, by the agent that speaks for the whole job.
+
+What always holds: said when all nodes have reported, or two seconds after this one's workers ran, then with what is
+known; also where the round is over by then. All of it happens on the watch thread and the store's.
+"""
+
+from __future__ import annotations
+
+import _thread
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from torchelastic_otel import semconv
+from torchelastic_otel.capture import agreement
+from torchelastic_otel.capture.job_store import WAIT_S, JobStore, Keys
+from torchelastic_otel.capture.watch_thread import WatchThread
+
+LONGEST_NS: Final = 2_000_000_000
+_LOOK_EVERY_NS: Final = 200_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """A round that this agent has joined.
+
+    Attributes:
+        round: Its number.
+        before: The round that this agent was in before; ``None`` where this is its first.
+        rank: This node's rank in it.
+        world_size: Nodes in it.
+        participants: Node ids in the order of their ranks; empty where the backend does not tell.
+        node_id: This node's.
+    """
+
+    round: int
+    before: int | None
+    rank: int
+    world_size: int
+    participants: Sequence[str]
+    node_id: str | None
+
+
+class RoundStart:
+    """See the header of this file.
+
+    Args:
+        thread: The watch thread.
+        tell: Takes an event's name and attributes.
+        store: The job's store, where all agents count the same rounds and there is one.
+    """
+
+    def __init__(
+        self,
+        thread: WatchThread,
+        tell: Callable[[str, dict[str, Any]], object],
+        store: Callable[[], JobStore | None],
+    ) -> None:
+        self._thread = thread
+        self._tell = tell
+        self._store = store
+        self._up: tuple[Joined, agreement.BroughtUp] | None = None
+        self._writes: Joined | None = None
+        self._said: deque[Joined] = deque(maxlen=8)  # timers of rounds that were over soon come later
+
+    def up(self, joined: Joined, part: agreement.BroughtUp) -> None:
+        """This node's workers run; from any thread."""
+        store = self._store()
+        if store is not None:
+            store.ask(lambda keys: agreement.report_up(keys, joined.round, joined.rank, part))
+        self._thread.do(lambda: self._is_up(joined, part))
+
+    def finish(self) -> None:
+        """The agent ends: what is still to be said is said now; waits for it at most 50 ms."""
+        done = _thread.allocate_lock()
+        done.acquire()
+        self._thread.do(self._say_what_is_left)
+        self._thread.do(done.release)
+        done.acquire(True, WAIT_S)
+
+    # --- on the watch thread
+
+    def writes(self, joined: Joined) -> None:
+        """This agent speaks for the whole job in that round."""
+        self._say_what_is_left()
+        self._writes = joined
+        self._begin()
+
+    def _is_up(self, joined: Joined, part: agreement.BroughtUp) -> None:
+        self._say_what_is_left()
+        self._up = (joined, part)
+        self._begin()
+
+    def _begin(self) -> None:
+        if self._up is not None and self._up[0] is self._writes and not self._is_said(self._up[0]):
+            joined, part = self._up
+            self._thread.after(LONGEST_NS, lambda: self._say(joined, [part], complete=joined.world_size == 1))
+            self._look(joined)
+
+    def _look(self, joined: Joined) -> None:
+        store = self._store()
+        if self._is_said(joined) or self._up is None or self._up[0] is not joined:
+            return
+        if store is None or store.given_up or joined.world_size == 1:
+            self._say(joined, [self._up[1]], complete=joined.world_size == 1)
+            return
+
+        def ask(keys: Keys) -> None:
+            parts = agreement.all_up(keys, joined.round, joined.world_size)
+            self._thread.do(lambda: seen(parts))
+
+        def seen(parts: list[agreement.BroughtUp] | None) -> None:
+            if parts is not None:
+                self._say(joined, parts, complete=True)
+            else:
+                self._thread.after(_LOOK_EVERY_NS, lambda: self._look(joined))
+
+        store.ask(ask)
+
+    def _say_what_is_left(self) -> None:
+        if self._up is not None and self._up[0] is self._writes:
+            self._say(self._up[0], [self._up[1]], complete=self._up[0].world_size == 1)
+
+    def _is_said(self, joined: Joined) -> bool:
+        return any(each is joined for each in self._said)
+
+    def _say(self, joined: Joined, parts: Sequence[agreement.BroughtUp], *, complete: bool) -> None:
+        if self._is_said(joined):
+            return
+        self._said.append(joined)
+        began, ended = min(part.began_ns for part in parts), max(part.ended_ns for part in parts)
+        last = max(parts, key=lambda part: part.joined_ns)
+        self._tell(
+            semconv.ROUND_STARTED,
+            {
+                semconv.RENDEZVOUS_ROUND: joined.round,
+                semconv.GROUP_WORLD_SIZE: joined.world_size,
+                semconv.ROUND_BEGAN: began,
+                semconv.ROUND_DURATION: max(0, ended - began) / 1e9,
+                semconv.RENDEZVOUS_LAST_JOINER: last.node if len(parts) > 1 else None,
+                semconv.WRITER: True,
+                semconv.INFERRED_FROM: "store" if complete else "own_view",
+            },
+        )

@@ -1,0 +1,109 @@
+"""What torch measures of its own agent, seen on its way to the handler that the user configured.
+
+What always holds:
+
+- The user's handler gets each value as before, first, outside of any guard of ours; which handler that is
+  (``configure``) is none of our business.
+- No lock: a value is kept by one store into a dictionary, which a signal at any bytecode either precedes or follows.
+  Torch puts values on the agent's main thread; two threads that put the same name at once may lose one of the two.
+- At most :data:`MAX_NAMES` names are kept, the first ones; torch's own are there from the beginning, at nothing.
+
+Facts (torch 2.2 to 2.15): ``put_metric``, ``publish_metric`` and what ``prof`` wraps all end in
+``MetricStream.add_value``, looked up on the class at each call, so that whoever has bound the others by name is seen
+as well. ``prof`` names a method by its ``__qualname__``. Values are put at each poll, ten times a second by default.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from torchelastic_otel.capture.torch_arming import TORCHS_OWN, Patches, module, of_type, takes
+from torchelastic_otel.guard import guard
+from torchelastic_otel.model.outside import Bridged
+
+MAX_NAMES: Final = 64
+_MAX_NAME: Final = 200
+_AGENTS: Final = (
+    (".agent.server.api", "SimpleElasticAgent"),
+    (".agent.server.local_elastic_agent", "LocalElasticAgent"),
+)
+_GROUP: Final = "torchelastic"
+_Kept = tuple[int, float, float, float]
+_NOTHING: Final[_Kept] = (0, 0, 0, 0)
+
+
+class TorchMetrics:
+    """See the header of this file.
+
+    Args:
+        elastic: The package that measures: torch's own, or a copy that a project brings.
+    """
+
+    def __init__(self, elastic: str = TORCHS_OWN) -> None:
+        self._elastic = elastic
+        self._kept: dict[tuple[str, str], _Kept] = {}
+
+    def install(self, patches: Patches) -> None:
+        """Put the hook in place; ``patches`` takes it off again.
+
+        Raises:
+            DoesNotFitError: This torch has no such stream of metrics.
+            ImportError: It has no metrics at all.
+        """
+        api = module(self._elastic + ".metrics.api")
+        stream = of_type(api, "MetricStream", type)
+        original = stream.add_value
+        takes(original, "metric_name", "metric_value")
+        for name in _profiled(api, self._elastic):
+            for what in ("success", "failure", "duration.ms"):
+                self._kept.setdefault((_GROUP, f"{name}.{what}"), _NOTHING)
+        put = self._put
+
+        def add_value(self: Any, metric_name: str, metric_value: int) -> None:
+            original(self, metric_name, metric_value)
+            with guard:
+                put(self.group_name, metric_name, metric_value)
+
+        add_value.__wrapped__ = original  # type: ignore[attr-defined]
+        patches.put(stream, "add_value", add_value)
+
+    def read(self) -> Mapping[str, Bridged]:
+        """What was put so far, by group and name; from any thread."""
+        return {
+            f"{group}/{name}": Bridged(group, name, count, total, last, most)
+            for (group, name), (count, total, last, most) in self._kept.copy().items()
+        }
+
+    def _put(self, group: object, name: object, value: object) -> None:
+        if not isinstance(value, (int, float)) or not math.isfinite(value):
+            return
+        series = (str(group)[:_MAX_NAME], str(name)[:_MAX_NAME])
+        kept = self._kept.get(series)
+        if kept is None:
+            if len(self._kept) >= MAX_NAMES:
+                return
+            kept = _NOTHING
+        count, total, _, most = kept
+        if value < 0:  # a sum that falls would be taken for one that began anew
+            self._kept[series] = (count, total, value, most)
+        else:
+            self._kept[series] = (count + 1, total + value, value, max(most, value))
+
+
+def _profiled(api: Any, elastic: str) -> Iterator[str]:
+    """The methods of torch's agents that ``prof`` has wrapped, by the names that it puts."""
+    for where, name in _AGENTS:
+        try:
+            agent = getattr(module(elastic + where), name)
+        except (ImportError, AttributeError):
+            continue  # half imported, or another torch: its names come when they are put
+        for method in vars(agent).values():
+            code = getattr(method, "__code__", None)
+            # our own hooks may stand before it, and wrap it in their turn
+            while code is not None and code.co_filename != api.__file__:
+                method = getattr(method, "__wrapped__", None)
+                code = getattr(method, "__code__", None)
+            if code is not None:
+                yield method.__qualname__

@@ -1,0 +1,90 @@
+"""When training really began, told by the workers: one file for each, whose path the agent puts into its environment.
+
+What always holds: a worker pays for one file, once; the agent reads its time on the watch thread; without a word from
+the workers nothing is concluded. The folder is this agent's own, 0700, and goes with it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from typing import Final
+
+from torchelastic_otel.capture.watch_thread import WatchThread
+from torchelastic_otel.model.facts import Moment
+
+VARIABLE: Final = "TORCHELASTIC_OTEL_TRAINING_FILE"
+"""In a worker's environment: the file that ``training_started()`` makes."""
+_LOOK_EVERY_NS: Final = 1_000_000_000
+_LOOK_LATER_EVERY_NS: Final = 5_000_000_000
+_SOON: Final = 60
+
+
+class TrainingFiles:
+    """The files of one agent's workers, start after start.
+
+    Args:
+        thread: The watch thread.
+        told: Called on that thread for each worker that trains: its local rank and since when.
+    """
+
+    def __init__(self, thread: WatchThread, told: Callable[[int, Moment], object]) -> None:
+        self._thread = thread
+        self._told = told
+        self._folder: str | None = None
+        self._start = 0
+        self._pending: dict[int, str] = {}
+
+    def path(self, local_rank: int) -> str:
+        """The file of a worker that is about to be started."""
+        if self._folder is None:
+            self._folder = tempfile.mkdtemp(prefix="torchelastic-otel-training-")
+        return os.path.join(self._folder, f"{self._start + 1}-{local_rank}")
+
+    def started(self, local_ranks: list[int]) -> None:
+        """The workers run: look out for their files from here on."""
+        self._start += 1
+        start = self._start
+        if self._folder is not None:
+            folder = self._folder
+            pending = {rank: os.path.join(folder, f"{start}-{rank}") for rank in local_ranks}
+            self._thread.do(lambda: self._begin(start, pending))
+
+    def look(self) -> None:
+        """Look now: the workers are about to end."""
+        if self._folder is not None:
+            self._thread.do(self._see)
+
+    def end(self) -> None:
+        """The agent ends."""
+        if self._folder is not None:
+            folder, self._folder = self._folder, None
+            self._thread.do(self._see)
+            self._thread.do(lambda: shutil.rmtree(folder, ignore_errors=True))
+
+    # --- on the watch thread
+
+    def _begin(self, start: int, pending: dict[int, str]) -> None:
+        self._pending = pending
+        self._again(start, 0)
+
+    def _again(self, start: int, looks: int) -> None:
+        if start != self._start or self._folder is None:
+            return
+        self._see()
+        if self._pending:
+            pause_ns = _LOOK_EVERY_NS if looks < _SOON else _LOOK_LATER_EVERY_NS
+            self._thread.after(pause_ns, lambda: self._again(start, looks + 1))
+
+    def _see(self) -> None:
+        for rank, path in list(self._pending.items()):
+            try:
+                with open(path, encoding="ascii") as file:
+                    wall, _, monotonic = file.read(64).partition(" ")
+                at = Moment(int(wall), int(monotonic))
+            except (OSError, ValueError):
+                continue  # not there yet, or being written
+            del self._pending[rank]
+            self._told(rank, at)

@@ -1,0 +1,108 @@
+"""A rendezvous that is held up: who is there, how many are missing, and who, said ever more rarely.
+
+What always holds: it looks only on the watch thread, at a copy of what torch last synced; it says nothing of a
+rendezvous that goes on, and nothing of a node that stands by while others train.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from torchelastic_otel import semconv
+from torchelastic_otel.capture.watch_thread import WatchThread
+from torchelastic_otel.model.facts import Moment
+
+FIRST_AFTER_NS: Final = 5_000_000_000
+LONGEST_PAUSE_NS: Final = 600_000_000_000
+_NAMED: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class RendezvousView:
+    """The rendezvous as an agent last synced it.
+
+    Attributes:
+        round: The round that is open, or complete.
+        complete: Whether it is.
+        participants: Node ids, in the order of their ranks where it is complete.
+        waiting: Node ids on the wait list or standing by.
+        node_id: This agent's own.
+    """
+
+    round: int
+    complete: bool
+    participants: tuple[str, ...]
+    waiting: tuple[str, ...]
+    node_id: str
+
+
+class Waiting:
+    """See the header of this file.
+
+    Args:
+        thread: The watch thread.
+        say: Takes an event's name and attributes.
+        view: The rendezvous as it stands.
+        nodes_min: Nodes that a round needs.
+        clock: Both clocks.
+    """
+
+    def __init__(
+        self,
+        thread: WatchThread,
+        say: Callable[[str, Mapping[str, Any]], object],
+        view: Callable[[], RendezvousView | None],
+        nodes_min: int | None,
+        clock: Callable[[], Moment],
+    ) -> None:
+        self._thread = thread
+        self._say = say
+        self._view = view
+        self._nodes_min = nodes_min
+        self._clock = clock
+        self._attempt = 0
+        self._waits = False
+        self._before: dict[str, int] = {}
+
+    def begin(self) -> None:
+        """The agent begins to wait."""
+        self._attempt += 1
+        self._waits = True
+        attempt, since_ns = self._attempt, self._clock().monotonic_ns
+        self._thread.do(lambda: self._thread.after(FIRST_AFTER_NS, lambda: self._look(attempt, since_ns)))
+
+    def end(self) -> None:
+        """It waits no longer."""
+        self._waits = False
+
+    def remember(self, participants: Sequence[str]) -> None:
+        """Who took part in the round that was joined, in the order of their ranks."""
+        self._before = {node: rank for rank, node in enumerate(participants)}
+
+    def _look(self, attempt: int, since_ns: int) -> None:
+        if not self._waits or attempt != self._attempt:
+            return
+        waited_ns = self._clock().monotonic_ns - since_ns
+        self._thread.after(min(max(waited_ns, FIRST_AFTER_NS), LONGEST_PAUSE_NS), lambda: self._look(attempt, since_ns))
+        told: dict[str, Any] = {semconv.RENDEZVOUS_WAITED: waited_ns / 1e9, semconv.NODES_MIN: self._nodes_min}
+        view = self._view()
+        if view is not None:
+            if view.complete and view.node_id not in view.participants:
+                return  # it stands by
+            there = {*view.participants, *view.waiting}
+            told[semconv.RENDEZVOUS_PARTICIPANTS] = tuple(sorted(there))[:_NAMED]
+            if self._nodes_min is not None:
+                told[semconv.RENDEZVOUS_MISSING] = max(0, self._nodes_min - len(there))
+            told[semconv.RENDEZVOUS_MISSING_NODES] = tuple(
+                f"{address_of(node)}, last rank {rank} ({node})"
+                for node, rank in self._before.items()
+                if node not in there
+            )[:_NAMED]
+        self._say(semconv.RENDEZVOUS_WAITING, told)
+
+
+def address_of(node_id: str) -> str:
+    """The address in torch's ``addr_pid_localid``."""
+    return node_id.rsplit("_", 2)[0]

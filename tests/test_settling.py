@@ -1,0 +1,165 @@
+"""From raw rows to events and spans: the same whoever reads them, and all of it or nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from support.watching import EPOCH_NS, moment
+
+from torchelastic_otel import semconv
+from torchelastic_otel.model.event import ElasticEvent, Origin
+from torchelastic_otel.model.facts import Fact
+from torchelastic_otel.model.phases import Phase
+from torchelastic_otel.model.span import ElasticSpan
+from torchelastic_otel.settling import ORIGIN_KEY, SPANS, Known, known_of, raw_payload, read, settle_what_is_left
+from torchelastic_otel.spool import store
+
+BOUND = 1 << 20
+ORIGIN = Origin("0" * 32, "host", 1, EPOCH_NS)
+
+
+def phase(at: float, name: Phase, **more: object) -> tuple[float, Fact]:
+    """The agent enters a phase."""
+    told = {semconv.PHASE: name.value, **{getattr(semconv, key.upper()): value for key, value in more.items()}}
+    return at, Fact(semconv.AGENT_PHASE_ENTERED, {semconv.RUN_ID: "r", **told}, moment(at))
+
+
+def round_(at: float, number: int) -> list[tuple[float, Fact]]:
+    """A round is brought up, and its one agent speaks for all."""
+    started = {
+        semconv.RENDEZVOUS_ROUND: number,
+        semconv.ROUND_BEGAN: moment(at).wall_ns,
+        semconv.ROUND_DURATION: 4.0,
+        semconv.WRITER: True,
+    }
+    return [
+        phase(at + 2, Phase.ASSIGN_RANKS, rendezvous_round=number, group_rank=0, group_world_size=1),
+        phase(at + 3, Phase.START),
+        phase(at + 4, Phase.RUNNING),
+        (at + 4, Fact(semconv.ROUND_STARTED, started)),
+    ]
+
+
+LIFE = [
+    (0.0, Fact(semconv.AGENT_STARTED, {semconv.AGENT_ID: "a", semconv.RUN_ID: "r"})),
+    phase(0, Phase.RENDEZVOUS),
+    (
+        0.5,
+        Fact(
+            semconv.RUN_IDENTIFIED,
+            {semconv.RUN_NONCE: "5" * 32, semconv.INFERRED_FROM: "store", semconv.HOSTS_STORE: True},
+        ),
+    ),
+    *round_(0, 0),
+    phase(50, Phase.DETECT),
+    (50.0, Fact(semconv.WORKER_FAILED, {semconv.WORKER_RANK: 3, semconv.PROCESS_EXIT_CODE: 1}, moment(50), "an error")),
+    phase(51, Phase.STOP),
+    (51.0, Fact(semconv.RESTART_STARTED, {semconv.RESTART_COUNT: 1})),
+    phase(55, Phase.RENDEZVOUS),
+    *round_(55, 1),
+    (60.0, Fact(semconv.RESTART_CAUSE_AGREED, {semconv.RENDEZVOUS_ROUND: 1, semconv.RESTART_REASON: "worker_failure"})),
+    phase(90, Phase.EXIT_BARRIER),
+    phase(91, Phase.ENDED, agent_outcome="succeeded"),
+]
+"""One agent from its beginning to its end, with a failure and a restart in between."""
+ROWS = [("null", raw_payload(fact.to_text(), moment(at).wall_ns, moment(at).monotonic_ns)) for at, fact in LIFE]
+
+
+def spool_of(tmp_path: Path, name: str) -> store.Spool:
+    """An empty spool on disk."""
+    made = store.create(tmp_path / f"{name}.spool", BOUND)
+    made.put_meta(ORIGIN_KEY, ORIGIN.to_json())
+    made.subscribe({"x": ["null"], "y": [SPANS]})
+    return made
+
+
+def live(spool: store.Spool, until: int, *, at_once: int) -> None:
+    """A process keeps the rows of a life, and settles them so many at a time; what is over stays raw."""
+    known = Known.at_start(ORIGIN.started_ns)
+    for begin in range(0, until, at_once):
+        batch = ROWS[begin : min(begin + at_once, until)]
+        first, _ = spool.append(batch, raw=True)
+        if len(batch) < at_once and until < len(ROWS):
+            return
+        known, done = read(known, batch)
+        payloads = [(first + n, event.to_json()) for n, event in enumerate(done.events)]
+        more = [(event.destination, event.to_json()) for event in done.more]
+        spool.settle(payloads, known.to_meta(), more + [(SPANS, span.to_json()) for span in done.spans])
+
+
+def told(spool: store.Spool) -> tuple[list[str], list[str], list[str]]:
+    """Events of rows, what follows from them, and spans; each in order, as the spool keeps them."""
+    rows = [(destination, row.payload) for destination, row in spool.history()]
+    events = [payload for destination, payload in rows if destination != SPANS]
+    follow = [payload for payload in events if ElasticEvent.from_json(payload).name == semconv.RESTART_COMPLETED]
+    return [e for e in events if e not in follow], follow, [payload for name, payload in rows if name == SPANS]
+
+
+@pytest.mark.parametrize("killed_after", range(1, len(ROWS) + 1))
+@pytest.mark.parametrize("at_once", [1, 4, 100])
+def test_whoever_reads_the_rows_tells_the_same(tmp_path: Path, killed_after: int, at_once: int) -> None:
+    """Promise 3, for what follows from events too: whether an agent settled, or died before it could."""
+    lived, died = spool_of(tmp_path, "lived"), spool_of(tmp_path, "died")
+    live(lived, killed_after, at_once=1)
+    live(died, killed_after, at_once=at_once)
+    assert settle_what_is_left(lived) == 0
+    settle_what_is_left(died)
+    assert told(died) == told(lived)
+    assert died.raw() == []
+    events, follow, spans = told(died)
+    assert len(events) == killed_after
+    # and it is told once, however often it is adopted
+    for spool in (lived, died):
+        before = told(spool)
+        assert settle_what_is_left(spool) == 0
+        assert told(spool) == before
+    if killed_after == len(ROWS):
+        names = [ElasticSpan.from_json(span).name.removeprefix("torchelastic.") for span in spans]
+        brought_up = ["rendezvous", "assign_ranks", "start_workers"]
+        ran = ["workers", "training"]
+        assert names == [*brought_up, "round", *ran, "stop_workers", *brought_up, "round", *ran]
+        assert len(follow) == 1
+    ids = [(span.trace_id, span.span_id) for span in map(ElasticSpan.from_json, spans)]
+    assert len(ids) == len(set(ids))
+
+
+def test_what_is_known_is_kept_with_the_rows_it_comes_from(tmp_path: Path) -> None:
+    """A process that is killed in between must find, on the other side, one or the other, never half."""
+    spool = spool_of(tmp_path, "a")
+    live(spool, 8, at_once=4)
+    known = known_of(spool, 0)
+    assert known.narrative.phase is Phase.DETECT
+    assert (known.standing.round, known.standing.watched) == (0, True)
+    spool.append(ROWS[8:10], raw=True)
+    spool._connection.execute("PRAGMA query_only=ON")
+    with pytest.raises(store.SpoolError):
+        settle_what_is_left(spool)
+    spool._connection.execute("PRAGMA query_only=OFF")
+    assert len(spool.raw()) == 2
+    assert known_of(spool, 0) == known
+    assert settle_what_is_left(spool) == 2
+
+
+@pytest.mark.tests_own_faults
+@pytest.mark.parametrize("payload", ["", "x", "1 2", "1 x -{}", "1 2 =nothing", "1 2 ="])
+def test_a_row_that_cannot_be_read_is_told_as_it_is(payload: str) -> None:
+    """One row that is at fault costs no other."""
+    known, done = read(Known.at_start(0), [("null", payload), *ROWS[:1]])
+    assert [event.name for event in done.events] == [semconv.UNKNOWN_EVENT, semconv.AGENT_STARTED]
+    assert done.events[0].body == payload
+    assert known.narrative.agent_id == "a"
+
+
+def test_what_a_hook_takes_away_is_in_nothing_that_follows() -> None:
+    """Spans and restarts are told of events: a text that must not get out must not get in there."""
+
+    def redact(event: ElasticEvent) -> ElasticEvent:
+        return ElasticEvent.from_json(event.to_json().replace("an error", "***"))
+
+    known, done = read(Known.at_start(0), ROWS, redact)
+    for written in (*done.events, *done.more, *done.spans, known.narrative, known.tally):
+        assert "an error" not in written.to_json()
+    assert any("***" in span.to_json() for span in done.spans)
+    _, plain = read(Known.at_start(0), ROWS)
+    assert any("an error" in span.to_json() for span in plain.spans)
