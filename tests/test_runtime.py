@@ -11,10 +11,12 @@ import pytest
 from opentelemetry.sdk._logs import LoggerProvider, ReadableLogRecord
 from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
 from support.collector import wait_until
+from support.spans import span
 
 import torchelastic_otel
 from torchelastic_otel import events, runtime, semconv
 from torchelastic_otel.model.event import ElasticEvent
+from torchelastic_otel.settling import SPANS
 
 
 @pytest.fixture(autouse=True)
@@ -61,6 +63,49 @@ def test_what_is_recorded_arrives_in_order_with_uid_and_resource() -> None:
     assert uids == [f"{origin}-{number}" for number in range(1, 21)]
     assert logs[0].resource.attributes[semconv.SERVICE_INSTANCE_ID] == origin
     assert logs[0].resource.attributes[semconv.PROCESS_PID] == os.getpid()
+
+
+def test_destination_memory_is_told_spans_and_numbers_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user's test looks at what the application under test told: all three signals, each in a list of its own."""
+    torchelastic_otel.finished_spans().clear()
+    torchelastic_otel.finished_metrics().clear()
+    installation = install("memory")
+    record("e")
+    assert torchelastic_otel.flush()
+    landing = installation._own_landing
+    assert landing is not None
+    assert landing.seen((SPANS,)) == {SPANS: SPANS}
+    spool = landing.pipeline._sources[-1].spool
+    spool.append([(SPANS, span("a").to_json())])
+    assert torchelastic_otel.flush()
+    assert [finished.name for finished in torchelastic_otel.finished_spans()] == ["a"]
+    assert told() == ["e"]
+    *_, last = torchelastic_otel.finished_metrics()
+    [of_resource] = last.resource_metrics
+    assert of_resource.resource == torchelastic_otel.finished_logs()[0].resource
+    names = {metric.name for metric in of_resource.scope_metrics[0].metrics}
+    assert {semconv.METRIC_EVENTS, semconv.METRIC_EXPORT_DELIVERED, semconv.METRIC_SPOOL_SIZE} <= names
+
+
+@pytest.mark.parametrize(
+    ("variables", "cursors"),
+    [
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}, {"otlp", "otlp traces", "otlp metrics"}),
+        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://127.0.0.1:9"}, {"otlp traces"}),
+        ({"OTEL_LOGS_EXPORTER": "console", "OTEL_TRACES_EXPORTER": "none"}, {"console"}),
+        ({"TORCHELASTIC_OTEL_DESTINATIONS": "console,file", "OTEL_METRICS_EXPORTER": "none"}, None),
+    ],
+)
+def test_each_signal_is_led_where_the_environment_says(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], cursors: set[str] | None
+) -> None:
+    """An endpoint for traces sends no logs or numbers anywhere; `none` holds for destinations, too."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    installation = runtime.install_from_environment()
+    assert installation is not None
+    led = {exporter.cursor for exporter in installation.registry.exporters_of("null")}
+    assert led == (cursors or {"console_line", "file", "file traces"})
 
 
 def test_a_spool_that_is_delivered_is_history_and_nobodys() -> None:
@@ -238,7 +283,7 @@ def test_a_destination_that_a_package_brings_can_be_recorded_to(
     [
         ("OTEL_SDK_DISABLED", "true", ("memory",), ()),
         ("TORCHELASTIC_OTEL", "off", (), ()),
-        ("OTEL_LOGS_EXPORTER", "none", (), ()),
+        ("OTEL_LOGS_EXPORTER", "none", ("sdk",), ()),
         ("OTEL_LOGS_EXPORTER", "none", ("memory",), ("memory",)),
     ],
 )

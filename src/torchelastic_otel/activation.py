@@ -1,19 +1,21 @@
-"""Whether the bridge is active in this environment, why, and where torch's events go: a pure function.
+"""Whether the bridge is active in this environment, why, and where each signal goes: a pure function.
 
 OpenTelemetry's variables mean what its specification says ("Environment Variable Specification"): activation
-is per signal, so an endpoint for traces alone sends no logs anywhere; ``none`` means no;
-``OTEL_SDK_DISABLED=true`` means nothing at all.
+is per signal, so an endpoint for traces alone sends no logs or metrics anywhere; ``none`` means no for its signal,
+wherever the others go; ``OTEL_SDK_DISABLED=true`` means nothing at all.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Final
 
-from torchelastic_otel.settings import PREFIX, Mode, Settings
+from torchelastic_otel.model.signals import Signal
+from torchelastic_otel.settings import GIVEN_TO_WORKERS, PREFIX, Mode, Settings
 
-_ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+OTLP: Final = ("otlp", "otlp_proto_grpc", "otlp_proto_http")
+_GENERAL_ENDPOINT: Final = "OTEL_EXPORTER_OTLP_ENDPOINT"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,16 +25,25 @@ class Activation:
     Attributes:
         active: Whether agents are watched.
         why: The variable that decided it, in a sentence.
-        exporters: Names of exporters (OpenTelemetry's variables) that torch's events go to.
+        exporters: Names of exporters (OpenTelemetry's variables) that each signal goes to.
         destinations: Names of destinations (our variable) that they go to instead, where set.
         refused: Whether somebody said no, rather than nothing.
+        signals: The signals that nobody said no to.
+        otlp_signals: Those of them that an OTLP exporter has somewhere to send to: where an endpoint is named for
+            another signal alone, none is guessed for this one.
     """
 
     active: bool
     why: str
-    exporters: tuple[str, ...] = ()
+    exporters: Mapping[Signal, tuple[str, ...]] = field(default_factory=dict)
     destinations: tuple[str, ...] = ()
     refused: bool = False
+    signals: tuple[Signal, ...] = ()
+    otlp_signals: tuple[Signal, ...] = ()
+
+    def takes(self, exporter: str, signal: Signal) -> bool:
+        """Whether an exporter that a destination leads to is to get this signal."""
+        return signal in (self.otlp_signals if exporter in OTLP else self.signals)
 
 
 def decide(environ: Mapping[str, str], settings: Settings) -> Activation:
@@ -46,24 +57,50 @@ def decide(environ: Mapping[str, str], settings: Settings) -> Activation:
         return Activation(False, "OTEL_SDK_DISABLED=true", refused=True)
     if settings.mode is Mode.OFF:
         return Activation(False, f"{PREFIX}=off", refused=True)
+    named = {signal: _names(environ, signal) for signal in Signal}
+    refusals = [f"{_exporter_variable(signal)}=none" for signal, names in named.items() if "none" in names]
+    signals = tuple(signal for signal, names in named.items() if "none" not in names)
+    reached = tuple(signal for signal in signals if _endpoint_variable(environ, signal))
+    decided = Activation(True, "", signals=signals, otlp_signals=reached or signals)
+    if not signals:
+        return replace(decided, active=False, why=", ".join(refusals), refused=True)
     if settings.destinations:
-        return Activation(True, f"{PREFIX}_DESTINATIONS is set", destinations=settings.destinations)
+        return replace(decided, why=f"{PREFIX}_DESTINATIONS is set", destinations=settings.destinations)
     if settings.mode is not Mode.ON and environ.get("OTEL_CONFIG_FILE", "").strip():
-        return Activation(
-            False, f"OTEL_CONFIG_FILE is set and is not read here; name {PREFIX}_DESTINATIONS to be active"
-        )
-    logs_exporter = environ.get("OTEL_LOGS_EXPORTER", "").strip()
-    if logs_exporter:
-        names = tuple(dict.fromkeys(name.strip() for name in logs_exporter.split(",") if name.strip()))
-        if "none" in names:
-            return Activation(False, "OTEL_LOGS_EXPORTER=none", refused=True)
-        return Activation(True, "OTEL_LOGS_EXPORTER is set", exporters=names)
-    for variable in _ENDPOINTS:
-        if environ.get(variable, "").strip():
-            return Activation(True, f"{variable} is set", exporters=("otlp",))
+        why = f"OTEL_CONFIG_FILE is set and is not read here; name {PREFIX}_DESTINATIONS to be active"
+        return replace(decided, active=False, why=why)
+    exporters = {signal: named[signal] or (("otlp",) if signal in reached else ()) for signal in signals}
+    exporters = {signal: names for signal, names in exporters.items() if names}
+    if exporters:
+        first = next(iter(exporters))
+        variable = _exporter_variable(first) if named[first] else _endpoint_variable(environ, first)
+        return replace(decided, why=f"{variable} is set", exporters=exporters)
+    ours = sorted(
+        name for name in environ if name.startswith(PREFIX) and name not in GIVEN_TO_WORKERS and environ[name].strip()
+    )
+    everything = replace(decided, exporters=dict.fromkeys(decided.otlp_signals, ("otlp",)))
     if settings.mode is Mode.ON:
-        return Activation(True, f"{PREFIX}=on", exporters=("otlp",))
-    ours = sorted(name for name in environ if name.startswith(PREFIX) and environ[name].strip())
+        return replace(everything, why=f"{PREFIX}=on")
     if ours and ours != [PREFIX]:
-        return Activation(True, f"{ours[0]} is set", exporters=("otlp",))
-    return Activation(False, f"nothing asks for it: set OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_LOGS_EXPORTER or {PREFIX}=on")
+        return replace(everything, why=f"{ours[0]} is set")
+    if refusals:
+        return replace(decided, active=False, why=", ".join(refusals), refused=True)
+    return replace(
+        decided,
+        active=False,
+        why=f"nothing asks for it: set {_GENERAL_ENDPOINT}, OTEL_LOGS_EXPORTER or {PREFIX}=on",
+    )
+
+
+def _exporter_variable(signal: Signal) -> str:
+    return f"OTEL_{signal.name}_EXPORTER"
+
+
+def _names(environ: Mapping[str, str], signal: Signal) -> tuple[str, ...]:
+    text = environ.get(_exporter_variable(signal), "")
+    return tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+
+
+def _endpoint_variable(environ: Mapping[str, str], signal: Signal) -> str | None:
+    own = f"OTEL_EXPORTER_OTLP_{signal.name}_ENDPOINT"
+    return next((name for name in (own, _GENERAL_ENDPOINT) if environ.get(name, "").strip()), None)

@@ -18,21 +18,33 @@ def torchrun_handler() -> Callable[[object], NoReturn]:
     return _no_backend
 
 
-def arm_at_first_rendezvous() -> Callable[[], None]:
+def arm_at_first_rendezvous(elastic: str | None = None) -> Callable[[], None]:
     """Install what the environment asks for when this process turns out to be an agent.
+
+    Args:
+        elastic: The package whose rendezvous is meant; without: torch's own.
 
     Returns:
         Takes it back.
     """
-    from torchelastic_otel.capture.torch_arming import at_first_rendezvous
+    from torchelastic_otel.capture.torch_arming import TORCHS_OWN, at_first_rendezvous
 
-    return at_first_rendezvous(_arm)
+    elastic = elastic or TORCHS_OWN
+    return at_first_rendezvous(lambda: _arm(elastic), elastic, _refused)
 
 
-def _arm() -> Callable[[str], None] | None:
+def _refused() -> None:
+    from torchelastic_otel import runtime
+
+    installation = runtime.current()
+    if installation is not None:
+        installation.load_before_the_end()
+
+
+def _arm(elastic: str) -> Callable[[str], None] | None:
     from torchelastic_otel.runtime import install_from_environment
 
-    runtime = install_from_environment()
+    runtime = install_from_environment(elastic)
     return None if runtime is None else runtime.check_destination
 
 

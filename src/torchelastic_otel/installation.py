@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -26,8 +27,9 @@ if TYPE_CHECKING:
 
     from torchelastic_otel.capture.inlet import Keeper
     from torchelastic_otel.capture.writer import Redact
-    from torchelastic_otel.deliver.route import RouteState
+    from torchelastic_otel.deliver.sources import RouteState
     from torchelastic_otel.landing import ProcessLanding
+    from torchelastic_otel.model.outside import Bridged
 
 logger = logging.getLogger("torchelastic_otel")
 
@@ -67,7 +69,7 @@ class Installation:
         environ: The environment.
         why: What activated it, in a sentence.
         redact: Called with every event before it is kept; returns the event to keep.
-        watch_torch: Whether to hook torch.
+        watch: The packages whose agents are watched: torch's own, copies of it, or none.
     """
 
     def __init__(
@@ -78,7 +80,7 @@ class Installation:
         *,
         why: str,
         redact: Redact | None = None,
-        watch_torch: bool,
+        watch: Iterable[str],
     ) -> None:
         self.settings = settings
         self.registry = registry
@@ -86,21 +88,36 @@ class Installation:
         self._environ = dict(environ)
         self._redact = redact
         self._inlet = Inlet(self._make_keeper)
-        self._hooks: TorchHooks | None = None
+        self._hooks: dict[str, TorchHooks] = {}
         self._landing: ProcessLanding | None = None
         self._landing_pid = 0
         self._inherited: list[ProcessLanding] = []
         self._held_up_ns = 0
-        if watch_torch:
-            self._hooks = TorchHooks(self._inlet, registry.bound(), self.check_destination)
-            self._hooks.install()
+        for elastic in watch:
+            self.watch(elastic)
         for destination in registry.bound():
             handlers.bind(destination, SpoolHandler(destination, self._inlet))
         handlers.resolve_with(self.check_destination)
         # the spool is opened and the exporters are loaded before the first event needs them
         self._inlet.start()
-        if watch_torch and store_wants_quiet_threads():
+        if self._hooks and store_wants_quiet_threads():
             self.flush(LOADING_NS)
+
+    def watch(self, elastic: str) -> None:
+        """Watch the agents of a package too: torch's own, or a copy that a project brings."""
+        if elastic not in self._hooks:
+            self._hooks[elastic] = TorchHooks(
+                self._inlet,
+                self.registry.bound(),
+                self.check_destination,
+                hands_context_on=self.settings.worker_context,
+                elastic=elastic,
+                at_end=self.load_before_the_end,
+            )
+            self._hooks[elastic].install()
+
+    def _torch_metrics(self) -> dict[str, Bridged]:
+        return {name: value for hooks in self._hooks.values() for name, value in hooks.torch_metrics.read().items()}
 
     def _make_keeper(self) -> Keeper:
         """On the writer thread, once in each process."""
@@ -110,9 +127,11 @@ class Installation:
         if self._landing is not None:
             # never closed, never collected: its connections came through a fork and are the parent's
             self._inherited.append(self._landing)
-        landing = ProcessLanding(self.settings, self.registry, self._environ)
+        landing = ProcessLanding(self.settings, self.registry, self._environ, self._torch_metrics)
         self._landing, self._landing_pid = landing, os.getpid()
-        return Writer(landing, self._redact)
+        writer = Writer(landing, self._redact)
+        landing.numbers_come_from(writer)
+        return writer
 
     @property
     def _own_landing(self) -> ProcessLanding | None:
@@ -123,14 +142,14 @@ class Installation:
     def bind(self, destination: str) -> None:
         """Make a destination known to torch and to the drop-in, or lead it elsewhere."""
         handlers.bind(destination, SpoolHandler(destination, self._inlet))
-        if self._hooks is not None:
-            self._hooks.bind(destination)
+        for hooks in self._hooks.values():
+            hooks.bind(destination)
 
     def unbind(self, destination: str) -> None:
         """Make a destination unknown again."""
         handlers.unbind(destination)
-        if self._hooks is not None:
-            self._hooks.unbind(destination)
+        for hooks in self._hooks.values():
+            hooks.unbind(destination)
 
     def check_destination(self, name: str) -> None:
         """Raise for a destination that nobody knows; make torch know one that a package brought."""
@@ -151,12 +170,24 @@ class Installation:
         landing = self._own_landing
         return drained and landing is not None and landing.pipeline.flush(max(0, until - time.monotonic_ns()))
 
+    def load_before_the_end(self) -> None:
+        """Wait until exporters are loaded, where that cannot be done any more once the main thread has ended.
+
+        The SDK's import (OpenTelemetry Python 1.45: ``Resource.create``) needs a thread, and Python 3.12 gives none out
+        from then on. What this takes of the flush timeout, the flush takes no more.
+        """
+        landing = self._own_landing
+        if sys.version_info >= (3, 12) and landing is not None:
+            began = time.monotonic_ns()
+            landing.pipeline.loaded(max(0, self.settings.flush_timeout_ns - self._held_up_ns))
+            self._held_up_ns += time.monotonic_ns() - began
+
     def flush_at_end(self) -> None:
         """Flush while threads can still be started; what this takes of the flush timeout, ``close`` takes no more."""
         if self._inlet.used:
             began = time.monotonic_ns()
-            self.flush(self.settings.flush_timeout_ns)
-            self._held_up_ns = time.monotonic_ns() - began
+            self.flush(max(0, self.settings.flush_timeout_ns - self._held_up_ns))
+            self._held_up_ns += time.monotonic_ns() - began
 
     def close(self) -> bool:
         """Flush within the flush timeout and stop; what is left is in the spool for the next agent.
@@ -185,8 +216,8 @@ class Installation:
 
     def uninstall(self) -> None:
         """Leave torch and the drop-in as they were found; deliver what there is."""
-        if self._hooks is not None:
-            self._hooks.uninstall()
+        for hooks in reversed(self._hooks.values()):
+            hooks.uninstall()
         handlers.resolve_with(None)
         for destination in handlers.bound():
             handlers.unbind(destination)
@@ -201,9 +232,9 @@ class Installation:
         landing = self._own_landing
         return Status(
             self.why,
-            tuple(exporter.name for exporter in self.registry.exporters_of("null")),
+            tuple(dict.fromkeys(exporter.name for exporter in self.registry.exporters_of("null"))),
             landing.path if landing is not None else None,
-            tuple(self._hooks.reports) if self._hooks is not None else (),
+            tuple(report for hooks in self._hooks.values() for report in hooks.reports),
             tuple(landing.pipeline.states) if landing is not None else (),
             self._inlet.waiting,
             self._inlet.lost,

@@ -12,11 +12,9 @@ import importlib.util
 import sys
 from collections.abc import Callable, Collection, Sequence
 from types import ModuleType
-from typing import Any, Final
+from typing import Any
 
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type: ignore[attr-defined]
-
-_RENDEZVOUS: Final = "torch.distributed.elastic.rendezvous"
 
 
 class TorchelasticInstrumentor(BaseInstrumentor):  # type: ignore[misc]
@@ -28,16 +26,20 @@ class TorchelasticInstrumentor(BaseInstrumentor):  # type: ignore[misc]
 
     def _instrument(self, **kwargs: Any) -> None:
         from torchelastic_otel.autoload import arm_at_first_rendezvous
+        from torchelastic_otel.capture.torch_arming import ELASTICS
 
         self._undo: list[Callable[[], None]] = []
+        for elastic in ELASTICS:
+            self._arm_after_import(elastic, arm_at_first_rendezvous)
 
+    def _arm_after_import(self, elastic: str, arm_at: Callable[[str], Callable[[], None]]) -> None:
         def arm() -> None:
-            self._undo.append(arm_at_first_rendezvous())
+            self._undo.append(arm_at(elastic))
 
-        if _RENDEZVOUS in sys.modules:
+        if elastic + ".rendezvous" in sys.modules:
             arm()
         else:
-            finder = AfterImport(_RENDEZVOUS, arm)
+            finder = AfterImport(elastic + ".rendezvous", arm)
             sys.meta_path.insert(0, finder)
             self._undo.append(finder.remove)
 

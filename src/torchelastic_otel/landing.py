@@ -1,4 +1,4 @@
-"""Where the two stairs meet, in one process: its spool, and the pipeline that reads it.
+"""Where the two stairs meet, in one process: its spool, the pipeline that reads it, and its numbers.
 
 What always holds: made and used on the writer thread, so that nothing of it costs torch's threads time; a
 forked child makes one of its own and never touches its parent's.
@@ -13,17 +13,21 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, Protocol
 
 from torchelastic_otel.deliver.destinations import Exporter, Registry
 from torchelastic_otel.deliver.outcome import Sender
-from torchelastic_otel.deliver.pipeline import Pipeline, within
-from torchelastic_otel.deliver.route import Pace
+from torchelastic_otel.deliver.pipeline import Pipeline
+from torchelastic_otel.deliver.questions import questions, within
+from torchelastic_otel.deliver.terms import terms_of
 from torchelastic_otel.guard import guard
 from torchelastic_otel.model.event import AttributeValue, Origin
+from torchelastic_otel.model.measurement import Snapshot
 from torchelastic_otel.model.origin_variables import JOB_VARIABLES
-from torchelastic_otel.settings import NS_PER_S, Settings
+from torchelastic_otel.model.outside import Bridged, Outside
+from torchelastic_otel.settings import Settings
 from torchelastic_otel.spool import adoption, store
 from torchelastic_otel.spool.directory import SpoolUnavailableError, folder, prepare
 
@@ -34,6 +38,22 @@ SHORTEST_STOP_NS: Final = 50 * NS_PER_MS
 """What threads that have nothing left to do are given to end, so that the spool can be closed."""
 
 
+class Counting(Protocol):
+    """Who counts what this process says: the writer."""
+
+    def take_snapshot(self, outside: Outside) -> Snapshot:
+        """The numbers at this moment; ``outside`` are those that do not come from events."""
+        ...
+
+    def acknowledge_snapshot(self, accepted: Snapshot) -> bool:
+        """A snapshot was accepted; whether something was held back, so that more is wanted."""
+        ...
+
+    def wants_snapshot(self) -> bool:
+        """Whether a snapshot is wanted soon."""
+        ...
+
+
 class ProcessLanding:
     """The spool and the pipeline of this process.
 
@@ -41,10 +61,22 @@ class ProcessLanding:
         settings: Our settings.
         registry: Which exporters a destination leads to.
         environ: The environment, as it was at installation.
+        measured: What torch measured of its own agent so far; from any thread.
+
+    Attributes:
+        started_ns: When the process began to be watched, wall clock nanoseconds.
     """
 
-    def __init__(self, settings: Settings, registry: Registry, environ: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        registry: Registry,
+        environ: Mapping[str, str],
+        measured: Callable[[], Mapping[str, Bridged]] = dict,
+    ) -> None:
         self._settings = settings
+        self._measured = measured
+        self._counting: Counting | None = None
         self._registry = registry
         self._environ = environ
         self._directory = spool_directory(settings, logger.warning)
@@ -56,10 +88,12 @@ class ProcessLanding:
             started_ns=time.time_ns(),
             environment={name: environ[name] for name in JOB_VARIABLES if name in environ},
         )
+        self.started_ns = self._origin.started_ns
         self.pipeline = Pipeline(
             self._make_sender,
             registry.exporters_of,
-            pace=pace_of(environ),
+            terms=terms_of(environ, settings, logger.warning),
+            numbers=self,
             detect=self._detect,
             directory=self._directory,
             max_bytes=settings.spool_max_bytes,
@@ -115,6 +149,27 @@ class ProcessLanding:
         """New rows can be read."""
         self.pipeline.wake()
 
+    # --- deliver.metrics_route.Numbers
+
+    def numbers_come_from(self, counting: Counting) -> None:
+        """Who counts; before that there are no numbers."""
+        self._counting = counting
+
+    def take_snapshot(self) -> Snapshot:
+        """The numbers of this process at this moment."""
+        if self._counting is None:
+            return Snapshot(self.started_ns, self.started_ns)
+        outside = self.pipeline.outside(time.time_ns())
+        return self._counting.take_snapshot(replace(outside, torch_metrics=self._measured()))
+
+    def accepted(self, snapshot: Snapshot) -> bool:
+        """A receiver has accepted a snapshot; whether another one is wanted soon."""
+        return self._counting is not None and self._counting.acknowledge_snapshot(snapshot)
+
+    def is_due(self) -> bool:
+        """Whether a snapshot is wanted before the interval is over."""
+        return self._counting is not None and self._counting.wants_snapshot()
+
     # --- the end
 
     def close(self, timeout_ns: int, *, drained: bool) -> None:
@@ -123,6 +178,7 @@ class ProcessLanding:
         if self.pipeline.stop(timeout_ns) and drained and self._owned:
             with guard:
                 within(timeout_ns, self._owned.let_go)
+        questions.end()
 
     # --- inside
 
@@ -133,7 +189,7 @@ class ProcessLanding:
 
         return detect(self._environ)
 
-    def _make_sender(self, exporter: Exporter) -> Sender:
+    def _make_sender(self, exporter: Exporter) -> Sender[Any]:
         from torchelastic_otel.deliver.otel.senders import make
 
         return make(exporter, self._settings, self._environ, logger.warning, self._directory)
@@ -159,24 +215,3 @@ def spool_directory(settings: Settings, warn: Callable[[str], object]) -> Path |
 
 def _memory_only(why: Exception | None, warn: Callable[[str], object]) -> None:
     warn(f"no spool on disk: {why}; events are kept in memory and are lost if the agent is killed")
-
-
-def pace_of(environ: Mapping[str, str]) -> Pace:
-    """How routes go about it, from ``OTEL_BLRP_*`` (specification, "Batch LogRecord Processor").
-
-    A bad value is named, and the default used.
-    """
-
-    def number(name: str, default: int) -> int:
-        text = environ.get(name, "").strip()
-        if not text:
-            return default
-        if text.isascii() and text.isdigit() and int(text) > 0:
-            return int(text)
-        logger.warning("%s=%r is not allowed; allowed: a whole number above 0; using %d", name, text, default)
-        return default
-
-    return Pace(
-        max_rows=min(number("OTEL_BLRP_MAX_EXPORT_BATCH_SIZE", 512), 512),
-        delay_ns=number("OTEL_BLRP_SCHEDULE_DELAY", NS_PER_S // NS_PER_MS) * NS_PER_MS,
-    )

@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from torchelastic_otel.activation import Activation, decide
@@ -18,10 +19,13 @@ from torchelastic_otel.bindings import UnknownDestinationError
 from torchelastic_otel.deliver.destinations import Exporter, Registry
 from torchelastic_otel.guard import guard
 from torchelastic_otel.installation import Installation
+from torchelastic_otel.model.signals import Signal
 from torchelastic_otel.settings import NS_PER_S, Settings, from_environment
 
 if TYPE_CHECKING:
     from opentelemetry.sdk._logs import ReadableLogRecord  # noqa: TID251 - a type, never imported
+    from opentelemetry.sdk.metrics.export import MetricsData  # noqa: TID251 - a type, never imported
+    from opentelemetry.sdk.trace import ReadableSpan  # noqa: TID251 - a type, never imported
 
     from torchelastic_otel.capture.writer import Redact
 
@@ -39,8 +43,14 @@ def current() -> Installation | None:
     return _current
 
 
-def install_from_environment() -> Installation | None:
-    """Install what the environment asks for; ``None`` where it asks for nothing. Never raises for a bad setting."""
+def install_from_environment(elastic: str | None = None) -> Installation | None:
+    """Install what the environment asks for; ``None`` where it asks for nothing. Never raises for a bad setting.
+
+    Args:
+        elastic: The package whose agent is about to run; without: those that are loaded, else torch's own.
+    """
+    if _current is not None and elastic is not None:
+        _current.watch(elastic)
     if _current is not None or _uninstalled:
         return _current
     settings, complaints = from_environment(os.environ)
@@ -50,10 +60,19 @@ def install_from_environment() -> Installation | None:
     if not activation.active:
         logger.debug("not active: %s", activation.why)
         return None
-    return _install(settings, activation, None, watch_torch=True)
+    return _install(settings, activation, None, watch=(elastic,) if elastic is not None else _elastics())
 
 
-def _install(settings: Settings, activation: Activation, redact: Redact | None, *, watch_torch: bool) -> Installation:
+def _elastics() -> tuple[str, ...]:
+    """The packages whose agents may run here."""
+    from torchelastic_otel.capture.torch_arming import TORCHS_OWN, loaded
+
+    return loaded() or (TORCHS_OWN,)
+
+
+def _install(
+    settings: Settings, activation: Activation, redact: Redact | None, *, watch: tuple[str, ...]
+) -> Installation:
     global _current
     registry = Registry()
     for name, exporters in _registered.items():
@@ -61,21 +80,28 @@ def _install(settings: Settings, activation: Activation, redact: Redact | None, 
     registry.lead_defaults_to(_exporters(registry, activation))
     _flush_before_threads_end()
     atexit.register(_at_exit)
-    _current = Installation(settings, registry, os.environ, why=activation.why, redact=redact, watch_torch=watch_torch)
+    _current = Installation(settings, registry, os.environ, why=activation.why, redact=redact, watch=watch)
     return _current
 
 
 def _exporters(registry: Registry, activation: Activation) -> list[Exporter]:
     """What the environment names; a name that nobody knows is said, and costs no job anything."""
     exporters: list[Exporter] = []
-    for name in activation.destinations or activation.exporters:
+    unknown = False
+    wanted: list[tuple[str, Signal | None]] = [(name, None) for name in activation.destinations]
+    wanted += [(name, signal) for signal, names in activation.exporters.items() for name in names]
+    for name, signal in wanted:
         try:
-            exporters += registry.exporters_of(name) if activation.destinations else (registry.exporter(name),)
+            if signal is not None:
+                exporters += registry.exporters(name, (signal,))
+            else:
+                exporters += [each for each in registry.exporters_of(name) if activation.takes(each.name, each.signal)]
         except KeyError as error:
+            unknown = True
             logger.warning("%s", error)
-    if not exporters and "null" not in activation.destinations:
+    if not exporters and unknown:
         logger.warning("no exporter is left of what was named; using otlp")
-        exporters.append(registry.exporter("otlp"))
+        exporters += registry.exporters("otlp", tuple(activation.exporters) or activation.otlp_signals)
     return exporters
 
 
@@ -114,19 +140,21 @@ def install(
             registry.register(name, *exporters)
         for name in destinations:
             registry.exporters_of(name)
-    if activation.refused and not (destinations and activation.why.startswith("OTEL_LOGS_EXPORTER")):
+    if activation.refused and not (destinations and activation.signals):
         # whoever runs the program has the last word over whoever wrote it
         logger.warning("install() delivers nothing: %s", activation.why)
         activation, watch_torch = Activation(True, activation.why, destinations=("null",)), False
     elif destinations:
-        activation = Activation(True, "install() names destinations", destinations=destinations)
+        why = "install() names destinations"
+        activation = replace(activation, active=True, why=why, exporters={}, destinations=destinations)
     elif not activation.active:
-        activation = Activation(True, "install()", exporters=("otlp",))
+        otlp = dict.fromkeys(activation.otlp_signals, ("otlp",))
+        activation = replace(activation, active=True, why="install()", exporters=otlp)
     if watch_torch is None:
         import importlib.util
 
         watch_torch = "torch" in sys.modules or importlib.util.find_spec("torch") is not None
-    installation = _install(settings, activation, redact, watch_torch=watch_torch)
+    installation = _install(settings, activation, redact, watch=_elastics() if watch_torch else ())
     # a program that asks for it can wait until what it records next survives a kill
     installation.ready(_READY_NS)
     return installation
@@ -157,13 +185,27 @@ def finished_logs() -> list[ReadableLogRecord]:
     return memory.finished
 
 
+def finished_spans() -> list[ReadableSpan]:
+    """The spans that destination ``memory`` was told in this process, oldest first; as :func:`finished_logs`."""
+    from torchelastic_otel.deliver.otel import memory
+
+    return memory.finished_spans
+
+
+def finished_metrics() -> list[MetricsData]:
+    """The metrics that destination ``memory`` was told in this process, one a snapshot; as :func:`finished_logs`."""
+    from torchelastic_otel.deliver.otel import memory
+
+    return memory.finished_metrics
+
+
 def register_destination(name: str, *exporters: str | Any) -> None:
     """Make a destination known: for ``record(event, destination=name)`` and ``torchrun --event-log-handler name``.
 
     Args:
         name: The destination's name.
-        exporters: Names of OpenTelemetry log exporters (entry points), or exporter objects. More than one: all get
-            every event, each at its own pace.
+        exporters: Names of OpenTelemetry exporters (entry points), or exporter objects. More than one: all get
+            everything, each at its own pace.
 
     Raises:
         UnknownDestinationError: An exporter's name is not known.

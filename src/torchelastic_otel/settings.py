@@ -14,6 +14,12 @@ from typing import Any, Final
 
 PREFIX: Final = "TORCHELASTIC_OTEL"
 NS_PER_S: Final = 1_000_000_000
+GIVEN_TO_WORKERS: Final = (
+    PREFIX + "_TRAINING_FILE",
+    PREFIX + "_TRACEPARENT",
+    PREFIX + "_TRACESTATE",
+)
+"""Variables that an agent puts into its workers' environment; no settings."""
 MIN_SPOOL_BYTES: Final = 1 << 20
 
 
@@ -53,6 +59,13 @@ def _names(text: str) -> tuple[str, ...]:
     return names
 
 
+def _heartbeats(text: str) -> tuple[str, ...]:
+    names = _names(text.lower())
+    if not set(names) <= {"metrics", "logs"}:
+        raise ValueError("another word in it")
+    return names
+
+
 def _spool_bytes(text: str) -> int:
     number = int(text)
     if number < MIN_SPOOL_BYTES:
@@ -67,6 +80,10 @@ def _seconds(text: str) -> int:
     return round(seconds * 1_000) * 1_000_000
 
 
+def _worker_context(text: str) -> bool:
+    return {"off": False, "link": True}[text.strip().lower()]
+
+
 SETTINGS: Final = (
     Setting(
         PREFIX,
@@ -79,9 +96,9 @@ SETTINGS: Final = (
     Setting(
         PREFIX + "_DESTINATIONS",
         "destinations",
-        "what OTEL_LOGS_EXPORTER names, else otlp",
-        "names of destinations or of installed OpenTelemetry log exporters, with commas between",
-        "Where torch's events go.",
+        "what OTEL_LOGS_EXPORTER, OTEL_TRACES_EXPORTER and OTEL_METRICS_EXPORTER name, else otlp",
+        "names of destinations or of installed OpenTelemetry exporters, with commas between",
+        "Where torch's events go, with the spans and metrics that are made of them.",
         _names,
     ),
     Setting(
@@ -109,6 +126,22 @@ SETTINGS: Final = (
         _seconds,
     ),
     Setting(
+        PREFIX + "_HEARTBEATS",
+        "heartbeats",
+        "metrics",
+        "metrics, logs, or both with a comma between",
+        "What becomes of heartbeats and state syncs, which come every few seconds from every node.",
+        _heartbeats,
+    ),
+    Setting(
+        PREFIX + "_WORKER_CONTEXT",
+        "worker_context",
+        "off",
+        "off, link",
+        "Whether workers get the context of their node's span, for `torchelastic_otel.attach_context()`.",
+        _worker_context,
+    ),
+    Setting(
         PREFIX + "_FILE_DIR",
         "file_dir",
         "`otlp/` in the spool's folder",
@@ -130,6 +163,8 @@ class Settings:
         spool_max_bytes: Upper bound of one agent's spool on disk, bytes.
         flush_timeout_ns: Upper bound of what an exit is held up, nanoseconds.
         file_dir: Directory for the ``file`` destination; ``None`` for the spool's folder.
+        heartbeats: What heartbeats are told as: ``metrics``, ``logs`` or both.
+        worker_context: Whether workers get the context of their node's span.
     """
 
     mode: Mode = Mode.AUTO
@@ -138,6 +173,8 @@ class Settings:
     spool_max_bytes: int = 64 << 20
     flush_timeout_ns: int = 2 * NS_PER_S
     file_dir: str | None = None
+    heartbeats: tuple[str, ...] = ("metrics",)
+    worker_context: bool = False
 
 
 def from_environment(environ: Mapping[str, str]) -> tuple[Settings, list[str]]:
@@ -154,12 +191,12 @@ def from_environment(environ: Mapping[str, str]) -> tuple[Settings, list[str]]:
             continue
         try:
             values[setting.field] = setting.parse(text)
-        except ValueError:
+        except (ValueError, KeyError):
             complaints.append(
                 f"{setting.variable}={text!r} is not allowed; allowed: {setting.allowed};"
                 f" using the default ({setting.default})"
             )
-    known = [setting.variable for setting in SETTINGS]
+    known = [setting.variable for setting in SETTINGS] + list(GIVEN_TO_WORKERS)
     for variable in environ:
         if variable.startswith(PREFIX) and variable not in known:
             near = difflib.get_close_matches(variable, known, 1)

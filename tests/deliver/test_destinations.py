@@ -6,8 +6,17 @@ from importlib.metadata import EntryPoint
 
 import pytest
 
+from torchelastic_otel import settling
 from torchelastic_otel.bindings import UnknownDestinationError as Unknown
-from torchelastic_otel.deliver.destinations import ENTRY_POINT_GROUP, EXPORTER_GROUP, Exporter, Registry
+from torchelastic_otel.deliver.destinations import (
+    ENTRY_POINT_GROUP,
+    EPHEMERAL_EXPORTERS,
+    EXPORTER_GROUPS,
+    RESERVED,
+    Exporter,
+    Registry,
+)
+from torchelastic_otel.model.signals import Signal
 
 
 def brought() -> list[str]:
@@ -15,9 +24,15 @@ def brought() -> list[str]:
     return ["otlp_proto_http", "vendor"]
 
 
+LOGS, TRACES, METRICS = (EXPORTER_GROUPS[signal] for signal in Signal)
 POINTS = {
-    ENTRY_POINT_GROUP: {"acme": EntryPoint("acme", f"{__name__}:brought", ENTRY_POINT_GROUP)},
-    EXPORTER_GROUP: {"vendor": EntryPoint("vendor", "vendor:Exporter", EXPORTER_GROUP)},
+    ENTRY_POINT_GROUP: {
+        "acme": EntryPoint("acme", f"{__name__}:brought", ENTRY_POINT_GROUP),
+        RESERVED: EntryPoint(RESERVED, f"{__name__}:brought", ENTRY_POINT_GROUP),
+    },
+    LOGS: {"vendor": EntryPoint("vendor", "vendor:Exporter", LOGS)},
+    TRACES: {"vendor": EntryPoint("vendor", "vendor:SpanExporter", TRACES)},
+    METRICS: {"counting": EntryPoint("counting", "vendor:MetricExporter", METRICS)},
 }
 
 
@@ -28,39 +43,86 @@ class OwnExporter:
         """Take a batch."""
 
 
+class SpanExporter(OwnExporter):
+    """Named as OpenTelemetry's base class is."""
+
+
+class OwnSpanExporter(SpanExporter):
+    """An exporter of spans that a program made."""
+
+
+OTLP = ["otlp", "otlp traces", "otlp metrics"]
+
+
 @pytest.fixture(name="registry")
 def _registry() -> Registry:
     registry = Registry(POINTS.__getitem__)
-    registry.lead_defaults_to([Exporter("otlp")])
+    registry.lead_defaults_to([Exporter("otlp"), Exporter("otlp", signal=Signal.TRACES)])
     return registry
+
+
+def cursors(exporters: tuple[Exporter, ...]) -> list[str]:
+    """Their names in a spool."""
+    return [exporter.cursor for exporter in exporters]
 
 
 @pytest.mark.parametrize(
     ("name", "exporters"),
     [
-        ("null", ["otlp"]),
-        ("dynamic_rendezvous", ["otlp"]),
-        ("console", ["console_line", "otlp"]),
-        ("otlp", ["otlp"]),
-        ("otlp_proto_grpc", ["otlp_proto_grpc"]),
-        ("otlp_proto_http", ["otlp_proto_http"]),
-        ("file", ["file"]),
-        ("memory", ["memory"]),
+        ("null", ["otlp", "otlp traces"]),
+        ("dynamic_rendezvous", ["otlp", "otlp traces"]),
+        ("console", ["console_line", "otlp", "otlp traces"]),
+        ("otlp", OTLP),
+        ("otlp_proto_grpc", ["otlp_proto_grpc", "otlp_proto_grpc traces", "otlp_proto_grpc metrics"]),
+        ("otlp_proto_http", ["otlp_proto_http", "otlp_proto_http traces", "otlp_proto_http metrics"]),
+        ("file", ["file", "file traces", "file metrics"]),
+        ("memory", ["memory", "memory traces", "memory metrics"]),
         ("sdk", ["sdk"]),
-        ("acme", ["otlp_proto_http", "vendor"]),
-        ("vendor", ["vendor"]),
+        ("acme", ["otlp_proto_http", "otlp_proto_http traces", "otlp_proto_http metrics", "vendor", "vendor traces"]),
+        ("vendor", ["vendor", "vendor traces"]),
+        ("counting", ["counting metrics"]),
     ],
 )
 def test_every_known_name_leads_to_its_exporters(registry: Registry, name: str, exporters: list[str]) -> None:
-    """Built in, torch's own, another package's, and any installed OpenTelemetry exporter by its name."""
-    assert [exporter.name for exporter in registry.exporters_of(name)] == exporters
+    """Built in, torch's own, another package's, any installed exporter by its name: each for what it can tell."""
+    assert cursors(registry.exporters_of(name)) == exporters
+
+
+def test_one_signal_of_an_exporter_can_be_asked_for(registry: Registry) -> None:
+    """`OTEL_TRACES_EXPORTER=vendor` sends no logs there; what tells no metrics is unknown as a metrics exporter."""
+    assert cursors(registry.exporters("vendor", (Signal.TRACES,))) == ["vendor traces"]
+    for name in ("vendor", "console_line", "sdk"):
+        with pytest.raises(Unknown, match=f"unknown exporter '{name}'"):
+            registry.exporters(name, (Signal.METRICS,))
+
+
+def test_an_exporter_object_exports_what_its_class_says(registry: Registry) -> None:
+    """A program's own OTLPSpanExporter must not be given log records."""
+    logs, spans = OwnExporter(), OwnSpanExporter()
+    registry.register("mine", logs, spans)
+    assert [exporter.signal for exporter in registry.exporters_of("mine")] == [Signal.LOGS, Signal.TRACES]
+
+
+def test_no_destination_has_the_name_that_spans_are_kept_under(registry: Registry) -> None:
+    """Its events would be read as spans, and set aside."""
+    assert RESERVED == settling.SPANS
+    with pytest.raises(ValueError, match="this name is taken"):
+        registry.register(RESERVED, "otlp")
+    with pytest.raises(Unknown):
+        registry.exporters_of(RESERVED)
+
+
+def test_what_only_a_living_process_can_show_is_known_by_its_cursors() -> None:
+    """Nobody else's memory is to be waited for."""
+    assert {"console_line", "memory", "memory traces", "memory metrics", "sdk"} == EPHEMERAL_EXPORTERS
 
 
 def test_a_registered_destination_fans_out_and_can_be_forgotten(registry: Registry) -> None:
     """One destination, several exporters, by name and as an object."""
     own = OwnExporter()
     registry.register("mine", "otlp", own)
-    assert registry.exporters_of("mine") == (Exporter("otlp"), Exporter("OwnExporter", own))
+    assert cursors(registry.exporters_of("mine"))[:3] == OTLP
+    assert [exporter.instance for exporter in registry.exporters_of("mine")] == [None, None, None, own]
     assert "mine" in registry.known()
     assert "mine" in registry.bound()
     registry.unregister("mine")
@@ -111,11 +173,11 @@ def test_a_destination_that_leads_elsewhere_is_kept_under_another_key(registry: 
     before = registry.key_of("mine")
     registry.register("mine", "file")
     assert registry.key_of("mine") != before == "mine"
-    assert registry.exporters_of(registry.key_of("mine")) == (Exporter("file"),)
+    assert cursors(registry.exporters_of(registry.key_of("mine"))) == ["file", "file traces", "file metrics"]
     registry.register("null", "file")
     assert registry.key_of("null") != "null"
     registry.unregister("null")
-    assert [exporter.name for exporter in registry.exporters_of(registry.key_of("null"))] == ["otlp"]
+    assert cursors(registry.exporters_of(registry.key_of("null"))) == ["otlp", "otlp traces"]
 
 
 def test_what_cannot_be_an_exporter_is_refused(registry: Registry) -> None:

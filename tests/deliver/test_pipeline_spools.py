@@ -15,13 +15,15 @@ from support.route_stands import BOUND, DELIVERED, TestSender, event, fill, orig
 
 from torchelastic_otel.deliver.destinations import Exporter
 from torchelastic_otel.deliver.outcome import Outcome, Verdict
+from torchelastic_otel.deliver.pace import Pace
 from torchelastic_otel.deliver.pipeline import Pipeline
-from torchelastic_otel.deliver.route import Pace
+from torchelastic_otel.deliver.terms import Terms
 from torchelastic_otel.settling import ORIGIN_KEY
 from torchelastic_otel.spool import adoption, store
 
 S = 1_000_000_000
 PACE = Pace(delay_ns=0, first_backoff_ns=1_000_000, last_backoff_ns=5_000_000, hold_ns=5_000_000)
+TERMS = Terms(logs=PACE, traces=PACE, metrics=PACE)
 
 Make = Callable[..., Pipeline]
 
@@ -61,7 +63,7 @@ def start(
     pipeline = Pipeline(
         registry.make_sender,
         registry.exporters_of,
-        pace=PACE,
+        terms=TERMS,
         directory=directory,
         max_bytes=BOUND,
         adoption_interval_s=0.02,
@@ -222,7 +224,7 @@ def test_a_destination_whose_package_is_broken_costs_no_other(
             raise ImportError("no such module")
         return registry.exporters_of(name)
 
-    pipeline = Pipeline(registry.make_sender, exporters_of, pace=PACE)
+    pipeline = Pipeline(registry.make_sender, exporters_of, terms=TERMS)
     pipelines.append(pipeline)
     spool = store.create_in_memory(BOUND)
     pipeline.add(spool, origin("own"))
@@ -323,7 +325,7 @@ def test_detectors_that_fail_or_a_disk_that_takes_no_note_start_the_routes_all_t
         raise OSError("no metadata service")
 
     registry = Registry(null=("x",))
-    pipeline = Pipeline(registry.make_sender, registry.exporters_of, pace=PACE, detect=detect)  # type: ignore[arg-type]
+    pipeline = Pipeline(registry.make_sender, registry.exporters_of, terms=TERMS, detect=detect)  # type: ignore[arg-type]
     pipelines.append(pipeline)
     spool = store.create_in_memory(BOUND)
     pipeline.add(spool, origin("own"))

@@ -13,7 +13,9 @@ from support.collector import wait_until
 from support.route_stands import BOUND, DELIVERED, TestSender, event, fill, origin, refusing, source
 
 from torchelastic_otel.deliver.outcome import Outcome, Verdict
-from torchelastic_otel.deliver.route import Pace, Route, Source
+from torchelastic_otel.deliver.pace import Pace
+from torchelastic_otel.deliver.route import Route
+from torchelastic_otel.deliver.sources import Source
 from torchelastic_otel.spool import store
 
 FAST = Pace(delay_ns=0, first_backoff_ns=1_000_000, last_backoff_ns=4_000_000, hold_ns=5_000_000)

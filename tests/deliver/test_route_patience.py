@@ -11,7 +11,8 @@ from support.collector import wait_until
 from support.route_stands import DELIVERED, TestSender, event, source
 
 from torchelastic_otel.deliver.outcome import Outcome, Verdict
-from torchelastic_otel.deliver.route import Pace, Route
+from torchelastic_otel.deliver.pace import Pace
+from torchelastic_otel.deliver.route import Route
 
 S = 1_000_000_000
 AWAY = Outcome(Verdict.RETRY, "away")
@@ -233,11 +234,16 @@ def test_many_flushes_from_many_threads_are_all_answered(stands: list[Stand]) ->
 def test_a_stop_at_any_moment_ends_the_thread(stands: list[Stand]) -> None:
     """The signal to stop must not fall between two looks, or the exit waits for nothing."""
     for _ in range(200):
-        sender = TestSender()
-        route = Route("x", lambda sender=sender: sender, Pace())
+        made: list[TestSender] = []
+
+        def make(made: list[TestSender] = made) -> TestSender:
+            made.append(TestSender())
+            return made[0]
+
+        route = Route("x", make, Pace())
         route.start()
         assert route.stop(20)
-        assert sender.closed.is_set()
+        assert all(sender.closed.is_set() for sender in made)
 
 
 def test_a_stop_aborts_a_send_that_is_under_way(stands: list[Stand]) -> None:

@@ -1,8 +1,9 @@
-"""OTLP log receivers for tests, on real loopback sockets, that misbehave on demand.
+"""OTLP receivers of all signals for tests, on real loopback sockets, that misbehave on demand.
 
 What always holds, over HTTP and over gRPC alike:
 
-- A request is parsed first, then judged by ``behaviour``; only what was answered as taken is in ``records()``.
+- A request is parsed first, then judged by ``behaviour``; only what was answered as taken is in ``records()``,
+  ``spans()`` or ``metrics()``.
 - ``stop()`` cuts every live connection, as a collector that dies does; ``start(port)`` brings it back on that port,
   with what it had recorded.
 - Nothing here sleeps: hanging answers wait for ``stop()`` or for the client to leave.
@@ -33,9 +34,22 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from opentelemetry.proto.collector.logs.v1 import logs_service_pb2_grpc
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest, ExportLogsServiceResponse
+from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2_grpc
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsServiceRequest,
+    ExportMetricsServiceResponse,
+)
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
+from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 
 @dataclass(frozen=True)
@@ -47,8 +61,9 @@ class Answer:
         code: Name of the gRPC status code.
         details: gRPC status message.
         headers: HTTP response headers.
-        body: HTTP response body; ``None`` is an ``ExportLogsServiceResponse``.
-        rejected: Records of the request said to be rejected (partial success); the first ones.
+        body: HTTP response body; ``None`` is the response message of the signal.
+        rejected: Items of the request said to be rejected (partial success); the first ones. For metrics, data points,
+            of which nothing is left out.
         message: Text of the partial success.
         retry_after_s: ``Retry-After`` in seconds over HTTP, ``RetryInfo`` over gRPC.
         hang: Read the request and never answer.
@@ -88,7 +103,76 @@ THROTTLED = Answer(429, "RESOURCE_EXHAUSTED", "slow down")
 UNAVAILABLE = Answer(503, "UNAVAILABLE", "not now")
 REDIRECT = Answer(302, "UNKNOWN", headers={"Location": "http://127.0.0.1:9/v1/logs"})
 
-Behaviour = Answer | Callable[[ExportLogsServiceRequest], Answer]
+Behaviour = Answer | Callable[[Any], Answer]
+Request = ExportLogsServiceRequest | ExportTraceServiceRequest | ExportMetricsServiceRequest
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What differs between the signals.
+
+    Attributes:
+        path: Where HTTP requests go.
+        request: The message that comes.
+        response: The message that goes.
+        rejected: The field of a partial success that counts.
+        groups: The fields of a request on the way to its items.
+        service: The gRPC service to derive from, and what adds it to a server.
+    """
+
+    path: str
+    request: Any
+    response: Any
+    rejected: str
+    groups: tuple[str, str, str]
+    service: tuple[Any, Any]
+
+
+SIGNALS = {
+    "logs": Protocol(
+        "/v1/logs",
+        ExportLogsServiceRequest,
+        ExportLogsServiceResponse,
+        "rejected_log_records",
+        ("resource_logs", "scope_logs", "log_records"),
+        (logs_service_pb2_grpc.LogsServiceServicer, logs_service_pb2_grpc.add_LogsServiceServicer_to_server),
+    ),
+    "traces": Protocol(
+        "/v1/traces",
+        ExportTraceServiceRequest,
+        ExportTraceServiceResponse,
+        "rejected_spans",
+        ("resource_spans", "scope_spans", "spans"),
+        (trace_service_pb2_grpc.TraceServiceServicer, trace_service_pb2_grpc.add_TraceServiceServicer_to_server),
+    ),
+    "metrics": Protocol(
+        "/v1/metrics",
+        ExportMetricsServiceRequest,
+        ExportMetricsServiceResponse,
+        "rejected_data_points",
+        ("resource_metrics", "scope_metrics", "metrics"),
+        (
+            metrics_service_pb2_grpc.MetricsServiceServicer,
+            metrics_service_pb2_grpc.add_MetricsServiceServicer_to_server,
+        ),
+    ),
+}
+
+
+def signal_of(request: Any) -> str:
+    """The signal of a request."""
+    return next(name for name, signal in SIGNALS.items() if isinstance(request, signal.request))
+
+
+def items_of(request: Any) -> list[tuple[dict[str, Any], Any]]:
+    """The records, spans or metrics of a request, each with the attributes of its resource."""
+    of_resource, of_scope, items = SIGNALS[signal_of(request)].groups
+    return [
+        (attributes_of(group.resource.attributes), item)
+        for group in getattr(request, of_resource)
+        for scope in getattr(group, of_scope)
+        for item in getattr(scope, items)
+    ]
 
 
 def value_of(value: AnyValue) -> Any:
@@ -139,8 +223,8 @@ class Collector:
         self.paths: list[str] = []
         self.sizes: list[int] = []
         self._changed = threading.Condition()
-        self._records: list[tuple[dict[str, Any], LogRecord]] = []
-        self._requests: list[ExportLogsServiceRequest] = []
+        self._taken: dict[str, list[tuple[dict[str, Any], Any]]] = {signal: [] for signal in SIGNALS}
+        self._requests: list[Request] = []
         self._stopping = threading.Event()
 
     def __enter__(self) -> Any:
@@ -163,12 +247,16 @@ class Collector:
         """The URL to give to an exporter for the logs signal."""
         raise NotImplementedError
 
-    def env(self) -> dict[str, str]:
-        """The environment variables that make an OTLP exporter send its logs here."""
-        variables = {
-            "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT": self.endpoint,
-            "OTEL_EXPORTER_OTLP_LOGS_PROTOCOL": self.protocol,
-        }
+    def endpoint_of(self, signal: str) -> str:
+        """The URL to give to an exporter for a signal."""
+        raise NotImplementedError
+
+    def env(self, *signals: str) -> dict[str, str]:
+        """The environment variables that make OTLP exporters send these signals here; only logs by default."""
+        variables = {}
+        for signal in signals or ("logs",):
+            variables[f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT"] = self.endpoint_of(signal)
+            variables[f"OTEL_EXPORTER_OTLP_{signal.upper()}_PROTOCOL"] = self.protocol
         if self.certificate is not None:
             variables["OTEL_EXPORTER_OTLP_CERTIFICATE"] = str(self.certificate[0])
         return variables
@@ -179,15 +267,25 @@ class Collector:
         with self._changed:
             return len(self._requests)
 
-    def received(self) -> list[ExportLogsServiceRequest]:
+    def received(self) -> list[Any]:
         """Every request that came, taken or not."""
         with self._changed:
             return list(self._requests)
 
     def records(self) -> list[tuple[dict[str, Any], LogRecord]]:
-        """What was taken, in order of arrival, each with the attributes of its resource."""
+        """The log records taken, in order of arrival, each with the attributes of its resource."""
         with self._changed:
-            return list(self._records)
+            return list(self._taken["logs"])
+
+    def spans(self) -> list[tuple[dict[str, Any], Span]]:
+        """The spans taken, likewise."""
+        with self._changed:
+            return list(self._taken["traces"])
+
+    def metrics(self) -> list[tuple[dict[str, Any], Metric]]:
+        """The metrics taken, likewise; one that came in two snapshots is there twice."""
+        with self._changed:
+            return list(self._taken["metrics"])
 
     def uids(self) -> list[str]:
         """``log.record.uid`` of each record taken, in order of arrival, with what came twice twice."""
@@ -206,53 +304,53 @@ class Collector:
         with self._changed:
             return self._changed.wait_for(holds, timeout)
 
-    def _judge(self, request: ExportLogsServiceRequest, headers: dict[str, str], path: str, size: int) -> Answer:
+    def _judge(self, request: Any, headers: dict[str, str], path: str, size: int) -> Answer:
         behaviour = self.behaviour
         answer: Answer = behaviour(request) if callable(behaviour) else behaviour
         taken = answer.keep
         if taken is None:
             taken = 200 <= answer.status < 300 if self.protocol.startswith("http") else answer.code == "OK"
-        came = [
-            (attributes_of(group.resource.attributes), record)
-            for group in request.resource_logs
-            for scope in group.scope_logs
-            for record in scope.log_records
-        ]
+        signal = signal_of(request)
         with self._changed:
             self._requests.append(request)
             self.headers.append(headers)
             self.paths.append(path)
             self.sizes.append(size)
             if taken:
-                self._records += came[answer.rejected :]
+                self._taken[signal] += items_of(request)[0 if signal == "metrics" else answer.rejected :]
             self._changed.notify_all()
         return answer
 
     @staticmethod
-    def _response(answer: Answer) -> ExportLogsServiceResponse:
-        response = ExportLogsServiceResponse()
+    def _response(answer: Answer, request: Any) -> Any:
+        signal = SIGNALS[signal_of(request)]
+        response = signal.response()
         if answer.rejected or answer.message:
-            response.partial_success.rejected_log_records = answer.rejected
+            setattr(response.partial_success, signal.rejected, answer.rejected)
             response.partial_success.error_message = answer.message
         return response
 
 
 class HttpCollector(Collector):
-    """OTLP over HTTP with protobuf bodies; any other path than ``path`` is a 404."""
+    """OTLP over HTTP with protobuf bodies; ``path`` is that of logs, and any other than those of signals is a 404."""
 
     protocol = "http/protobuf"
 
     def __init__(self, *, certificate: tuple[Path, Path] | None = None, path: str = "/v1/logs") -> None:
         super().__init__(certificate=certificate)
-        self.path = path
+        self._paths = {name: signal.path for name, signal in SIGNALS.items()} | {"logs": path}
         self._server: ThreadingHTTPServer | None = None
         self._sockets: set[socket.socket] = set()
 
     @property
     def endpoint(self) -> str:
         """See :class:`Collector`."""
+        return self.endpoint_of("logs")
+
+    def endpoint_of(self, signal: str) -> str:
+        """See :class:`Collector`."""
         scheme = "https" if self.certificate else "http"
-        return f"{scheme}://127.0.0.1:{self.port}{self.path}"
+        return f"{scheme}://127.0.0.1:{self.port}{self._paths[signal]}"
 
     def start(self, port: int | None = None) -> None:
         """See :class:`Collector`."""
@@ -314,12 +412,13 @@ class HttpCollector(Collector):
     def _serve(self, handler: BaseHTTPRequestHandler) -> None:
         stopping = self._stopping
         raw = handler.rfile.read(int(handler.headers.get("Content-Length", 0)))
-        if handler.path != self.path:
-            self._reply(handler, NOT_FOUND)
+        signal = next((name for name, path in self._paths.items() if path == handler.path), None)
+        if signal is None:
+            self._reply(handler, NOT_FOUND, b"")
             return
         encoding = handler.headers.get("Content-Encoding")
         body = gzip.decompress(raw) if encoding == "gzip" else zlib.decompress(raw) if encoding == "deflate" else raw
-        request = ExportLogsServiceRequest.FromString(body)
+        request = SIGNALS[signal].request.FromString(body)
         headers = {name.lower(): value for name, value in handler.headers.items()}
         answer = self._judge(request, headers, handler.path, len(raw))
         if answer.hang:
@@ -332,14 +431,13 @@ class HttpCollector(Collector):
                 handler.wfile.write(b"x")
                 handler.wfile.flush()
         else:
-            self._reply(handler, answer)
+            body = self._response(answer, request).SerializeToString() if answer.status == 200 else b""
+            self._reply(handler, answer, body)
             return
         handler.close_connection = True
 
-    def _reply(self, handler: BaseHTTPRequestHandler, answer: Answer) -> None:
-        body = answer.body
-        if body is None:
-            body = self._response(answer).SerializeToString() if answer.status == 200 else b""
+    def _reply(self, handler: BaseHTTPRequestHandler, answer: Answer, usual: bytes) -> None:
+        body = usual if answer.body is None else answer.body
         handler.send_response(answer.status)
         headers = {"Content-Type": "application/x-protobuf", "Content-Length": str(len(body)), **answer.headers}
         if answer.retry_after_s is not None:
@@ -366,21 +464,21 @@ class GrpcCollector(Collector):
         scheme = "https" if self.certificate else "http"
         return f"{scheme}://127.0.0.1:{self.port}"
 
+    def endpoint_of(self, signal: str) -> str:
+        """See :class:`Collector`."""
+        return self.endpoint
+
     def start(self, port: int | None = None) -> None:
         """See :class:`Collector`."""
         import grpc
-        from opentelemetry.proto.collector.logs.v1 import logs_service_pb2_grpc
 
-        collector = self
         self._stopping = threading.Event()
-
-        class Service(logs_service_pb2_grpc.LogsServiceServicer):  # type: ignore[misc]
-            def Export(self, request: Any, context: Any) -> Any:
-                return collector._serve(request, context)
-
         # Without so_reuseport two servers could share the port and a test would talk to the wrong one.
         self._server = grpc.server(ThreadPoolExecutor(8), options=[("grpc.so_reuseport", 0)])
-        logs_service_pb2_grpc.add_LogsServiceServicer_to_server(Service(), self._server)
+        for signal in SIGNALS.values():
+            base, add = signal.service
+            serve = lambda service, request, context: self._serve(request, context)  # noqa: E731
+            add(type("Service", (base,), {"Export": serve})(), self._server)
         address = f"127.0.0.1:{port or self.port}"
         if self.certificate is not None:
             certificate, key = (path.read_bytes() for path in self.certificate)
@@ -400,7 +498,7 @@ class GrpcCollector(Collector):
                 hung.set()
         server.stop(grace=None).wait(10)
 
-    def _serve(self, request: ExportLogsServiceRequest, context: Any) -> ExportLogsServiceResponse:
+    def _serve(self, request: Any, context: Any) -> Any:
         import grpc
 
         metadata = {key.lower(): value for key, value in context.invocation_metadata()}
@@ -416,7 +514,7 @@ class GrpcCollector(Collector):
             context.set_trailing_metadata((("google.rpc.retryinfo-bin", _retry_info(answer.retry_after_s)),))
         if answer.code != "OK":
             context.abort(grpc.StatusCode[answer.code], answer.details)
-        return self._response(answer)
+        return self._response(answer, request)
 
 
 def _retry_info(seconds: float) -> bytes:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from torchelastic_otel.deliver.outcome import Outcome, Verdict
-from torchelastic_otel.deliver.route import Source
+from torchelastic_otel.deliver.sources import Source
 from torchelastic_otel.model.event import Delivery, ElasticEvent, Origin
 from torchelastic_otel.spool import store
 

@@ -11,6 +11,7 @@ from unittest import mock
 
 from support.collector import Collector
 from torchelastic_otel.deliver.otel.exporters import make_sender
+from torchelastic_otel.model.signals import Signal
 
 SECOND_NS = 1_000_000_000
 
@@ -35,7 +36,12 @@ def user_draws() -> Iterator[None]:
 
 @contextlib.contextmanager
 def sender_by(
-    variables: Mapping[str, str], *, name: str = "otlp", timeout_s: float = 5.0, warnings: list[str] | None = None
+    variables: Mapping[str, str],
+    *,
+    name: str = "otlp",
+    timeout_s: float = 5.0,
+    warnings: list[str] | None = None,
+    signal: Signal = Signal.LOGS,
 ) -> Iterator[Any]:
     """The sender of that name under these variables; warnings are collected, or not allowed."""
 
@@ -44,7 +50,8 @@ def sender_by(
         warnings.append(text)
 
     with environment(variables):
-        sender = make_sender(name, attempt_timeout_ns=int(timeout_s * SECOND_NS), environ=os.environ, warn=warn)
+        timeout_ns = int(timeout_s * SECOND_NS)
+        sender = make_sender(name, attempt_timeout_ns=timeout_ns, environ=os.environ, warn=warn, signal=signal)
         try:
             yield sender
         finally:

@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import Final
 
 from torchelastic_otel.deliver.destinations import EPHEMERAL_EXPORTERS
-from torchelastic_otel.deliver.route import Route, Source
+from torchelastic_otel.deliver.metrics_route import MetricsRoute
+from torchelastic_otel.deliver.route import Route
+from torchelastic_otel.deliver.sources import Source
 from torchelastic_otel.guard import guard
 from torchelastic_otel.model.event import Origin
 from torchelastic_otel.settling import ORIGIN_KEY, settle_what_is_left
@@ -43,6 +45,7 @@ class Adopted:
         left: Rows that are pending still.
         before: Its cursors when it was adopted, by the exporters' names.
         after: Its cursors when it was let go.
+        numbers: The metrics exporters that were told the last of its numbers.
     """
 
     path: Path
@@ -51,6 +54,7 @@ class Adopted:
     left: int
     before: Mapping[str, CursorState]
     after: Mapping[str, CursorState]
+    numbers: tuple[str, ...] = ()
 
 
 @dataclass(slots=True, eq=False)
@@ -58,6 +62,7 @@ class _Adoption:
     owned: adoption.Owned
     source: Source
     routes: tuple[Route, ...]
+    metrics: tuple[MetricsRoute, ...]
     pending: int
     cursors: Mapping[str, CursorState]
 
@@ -69,12 +74,20 @@ class Adopter:
         directory: Where dead processes' spools are looked for.
         max_bytes: The bound of a spool, bytes.
         routes: The routes of this process by name, as they are at the time of asking.
+        metrics: Its metrics routes, likewise.
     """
 
-    def __init__(self, directory: Path, max_bytes: int, routes: Callable[[], Mapping[str, Route]]) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        max_bytes: int,
+        routes: Callable[[], Mapping[str, Route]],
+        metrics: Callable[[], Mapping[str, MetricsRoute]],
+    ) -> None:
         self._directory = directory
         self._max_bytes = max_bytes
         self._routes = routes
+        self._metrics = metrics
         self._adoptions: list[_Adoption] = []
         self._adopted: deque[Adopted] = deque(maxlen=_REMEMBERED)
 
@@ -92,7 +105,7 @@ class Adopter:
     def look(self) -> None:
         """Let go of what is delivered or gets nowhere, and take over what dead processes left."""
         self.let_go()
-        if self._adoptions or not self._routes():
+        if self._adoptions or not (self._routes() or self._metrics()):
             return
         adoption.forget_old(self._directory, time.time_ns(), self._max_bytes)
         for owned in adoption.adopt(self._directory, self._max_bytes):
@@ -143,11 +156,13 @@ class Adopter:
         owed = {name for name, cursor in cursors.items() if cursor.pending} - EPHEMERAL_EXPORTERS
         own = self._routes()
         routes = tuple(own[name] for name in owed if name in own)
-        if not routes:
-            return False
         source = Source(owned.spool, Origin.from_json(text))
-        self._adoptions.append(_Adoption(owned, source, routes, owned.spool.pending(), owned.spool.cursors()))
-        for route in routes:
+        metrics = tuple(each for each in self._metrics().values() if each.owes(source))
+        if not routes and not metrics:
+            return False
+        self._adoptions.append(_Adoption(owned, source, routes, metrics, owned.spool.pending(), owned.spool.cursors()))
+        both: tuple[Route | MetricsRoute, ...] = (*routes, *metrics)
+        for route in both:
             route.add(source)
         return True
 
@@ -157,7 +172,9 @@ class Adopter:
             try:
                 cursors = adopted.owned.spool.cursors()
                 owing = [route for route in adopted.routes if cursors[route.name].pending]
-                if not everything and any(not route.state.trouble for route in owing):
+                silent = [each for each in adopted.metrics if each.owes(adopted.source)]
+                both: tuple[Route | MetricsRoute, ...] = (*owing, *silent)
+                if not everything and any(not route.state.trouble for route in both):
                     continue
                 left = adopted.owned.spool.pending()
             except SpoolCorruptError as error:
@@ -166,10 +183,12 @@ class Adopter:
                 continue
             self._leave(adopted)
             owned, origin = adopted.owned, adopted.source.origin
-            self._adopted.append(Adopted(owned.path, origin, adopted.pending, left, adopted.cursors, cursors))
-            owned.let_go()
+            told = tuple(each.name for each in adopted.metrics if each not in silent)
+            self._adopted.append(Adopted(owned.path, origin, adopted.pending, left, adopted.cursors, cursors, told))
+            owned.let_go(owes=bool(silent))
 
     def _leave(self, adopted: _Adoption) -> None:
-        for route in adopted.routes:
+        both: tuple[Route | MetricsRoute, ...] = (*adopted.routes, *adopted.metrics)
+        for route in both:
             route.remove(adopted.source)
         self._adoptions.remove(adopted)

@@ -4,9 +4,10 @@ What always holds: a name resolves to exporters or to one error that lists what 
 (``null``, ``dynamic_rendezvous``, ``console``) always reach the default exporters, since agents that know
 nothing of us record there; an exporter that several destinations share is one exporter with one cursor.
 
-An exporter is named by its OpenTelemetry entry point (group ``opentelemetry_logs_exporter``) or by one of
-:data:`BUILT_IN_EXPORTERS`, or it is given as an instance. Other packages bring destinations by an entry point in
-group ``torchelastic_otel.destinations``: a callable without arguments that returns exporters.
+An exporter is of one signal. It is named by its OpenTelemetry entry point (groups ``opentelemetry_logs_exporter``,
+``..._traces_...``, ``..._metrics_...``) or by one of :data:`BUILT_IN_EXPORTERS`, or it is given as an instance. A name
+gives an exporter for each signal that it is known for. Other packages bring destinations by an entry point in group
+``torchelastic_otel.destinations``: a callable without arguments that returns exporters.
 """
 
 from __future__ import annotations
@@ -17,14 +18,25 @@ from importlib import metadata
 from typing import Any, Final
 
 from torchelastic_otel.bindings import UnknownDestinationError
+from torchelastic_otel.model.signals import Signal
 
 ENTRY_POINT_GROUP: Final = "torchelastic_otel.destinations"
-EXPORTER_GROUP: Final = "opentelemetry_logs_exporter"
+EXPORTER_GROUPS: Final = {signal: f"opentelemetry_{signal.value}_exporter" for signal in Signal}
 TORCHS_OWN: Final = ("null", "dynamic_rendezvous", "console")
-BUILT_IN_EXPORTERS: Final = ("otlp", "otlp_proto_grpc", "otlp_proto_http", "console_line", "file", "memory", "sdk")
-_GENERATION: Final = " #"
-EPHEMERAL_EXPORTERS: Final = frozenset({"console_line", "memory", "sdk"})
-"""What they show is of use only while the process lives: nobody delivers it in a dead one's place."""
+RESERVED: Final = "spans"
+"""What rows of spans are kept under in a spool: no destination may have this name."""
+_EVERY: Final = tuple(Signal)
+BUILT_IN_EXPORTERS: Final[Mapping[str, tuple[Signal, ...]]] = {
+    "otlp": _EVERY,
+    "otlp_proto_grpc": _EVERY,
+    "otlp_proto_http": _EVERY,
+    "console_line": (Signal.LOGS,),
+    "file": _EVERY,
+    "memory": _EVERY,
+    "sdk": (Signal.LOGS,),
+}
+"""The signals that each can tell."""
+GENERATION: Final = " #"
 BUILT_IN: Final[Mapping[str, tuple[str, ...]]] = {
     "null": (),
     "console": ("console_line",),
@@ -42,12 +54,35 @@ class Exporter:
     """An exporter by name.
 
     Attributes:
-        name: The name of its cursor in every spool.
+        name: What it is called; exporters of several signals may share a name.
         instance: The exporter itself where it was given as an object.
+        signal: What it exports.
     """
 
     name: str
     instance: Any = None
+    signal: Signal = Signal.LOGS
+
+    @property
+    def cursor(self) -> str:
+        """The name of its cursor in every spool, by which it is told from all others."""
+        return self.name if self.signal is Signal.LOGS else f"{self.name} {self.signal.value}"
+
+
+EPHEMERAL_EXPORTERS: Final = frozenset(
+    Exporter(name, signal=signal).cursor
+    for name in ("console_line", "memory", "sdk")
+    for signal in BUILT_IN_EXPORTERS[name]
+)
+"""Cursors of what is of use only while the process lives: nobody delivers it in a dead one's place."""
+
+_SIGNAL_OF_BASE: Final = {"SpanExporter": Signal.TRACES, "MetricExporter": Signal.METRICS}
+
+
+def signal_of(instance: Any) -> Signal:
+    """The signal of an exporter object, told by the names of its bases; logs where none of them tells."""
+    found = (_SIGNAL_OF_BASE[base.__name__] for base in type(instance).__mro__ if base.__name__ in _SIGNAL_OF_BASE)
+    return next(found, Signal.LOGS)
 
 
 _instances: list[tuple[Any, str]] = []
@@ -95,12 +130,14 @@ class Registry:
         Raises:
             UnknownDestinationError: An exporter's name is not known.
             TypeError: An exporter is neither a name nor has an ``export`` method.
-            ValueError: No exporter is named.
+            ValueError: No exporter is named, or the destination's name is taken.
         """
+        if name == RESERVED:
+            raise ValueError(f"destination {name!r}: this name is taken; give another")
         if not exporters:
             known = ", ".join(BUILT_IN_EXPORTERS)
             raise ValueError(f"destination {name!r} needs an exporter: an object, or one of {known}")
-        self._registered[name] = tuple(self.exporter(exporter) for exporter in exporters)
+        self._registered[name] = self._all(exporters)
         self._generations[name] = self._generations.get(name, 0 if name in (*BUILT_IN, *TORCHS_OWN) else -1) + 1
 
     def unregister(self, name: str) -> None:
@@ -120,13 +157,12 @@ class Registry:
         So rows from before still go where they were to go. :meth:`exporters_of` takes keys too.
         """
         generation = self._generations.get(name, 0)
-        return f"{name}{_GENERATION}{generation}" if generation else name
+        return f"{name}{GENERATION}{generation}" if generation else name
 
     def known(self) -> tuple[str, ...]:
         """The names of all destinations: built in, registered, brought by packages."""
-        return tuple(
-            dict.fromkeys([*BUILT_IN, "dynamic_rendezvous", *self._registered, *self._entry_points(ENTRY_POINT_GROUP)])
-        )
+        names = [*BUILT_IN, "dynamic_rendezvous", *self._registered, *self._entry_points(ENTRY_POINT_GROUP)]
+        return tuple(name for name in dict.fromkeys(names) if name != RESERVED)
 
     def bound(self) -> tuple[str, ...]:
         """The names that torch's registry is given without looking at installed packages."""
@@ -138,40 +174,53 @@ class Registry:
         Raises:
             UnknownDestinationError: There is no destination of that name.
         """
-        name = name.partition(_GENERATION)[0]
+        name = name.partition(GENERATION)[0]
         if name in self._registered:
             exporters = self._registered[name]
         elif name == "dynamic_rendezvous":
             exporters = ()
         elif name in BUILT_IN:
-            exporters = tuple(Exporter(exporter) for exporter in BUILT_IN[name])
+            exporters = self._all(BUILT_IN[name])
         else:
             exporters = self._brought(name)
         if name in TORCHS_OWN:
             exporters = tuple(dict.fromkeys((*exporters, *self._defaults)))
         return exporters
 
-    def exporter(self, exporter: str | Any) -> Exporter:
-        """An exporter from its name or from the object itself.
+    def exporters(self, exporter: str | Any, signals: Iterable[Signal] = Signal) -> tuple[Exporter, ...]:
+        """The exporters that a name stands for, one for each signal that it can tell, or the object itself.
+
+        Args:
+            exporter: The name, or an object with an ``export`` method.
+            signals: The signals that are asked for.
 
         Raises:
-            UnknownDestinationError: The name is not known.
+            UnknownDestinationError: The name is not known for any of the signals.
             TypeError: The object has no ``export`` method.
         """
         if isinstance(exporter, Exporter):
-            return exporter
+            return (exporter,)
         if not isinstance(exporter, str):
             if isinstance(exporter, type) or not callable(getattr(exporter, "export", None)):
                 raise TypeError(
                     f"{exporter!r} is no exporter: give an object (not a class) with an export method, or one of"
                     f" {', '.join(BUILT_IN_EXPORTERS)}"
                 )
-            return Exporter(_name_of(exporter), exporter)
-        if exporter not in BUILT_IN_EXPORTERS:
-            others = self._entry_points(EXPORTER_GROUP)
-            if exporter not in others:
-                raise UnknownDestinationError(exporter, (*BUILT_IN_EXPORTERS, *others), "exporter")
-        return Exporter(exporter)
+            return (Exporter(_name_of(exporter), exporter, signal_of(exporter)),)
+        signals = tuple(signals)
+        found = tuple(Exporter(exporter, signal=signal) for signal in signals if self._knows(exporter, signal))
+        if not found:
+            others = [name for signal in signals for name in self._entry_points(EXPORTER_GROUPS[signal])]
+            raise UnknownDestinationError(exporter, {*BUILT_IN_EXPORTERS, *others}, "exporter")
+        return found
+
+    def _all(self, exporters: Iterable[str | Any]) -> tuple[Exporter, ...]:
+        return tuple(dict.fromkeys(each for exporter in exporters for each in self.exporters(exporter)))
+
+    def _knows(self, name: str, signal: Signal) -> bool:
+        if name in BUILT_IN_EXPORTERS:
+            return signal in BUILT_IN_EXPORTERS[name]
+        return name in self._entry_points(EXPORTER_GROUPS[signal])
 
     def lead_defaults_to(self, exporters: Iterable[Exporter]) -> None:
         """Let torch's own destinations reach these exporters."""
@@ -179,11 +228,11 @@ class Registry:
 
     def _brought(self, name: str) -> tuple[Exporter, ...]:
         brought = self._entry_points(ENTRY_POINT_GROUP)
-        if name in brought:
+        if name in brought and name != RESERVED:
             exporters = brought[name].load()()
             if isinstance(exporters, str) or callable(getattr(exporters, "export", None)):
                 exporters = (exporters,)
-            return tuple(self.exporter(exporter) for exporter in exporters)
-        if name in self._entry_points(EXPORTER_GROUP):
-            return (Exporter(name),)
+            return self._all(exporters)
+        if name != RESERVED and any(name in self._entry_points(group) for group in EXPORTER_GROUPS.values()):
+            return self._all((name,))
         raise UnknownDestinationError(name, self.known())

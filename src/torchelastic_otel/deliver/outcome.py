@@ -7,11 +7,10 @@ redirects; ``FAILURE`` covers a refused batch as well as a collector that is awa
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
-from torchelastic_otel.model.event import Delivery
+Batch = TypeVar("Batch", contravariant=True)
 
 
 class Verdict(enum.Enum):
@@ -34,7 +33,7 @@ class Outcome:
     Attributes:
         verdict: What to do next.
         reason: For a person, one line, without secrets: ``HTTP 503 Service Unavailable``.
-        rejected: Records of a delivered batch that the receiver says it did not take (OTLP partial success).
+        rejected: Items of a delivered batch that the receiver says it did not take (OTLP partial success).
         retry_after_ns: How long the receiver asked us to wait, nanoseconds, where it did.
     """
 
@@ -44,10 +43,13 @@ class Outcome:
     retry_after_ns: int | None = None
 
 
-class Sender(Protocol):
-    """One exporter as the pipeline sees it. ``send`` is called by one thread only, never torch's."""
+class Sender(Protocol[Batch]):
+    """One exporter as the pipeline sees it. ``send`` is called by one thread only, never torch's.
 
-    def send(self, batch: Sequence[Delivery]) -> Outcome:
+    A batch is a sequence of events or of spans, or a measurement, by the exporter's signal.
+    """
+
+    def send(self, batch: Batch) -> Outcome:
         """Project and export a batch; every fault of the exporter comes back as an outcome."""
         ...
 

@@ -5,56 +5,42 @@ What always holds:
 - Nothing here runs on a thread of torch's: one caretaker thread starts the routes and looks for dead
   processes' spools.
 - A route exists for every exporter that a seen destination leads to, and for no other.
+- Spans and metrics go where torch's own destinations lead; what a program records elsewhere is events only.
 - ``flush`` keeps its deadline whatever the exporters do.
 """
 
 from __future__ import annotations
 
 import logging
-import queue
 import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final
 
 from torchelastic_otel.deliver.adopter import Adopted, Adopter
-from torchelastic_otel.deliver.destinations import Exporter
+from torchelastic_otel.deliver.destinations import GENERATION, TORCHS_OWN, Exporter
+from torchelastic_otel.deliver.fleet import Fleet
+from torchelastic_otel.deliver.metrics_route import Numbers
+from torchelastic_otel.deliver.numbers import numbers_of
 from torchelastic_otel.deliver.outcome import Sender
-from torchelastic_otel.deliver.route import NS_PER_S, Pace, Route, RouteState, Source
+from torchelastic_otel.deliver.pace import NS_PER_S
+from torchelastic_otel.deliver.questions import questions, within
+from torchelastic_otel.deliver.sources import RouteState, Source
+from torchelastic_otel.deliver.tally_notes import note_exporters
+from torchelastic_otel.deliver.terms import Terms
 from torchelastic_otel.guard import guard
 from torchelastic_otel.model.event import AttributeValue, Origin
-from torchelastic_otel.settling import ORIGIN_KEY
+from torchelastic_otel.model.outside import Outside
+from torchelastic_otel.model.signals import Signal
+from torchelastic_otel.settling import ORIGIN_KEY, SPANS
 from torchelastic_otel.spool.store import Spool, SpoolError
 
 logger = logging.getLogger("torchelastic_otel")
 
 ADOPTION_INTERVAL_S: Final = 30.0
 _LOOK_AFTER_S: Final = 0.2
-_SHORTEST_ANSWER_NS: Final = 50_000_000
-"""What a disk that answers is given to do so, also where nothing is left of the time."""
-
-
-_T = TypeVar("_T")
-
-
-def within(timeout_ns: int, question: Callable[[], _T]) -> _T | None:
-    """The answer to a question about a spool, if it comes in time and the spool can tell."""
-    answers: queue.SimpleQueue[_T | None] = queue.SimpleQueue()
-
-    def ask() -> None:
-        try:
-            answers.put(question())
-        except SpoolError as error:
-            logger.debug("%s", error)
-            answers.put(None)
-
-    try:
-        threading.Thread(target=ask, name="torchelastic-otel-question", daemon=True).start()
-        return answers.get(timeout=max(timeout_ns, _SHORTEST_ANSWER_NS) / NS_PER_S)
-    except (RuntimeError, queue.Empty):  # no thread can be had while the interpreter ends
-        return None
 
 
 class Pipeline:
@@ -63,7 +49,8 @@ class Pipeline:
     Args:
         make_sender: Makes an exporter's sender; called on the exporter's own thread.
         exporters_of: The registry's answer for a destination.
-        pace: How routes go about it.
+        terms: How routes go about it.
+        numbers: This process's numbers, asked for on the threads of metrics exporters; ``None`` where it has none.
         detect: Runs OpenTelemetry's resource detectors; called once, on the caretaker's thread.
         directory: Where dead processes' spools are looked for; ``None`` for nowhere.
         max_bytes: The bound of a spool, bytes.
@@ -73,24 +60,27 @@ class Pipeline:
 
     def __init__(
         self,
-        make_sender: Callable[[Exporter], Sender],
+        make_sender: Callable[[Exporter], Sender[Any]],
         exporters_of: Callable[[str], tuple[Exporter, ...]],
         *,
-        pace: Pace,
+        terms: Terms,
+        numbers: Numbers | None = None,
         detect: Callable[[], dict[str, AttributeValue]] | None = None,
         directory: Path | None = None,
         max_bytes: int = 64 << 20,
         adoption_interval_s: float | None = ADOPTION_INTERVAL_S,
     ) -> None:
-        self._make_sender = make_sender
         self._exporters_of = exporters_of
-        self._pace = pace
         self._detect = detect
         self._interval_s = adoption_interval_s
-        self._routes: dict[str, Route] = {}
         self._sources: list[Source] = []
+        self._fleet = Fleet(make_sender, terms, numbers, lambda: self._sources)
         self._seen: set[str] = set()
-        self._adopter = Adopter(directory, max_bytes, lambda: self._routes) if directory is not None else None
+        self._adopter = (
+            Adopter(directory, max_bytes, lambda: self._fleet.routes, lambda: self._fleet.metrics)
+            if directory is not None
+            else None
+        )
         self._changing = threading.RLock()  # among our own threads only
         self._started = threading.Event()
         self._stop = threading.Event()
@@ -113,14 +103,12 @@ class Pipeline:
             for destination in list(self._seen):
                 self._subscribe(source, self._known_exporters(destination), destination)
             self._sources.append(source)
-            for route in self._routes.values():
-                if route.name in spool.cursors():
-                    route.add(source)
+            self._fleet.read(source)
 
     def see(self, destinations: Iterable[str]) -> None:
         """Make sure that the exporters of these destinations have a route and a cursor."""
         for destination in destinations:
-            if destination in self._seen:
+            if destination in self._seen or destination == SPANS:
                 continue
             with self._changing:
                 exporters = self._known_exporters(destination)
@@ -131,46 +119,54 @@ class Pipeline:
                         # new rows go to the newest one; one before it may be on the disk that failed
                         if source is self._sources[-1]:
                             raise
-                for exporter in exporters:
-                    if exporter.name not in self._routes:
-                        self._new_route(exporter)
+                self._fleet.add(exporters)
                 self._seen.add(destination)
 
     def _subscribe(self, source: Source, exporters: Iterable[Exporter], destination: str) -> None:
-        source.spool.subscribe({exporter.name: [destination] for exporter in exporters})
+        rows_of = {Signal.LOGS: destination, Signal.TRACES: SPANS}
+        source.spool.subscribe(
+            {exporter.cursor: [rows_of[exporter.signal]] for exporter in exporters if exporter.signal in rows_of}
+        )
+        # whoever adopts it must know whom its numbers were told
+        metrics = {exporter.cursor for exporter in exporters if exporter.signal is Signal.METRICS}
+        note_exporters(source.spool, metrics | self._fleet.metrics.keys())
 
     def _known_exporters(self, destination: str) -> tuple[Exporter, ...]:
         try:
-            return self._exporters_of(destination)
+            exporters = self._exporters_of(destination)
         except Exception as error:  # noqa: BLE001 - a destination that a package brings may raise anything
             logger.warning("destination %s: %s; its events are kept and go nowhere", destination, error)
             return ()
-
-    def _new_route(self, exporter: Exporter) -> None:
-        route = Route(exporter.name, lambda: self._make_sender(exporter), self._pace)
-        self._routes[exporter.name] = route
-        for source in self._sources:
-            if exporter.name in source.spool.cursors():
-                route.add(source)
-        if self._started.is_set():
-            route.start()
+        if destination.partition(GENERATION)[0] in TORCHS_OWN:
+            return exporters
+        return tuple(exporter for exporter in exporters if exporter.signal is Signal.LOGS)
 
     def start(self) -> None:
         """Start the caretaker, which starts the routes."""
+        questions.begin()
+        self._fleet.prepare()
         self._caretaker = threading.Thread(target=self._care, name="torchelastic-otel-caretaker", daemon=True)
         self._caretaker.start()
 
     def wake(self) -> None:
         """There is something new in this process's spool."""
-        for route in self._routes.values():
-            route.wake()
+        for thread in self._fleet.threads:
+            thread.wake()
 
     # --- looking at it
 
     @property
     def states(self) -> list[RouteState]:
         """What each route is at."""
-        return [route.state for route in self._routes.values()]
+        return self._fleet.states
+
+    def outside(self, now_ns: int) -> Outside:
+        """What became of everything so far, in numbers; reads the spool, so not for a thread that must not wait.
+
+        Args:
+            now_ns: Wall clock, nanoseconds since the epoch.
+        """
+        return numbers_of(self._fleet.exporters, self.states, list(self._sources), now_ns)
 
     def pending(self) -> int:
         """Rows of this process that at least one exporter has not got."""
@@ -189,11 +185,15 @@ class Pipeline:
         Returns:
             What was taken over, delivered or not.
         """
-        if self._adopter is not None and self._routes:
+        if self._adopter is not None and self._fleet.threads:
             self._adopter.one_pass(self.flush, timeout_ns)
         return self.adopted()
 
     # --- the end
+
+    def loaded(self, timeout_ns: int) -> bool:
+        """Wait until the SDK is imported and the routes have begun; whether they have in time."""
+        return self._started.wait(timeout_ns / NS_PER_S)
 
     def flush(self, timeout_ns: int) -> bool:
         """Deliver what there is, at once, and wait for it; whether nothing of this process is left.
@@ -203,7 +203,7 @@ class Pipeline:
         until = time.monotonic_ns() + timeout_ns
         # the caretaker starts the routes after the first import of the SDK
         self._started.wait(timeout_ns / NS_PER_S)
-        for done in [route.flush() for route in self._routes.values()]:
+        for done in [thread.flush() for thread in self._fleet.threads]:
             done.acquire(True, max(0.0, (until - time.monotonic_ns()) / NS_PER_S))
         # on a thread of ours: a disk that hangs must not hold up who asks
         return within(max(0, until - time.monotonic_ns()), lambda: self.pending() == 0) is True
@@ -213,8 +213,8 @@ class Pipeline:
         self._stop.set()
         until = time.monotonic_ns() + timeout_ns
         ended = True
-        for route in self._routes.values():
-            ended &= route.stop(max(0.0, (until - time.monotonic_ns()) / NS_PER_S))
+        for thread in self._fleet.threads:
+            ended &= thread.stop(max(0.0, (until - time.monotonic_ns()) / NS_PER_S))
         if self._caretaker is not None:
             self._caretaker.join(max(0.0, (until - time.monotonic_ns()) / NS_PER_S))
             ended &= not self._caretaker.is_alive()
@@ -227,8 +227,7 @@ class Pipeline:
             self._complete_origin()
         with self._changing:
             self._started.set()
-            for route in self._routes.values():
-                route.start()
+            self._fleet.start()
         while not self._stop.is_set():
             if self._adopter is None or self._interval_s is None:
                 self._stop.wait()

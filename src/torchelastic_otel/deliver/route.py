@@ -1,143 +1,62 @@
-"""One exporter's own way: its thread, its cursor in every spool, its patience.
+"""One exporter's own way through the spools: its cursor in each, and what becomes of every row.
 
 What always holds:
 
-- Routes share nothing but the spools: a slow, hung or broken exporter holds up no other.
-- A row is acknowledged after the exporter accepted it, or set aside after the receiver refused it alone;
-  nothing else moves a cursor. So every row gets there at least once, in order for each spool.
-- Patience is ours: backoff with jitter from a random source of our own, the receiver's wish before it.
-- While a flush is asked for, a route makes one honest attempt at once and does not wait for another.
+- A row is acknowledged after the exporter accepted it, or set aside after the receiver refused it alone, or withheld
+  because nobody asked for it; nothing else moves a cursor. So every row gets there at least once, in order for
+  each spool.
+- Its thread keeps what :mod:`~torchelastic_otel.deliver.exporter_thread` promises.
 """
 
 from __future__ import annotations
 
-import _thread
 import logging
-import random
 import threading
-from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
+from torchelastic_otel.deliver.exporter_thread import ExporterThread, Rest, rest_until_urgent
 from torchelastic_otel.deliver.outcome import Outcome, Sender, Verdict
+from torchelastic_otel.deliver.pace import NS_PER_S, Pace, Patience
+from torchelastic_otel.deliver.sources import Item, Read, Source, read_event
 from torchelastic_otel.guard import guard
-from torchelastic_otel.model.event import Delivery, ElasticEvent, Origin
-from torchelastic_otel.spool.store import Row, Spool, SpoolCorruptError, SpoolError
+from torchelastic_otel.spool.store import Row, SpoolCorruptError, SpoolError
 
 logger = logging.getLogger("torchelastic_otel")
 
-NS_PER_S: Final = 1_000_000_000
 MAX_BATCH_BYTES: Final = 512 * 1024
 """Bytes of event JSON in a batch; encoded it stays below 1 MiB (held by a test)."""
-FIRST_BACKOFF_NS: Final = 1 * NS_PER_S
-LAST_BACKOFF_NS: Final = 15 * NS_PER_S
-"""Short enough that what waited is there soon after a collector is back."""
-HOLD_NS: Final = 60 * NS_PER_S
-LONGEST_WISH_NS: Final = 600 * NS_PER_S
-"""A receiver that asks for more is asked again after this."""
 
 
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """How a route goes about it.
+class Route(ExporterThread[Sequence[Any]]):
+    """See the header of this file.
 
-    Attributes:
-        max_rows: Rows in a batch (``OTEL_BLRP_MAX_EXPORT_BATCH_SIZE``).
-        delay_ns: How long new rows wait for company, nanoseconds (``OTEL_BLRP_SCHEDULE_DELAY``).
-        first_backoff_ns: The wait after a first failure; it doubles with every further one.
-        last_backoff_ns: The longest such wait.
-        hold_ns: The wait after a refusal that no data is to blame for.
+    Args:
+        name: The name of the exporter's cursor.
+        make_sender: Makes the exporter's sender; called on the route's thread.
+        pace: How it goes about it.
+        read: Makes items of rows.
+        jitter: From 0 to 1, for backoffs.
+        rest: In place of the machine's clock.
     """
 
-    max_rows: int = 512
-    delay_ns: int = NS_PER_S
-    first_backoff_ns: int = FIRST_BACKOFF_NS
-    last_backoff_ns: int = LAST_BACKOFF_NS
-    hold_ns: int = HOLD_NS
-
-
-@dataclass(slots=True, eq=False)
-class Source:
-    """A spool that routes read, and whose rows they are.
-
-    Attributes:
-        spool: The spool.
-        origin: The process the rows come from.
-        before: A source of the same process whose rows all come before these.
-        positions: How far each route is, also where the spool could not note it.
-    """
-
-    spool: Spool
-    origin: Origin
-    before: Source | None = None
-    positions: dict[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class RouteState:
-    """What a route is at, for ``doctor``, ``flush`` and tests.
-
-    Attributes:
-        name: The exporter's name.
-        delivered: Rows accepted since the process started.
-        rejected: Rows of accepted batches that the receiver says it did not take.
-        set_aside: Rows refused one by one.
-        failures: Attempts that failed.
-        trouble: Why it is not getting on, or the empty string.
-    """
-
-    name: str
-    delivered: int
-    rejected: int
-    set_aside: int
-    failures: int
-    trouble: str
-
-
-class Route:
-    """See the header of this file."""
+    when_off = "its events stay in the spool"
 
     def __init__(
         self,
         name: str,
-        make_sender: Callable[[], Sender],
+        make_sender: Callable[[], Sender[Sequence[Any]]],
         pace: Pace,
         *,
+        read: Read = read_event,
         jitter: Callable[[], float] | None = None,
-        rest: Callable[[threading.Event, int], object] = lambda urgent, ns: urgent.wait(ns / NS_PER_S),
+        rest: Rest = rest_until_urgent,
     ) -> None:
-        self.name = name
-        self._make_sender = make_sender
-        self._pace = pace
-        # of our own: drawing from the global one would change the host program's random numbers
-        self._jitter = jitter or random.Random().random
-        self._rest_until_urgent = rest
+        super().__init__(name, make_sender, pace, rest)
+        self._read = read
+        self._patience = Patience(pace, jitter)
         self._sources: list[Source] = []
         self._changing = threading.Lock()  # of the list of sources, which threads of ours change
-        self._wake = threading.Event()  # there is something to do
-        self._urgent = threading.Event()  # and it cannot wait
-        self._flushes: deque[_thread.LockType] = deque()
-        self._stopping = False
-        self._sender: Sender | None = None
-        self._thread: threading.Thread | None = None
-        self._backoff_ns = 0
-        self._delivered = self._rejected = self._set_aside = self._failures = 0
-        self._trouble = ""
-        self._said: set[str] = set()
-
-    @property
-    def state(self) -> RouteState:
-        """What the route is at."""
-        return RouteState(self.name, self._delivered, self._rejected, self._set_aside, self._failures, self._trouble)
-
-    def start(self) -> None:
-        """Start the thread. It is a daemon: an exit never waits for it."""
-        if self._stopping:
-            return
-        thread = threading.Thread(target=self._run, name=f"torchelastic-otel-{self.name}", daemon=True)
-        thread.start()
-        self._thread = thread  # not before: a stop that comes in between could not join it
 
     def add(self, source: Source) -> None:
         """Deliver this source too, from where its cursor stands."""
@@ -151,78 +70,9 @@ class Route:
         with self._changing:
             self._sources = [other for other in self._sources if other is not source]
 
-    def wake(self) -> None:
-        """There is something to read. Costs a thread's waking only where the route has nothing to do."""
-        if not self._wake.is_set():
-            self._wake.set()
-
-    def flush(self) -> _thread.LockType:
-        """Ask for an attempt at once.
-
-        Returns:
-            A lock, locked; it is released when everything is delivered or the attempt has failed. Free already
-            where the route has been stopped.
-        """
-        done = _thread.allocate_lock()
-        if not self._stopping:
-            done.acquire()
-            self._flushes.append(done)
-            self._hurry()
-        return done
-
-    def stop(self, timeout_s: float) -> bool:
-        """End the thread, in the middle of a send if need be; whether it has ended in time."""
-        self._stopping = True
-        self._hurry()
-        thread, sender = self._thread, self._sender
-        if thread is None:
-            return True
-        thread.join(timeout_s / 2)
-        if thread.is_alive() and sender is not None:
-            with guard:
-                sender.abort()
-            thread.join(timeout_s / 2)
-        return not thread.is_alive()
-
-    def _hurry(self) -> None:
-        self._urgent.set()
-        self._wake.set()
-
     # --- on the route's thread
 
-    def _run(self) -> None:
-        try:
-            self._sender = self._make_sender()
-        except Exception as error:  # noqa: BLE001 - whatever a constructor raises, its exporter is off and no more
-            self._trouble = f"off: {error}"
-            logger.warning("exporter %s is off, its events stay in the spool: %s", self.name, error)
-        while True:
-            # before anything is looked at: what is asked for from here on sets them again
-            self._wake.clear()
-            self._urgent.clear()
-            if self._stopping:
-                break
-            flushes = len(self._flushes)
-            wait_ns: int | None = None
-            with guard:
-                wait_ns = self._deliver() if self._sender is not None else None
-            for _ in range(flushes):
-                self._flushes.popleft().release()
-            self._rest(wait_ns)
-        if self._sender is not None:
-            with guard:
-                self._sender.close()
-        while self._flushes:
-            self._flushes.popleft().release()
-
-    def _rest(self, wait_ns: int | None) -> None:
-        """Wait for something new and for company; after a failure, for its time, which only a flush cuts short."""
-        if wait_ns is None:
-            self._wake.wait()
-            wait_ns = self._pace.delay_ns
-        self._rest_until_urgent(self._urgent, wait_ns)
-
-    def _deliver(self) -> int | None:
+    def _attempt(self, sender: Sender[Sequence[Any]], *, asked: bool) -> int | None:
         """Deliver what there is, a batch of each source in turn; how long to wait after a failure."""
         more, unread = True, False
         while more and not self._stopping:
@@ -232,7 +82,7 @@ class Route:
                     rows = self._next(source)
                     if not rows:
                         continue
-                    outcome = self._send(source, rows)
+                    outcome = self._send(sender, source, rows)
                 except SpoolCorruptError as error:
                     logger.warning("%s; it is left alone from here on", error)
                     self.remove(source)
@@ -242,7 +92,8 @@ class Route:
                     continue
                 if outcome.verdict is not Verdict.DELIVERED:
                     return self._failed(outcome)
-                self._backoff_ns, self._trouble = 0, ""
+                self._patience.reset()
+                self._trouble = ""
                 more = True
         return self._failed(Outcome(Verdict.RETRY, self._trouble)) if unread else None
 
@@ -257,41 +108,48 @@ class Route:
             return []
         return source.spool.read(self.name, source.positions[self.name], self._pace.max_rows, MAX_BATCH_BYTES)
 
-    def _send(self, source: Source, rows: Sequence[Row]) -> Outcome:
+    def _send(self, sender: Sender[Sequence[Any]], source: Source, rows: Sequence[Row]) -> Outcome:
         """Send rows in order; DELIVERED once the cursor stands behind the last."""
-        readable: list[Delivery] = []
+        readable: list[Item] = []
         for row in rows:
             try:
-                readable.append(Delivery(row.sequence, ElasticEvent.from_json(row.payload), source.origin))
+                item = self._read(row, source.origin)
             except ValueError as error:
                 # what is before it goes first, so that it is set aside once, however often that has to be tried
-                outcome = self._export(source, readable)
+                outcome = self._export(sender, source, readable)
                 if outcome.verdict is not Verdict.DELIVERED:
                     return outcome
                 readable = []
                 self._put_aside(source, row.sequence, str(error))
-        return self._export(source, readable)
+            else:
+                if item is not None:
+                    readable.append(item)
+        outcome = self._export(sender, source, readable)
+        if outcome.verdict is Verdict.DELIVERED and source.positions[self.name] < rows[-1].sequence:
+            self._acknowledge(source, rows[-1].sequence, 0, outcome)  # what came last was withheld
+        return outcome
 
-    def _export(self, source: Source, deliveries: Sequence[Delivery]) -> Outcome:
+    def _export(self, sender: Sender[Sequence[Any]], source: Source, items: Sequence[Item]) -> Outcome:
         """Send a batch, halving what is refused."""
-        if not deliveries:
+        if not items:
             return Outcome(Verdict.DELIVERED)
-        if self._stopping or self._sender is None:
+        if self._stopping:
             return Outcome(Verdict.RETRY, "stopping")
         try:
-            outcome = self._sender.send(deliveries)
+            outcome = sender.send(items)
         except Exception as error:  # noqa: BLE001 - a sender promises not to; if it does, the data may be why
             guard.kept_in(error)
             outcome = Outcome(Verdict.REFUSED, f"{type(error).__name__}: {error}")
         if outcome.verdict is Verdict.DELIVERED:
-            self._acknowledge(source, deliveries[-1].sequence, len(deliveries), outcome)
-        elif outcome.verdict is Verdict.REFUSED:
-            if len(deliveries) == 1:
-                self._put_aside(source, deliveries[0].sequence, outcome.reason)
+            self._acknowledge(source, items[-1].sequence, len(items), outcome)
+            return Outcome(Verdict.DELIVERED)
+        if outcome.verdict is Verdict.REFUSED:
+            if len(items) == 1:
+                self._put_aside(source, items[0].sequence, outcome.reason)
                 return Outcome(Verdict.DELIVERED)
-            half = len(deliveries) // 2
-            first = self._export(source, deliveries[:half])
-            return first if first.verdict is not Verdict.DELIVERED else self._export(source, deliveries[half:])
+            half = len(items) // 2
+            first = self._export(sender, source, items[:half])
+            return first if first.verdict is not Verdict.DELIVERED else self._export(sender, source, items[half:])
         return outcome
 
     def _acknowledge(self, source: Source, position: int, rows: int, outcome: Outcome) -> None:
@@ -322,15 +180,6 @@ class Route:
             return 0
         if outcome.verdict is Verdict.HOLD:
             self._say(f"{outcome.reason}; everything is kept, asking again every {self._pace.hold_ns // NS_PER_S} s")
-            return self._pace.hold_ns
-        self._say(f"{outcome.reason}; everything is kept, trying again until it is delivered")
-        if outcome.retry_after_ns is not None:
-            return min(outcome.retry_after_ns, LONGEST_WISH_NS)
-        self._backoff_ns = min(max(2 * self._backoff_ns, self._pace.first_backoff_ns), self._pace.last_backoff_ns)
-        return int(self._backoff_ns * (0.5 + self._jitter() / 2))
-
-    def _say(self, what: str) -> None:
-        """Each trouble once: a collector that is away for a night must not fill the job's log."""
-        if what not in self._said and len(self._said) < 64:
-            self._said.add(what)
-            logger.warning("exporter %s: %s", self.name, what)
+        else:
+            self._say(f"{outcome.reason}; everything is kept, trying again until it is delivered")
+        return self._patience.after(outcome)

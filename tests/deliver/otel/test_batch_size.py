@@ -8,7 +8,8 @@ import pytest
 from opentelemetry.exporter.otlp.proto.common._log_encoder import encode_logs
 
 from torchelastic_otel import semconv
-from torchelastic_otel.deliver.otel.logs import limits_of, log_record
+from torchelastic_otel.deliver.otel.limits import limits_of
+from torchelastic_otel.deliver.otel.logs import log_record
 from torchelastic_otel.deliver.route import MAX_BATCH_BYTES
 from torchelastic_otel.model.event import Delivery, ElasticEvent, Origin
 

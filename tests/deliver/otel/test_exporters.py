@@ -21,13 +21,14 @@ from support.collector import GrpcCollector, HttpCollector
 from support.deliveries import ORIGIN, deliveries
 from support.senders import SECOND_NS, environment, sender_by, user_draws
 
-from torchelastic_otel.deliver.otel import exporters
+from torchelastic_otel.deliver.otel import exporters, otlp_exporters
 from torchelastic_otel.deliver.otel.environment import protocol, timeout_ns
 from torchelastic_otel.deliver.otel.exporters import ExporterError, known_exporters, make_sender, sender_for
 from torchelastic_otel.deliver.otel.grpc import GrpcSender
 from torchelastic_otel.deliver.otel.http import HttpSender
 from torchelastic_otel.deliver.otel.plain import PlainSender
 from torchelastic_otel.deliver.outcome import Verdict
+from torchelastic_otel.model.signals import Signal
 
 GRPC_FOR_LOGS = {"OTEL_EXPORTER_OTLP_LOGS_PROTOCOL": "grpc"}
 
@@ -130,7 +131,8 @@ def with_entry_point(monkeypatch: pytest.MonkeyPatch, group: str, made: Any) -> 
         match = selection == {"group": group, "name": "extra"}
         return [mock.Mock(load=lambda: made)] if match else []
 
-    monkeypatch.setattr(exporters, "entry_points", find)
+    for module in (exporters, otlp_exporters):
+        monkeypatch.setattr(module, "entry_points", find)
 
 
 def test_an_exporter_of_another_signal_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,6 +149,45 @@ def test_what_is_no_push_exporter_of_logs_is_refused(made: Any) -> None:
     """An instance is judged like a name."""
     with pytest.raises(ExporterError):
         sender_for(made, attempt_timeout_ns=SECOND_NS)
+
+
+def test_a_reader_is_refused_by_name_and_not_even_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`OTEL_METRICS_EXPORTER=prometheus`: its reader would open a port in every agent."""
+
+    class Prometheus(InMemoryMetricReader):
+        def __init__(self) -> None:
+            raise AssertionError("made")
+
+    with_entry_point(monkeypatch, "opentelemetry_metrics_exporter", Prometheus)
+    with pytest.raises(ExporterError, match=r"exporter 'extra': is a metric reader, .* give a push exporter, as otlp"):
+        make_sender("extra", attempt_timeout_ns=SECOND_NS, environ={}, warn=pytest.fail, signal=Signal.METRICS)
+
+
+@pytest.mark.parametrize(
+    ("made", "signal"),
+    [
+        (ConsoleLogRecordExporter, Signal.LOGS),
+        (ConsoleSpanExporter, Signal.TRACES),
+        (ConsoleMetricExporter, Signal.METRICS),
+    ],
+)
+def test_an_exporter_of_each_signal_is_made_by_its_name_and_takes_no_other(made: Any, signal: Signal) -> None:
+    """`console` is three exporters, one of each signal."""
+    sender = make_sender("console", attempt_timeout_ns=SECOND_NS, environ={}, warn=pytest.fail, signal=signal)
+    assert type(sender.exporter) is made
+    assert sender_for(made(), attempt_timeout_ns=SECOND_NS, signal=signal).projection.signal is signal
+    for other in set(Signal) - {signal}:
+        with pytest.raises(ExporterError, match=f"exports {signal.value}; give an exporter of {other.value}"):
+            sender_for(made(), attempt_timeout_ns=SECOND_NS, signal=other)
+
+
+def test_an_otlp_exporter_that_a_program_made_is_observed_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program's own OTLPSpanExporter: its responses are seen like those of ours."""
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+
+    sender = sender_for(OTLPSpanExporter(), attempt_timeout_ns=SECOND_NS, signal=Signal.TRACES)
+    assert type(sender) is HttpSender
+    sender.close()
 
 
 def test_a_constructor_that_fails_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

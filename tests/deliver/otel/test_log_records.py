@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import Any
 from unittest import mock
 
@@ -17,7 +18,8 @@ from opentelemetry.sdk.trace import TracerProvider
 from support.deliveries import ORIGIN, delivery
 from support.senders import user_draws
 
-from torchelastic_otel.deliver.otel.logs import limits_of, log_record
+from torchelastic_otel.deliver.otel.limits import limits_of
+from torchelastic_otel.deliver.otel.logs import log_record
 from torchelastic_otel.model.event import Delivery, ElasticEvent, Severity
 
 NAMES = (
@@ -39,6 +41,30 @@ def test_an_ambient_span_does_not_get_into_a_record() -> None:
         record = log_record(delivery(), limits()).log_record
     assert (record.trace_id, record.span_id, int(record.trace_flags or 0)) == (0, 0, 0)
     assert not trace.get_current_span(record.context).is_recording()
+
+
+TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+
+
+def in_trace(trace_id: str | None = TRACE, span_id: str | None = SPAN) -> Delivery:
+    """A delivery whose event is of a trace."""
+    event = replace(delivery().event, trace_id=trace_id, span_id=span_id)
+    return Delivery(1, event, ORIGIN)
+
+
+@pytest.mark.parametrize("sampled", [True, False])
+def test_a_record_of_a_trace_carries_its_ids(sampled: bool) -> None:
+    """Backends join logs to traces; the flag says whether the trace is to be found there."""
+    record = log_record(in_trace(), limits(), lambda trace_id: sampled)
+    wire = encode_logs([record]).resource_logs[0].scope_logs[0].log_records[0]
+    assert (wire.trace_id.hex(), wire.span_id.hex(), wire.flags) == (TRACE, SPAN, int(sampled))
+
+
+@pytest.mark.parametrize("ids", [(None, None), (TRACE, None), (None, SPAN), ("x", SPAN), (TRACE, "")])
+def test_what_is_no_span_joins_nothing_and_loses_no_record(ids: tuple[str | None, str | None]) -> None:
+    """An event may be older than its trace; a damaged id is no reason to drop a failure."""
+    record = log_record(in_trace(*ids), limits()).log_record
+    assert (record.trace_id, record.span_id) == (0, 0)
 
 
 def test_a_time_that_nobody_knows_is_none_and_not_now() -> None:

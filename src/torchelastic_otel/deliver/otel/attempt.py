@@ -61,6 +61,8 @@ class Lifeline:
         self._thread: int | None = None
         self._why_cut = ""
         self._cut: Callable[[], None] = _nothing
+        self.threads_can_be_had = True
+        """Whether a thread could be started for this attempt: not while the interpreter ends, from Python 3.12 on."""
 
     @contextlib.contextmanager
     def attempt(self) -> Iterator[None]:
@@ -72,9 +74,11 @@ class Lifeline:
             self.timeout_ns / 1e9, self._cut_off, (f"no full answer within {self.timeout_ns / 1e9:g} s", number)
         )
         limit.daemon = True
-        # No thread can be started while the interpreter ends; the exporter's own timeouts still hold.
-        with contextlib.suppress(RuntimeError):
+        self.threads_can_be_had = True
+        try:
             limit.start()
+        except RuntimeError:
+            self.threads_can_be_had = False  # the exporter's own timeouts still hold
         try:
             with quietly():
                 yield

@@ -1,10 +1,11 @@
-"""The ``file`` destination: OTLP JSON lines in size-bounded files, as a Collector's ``file`` exporter writes them.
+"""The ``file`` exporters: OTLP JSON lines in size-bounded files, as a Collector's ``file`` exporter writes them.
 
 What always holds:
 
 - A line is written whole by one write and stands in one file; a write that came up short is taken back.
-- A file belongs to one process: ``<stem>-<host>-<pid>.<number>.jsonl``, created new, mode 0600, never through a
-  symbolic link. What a killed process tore stays at the end of its own file.
+- A file belongs to one process and signal: ``<stem>-<host>-<pid>.<number>.jsonl`` for logs, with ``traces.`` or
+  ``metrics.`` before the number for the others; created new, mode 0600, never through a symbolic link. What a killed
+  process tore stays at the end of its own file.
 - When a line would make the file larger than ``max_file_bytes``, the next file begins. A line that is larger alone
   gets a file of its own.
 - Of the files with this process's name only the newest ``max_files`` stay; THE OLDEST IS DELETED. A process that has
@@ -24,11 +25,18 @@ import re
 import socket
 import threading
 from collections.abc import Sequence
+from typing import Any, ClassVar, Final
 
+from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk._logs import ReadableLogRecord
 from opentelemetry.sdk._logs.export import LogRecordExporter, LogRecordExportResult
+from opentelemetry.sdk.metrics.export import MetricExporter, MetricExportResult, MetricsData
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
-from torchelastic_otel.deliver.otel.otlp_json import encode_line
+from torchelastic_otel.deliver.otel.otlp_json import encode_line, to_line
+from torchelastic_otel.model.signals import Signal
 
 logger = logging.getLogger("torchelastic_otel")
 
@@ -36,8 +44,10 @@ MIB = 1024 * 1024
 _NEW_FILE = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-class OtlpJsonFileExporter(LogRecordExporter):
-    """Write log records as OTLP JSON lines; files are opened at the first export, not before."""
+class OtlpJsonFiles:
+    """Lines in files; these are opened at the first line, not before."""
+
+    infix: ClassVar[str] = ""
 
     def __init__(
         self,
@@ -58,6 +68,7 @@ class OtlpJsonFileExporter(LogRecordExporter):
         Raises:
             ValueError: A bound is below 1, or the stem is empty or contains a path separator.
         """
+        super().__init__()  # an exporter's, which comes after this class
         for name, value in (("max_file_bytes", max_file_bytes), ("max_files", max_files)):
             if value < 1:
                 raise ValueError(f"{name} is {value}; it must be at least 1")
@@ -76,37 +87,27 @@ class OtlpJsonFileExporter(LogRecordExporter):
         """The file that is written now; ``None`` before the first export and after :meth:`shutdown`."""
         return self._path
 
-    def export(self, batch: Sequence[ReadableLogRecord]) -> LogRecordExportResult:
-        """Write the batch as one line.
-
-        Returns:
-            ``FAILURE`` when the disk did not take it (try again) or after :meth:`shutdown`.
-
-        Raises:
-            ValueError: The batch cannot be encoded; nothing is written.
-        """
-        if not batch:
-            return LogRecordExportResult.SUCCESS
-        line = encode_line(batch)
+    def keep(self, line: bytes) -> bool:
+        """Write one line; whether the disk took it. Never, after :meth:`shutdown`."""
         if os.getpid() != self._pid:
             # A forked child: the parent's file and lock are the parent's.
             self._begin(os.getpid())
         with self._lock:
             if self._closed:
-                return LogRecordExportResult.FAILURE
+                return False
             try:
                 self._write(line)
             except OSError as error:
                 self._say(error)
-                return LogRecordExportResult.FAILURE
+                return False
             self._said = ""
-            return LogRecordExportResult.SUCCESS
+            return True
 
-    def force_flush(self, timeout_millis: int = 30000) -> bool:
+    def force_flush(self, timeout_millis: float = 30000) -> bool:
         """Nothing is held back: always ``True``."""
         return True
 
-    def shutdown(self) -> None:
+    def shutdown(self, timeout_millis: float = 30000, **kwargs: Any) -> None:
         """Close the file; what is exported later is answered with ``FAILURE``."""
         with self._lock:
             self._closed = True
@@ -118,7 +119,7 @@ class OtlpJsonFileExporter(LogRecordExporter):
         self._descriptor: int | None = None
         self._path: str | None = None
         self._size = 0
-        self._prefix = f"{self._stem}-{_host()}-{pid}."
+        self._prefix = f"{self._stem}-{_host()}-{pid}.{self.infix}"
 
     def _write(self, line: bytes) -> None:
         descriptor = self._descriptor
@@ -182,6 +183,51 @@ class OtlpJsonFileExporter(LogRecordExporter):
         if said != self._said:
             self._said = said
             logger.warning("destination file: cannot write to %s: %s", self._directory, said)
+
+
+class OtlpJsonFileExporter(OtlpJsonFiles, LogRecordExporter):
+    """Log records as ``{"resourceLogs": [...]}`` lines."""
+
+    def export(self, batch: Sequence[ReadableLogRecord]) -> LogRecordExportResult:
+        """Write the batch as one line.
+
+        Returns:
+            ``FAILURE`` when the disk did not take it (try again) or after :meth:`shutdown`.
+
+        Raises:
+            ValueError: The batch cannot be encoded; nothing is written.
+        """
+        kept = not batch or self.keep(encode_line(batch))
+        return LogRecordExportResult.SUCCESS if kept else LogRecordExportResult.FAILURE
+
+
+class OtlpJsonSpanFileExporter(OtlpJsonFiles, SpanExporter):
+    """Spans as ``{"resourceSpans": [...]}`` lines."""
+
+    infix = "traces."
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        """As :meth:`OtlpJsonFileExporter.export`."""
+        kept = not spans or self.keep(to_line(encode_spans(spans)))
+        return SpanExportResult.SUCCESS if kept else SpanExportResult.FAILURE
+
+
+class OtlpJsonMetricFileExporter(OtlpJsonFiles, MetricExporter):
+    """Snapshots, cumulative, as ``{"resourceMetrics": [...]}`` lines."""
+
+    infix = "metrics."
+
+    def export(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any) -> MetricExportResult:
+        """As :meth:`OtlpJsonFileExporter.export`."""
+        kept = not metrics_data.resource_metrics or self.keep(to_line(encode_metrics(metrics_data)))
+        return MetricExportResult.SUCCESS if kept else MetricExportResult.FAILURE
+
+
+EXPORTERS: Final = {
+    Signal.LOGS: OtlpJsonFileExporter,
+    Signal.TRACES: OtlpJsonSpanFileExporter,
+    Signal.METRICS: OtlpJsonMetricFileExporter,
+}
 
 
 def _make_private(directory: str) -> None:

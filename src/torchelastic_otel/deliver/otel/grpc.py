@@ -3,7 +3,7 @@
 What always holds:
 
 - One attempt is one call: nothing is tried again, no random number is drawn, nobody sleeps.
-- A call ends at its deadline, and at once when it is cut.
+- A call ends at its deadline, and at once when it is cut (but while the interpreter ends: see ``_call``).
 - A collector that comes back is reached soon: channels made here wait at most a few seconds between connects
   (gRPC's own limit is two minutes).
 """
@@ -12,17 +12,16 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any, Final
 
 import grpc
 from google.rpc.error_details_pb2 import RetryInfo
-from opentelemetry.sdk._logs import LogRecordLimits
 
 from torchelastic_otel.deliver.otel.attempt import Answered, Lifeline, one_line
-from torchelastic_otel.deliver.otel.logs import log_record
+from torchelastic_otel.deliver.otel.projection import Projection
+from torchelastic_otel.deliver.otel.sending import ProjectingSender, all_of, raised
 from torchelastic_otel.deliver.outcome import Outcome, Verdict
-from torchelastic_otel.model.event import Delivery
 
 logger = logging.getLogger("torchelastic_otel")
 
@@ -38,38 +37,37 @@ _HOLD: Final = frozenset({"UNAUTHENTICATED", "PERMISSION_DENIED", "UNIMPLEMENTED
 _UNREADABLE: Final = ("unmarshal", "deserializ", "exception serializing")
 
 
-class GrpcSender:
-    """A :class:`~torchelastic_otel.deliver.outcome.Sender` around OpenTelemetry's OTLP gRPC log exporter.
+class GrpcSender(ProjectingSender):
+    """A :class:`~torchelastic_otel.deliver.outcome.Sender` around an OTLP exporter of OpenTelemetry's over gRPC.
 
     Args:
-        exporter: ``OTLPLogExporter`` of ``opentelemetry.exporter.otlp.proto.grpc``.
+        exporter: ``OTLPLogExporter``, ``OTLPSpanExporter`` or ``OTLPMetricExporter`` of
+            ``opentelemetry.exporter.otlp.proto.grpc``.
+        projection: Makes what it takes.
         attempt_timeout_ns: How long one attempt may take, nanoseconds.
-        limits: Attribute limits of the records.
 
     Raises:
         AttributeError: The exporter has no stub to observe: another version.
     """
 
-    def __init__(self, exporter: Any, *, attempt_timeout_ns: int, limits: LogRecordLimits) -> None:
-        self.exporter = exporter
-        self._limits = limits
+    def __init__(self, exporter: Any, projection: Projection[Any], *, attempt_timeout_ns: int) -> None:
+        super().__init__(exporter, projection)
         self._lifeline = Lifeline(attempt_timeout_ns)
-        self._stub = _ObservedStub(self.exporter._client, self._lifeline)
+        self._stub = _ObservedStub(self.exporter._client, self._lifeline, self.delivered)
         self.exporter._client = self._stub
 
-    def send(self, batch: Sequence[Delivery]) -> Outcome:
-        """Export the batch in one call and say what the server did with it."""
+    def _export(self, data: Any) -> Outcome:
+        """Export in one call and say what the server did with it."""
         self._stub.delivered.clear()
         try:
-            records = [log_record(delivery, self._limits) for delivery in batch]
             with self._lifeline.attempt():
-                result = self.exporter.export(records)
+                result = self.exporter.export(data)
         except Answered as answered:
             return answered.outcome
         except Exception as error:  # noqa: BLE001 - every fault of an exporter is an outcome
-            return Outcome(Verdict.REFUSED, f"the exporter raised {type(error).__name__}: {one_line(str(error))}")
+            return raised(error)
         if self._stub.delivered:
-            return self._stub.delivered[-1]
+            return all_of(self._stub.delivered)
         if result.name == "SUCCESS":
             return Outcome(Verdict.DELIVERED)
         return Outcome(Verdict.RETRY, "the exporter failed and no status was seen")
@@ -78,18 +76,14 @@ class GrpcSender:
         """Cancel the call."""
         self._lifeline.abort()
 
-    def close(self) -> None:
-        """Shut the exporter down and close its channel."""
-        with contextlib.suppress(Exception):
-            self.exporter.shutdown()
-
 
 class _ObservedStub:
-    """Stands where the exporter keeps its ``LogsServiceStub``."""
+    """Stands where the exporter keeps the stub of its service."""
 
-    def __init__(self, stub: Any, lifeline: Lifeline) -> None:
+    def __init__(self, stub: Any, lifeline: Lifeline, accepted: Callable[[str, Any], Outcome]) -> None:
         self._export = stub.Export
         self._lifeline = lifeline
+        self._accepted = accepted
         self.delivered: list[Outcome] = []
 
     def Export(self, request: Any, metadata: Any = None, timeout: float | None = None) -> Any:
@@ -97,9 +91,7 @@ class _ObservedStub:
         if not self._lifeline.is_mine():
             return self._export(request, metadata=metadata, timeout=timeout)
         try:
-            call = self._export.future(request, metadata=metadata, timeout=timeout)
-            self._lifeline.hold(call.cancel)
-            response = call.result()
+            response = self._call(request, metadata, timeout)
         except grpc.RpcError as error:
             raise Answered(self._lifeline.cut_outcome() or outcome_of_status(error)) from error
         except grpc.FutureCancelledError as error:
@@ -108,14 +100,16 @@ class _ObservedStub:
             # Neither an answer nor about the data, which is encoded by now: what gRPC is called with.
             said = f"gRPC made no call: {type(error).__name__}: look at the headers"
             raise Answered(Outcome(Verdict.HOLD, said)) from error
-        partial = response.partial_success
-        reason = "gRPC OK"
-        if partial.rejected_log_records > 0:
-            reason += f": {partial.rejected_log_records} rejected: {one_line(partial.error_message)}"
-        elif partial.error_message:
-            reason += f": warning: {one_line(partial.error_message)}"
-        self.delivered.append(Outcome(Verdict.DELIVERED, reason, rejected=max(0, partial.rejected_log_records)))
+        self.delivered.append(self._accepted("gRPC OK", response))
         return response
+
+    def _call(self, request: Any, metadata: Any, timeout: float | None) -> Any:
+        if not self._lifeline.threads_can_be_had:
+            # gRPC wants one for a call that can be cancelled; one that cannot ends at its deadline
+            return self._export(request, metadata=metadata, timeout=timeout)
+        call = self._export.future(request, metadata=metadata, timeout=timeout)
+        self._lifeline.hold(call.cancel)
+        return call.result()
 
 
 def outcome_of_status(error: Any) -> Outcome:

@@ -6,7 +6,7 @@ environment), and whatever it returns can be encoded as OTLP.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Sequence
 from typing import Any, Final
 
 from opentelemetry import trace
@@ -14,46 +14,39 @@ from opentelemetry._logs import LogRecord, SeverityNumber
 from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.context import Context
 from opentelemetry.sdk._logs import LogRecordLimits, ReadableLogRecord
-from opentelemetry.sdk.environment_variables import (
-    OTEL_ATTRIBUTE_COUNT_LIMIT,
-    OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT,
-    OTEL_LOGRECORD_ATTRIBUTE_COUNT_LIMIT,
-    OTEL_LOGRECORD_ATTRIBUTE_VALUE_LENGTH_LIMIT,
-)
-from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from torchelastic_otel import semconv
+from torchelastic_otel.deliver.otel.projection import SCOPE, Projection, encodable, fixed64
 from torchelastic_otel.deliver.otel.resource import resource_of
-from torchelastic_otel.model.event import Delivery
-from torchelastic_otel.version import __version__
-
-SCOPE: Final = InstrumentationScope(semconv.SCOPE_NAME, __version__, semconv.SCHEMA_URL)
+from torchelastic_otel.deliver.sampling import Keeps, keep_all
+from torchelastic_otel.model.event import Delivery, ElasticEvent
+from torchelastic_otel.model.signals import Signal
 
 # LogRecord takes an empty Context for none given (1.45: ``if not context``) and falls back to the ambient span,
 # so the context says explicitly that there is no span.
 _NO_SPAN: Final = trace.set_span_in_context(trace.INVALID_SPAN, Context())
-_DEFAULT_COUNT: Final = 128
 
 
-def log_record(delivery: Delivery, limits: LogRecordLimits) -> ReadableLogRecord:
+def log_record(delivery: Delivery, limits: LogRecordLimits, keeps: Keeps = keep_all) -> ReadableLogRecord:
     """The log record of one event, as the exporters take it.
 
     ``limits`` are applied as a logger provider would: values are cut, then the oldest attributes dropped.
-    ``log.record.uid`` is never cut: cut, it would be the same for all records of its origin.
+    ``log.record.uid`` is never cut: cut, it would be the same for all records of its origin. The record is marked
+    as sampled where ``keeps`` says that its trace is.
     """
     event = delivery.event
     attributes = BoundedAttributes(
         maxlen=limits.max_log_record_attributes,
-        attributes={key: _encodable(value) for key, value in event.attributes.items()},
+        attributes=encodable(event.attributes),
         immutable=False,
         max_value_len=limits.max_log_record_attribute_length,
     )
     attributes.max_value_len = None
     attributes[semconv.LOG_RECORD_UID] = delivery.uid
     record = LogRecord(
-        timestamp=_fixed64(event.time_ns),
-        observed_timestamp=_fixed64(event.observed_ns) or 0,
-        context=_NO_SPAN,
+        timestamp=fixed64(event.time_ns),
+        observed_timestamp=fixed64(event.observed_ns) or 0,
+        context=_span_of(event, keeps),
         severity_number=SeverityNumber(int(event.severity)),
         severity_text=event.severity.name,
         body=event.body,
@@ -63,53 +56,48 @@ def log_record(delivery: Delivery, limits: LogRecordLimits) -> ReadableLogRecord
     return ReadableLogRecord(record, resource_of(delivery.origin), SCOPE, limits)
 
 
-def _fixed64(time_ns: int | None) -> int | None:
-    """The time as OTLP can say it; a replayed one may be anything."""
-    return time_ns if time_ns is not None and 0 < time_ns < 1 << 64 else None
+def _span_of(event: ElasticEvent, keeps: Keeps) -> Context:
+    """A context in which the event's span is the current one."""
+    if event.trace_id is None or event.span_id is None:
+        return _NO_SPAN
+    try:
+        trace_id, span_id = int(event.trace_id, 16), int(event.span_id, 16)
+        sampled = keeps(event.trace_id)
+    except ValueError:
+        return _NO_SPAN  # what is no id joins nothing, and is no reason to lose the record
+    flags = trace.TraceFlags(trace.TraceFlags.SAMPLED if sampled else trace.TraceFlags.DEFAULT)
+    span = trace.NonRecordingSpan(trace.SpanContext(trace_id, span_id, is_remote=False, trace_flags=flags))
+    return trace.set_span_in_context(span, Context())
 
 
-def _encodable(value: Any) -> Any:
-    """An integer that does not fit OTLP's 64 bits as text; one such value would refuse its whole batch."""
-    if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
-        return str(value)
-    return value
+class LogProjection(Projection[Sequence[Delivery]]):
+    """Events as log records.
 
-
-def limits_of(environ: Mapping[str, str], warn: Callable[[str], None]) -> LogRecordLimits:
-    """The attribute limits that ``OTEL_LOGRECORD_ATTRIBUTE_*`` and ``OTEL_ATTRIBUTE_*`` set.
-
-    A value that is no count is named with ``warn``, and the variable is taken for unset (the SDK raises). A
-    variable that is set to nothing means no limit, as in the SDK.
+    Args:
+        limits: Attribute limits of the records.
+        keeps: Whether a trace is kept, by its id.
     """
 
-    def limit(name: str, default: int | None) -> int | None:
-        text = environ.get(name)
-        if text is None:
-            return default
-        if not text.strip():
-            return None
-        try:
-            count = int(text)
-        except ValueError:
-            count = -1
-        if count < 0:
-            meant = "no limit" if default is None else str(default)
-            warn(f"{name}={text!r} is not allowed: give a whole number from 0; {meant} is used")
-            return default
-        return count
+    signal = Signal.LOGS
+    rejected_field = "rejected_log_records"
+    nothing: tuple[()] = ()
 
-    count = limit(OTEL_ATTRIBUTE_COUNT_LIMIT, _DEFAULT_COUNT)
-    count = _DEFAULT_COUNT if count is None else count
-    length = limit(OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT, None)
-    # None would make LogRecordLimits read os.environ itself.
-    return LogRecordLimits(
-        *(
-            LogRecordLimits.UNSET if value is None else value
-            for value in (
-                count,
-                length,
-                limit(OTEL_LOGRECORD_ATTRIBUTE_COUNT_LIMIT, count),
-                limit(OTEL_LOGRECORD_ATTRIBUTE_VALUE_LENGTH_LIMIT, length),
-            )
-        )
-    )
+    def __init__(self, limits: LogRecordLimits, keeps: Keeps = keep_all) -> None:
+        self._limits = limits
+        self._keeps = keeps
+
+    def data(self, batch: Sequence[Delivery]) -> list[ReadableLogRecord]:
+        """The log records of a batch."""
+        return [log_record(delivery, self._limits, self._keeps) for delivery in batch]
+
+    def encoded(self, data: Any) -> Any:
+        """See :class:`Projection`."""
+        from opentelemetry.exporter.otlp.proto.common._log_encoder import encode_logs
+
+        return encode_logs(data)
+
+    def response(self) -> Any:
+        """See :class:`Projection`."""
+        from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
+
+        return ExportLogsServiceResponse()

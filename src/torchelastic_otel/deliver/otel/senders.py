@@ -1,6 +1,8 @@
 """From a registry's exporter to its sender: the built-in ones, and all others by OpenTelemetry's entry points.
 
-What always holds: only the exporter that is asked for is imported, on the thread that asks.
+What always holds: only the exporter that is asked for is imported, on the thread that asks. The SDK's modules import
+each other in circles, which threads that import at once are refused (``_DeadlockError``): they are loaded here, before
+any.
 """
 
 from __future__ import annotations
@@ -9,41 +11,44 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+import opentelemetry.sdk._logs.export
+import opentelemetry.sdk.metrics.export
+import opentelemetry.sdk.trace.export  # noqa: F401 - see above
+
 from torchelastic_otel.deliver.destinations import Exporter
 from torchelastic_otel.deliver.otel import environment, exporters
-from torchelastic_otel.deliver.outcome import Sender
+from torchelastic_otel.deliver.otel.sending import ProjectingSender
 from torchelastic_otel.settings import Settings
 
 
-def _console_line(settings: Settings, folder: Path | None) -> Any:
+def _console_line(exporter: Exporter, settings: Settings, folder: Path | None) -> Any:
     from torchelastic_otel.deliver.otel.console import ConsoleLineExporter
 
     return ConsoleLineExporter()
 
 
-def _file(settings: Settings, folder: Path | None) -> Any:
-    from torchelastic_otel.deliver.otel.file import OtlpJsonFileExporter
+def _file(exporter: Exporter, settings: Settings, folder: Path | None) -> Any:
+    from torchelastic_otel.deliver.otel import file
 
-    if settings.file_dir:
-        return OtlpJsonFileExporter(Path(settings.file_dir))
-    if folder is None:
+    if not settings.file_dir and folder is None:
         raise exporters.ExporterError("file", "there is no folder for spools here; set TORCHELASTIC_OTEL_FILE_DIR")
-    return OtlpJsonFileExporter(folder / "otlp")
+    directory = Path(settings.file_dir) if settings.file_dir else Path(str(folder)) / "otlp"
+    return file.EXPORTERS[exporter.signal](directory)
 
 
-def _memory(settings: Settings, folder: Path | None) -> Any:
-    from torchelastic_otel.deliver.otel.memory import MemoryExporter
+def _memory(exporter: Exporter, settings: Settings, folder: Path | None) -> Any:
+    from torchelastic_otel.deliver.otel import memory
 
-    return MemoryExporter()
+    return memory.EXPORTERS[exporter.signal]()
 
 
-def _sdk(settings: Settings, folder: Path | None) -> Any:
+def _sdk(exporter: Exporter, settings: Settings, folder: Path | None) -> Any:
     from torchelastic_otel.deliver.otel.application import ApplicationLogs
 
     return ApplicationLogs()
 
 
-_BUILT_IN: Final[Mapping[str, Callable[[Settings, Path | None], Any]]] = {
+_BUILT_IN: Final[Mapping[str, Callable[[Exporter, Settings, Path | None], Any]]] = {
     "console_line": _console_line,
     "file": _file,
     "memory": _memory,
@@ -57,7 +62,7 @@ def make(
     environ: Mapping[str, str],
     warn: Callable[[str], None],
     folder: Path | None,
-) -> Sender:
+) -> ProjectingSender:
     """The sender of a registry's exporter.
 
     Args:
@@ -70,10 +75,19 @@ def make(
     Raises:
         exporters.ExporterError: It cannot be had; one line says why and what is allowed.
     """
-    timeout_ns = environment.attempt_timeout_ns(environ, warn)
+    timeout_ns = environment.attempt_timeout_ns(environ, warn, exporter.signal)
     given = exporter.instance
     if given is None and exporter.name in _BUILT_IN:
-        given = _BUILT_IN[exporter.name](settings, folder)
+        given = _BUILT_IN[exporter.name](exporter, settings, folder)
     if given is None:
-        return exporters.make_sender(exporter.name, attempt_timeout_ns=timeout_ns, environ=environ, warn=warn)
-    return exporters.sender_for(given, attempt_timeout_ns=timeout_ns, environ=environ, warn=warn, name=exporter.name)
+        return exporters.make_sender(
+            exporter.name, attempt_timeout_ns=timeout_ns, environ=environ, warn=warn, signal=exporter.signal
+        )
+    return exporters.sender_for(
+        given,
+        attempt_timeout_ns=timeout_ns,
+        environ=environ,
+        warn=warn,
+        name=exporter.name,
+        signal=exporter.signal,
+    )

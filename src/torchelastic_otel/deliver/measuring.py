@@ -1,0 +1,184 @@
+"""What a metrics exporter is given, and the arithmetic of snapshots: all of it pure.
+
+What always holds: what was told of a counter never falls; a delta is the difference of two snapshots that were both
+fixed before either was sent, so that it is the same at every attempt; what is written can be read again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final, TypeAlias
+
+from torchelastic_otel.model.event import AttributeValue, Origin
+from torchelastic_otel.model.measurement import Distribution, Kind, Metric, Point, Snapshot
+
+Value: TypeAlias = int | float | Distribution
+_Series: TypeAlias = tuple[str, tuple[tuple[str, AttributeValue], ...]]
+_Values: TypeAlias = dict[_Series, Value]
+_NEXT_NS: Final = 1_000_000
+"""Two points of a series are at least this far apart: a millisecond, the resolution of some backends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One snapshot on its way to an exporter.
+
+    Attributes:
+        origin: Whose numbers they are.
+        snapshot: The numbers, cumulative.
+        base: What the exporter was given before; ``None`` for nothing. A delta is what came since.
+    """
+
+    origin: Origin
+    snapshot: Snapshot
+    base: Snapshot | None = None
+
+    @property
+    def points(self) -> int:
+        """How many points there are."""
+        return sum(len(metric.points) for metric in self.snapshot.metrics)
+
+
+def without_gauges(snapshot: Snapshot) -> Snapshot:
+    """Counters and histograms only: a gauge of the past is nobody's present."""
+    return replace(snapshot, metrics=tuple(metric for metric in snapshot.metrics if metric.kind is not Kind.GAUGE))
+
+
+def values_of(snapshot: Snapshot) -> _Values:
+    """The value of each series of counters and histograms."""
+    return {
+        _series(metric, point): point.value
+        for metric in snapshot.metrics
+        if metric.kind is not Kind.GAUGE
+        for point in metric.points
+    }
+
+
+def since(snapshot: Snapshot, base: Snapshot) -> Snapshot:
+    """What was counted between two snapshots; gauges as they are.
+
+    The extremes of a distribution are not known of a part of it.
+    """
+    before = values_of(base)
+
+    def part(metric: Metric) -> Metric:
+        if metric.kind is Kind.GAUGE:
+            return metric
+        points = (
+            replace(point, value=_difference(point.value, before.get(_series(metric, point))))
+            for point in metric.points
+        )
+        return replace(metric, points=tuple(points))
+
+    return replace(snapshot, start_ns=base.time_ns, metrics=tuple(part(metric) for metric in snapshot.metrics))
+
+
+def last_of(final: Snapshot, told: Snapshot | None) -> Snapshot | None:
+    """What is left to tell of a process that is gone, as counters and histograms; ``None`` for nothing.
+
+    Args:
+        final: What is known of it at its end.
+        told: The last that was told of it.
+    """
+    final = without_gauges(final)
+    if told is None:
+        return final if final.metrics else None
+    before = values_of(told)
+
+    # time went on being counted until the last snapshot, which nothing of the spool says
+    def whole(metric: Metric) -> Metric:
+        return _each(metric, before, _not_below)
+
+    last = replace(
+        final,
+        start_ns=told.start_ns,
+        time_ns=max(final.time_ns, told.time_ns + _NEXT_NS),
+        metrics=tuple(whole(metric) for metric in final.metrics),
+    )
+    known = values_of(last)
+    return last if any(known[series] != before.get(series) for series in known) else None
+
+
+def to_json(snapshot: Snapshot | None) -> list[Any] | None:
+    """Counters and histograms of a snapshot as JSON data; exemplars are left out."""
+    if snapshot is None:
+        return None
+    metrics = [
+        [
+            metric.name,
+            metric.unit,
+            metric.description,
+            metric.kind.value,
+            [[dict(point.attributes), _value_to_json(point.value)] for point in metric.points],
+        ]
+        for metric in without_gauges(snapshot).metrics
+    ]
+    return [snapshot.start_ns, snapshot.time_ns, metrics]
+
+
+def from_json(data: Any) -> Snapshot | None:
+    """The snapshot that :func:`to_json` wrote.
+
+    Raises:
+        ValueError: The data is not such a snapshot.
+    """
+    if data is None:
+        return None
+    try:
+        start_ns, time_ns, metrics = data
+        return Snapshot(
+            start_ns,
+            time_ns,
+            tuple(
+                Metric(name, unit, description, Kind(kind), tuple(_point(*point) for point in points))
+                for name, unit, description, kind, points in metrics
+            ),
+        )
+    except (TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"not a snapshot: {json.dumps(data)[:80]}") from error
+
+
+def _point(attributes: Mapping[str, Any], value: Any) -> Point:
+    if isinstance(value, list):
+        bounds, buckets, total, least, most = value
+        value = Distribution(tuple(bounds), tuple(buckets), total, least, most)
+    return Point({key: tuple(each) if isinstance(each, list) else each for key, each in attributes.items()}, value)
+
+
+def _value_to_json(value: Value) -> Any:
+    if isinstance(value, Distribution):
+        return [value.bounds, value.buckets, value.sum, value.min, value.max]
+    return value
+
+
+def _series(metric: Metric, point: Point) -> _Series:
+    return metric.name, tuple(sorted(point.attributes.items()))
+
+
+def _each(metric: Metric, before: _Values, change: Callable[[Value, Value | None], Value]) -> Metric:
+    """The metric, each value changed by what it was before."""
+    points = (replace(point, value=change(point.value, before.get(_series(metric, point)))) for point in metric.points)
+    return replace(metric, points=tuple(points))
+
+
+def _difference(value: Value, before: Value | None) -> Value:
+    if before is None:
+        return value
+    if isinstance(value, Distribution):
+        if not isinstance(before, Distribution) or before.bounds != value.bounds:
+            return value
+        buckets = tuple(new - old for new, old in zip(value.buckets, before.buckets, strict=True))
+        return Distribution(value.bounds, buckets, value.sum - before.sum, None, None)
+    return value if isinstance(before, Distribution) else value - before
+
+
+def _not_below(value: Value, before: Value | None) -> Value:
+    if before is None or isinstance(value, Distribution) != isinstance(before, Distribution):
+        return value
+    if isinstance(value, Distribution):
+        assert isinstance(before, Distribution)
+        return before if sum(before.buckets) > sum(value.buckets) else value
+    assert not isinstance(before, Distribution)
+    return max(value, before)

@@ -1,0 +1,70 @@
+"""What delivery knows of itself in numbers, for the metrics of the process.
+
+What always holds: counters count from the start of the process and never fall; every exporter that there is has its
+numbers from the start; a spool that cannot be read leaves its own out.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Mapping
+
+from torchelastic_otel.deliver.destinations import Exporter
+from torchelastic_otel.deliver.sources import RouteState, Source
+from torchelastic_otel.model.event import ElasticEvent
+from torchelastic_otel.model.outside import Exports, Outside
+from torchelastic_otel.model.span import ElasticSpan
+from torchelastic_otel.spool.store import CursorState, SpoolError
+
+logger = logging.getLogger("torchelastic_otel")
+
+
+def numbers_of(
+    exporters: Mapping[str, Exporter], states: Iterable[RouteState], sources: Iterable[Source], now_ns: int
+) -> Outside:
+    """The numbers of these.
+
+    Args:
+        exporters: The exporters by the names of their cursors.
+        states: What the thread of each is at.
+        sources: The spools of this process.
+        now_ns: Wall clock, nanoseconds since the epoch.
+    """
+    size = dropped = 0
+    waiting_since: list[int] = []
+    for source in sources:
+        try:
+            cursors = [cursor for cursor in source.spool.cursors().values() if cursor.name in exporters]
+            size += source.spool.size
+        except SpoolError as error:
+            logger.debug("%s", error)
+            continue
+        dropped += max((cursor.dropped for cursor in cursors), default=0)
+        oldest = (_oldest_ns(source, cursor) for cursor in cursors if cursor.pending)
+        waiting_since += [since for since in oldest if since is not None]
+    return Outside(
+        spool_bytes=size,
+        spool_age_ns=max(0, now_ns - min(waiting_since, default=now_ns)),
+        spool_dropped=dropped,
+        exports={
+            (exporters[state.name].name, exporters[state.name].signal): Exports(
+                state.delivered, state.set_aside, state.rejected
+            )
+            for state in states
+        },
+    )
+
+
+def _oldest_ns(source: Source, cursor: CursorState) -> int | None:
+    """Since when the first row waits that a cursor has not got, nanoseconds since the epoch."""
+    try:
+        rows = source.spool.read(cursor.name, cursor.position, 1, 1)
+        if not rows:
+            return None  # what waits is not read yet
+        if isinstance(json.loads(rows[0].payload), dict):
+            return ElasticSpan.from_json(rows[0].payload).end_ns
+        return ElasticEvent.from_json(rows[0].payload).observed_ns
+    except (SpoolError, ValueError) as error:
+        logger.debug("%s", error)
+        return None

@@ -1,0 +1,136 @@
+"""What an HTTP server's answer means, or the lack of one.
+
+What always holds: every answer is an outcome, with a reason of one line and without secrets.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import ssl
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from typing import Final
+
+import requests
+
+from torchelastic_otel.deliver.otel.attempt import one_line
+from torchelastic_otel.deliver.outcome import Outcome, Verdict
+from torchelastic_otel.model.signals import Signal
+
+LONGEST_BODY: Final = 65536
+"""Bytes read of a response; what is beyond is not of interest, and a server could send for ever."""
+
+_REFUSED: Final = frozenset({400, 413, 422})
+_RETRY: Final = frozenset({408, 425, 429})
+# A 400 that says the port wants TLS is no verdict on the data: Go's and nginx's words.
+_WRONG_PORT: Final = (b"HTTP request to an HTTPS server", b"HTTP request was sent to HTTPS port")
+
+
+def outcome_of_refusal(
+    response: requests.Response, body: bytes | None, signal: Signal, *, now_ns: int
+) -> Outcome | None:
+    """What a response means that does not accept the batch; ``None`` for one that does.
+
+    OTLP specification, "OTLP/HTTP Response". Of the statuses it does not list, those of the 4xx that speak of
+    access or address hold the queue: they are nobody's data's fault, and dropping is for ever.
+
+    Args:
+        response: The response.
+        body: Its body; ``None`` where it could not be read.
+        signal: What was sent.
+        now_ns: Wall clock, nanoseconds since the epoch.
+    """
+    status = response.status_code
+    if 200 <= status < 300:
+        return None
+    reason = status_line(response)
+    retry_after_ns = parse_retry_after(response.headers.get("Retry-After"), now_ns)
+    if said := _error_message(response, body):
+        reason = f"{reason}: {said}"
+    if status == 404:
+        reason += f"; OTEL_EXPORTER_OTLP_{signal.name}_ENDPOINT is used as it is, with its path (/v1/{signal.value})"
+    if 300 <= status < 400:
+        return Outcome(Verdict.HOLD, f"{reason}: redirects are not followed; name the endpoint it redirects to")
+    if status in _REFUSED:
+        if any(words in (body or b"") for words in _WRONG_PORT):
+            return Outcome(Verdict.HOLD, f"{reason}: use an https:// endpoint")
+        return Outcome(Verdict.REFUSED, reason)
+    if status in _RETRY or not 400 <= status < 500:
+        return Outcome(Verdict.RETRY, reason, retry_after_ns=retry_after_ns)
+    return Outcome(Verdict.HOLD, reason, retry_after_ns=retry_after_ns)
+
+
+def outcome_of_error(error: Exception) -> Outcome:
+    """What a request that got no response means. The URL is left out of the reason: it may carry a key."""
+    root = _root(error)
+    named = getattr(root, "strerror", None) or (str(root) if type(root) is OSError else "")
+    reason = f"{type(root).__name__}: {one_line(named)}" if named else type(root).__name__
+    if type(root).__name__ == "BadStatusLine":
+        reason += ": the port does not speak HTTP; gRPC's is usually 4317 and HTTP's 4318"
+    if isinstance(error, requests.Timeout):
+        return Outcome(Verdict.RETRY, f"no answer in time ({reason})")
+    # A bad URL or header is a ValueError, a certificate file that is not there a bare OSError.
+    bad_setting = isinstance(error, ValueError) or not isinstance(error, requests.RequestException)
+    if isinstance(root, ssl.SSLCertVerificationError) or (bad_setting and isinstance(error, (ValueError, OSError))):
+        return Outcome(Verdict.HOLD, f"{reason}: look at the endpoint, headers and certificates")
+    return Outcome(Verdict.RETRY, reason)
+
+
+def parse_retry_after(value: str | None, now_ns: int) -> int | None:
+    """``Retry-After`` in nanoseconds from now: seconds or an HTTP date (RFC 9110, 10.2.3); ``None`` if neither."""
+    if value is None:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            return max(0, int(parsedate_to_datetime(value).timestamp()) * 1_000_000_000 - now_ns)
+        except (TypeError, ValueError, OverflowError):
+            return None
+    return int(max(0.0, seconds) * 1_000_000_000) if math.isfinite(seconds) else None
+
+
+def status_line(response: requests.Response) -> str:
+    """``HTTP 200 OK``; the usual words where the server gives none."""
+    return f"HTTP {response.status_code} {response.reason or _phrase(response.status_code)}".rstrip()
+
+
+def body_of(response: requests.Response) -> bytes | None:
+    """The beginning of its body; ``None`` where it cannot be read."""
+    try:
+        body: bytes = response.raw.read(LONGEST_BODY, decode_content=True)
+    except Exception:  # noqa: BLE001 - the status is known; only the words are lost
+        return None
+    return body
+
+
+def _error_message(response: requests.Response, body: bytes | None) -> str:
+    """What the server says about it: ``google.rpc.Status`` as OTLP asks for, or plain text."""
+    kind = response.headers.get("Content-Type", "")
+    if body and kind.startswith("application/x-protobuf"):
+        from google.rpc.status_pb2 import Status
+
+        with contextlib.suppress(Exception):
+            return one_line(Status.FromString(body).message)
+    if body and kind.startswith("text/plain"):
+        return one_line(body.decode("utf-8", "replace"))
+    return ""
+
+
+def _phrase(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return ""
+
+
+def _root(error: BaseException) -> BaseException:
+    """The innermost cause; requests and urllib3 carry it as an argument, an attribute or a cause."""
+    for _ in range(10):
+        inner = [getattr(error, "reason", None), error.__cause__, *error.args, error.__context__]
+        found = next((item for item in inner if isinstance(item, BaseException)), None)
+        if found is None:
+            break
+        error = found
+    return error

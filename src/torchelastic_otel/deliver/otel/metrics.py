@@ -1,0 +1,145 @@
+"""The projection of a snapshot into the SDK's metrics data.
+
+What always holds: it is pure; cumulative points are the snapshot's own, deltas the difference to what the exporter was
+given before; a histogram keeps its buckets, whatever aggregation an exporter would like better.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from opentelemetry.sdk.metrics import Counter, Exemplar, Histogram
+from opentelemetry.sdk.metrics import export as sdk
+from opentelemetry.sdk.metrics.export import AggregationTemporality, HistogramDataPoint, MetricsData, NumberDataPoint
+
+from torchelastic_otel import semconv
+from torchelastic_otel.deliver.measuring import Measured, since
+from torchelastic_otel.deliver.otel.projection import SCOPE, Projection, encodable
+from torchelastic_otel.deliver.otel.resource import resource_of
+from torchelastic_otel.deliver.sampling import Keeps, keep_all, keep_none
+from torchelastic_otel.model import measurement
+from torchelastic_otel.model.measurement import Distribution, Kind, Point, Snapshot
+from torchelastic_otel.model.signals import Signal
+
+_INSTRUMENTS: Final[Mapping[Kind, type]] = {Kind.COUNTER: Counter, Kind.HISTOGRAM: Histogram}
+EXEMPLAR_FILTERS: Final = ("always_on", "always_off", "trace_based")
+_FILTER_VARIABLE: Final = "OTEL_METRICS_EXEMPLAR_FILTER"
+
+
+def deltas_of(exporter: Any) -> frozenset[Kind]:
+    """The instruments of which an exporter prefers differences; ``None`` is for none (the console's)."""
+    preferred = getattr(exporter, "_preferred_temporality", None) or {}
+    return frozenset(
+        kind for kind, instrument in _INSTRUMENTS.items() if preferred.get(instrument) is AggregationTemporality.DELTA
+    )
+
+
+def exemplars_of(environ: Mapping[str, str], warn: Callable[[str], object], keeps: Keeps) -> Keeps:
+    """Which exemplars go out, by their trace: ``OTEL_METRICS_EXEMPLAR_FILTER``; those of kept traces by default."""
+    text = environ.get(_FILTER_VARIABLE, "").strip()
+    name = text.lower()
+    if name and name not in EXEMPLAR_FILTERS:
+        warn(f"{_FILTER_VARIABLE}={text!r} is not allowed: give {', '.join(EXEMPLAR_FILTERS)}; trace_based is used")
+    return {"always_on": keep_all, "always_off": keep_none}.get(name, keeps)
+
+
+def metrics_data(measured: Measured, deltas: frozenset[Kind], exemplars: Keeps = keep_all) -> MetricsData:
+    """The snapshot as the exporters take it.
+
+    Args:
+        measured: The snapshot.
+        deltas: Instruments of which differences are told.
+        exemplars: Whether an exemplar goes out, by its trace's id.
+    """
+    whole = measured.snapshot
+    part = whole if measured.base is None or not deltas else since(whole, measured.base)
+    resource = resource_of(measured.origin)
+    metrics = [
+        _metric(by_part, part, True, exemplars) if metric.kind in deltas else _metric(metric, whole, False, exemplars)
+        for metric, by_part in zip(whole.metrics, part.metrics, strict=True)
+    ]
+    scope = sdk.ScopeMetrics(SCOPE, metrics, semconv.SCHEMA_URL)
+    return MetricsData([sdk.ResourceMetrics(resource, [scope], semconv.SCHEMA_URL)])
+
+
+def _metric(metric: measurement.Metric, snapshot: Snapshot, delta: bool, exemplars: Keeps) -> sdk.Metric:
+    temporality = AggregationTemporality.DELTA if delta else AggregationTemporality.CUMULATIVE
+    data: sdk.Gauge | sdk.Sum | sdk.Histogram
+    if metric.kind is Kind.HISTOGRAM:
+        data = sdk.Histogram([_distribution(point, snapshot, exemplars) for point in metric.points], temporality)
+    else:
+        points = [_number(point, snapshot, exemplars) for point in metric.points]
+        data = sdk.Gauge(points) if metric.kind is Kind.GAUGE else sdk.Sum(points, temporality, is_monotonic=True)
+    return sdk.Metric(metric.name, metric.description, metric.unit, data)
+
+
+def _number(point: Point, snapshot: Snapshot, exemplars: Keeps) -> NumberDataPoint:
+    if isinstance(point.value, Distribution):
+        raise ValueError("a distribution where a number is due")
+    return NumberDataPoint(
+        encodable(point.attributes), snapshot.start_ns, snapshot.time_ns, point.value, _exemplars(point, exemplars)
+    )
+
+
+def _distribution(point: Point, snapshot: Snapshot, exemplars: Keeps) -> HistogramDataPoint:
+    value = point.value
+    if not isinstance(value, Distribution):
+        raise ValueError("a number where a distribution is due")
+    return HistogramDataPoint(
+        encodable(point.attributes),
+        snapshot.start_ns,
+        snapshot.time_ns,
+        sum(value.buckets),
+        value.sum,
+        value.buckets,
+        value.bounds,
+        value.min,  # type: ignore[arg-type]  # OTLP and its encoder take None for not known
+        value.max,  # type: ignore[arg-type]
+        _exemplars(point, exemplars),
+    )
+
+
+def _exemplars(point: Point, keeps: Keeps) -> list[Exemplar]:
+    return [
+        Exemplar({}, each.value, each.time_ns, span_id=int(each.span_id, 16), trace_id=int(each.trace_id, 16))
+        for each in point.exemplars
+        if keeps(each.trace_id)
+    ]
+
+
+class MetricProjection(Projection[Measured]):
+    """Snapshots as metrics data.
+
+    Args:
+        deltas: Instruments of which differences are told.
+        exemplars: Whether an exemplar goes out, by its trace's id.
+    """
+
+    signal = Signal.METRICS
+    rejected_field = "rejected_data_points"
+
+    def __init__(self, deltas: frozenset[Kind] = frozenset(), exemplars: Keeps = keep_all) -> None:
+        self.deltas = deltas
+        self._keeps = exemplars
+
+    def data(self, batch: Measured) -> MetricsData:
+        """The metrics data of a snapshot."""
+        return metrics_data(batch, self.deltas, self._keeps)
+
+    @property
+    def nothing(self) -> MetricsData:
+        """See :class:`Projection`."""
+        return MetricsData([])
+
+    def encoded(self, data: Any) -> Any:
+        """See :class:`Projection`."""
+        from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
+
+        return encode_metrics(data)
+
+    def response(self) -> Any:
+        """See :class:`Projection`."""
+        from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
+
+        return ExportMetricsServiceResponse()

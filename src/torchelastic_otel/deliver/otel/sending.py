@@ -1,0 +1,78 @@
+"""What every sender has, whatever its transport: an exporter, and the projection into what that takes.
+
+What always holds: every fault of a projection or an exporter comes back as an outcome.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from abc import ABC, abstractmethod
+from typing import Any
+
+from torchelastic_otel.deliver.otel.attempt import one_line
+from torchelastic_otel.deliver.otel.projection import Projection
+from torchelastic_otel.deliver.outcome import Outcome, Verdict
+from torchelastic_otel.model.measurement import Kind
+
+
+class ProjectingSender(ABC):
+    """A :class:`~torchelastic_otel.deliver.outcome.Sender` around one exporter of one signal.
+
+    Args:
+        exporter: The exporter.
+        projection: Makes what it takes.
+    """
+
+    def __init__(self, exporter: Any, projection: Projection[Any]) -> None:
+        self.exporter = exporter
+        self.projection = projection
+
+    @property
+    def deltas(self) -> frozenset[Kind]:
+        """The instruments of which the exporter wants differences; metrics only."""
+        return self.projection.deltas
+
+    def send(self, batch: Any) -> Outcome:
+        """Project and export a batch, and say what became of it."""
+        try:
+            data = self.projection.data(batch)
+        except Exception as error:  # noqa: BLE001 - whatever a projection raises, the data is at fault
+            return Outcome(Verdict.REFUSED, f"cannot be told: {type(error).__name__}: {one_line(str(error))}")
+        return self._export(data)
+
+    def ask(self) -> Outcome:
+        """Export nothing, for what the receiver answers."""
+        return self._export(self.projection.nothing)
+
+    @abstractmethod
+    def _export(self, data: Any) -> Outcome:
+        """One attempt to export what the projection made."""
+
+    def abort(self) -> None:
+        """Make a ``send`` that is under way come back soon; nothing, where there is no way in."""
+        return
+
+    def close(self) -> None:
+        """Shut the exporter down, where it can be."""
+        with contextlib.suppress(Exception):
+            self.exporter.shutdown()
+
+    def delivered(self, protocol_says: str, response: Any) -> Outcome:
+        """The outcome of an OTLP response that accepts the batch, be it in part."""
+        rejected = self.projection.rejected(response)
+        message = one_line(response.partial_success.error_message)
+        if rejected:
+            protocol_says += f": {rejected} rejected: {message}"
+        elif message:
+            protocol_says += f": warning: {message}"
+        return Outcome(Verdict.DELIVERED, protocol_says, rejected=rejected)
+
+
+def raised(error: Exception) -> Outcome:
+    """The outcome of an exporter that raised: the data may be why."""
+    return Outcome(Verdict.REFUSED, f"the exporter raised {type(error).__name__}: {one_line(str(error))}")
+
+
+def all_of(outcomes: list[Outcome]) -> Outcome:
+    """The outcome of a batch that an exporter sent in several requests, all of them delivered."""
+    return Outcome(Verdict.DELIVERED, outcomes[-1].reason, rejected=sum(outcome.rejected for outcome in outcomes))

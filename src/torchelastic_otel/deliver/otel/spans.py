@@ -1,0 +1,99 @@
+"""The projection of finished spans into the SDK's own.
+
+What always holds: it is pure: ids, times, links and status are the span's own, the resource its origin's; whatever it
+returns can be encoded as OTLP, or it raises ``ValueError``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from opentelemetry.attributes import BoundedAttributes
+from opentelemetry.sdk.trace import Event, ReadableSpan, SpanLimits
+from opentelemetry.sdk.util import BoundedList
+from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags
+
+from torchelastic_otel.deliver.otel.projection import SCOPE, Projection, encodable, fixed64
+from torchelastic_otel.deliver.otel.resource import resource_of
+from torchelastic_otel.deliver.sources import SpanDelivery
+from torchelastic_otel.model.signals import Signal
+
+_SAMPLED = TraceFlags(TraceFlags.SAMPLED)
+
+
+def readable_span(delivery: SpanDelivery, limits: SpanLimits) -> ReadableSpan:
+    """The span as the exporters take it, under the limits that a provider would apply.
+
+    Raises:
+        ValueError: An id is none.
+    """
+    span = delivery.span
+    start, end = fixed64(span.start_ns), fixed64(span.end_ns)
+    if start is None or end is None:
+        raise ValueError(f"span {span.name!r} has no times: {span.start_ns}, {span.end_ns}")
+    length = limits.max_attribute_length
+    events = [
+        Event(each.name, _bounded(each.attributes, limits.max_event_attributes, length), fixed64(each.time_ns) or start)
+        for each in span.events
+    ]
+    links = [
+        Link(_context(each.trace_id, each.span_id), _bounded(each.attributes, limits.max_link_attributes, length))
+        for each in span.links
+    ]
+    return ReadableSpan(
+        span.name,
+        context=_context(span.trace_id, span.span_id),
+        parent=None if span.parent_id is None else _context(span.trace_id, span.parent_id),
+        resource=resource_of(delivery.origin),
+        attributes=_bounded(span.attributes, limits.max_span_attributes, limits.max_span_attribute_length),
+        events=BoundedList.from_seq(limits.max_events, events),
+        links=BoundedList.from_seq(limits.max_links, links),
+        kind=SpanKind.INTERNAL,
+        status=Status(StatusCode.UNSET) if span.error is None else Status(StatusCode.ERROR, span.error),
+        start_time=start,
+        end_time=end,
+        instrumentation_scope=SCOPE,
+    )
+
+
+def _bounded(attributes: Mapping[str, Any], count: int | None, length: int | None) -> BoundedAttributes:
+    return BoundedAttributes(count, encodable(attributes), immutable=False, max_value_len=length)
+
+
+def _context(trace_id: str, span_id: str) -> SpanContext:
+    context = SpanContext(int(trace_id, 16), int(span_id, 16), is_remote=False, trace_flags=_SAMPLED)
+    if not context.is_valid:
+        raise ValueError(f"not the ids of a span: {trace_id!r}, {span_id!r}")
+    return context
+
+
+class SpanProjection(Projection[Sequence[SpanDelivery]]):
+    """Finished spans as the SDK's.
+
+    Args:
+        limits: Limits on their attributes, events and links.
+    """
+
+    signal = Signal.TRACES
+    rejected_field = "rejected_spans"
+    nothing: tuple[()] = ()
+
+    def __init__(self, limits: SpanLimits) -> None:
+        self._limits = limits
+
+    def data(self, batch: Sequence[SpanDelivery]) -> list[ReadableSpan]:
+        """The spans of a batch."""
+        return [readable_span(delivery, self._limits) for delivery in batch]
+
+    def encoded(self, data: Any) -> Any:
+        """See :class:`Projection`."""
+        from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+
+        return encode_spans(data)
+
+    def response(self) -> Any:
+        """See :class:`Projection`."""
+        from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
+
+        return ExportTraceServiceResponse()

@@ -1,0 +1,75 @@
+"""Questions to a spool that may hang, asked by somebody who must not: on one thread kept for them.
+
+What always holds: who asks waits no longer than it says; a question that hangs makes the next ones wait in vain, each
+for its own time. The thread is begun in time: while the interpreter ends none can be had (Python 3.12 refuses one
+before the first ``atexit`` function runs).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import threading
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+from torchelastic_otel.deliver.pace import NS_PER_S
+from torchelastic_otel.spool.store import SpoolError
+
+logger = logging.getLogger("torchelastic_otel")
+
+SHORTEST_ANSWER_NS: Final = 50_000_000
+"""What a disk that answers is given to do so, also where nothing is left of the time."""
+
+_T = TypeVar("_T")
+_Asked = tuple[Callable[[], Any], "queue.SimpleQueue[Any]"]
+
+
+class Questions:
+    """See the header of this file."""
+
+    def __init__(self) -> None:
+        self._asked: queue.SimpleQueue[_Asked | None] = queue.SimpleQueue()
+        self._pid = 0
+        self._thread: threading.Thread | None = None
+
+    def begin(self) -> None:
+        """Have the thread ready."""
+        if self._pid != os.getpid():
+            self._asked = queue.SimpleQueue()
+            self._thread = threading.Thread(target=self._answer, name="torchelastic-otel-questions", daemon=True)
+            self._thread.start()
+            self._pid = os.getpid()
+
+    def end(self) -> None:
+        """Let the thread go, once it has answered what was asked."""
+        if self._pid == os.getpid():
+            self._pid = 0
+            self._asked.put(None)
+            if self._thread is not None:
+                self._thread.join(SHORTEST_ANSWER_NS / NS_PER_S)
+
+    def ask(self, timeout_ns: int, question: Callable[[], _T]) -> _T | None:
+        """The answer, if it comes in time and the spool can tell."""
+        answer: queue.SimpleQueue[_T | None] = queue.SimpleQueue()
+        try:
+            self.begin()
+            self._asked.put((question, answer))
+            return answer.get(timeout=max(timeout_ns, SHORTEST_ANSWER_NS) / NS_PER_S)
+        except (RuntimeError, queue.Empty):  # no thread can be had any more, or no answer came
+            return None
+
+    def _answer(self) -> None:
+        asked = self._asked
+        while (one := asked.get()) is not None:
+            question, answer = one
+            try:
+                answer.put(question())
+            except SpoolError as error:
+                logger.debug("%s", error)
+                answer.put(None)
+
+
+questions = Questions()
+within = questions.ask

@@ -1,0 +1,99 @@
+"""What an exporter's thread reads, and what it says of itself.
+
+What always holds: a row becomes the same item at every attempt; what is withheld is acknowledged like what is sent,
+and counted as neither delivered nor lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from torchelastic_otel import semconv
+from torchelastic_otel.model.event import Delivery, ElasticEvent, Origin
+from torchelastic_otel.model.span import ElasticSpan
+from torchelastic_otel.spool.store import Row, Spool
+
+
+@dataclass(slots=True, eq=False)
+class Source:
+    """A spool that is delivered from, and whose rows they are.
+
+    Attributes:
+        spool: The spool.
+        origin: The process the rows come from.
+        before: A source of the same process whose rows all come before these.
+        positions: How far each route is, also where the spool could not note it.
+    """
+
+    spool: Spool
+    origin: Origin
+    before: Source | None = None
+    positions: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class RouteState:
+    """What an exporter's thread is at, for ``doctor``, ``flush``, metrics and tests.
+
+    Attributes:
+        name: The exporter's name.
+        delivered: Rows accepted since the process started; for metrics, data points.
+        rejected: Those of accepted batches that the receiver says it did not take.
+        set_aside: Those refused for good.
+        failures: Attempts that failed.
+        trouble: Why it is not getting on, or the empty string.
+    """
+
+    name: str
+    delivered: int
+    rejected: int
+    set_aside: int
+    failures: int
+    trouble: str
+
+
+@dataclass(frozen=True, slots=True)
+class SpanDelivery:
+    """One span on its way to an exporter: the span, where it stands in its spool, where it is from.
+
+    Attributes:
+        sequence: Its number in the spool of its origin.
+        span: The span.
+        origin: The process it comes from.
+    """
+
+    sequence: int
+    span: ElasticSpan
+    origin: Origin
+
+
+Item: TypeAlias = Delivery | SpanDelivery
+Read: TypeAlias = Callable[[Row, Origin], Item | None]
+"""The item of a row; ``None`` for one that is not to be sent. Raises ``ValueError`` for one that cannot be read."""
+
+
+def read_event(row: Row, origin: Origin) -> Delivery:
+    """The event of a row."""
+    return Delivery(row.sequence, ElasticEvent.from_json(row.payload), origin)
+
+
+def read_event_but_heartbeats(row: Row, origin: Origin) -> Delivery | None:
+    """The event of a row; heartbeats are metrics unless they are asked for as logs."""
+    delivery = read_event(row, origin)
+    return None if delivery.event.name in semconv.HEARTBEATS else delivery
+
+
+def read_spans_that(keeps: Callable[[str], bool]) -> Read:
+    """A reader of spans that withholds those whose trace is not kept.
+
+    Args:
+        keeps: Whether the sampler keeps a trace, by its id.
+    """
+
+    def read(row: Row, origin: Origin) -> SpanDelivery | None:
+        span = ElasticSpan.from_json(row.payload)
+        return SpanDelivery(row.sequence, span, origin) if keeps(span.trace_id) else None
+
+    return read

@@ -1,0 +1,77 @@
+"""On which terms a process delivers: everything that settings and environment say of it, read once.
+
+What always holds: a bad value is named, with what is allowed, and the default is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from torchelastic_otel.deliver.pace import NS_PER_S, Pace
+from torchelastic_otel.deliver.sampling import Keeps, keep_all, sampler_of
+from torchelastic_otel.model.signals import Signal
+from torchelastic_otel.settings import Settings
+
+_NS_PER_MS: Final = 1_000_000
+_MOST_ROWS: Final = 512
+_METRICS_INTERVAL_MS: Final = 60_000
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """The terms of one process.
+
+    Attributes:
+        logs: How routes of logs go about it.
+        traces: How routes of spans go about it.
+        metrics: How routes of metrics go about it: their patience.
+        metrics_interval_ns: Time from one snapshot to the next, nanoseconds.
+        heartbeats: Whether heartbeats are told as logs, too.
+        keeps: Whether a trace is kept, by its id.
+    """
+
+    logs: Pace = field(default_factory=Pace)
+    traces: Pace = field(default_factory=Pace)
+    metrics: Pace = field(default_factory=Pace)
+    metrics_interval_ns: int = _METRICS_INTERVAL_MS * _NS_PER_MS
+    heartbeats: bool = False
+    keeps: Keeps = keep_all
+
+    def pace(self, signal: Signal) -> Pace:
+        """The pace of a signal."""
+        return {Signal.LOGS: self.logs, Signal.TRACES: self.traces, Signal.METRICS: self.metrics}[signal]
+
+
+def terms_of(environ: Mapping[str, str], settings: Settings, warn: Callable[[str], object]) -> Terms:
+    """The terms of an environment: ``OTEL_BLRP_*``, ``OTEL_BSP_*``, ``OTEL_METRIC_EXPORT_INTERVAL``, the sampler.
+
+    Args:
+        environ: The environment.
+        settings: Our settings in it.
+        warn: Takes one line for each setting that is not allowed and was replaced.
+    """
+
+    def number(name: str, default: int) -> int:
+        text = environ.get(name, "").strip()
+        if not text:
+            return default
+        if text.isascii() and text.isdigit() and int(text) > 0:
+            return int(text)
+        warn(f"{name}={text!r} is not allowed; allowed: a whole number above 0; using {default}")
+        return default
+
+    def pace(processor: str) -> Pace:
+        return Pace(
+            max_rows=min(number(f"OTEL_{processor}_MAX_EXPORT_BATCH_SIZE", _MOST_ROWS), _MOST_ROWS),
+            delay_ns=number(f"OTEL_{processor}_SCHEDULE_DELAY", NS_PER_S // _NS_PER_MS) * _NS_PER_MS,
+        )
+
+    return Terms(
+        logs=pace("BLRP"),
+        traces=pace("BSP"),
+        metrics_interval_ns=number("OTEL_METRIC_EXPORT_INTERVAL", _METRICS_INTERVAL_MS) * _NS_PER_MS,
+        heartbeats="logs" in settings.heartbeats,
+        keeps=sampler_of(environ, warn),
+    )

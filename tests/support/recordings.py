@@ -1,0 +1,24 @@
+"""Real streams of torch's, recorded on torch 1.13 and 2.13, as deliveries."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torchelastic_otel.cli import captures
+from torchelastic_otel.cli.streams import stream_of
+from torchelastic_otel.model.event import Delivery, Origin
+
+DIRECTORY = Path(__file__).parents[1] / "captures"
+SCENARIOS = sorted({path.stem.rpartition("-")[0] for path in DIRECTORY.glob("*.jsonl")})
+
+
+def recorded(path: Path) -> list[Delivery]:
+    """One recording's events, each with its own times."""
+    capture = captures.read(path.read_bytes())
+    origin = Origin(capture.digest, capture.host_name, capture.pid, 0)
+    return [Delivery(number, event, origin) for number, event in enumerate(stream_of(path.name, capture).events, 1)]
+
+
+def scenario(name: str) -> list[Delivery]:
+    """All recordings of one scenario."""
+    return [delivery for path in DIRECTORY.glob(f"{name}-?.jsonl") for delivery in recorded(path)]

@@ -1,0 +1,143 @@
+"""What stands around an agent under watch: who listens, a clock in the test's hands, and the job's real store."""
+
+from __future__ import annotations
+
+import itertools
+import socket
+import threading
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import Any
+
+from torchelastic_otel.capture.job_store import JobStore, Keys
+from torchelastic_otel.capture.watch_thread import WatchThread
+from torchelastic_otel.model.facts import Fact, Moment
+
+S = 1_000_000_000
+EPOCH_NS = 1_700_000_000 * S
+BOOTED_NS = 5_000 * S
+LONGEST_S = 20.0
+"""Until then a test waits for what it says will come; none takes it where it does."""
+
+
+class Said:
+    """Listens to an agent."""
+
+    def __init__(self) -> None:
+        self.facts: list[Fact] = []
+        self._changed = threading.Condition()
+
+    def __call__(self, fact: Fact) -> None:
+        """Takes what is said, from any thread."""
+        with self._changed:
+            self.facts.append(fact)
+            self._changed.notify_all()
+
+    def of(self, name: str) -> list[Fact]:
+        """What was said under a name."""
+        return [fact for fact in self.facts if fact.name == name]
+
+    def wait(self, name: str, count: int = 1) -> list[Fact]:
+        """The same, once it was said so often."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: len(self.of(name)) >= count, LONGEST_S), [f.name for f in self.facts]
+        return self.of(name)
+
+    def one(self, name: str) -> Fact:
+        """The one that was said."""
+        (fact,) = self.of(name)
+        return fact
+
+
+class Clock:
+    """Both clocks, in seconds since the test's beginning."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __call__(self) -> Moment:
+        """This moment."""
+        return moment(self.seconds)
+
+    def monotonic_ns(self) -> int:
+        """As :func:`time.monotonic_ns`."""
+        return self().monotonic_ns
+
+
+def moment(seconds: float) -> Moment:
+    """A moment of a test, by both clocks."""
+    return Moment(EPOCH_NS + round(seconds * S), BOOTED_NS + round(seconds * S))
+
+
+def done(thread: WatchThread) -> None:
+    """Wait until the thread has done what it was asked until now, and what is due."""
+    event = threading.Event()
+    thread.do(lambda: thread.after(0, event.set))
+    assert event.wait(LONGEST_S)
+
+
+def all_done(threads: Sequence[WatchThread], stores: Sequence[JobStore]) -> None:
+    """Wait until nothing is under way between watch threads and stores' threads, but for what waits for a time."""
+    for _ in range(8):
+        for thread in threads:
+            done(thread)
+        for store in stores:
+            event = threading.Event()
+            store.ask(lambda keys, event=event: event.set())  # type: ignore[misc]
+            assert store.given_up or event.wait(LONGEST_S)
+
+
+class Server:
+    """The job's store, in this process; clients come over the loopback, as agents' do. Keys are each test's own."""
+
+    _one: Any = None
+    _numbers = itertools.count()
+
+    def __init__(self) -> None:
+        from torch.distributed import TCPStore
+
+        # one for all: to connect while another one of this process goes away may take torch's whole timeout (2.15)
+        if Server._one is None:
+            Server._one = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        self.store = Server._one
+        self.prefix = f"test {next(Server._numbers)}/"
+
+    def client(self) -> Any:
+        """A connection of one's own."""
+        from torch.distributed import TCPStore
+
+        return TCPStore(
+            "127.0.0.1", self.store.port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=30)
+        )
+
+    def keys(self, prefix: str = "") -> Keys:
+        """Keys over a connection of one's own."""
+        return Keys(self.client(), self.prefix + prefix)
+
+
+def in_threads(tasks: Sequence[Callable[[], object]]) -> None:
+    """Run them at once, each on its own thread, and wait for all."""
+    failed: list[BaseException] = []
+    together = threading.Barrier(len(tasks))
+
+    def run(task: Callable[[], object]) -> None:
+        try:
+            together.wait(LONGEST_S)
+            task()
+        except BaseException as error:  # noqa: BLE001 - raised below, where the test sees it
+            failed.append(error)
+
+    threads = [threading.Thread(target=run, args=(task,)) for task in tasks]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failed:
+        raise failed[0]
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
