@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from torchelastic_otel.installation import Installation, Status
     from torchelastic_otel.runtime import (
         finished_logs,
+        finished_metrics,
+        finished_spans,
         flush,
         install,
         register_destination,
@@ -21,17 +23,24 @@ if TYPE_CHECKING:
         unregister_destination,
     )
     from torchelastic_otel.settings import Settings
+    from torchelastic_otel.worker.context import WorkerContext, attach_context
+    from torchelastic_otel.worker.training import training_started
 
 __all__ = [
     "Installation",
     "Settings",
     "Status",
     "UnknownDestinationError",
+    "WorkerContext",
     "__version__",
+    "attach_context",
     "finished_logs",
+    "finished_metrics",
+    "finished_spans",
     "flush",
     "install",
     "register_destination",
+    "training_started",
     "uninstall",
     "unregister_destination",
 ]
@@ -41,6 +50,9 @@ _HOMES = {
     "Settings": "torchelastic_otel.settings",
     "Installation": "torchelastic_otel.installation",
     "Status": "torchelastic_otel.installation",
+    "WorkerContext": "torchelastic_otel.worker.context",
+    "attach_context": "torchelastic_otel.worker.context",
+    "training_started": "torchelastic_otel.worker.training",
 }
 
 

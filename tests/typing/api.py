@@ -22,5 +22,8 @@ delivered: bool = torchelastic_otel.flush(timeout_s=2.0)
 record(Event(name="checkpoint", source=EventSource.WORKER, metadata={"step": 5}), destination="mine")
 record_rdzv_event(RdzvEvent("name", "run", "message", "host", 1, NodeState.RUNNING))
 torchelastic_otel.unregister_destination("mine")
+torchelastic_otel.training_started()
+with torchelastic_otel.attach_context(as_parent=True) as context:
+    linked: int = len(context.links)
 torchelastic_otel.uninstall()
 error: type[KeyError] = UnknownDestinationError
