@@ -18,7 +18,7 @@ NAMES = [command.name for command in COMMANDS]
 
 def test_the_commands_are_those_of_the_documentation() -> None:
     """A command that is added here must be documented there."""
-    assert NAMES == ["run", "demo", "flush", "replay", "doctor"]
+    assert NAMES == ["run", "demo", "flush", "replay", "timeline", "doctor"]
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=NAMES)
@@ -63,7 +63,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "name a command: run, demo, flush, replay, doctor"),
+        ([], "name a command: run, demo, flush, replay, timeline, doctor"),
         (["flus"], "invalid choice: 'flus'"),
         (["--nonsense"], "unrecognized arguments: --nonsense"),
         (["flush", "--timeot", "3"], "unrecognized arguments: --timeot"),

@@ -11,10 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.collector import FORBIDDEN, HANG, OK, UNAUTHORIZED, GrpcCollector, HttpCollector, refusing_port
+from support.collector import (
+    FORBIDDEN,
+    HANG,
+    OK,
+    UNAUTHORIZED,
+    GrpcCollector,
+    HttpCollector,
+    items_of,
+    refusing_port,
+    signal_of,
+)
 from support.left_behind import Spools, event, origin
 
 from torchelastic_otel.cli import main
+from torchelastic_otel.model.signals import Signal
 from torchelastic_otel.settings import SETTINGS
 from torchelastic_otel.settling import ORIGIN_KEY
 from torchelastic_otel.spool import adoption
@@ -51,7 +62,7 @@ def test_a_healthy_installation_is_told_so(
     assert len(report["hooks"]) >= 4
     assert report["spool"]["directory"] == str(spools.directory)
     assert set(report["settings"]) == {setting.variable for setting in SETTINGS}
-    assert report["other_signals"] == {"traces": {"answer": "not used"}, "metrics": {"answer": "not used"}}
+    assert report["unused_signals"] == {"traces": "not sent", "metrics": "not sent"}
 
 
 @pytest.mark.torch
@@ -92,37 +103,56 @@ def test_what_the_endpoint_answers_is_told(
     assert [problem for problem in report["problems"] if said in problem and collector.endpoint in problem]
 
 
+@pytest.mark.parametrize("kind", [HttpCollector, GrpcCollector])
+def test_every_signal_is_asked(
+    kind: type[HttpCollector], spools: Spools, setenv: SetEnv, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One endpoint for all: each signal's exporter is made and sends an empty export, which costs nobody anything."""
+    with kind() as collector:
+        endpoint = f"http://127.0.0.1:{collector.port}"
+        setenv({"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_EXPORTER_OTLP_PROTOCOL": collector.protocol})
+        _, report = doctor(capsys)
+        assert sorted(signal_of(request) for request in collector.received()) == ["logs", "metrics", "traces"]
+        assert all(items_of(request) == [] for request in collector.received())
+    assert {each["signal"]: each["answer"].partition(" ")[2] for each in report["exporters"]} == dict.fromkeys(
+        ("logs", "traces", "metrics"), "200 OK" if kind is HttpCollector else "OK"
+    )
+    assert report["unused_signals"] == {}
+    assert [problem for problem in report["problems"] if "answers" in problem] == []
+
+
 @pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
 def test_nobody_listening_is_connection_refused_for_every_signal(
     protocol: str, spools: Spools, setenv: SetEnv, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Traces and metrics are asked as well where the environment names an endpoint for them."""
+    """Each signal by its own exporter, at its own path."""
     endpoint = f"http://127.0.0.1:{refusing_port()}"
     setenv({"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_EXPORTER_OTLP_PROTOCOL": protocol})
     status, report = doctor(capsys, "--timeout", "2")
     assert status == 1
-    answers = [report["exporters"][0], report["other_signals"]["traces"], report["other_signals"]["metrics"]]
+    answers = report["exporters"]
+    assert [each["signal"] for each in answers] == ["logs", "traces", "metrics"]
     assert all("refused" in each["answer"].lower() for each in answers), answers
     ends = ["", "", ""] if protocol == "grpc" else ["/v1/logs", "/v1/traces", "/v1/metrics"]
     assert [each["endpoint"] for each in answers] == [endpoint + end for end in ends]
 
 
-def test_the_other_signals_are_asked_by_their_own_path(
+def test_a_signal_that_is_not_received_is_a_problem_that_says_how_to_be_rid_of_it(
     spools: Spools, setenv: SetEnv, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A receiver of logs alone answers 404 for traces: told, and nothing that is wrong with logs."""
-    with HttpCollector() as logs, HttpCollector(path="/v1/traces") as traces:
-        setenv(logs.env() | {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": traces.endpoint})
-        setenv(
-            {
-                "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": traces.endpoint + "/no",
-                "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
-            }
-        )
+    """A receiver of logs and traces alone answers 404 for metrics; `none` is the way to say so."""
+    with HttpCollector() as collector:
+        setenv(collector.env("logs", "traces"))
+        setenv({"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": collector.endpoint + "/no"})
+        setenv({"OTEL_EXPORTER_OTLP_METRICS_PROTOCOL": "http/protobuf"})
         _, report = doctor(capsys)
-    assert report["other_signals"]["traces"]["answer"] == "HTTP 200 OK"
-    assert report["other_signals"]["metrics"]["answer"].startswith("HTTP 404")
+        [told] = [problem for problem in report["problems"] if "404" in problem]
+        assert told.startswith("metrics: ")
+        assert "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT is used as it is, with its path (/v1/metrics)" in told
+        setenv({"OTEL_METRICS_EXPORTER": "none"})
+        _, report = doctor(capsys)
     assert not [problem for problem in report["problems"] if "404" in problem]
+    assert report["unused_signals"] == {"metrics": "not sent (OTEL_METRICS_EXPORTER=none)"}
 
 
 def test_secrets_appear_nowhere(spools: Spools, setenv: SetEnv, capsys: pytest.CaptureFixture[str]) -> None:
@@ -197,7 +227,7 @@ def _content(directory: Path) -> dict[str, str]:
     [
         ({"TORCHELASTIC_OTEL": "off"}, 0),
         ({"OTEL_SDK_DISABLED": "true"}, 0),
-        ({"OTEL_LOGS_EXPORTER": "none"}, 0),
+        ({f"OTEL_{signal.name}_EXPORTER": "none" for signal in Signal}, 0),
         ({"OTEL_CONFIG_FILE": "otel.yaml", "TORCHELASTIC_OTEL_SPOOL_DIR": ""}, 1),
         ({"OTEL_LOGS_EXPORTER": "otpl"}, 1),
         (

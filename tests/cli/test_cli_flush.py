@@ -23,9 +23,16 @@ from support.collector import (
     attributes_of,
     refusing_port,
 )
-from support.left_behind import Spools
+from support.left_behind import Spools, event, origin
+from support.spans import span
 
+from torchelastic_otel import semconv
 from torchelastic_otel.cli import main
+from torchelastic_otel.model.event import ElasticEvent, Origin
+from torchelastic_otel.model.signals import Signal
+from torchelastic_otel.model.tally import Tally, fold
+from torchelastic_otel.settling import ORIGIN_KEY, SPANS, TALLY_KEY
+from torchelastic_otel.spool import adoption
 from torchelastic_otel.spool.directory import CORRUPT_SUFFIX, DELIVERED_SUFFIX, SPOOL_SUFFIX
 
 SetEnv = Callable[[dict[str, str]], None]
@@ -235,7 +242,10 @@ def test_what_a_receiver_refuses_for_good_is_not_called_delivered(
     ("variables", "said"),
     [
         ({"TORCHELASTIC_OTEL": "off"}, "nothing to deliver to: TORCHELASTIC_OTEL=off switches it off"),
-        ({"OTEL_LOGS_EXPORTER": "none"}, "nothing to deliver to (OTEL_LOGS_EXPORTER=none)"),
+        (
+            {f"OTEL_{signal.name}_EXPORTER": "none" for signal in Signal},
+            "nothing to deliver to (OTEL_LOGS_EXPORTER=none, OTEL_TRACES_EXPORTER=none, OTEL_METRICS_EXPORTER=none)",
+        ),
         ({"OTEL_LOGS_EXPORTER": "otpl"}, "unknown exporter 'otpl'"),
         ({"TORCHELASTIC_OTEL_DESTINATIONS": "null"}, "leads to no exporter"),
         ({"OTEL_LOGS_EXPORTER": "otlp", "TORCHELASTIC_OTEL_SPOOL_DIR": "/proc/nowhere"}, "/proc/nowhere"),
@@ -311,3 +321,69 @@ def test_two_flushes_at_once_deliver_everything_once(spools: Spools, setenv: Set
         assert all(
             attributes_of(record.attributes)["torchelastic.run.id"] == "run-1" for _, record in collector.records()
         )
+
+
+def killed_with_everything(spools: Spools) -> Origin:
+    """An agent that was killed: three events, two spans, and numbers that nobody was told."""
+    whose = origin("node-a")
+    owned = adoption.create(spools.directory, whose.id, 1 << 20)
+    owned.spool.put_meta(ORIGIN_KEY, whose.to_json())
+    owned.spool.subscribe({"otlp": ["null"], "otlp traces": [SPANS]})
+    owned.spool.append([("null", event(number).to_json()) for number in range(3)])
+    owned.spool.append([(SPANS, span(name).to_json()) for name in ("a", "b")])
+    identified = ElasticEvent(semconv.RUN_IDENTIFIED, "null", "", 1, 2, 3, attributes={semconv.RUN_ID: "run-1"})
+    owned.spool.put_meta(TALLY_KEY, fold(Tally(whose.started_ns), identified).to_json())
+    owned.spool.close()
+    owned.ownership.release()
+    return whose
+
+
+@pytest.mark.parametrize("kind", [HttpCollector, GrpcCollector])
+def test_events_spans_and_last_numbers_of_the_dead_are_delivered(
+    kind: type[HttpCollector], spools: Spools, setenv: SetEnv, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All three signals, with the dead process's resource, and told as what they are."""
+    whose = killed_with_everything(spools)
+    with kind() as collector:
+        setenv(collector.env("logs", "traces", "metrics"))
+        assert main(["flush"]) == 0
+        assert len(collector.records()) == 3
+        assert [told.name for _, told in collector.spans()] == ["a", "b"]
+        assert collector.metrics()
+        for resource, _ in [*collector.records(), *collector.spans(), *collector.metrics()]:
+            assert resource["service.instance.id"] == whose.id
+        requests = collector.requests
+        assert main(["flush"]) == 0
+        assert collector.requests == requests
+    out = capsys.readouterr().out.splitlines()
+    assert "node-a pid 4711" in out[0]
+    assert "otlp 3, otlp traces 2, otlp metrics its last numbers" in out[0]
+    assert out[1] == "3 events and 2 spans of 1 process delivered; nothing is left"
+    assert len(spools.files(DELIVERED_SUFFIX)) == 1
+
+
+def test_spans_that_have_nowhere_to_go_here_are_left_and_told(
+    spools: Spools, setenv: SetEnv, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A sidecar with an endpoint for logs alone must not look well while traces wait."""
+    killed_with_everything(spools)
+    with HttpCollector() as collector:
+        setenv(collector.env())
+        assert main(["flush"]) == 1
+        assert len(collector.records()) == 3
+    out = capsys.readouterr().out
+    assert "2 pending for otlp traces: no such exporter is configured here" in out
+    assert "0 events and 2 spans of 1 process left" in out
+
+
+def test_metrics_that_cannot_be_exported_here_hold_up_no_event(
+    spools: Spools, setenv: SetEnv, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`OTEL_METRICS_EXPORTER=console` is fine; what is no push exporter is said, and the rest goes on."""
+    spools.dead(3)
+    with HttpCollector() as collector:
+        setenv(collector.env() | {"OTEL_METRICS_EXPORTER": "otlp_proto_http"})
+        setenv({"OTEL_PYTHON_EXPORTER_OTLP_HTTP_METRICS_CREDENTIAL_PROVIDER": "none-such"})
+        assert main(["flush"]) == 0
+        assert len(collector.records()) == 3
+    assert "credential provider 'none-such' is not installed" in capsys.readouterr().err

@@ -14,6 +14,7 @@ import pytest
 from support.collector import BAD_REQUEST, OK, UNAVAILABLE, GrpcCollector, HttpCollector, refusing_port
 from support.left_behind import Spools
 
+from torchelastic_otel import semconv
 from torchelastic_otel.cli import main
 from torchelastic_otel.spool import adoption
 from torchelastic_otel.spool.directory import SPOOL_SUFFIX
@@ -37,6 +38,7 @@ def test_no_event_of_any_capture_is_unknown_and_all_arrive_with_their_own_times(
 ) -> None:
     """Real streams of torch 1.13 to 2.13: a message that torch writes and we do not know would be seen here."""
     assert len(FILES) == 17
+    setenv({"TORCHELASTIC_OTEL_HEARTBEATS": "logs"})
     with HttpCollector() as collector:
         setenv(collector.env())
         status, result = replay(capsys, *FILES)
@@ -89,6 +91,7 @@ def test_what_cannot_be_delivered_now_is_left_to_flush_with_the_same_uids(
     spools: Spools, setenv: SetEnv, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Status 1, the reason, and nothing is lost."""
+    setenv({"TORCHELASTIC_OTEL_HEARTBEATS": "logs"})
     with HttpCollector() as collector:
         setenv(collector.env())
         collector.behaviour = UNAVAILABLE
@@ -113,6 +116,7 @@ def test_a_replay_that_was_killed_half_way_is_completed_by_the_next(
 ) -> None:
     """What the first one kept must not come twice, nor under other uids."""
     setenv({"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{refusing_port()}"})
+    setenv({"TORCHELASTIC_OTEL_HEARTBEATS": "logs"})
     assert replay(capsys, "--timeout", "0.5", FILES[0])[0] == 1
     [owned] = adoption.adopt(spools.directory, 1 << 26)
     owned.spool._connection.execute("DELETE FROM events WHERE sequence > 10")
@@ -123,6 +127,20 @@ def test_a_replay_that_was_killed_half_way_is_completed_by_the_next(
         setenv(collector.env())
         assert replay(capsys, FILES[0])[0] == 0
         assert [int(uid.rpartition("-")[2]) for uid in collector.uids()] == list(range(1, 46))
+
+
+def test_heartbeats_are_no_logs_unless_they_are_asked_for(
+    spools: Spools, setenv: SetEnv, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """More than half of a stream, and nothing a person looks for; what is withheld is not left either."""
+    with HttpCollector() as collector:
+        setenv(collector.env())
+        status, result = replay(capsys, FILES[0])
+        assert (status, result["left"], result["refused"]) == (0, 0, 0)
+        told = [record.event_name for _, record in collector.records()]
+        assert not set(told) & semconv.HEARTBEATS
+        assert len(told) == sum(count for name, count in result["events"].items() if name not in semconv.HEARTBEATS)
+        assert spools.files(SPOOL_SUFFIX) == []
 
 
 def test_what_an_earlier_replay_owes_to_another_destination_is_not_this_ones_business(

@@ -63,7 +63,7 @@ def test_a_jobs_events_arrive_once_with_and_without_the_entry_point(
         uids = collector.uids()
         names = [record.event_name for _, record in collector.records()]
         assert len({resource["service.instance.id"] for resource, _ in collector.records()}) == 1
-        assert sorted(int(uid.rpartition("-")[2]) for uid in set(uids)) == list(range(1, len(set(uids)) + 1))
+        assert len(uids) == len(set(uids))
         assert names.count("torchelastic.agent.succeeded") == 1
         assert names.count("torchelastic.worker.succeeded") == 2
         joined = next(record for _, record in collector.records() if record.event_name.endswith(".joined"))

@@ -173,9 +173,10 @@ def test_a_connection_serves_many_requests(receiver: Receiver) -> None:
     assert [record.uid for record in receiver.records] == [f"o-{number}" for number in range(1, 6)]
 
 
-def test_spans_and_metrics_are_counted(receiver: Receiver) -> None:
-    """The three signals share an endpoint: none may be answered with an error."""
-    span = ReadableSpan("s", SpanContext(1, 2, is_remote=False), start_time=1, end_time=2)
+def test_spans_and_metrics_can_be_read(receiver: Receiver) -> None:
+    """The three signals share an endpoint: none may be answered with an error, and a test looks at each."""
+    context = SpanContext(1, 2, is_remote=False)
+    span = ReadableSpan("s", context, parent=SpanContext(1, 3, is_remote=False), start_time=1, end_time=2)
     reader = InMemoryMetricReader()
     MeterProvider([reader]).get_meter("m").create_counter("c").add(1)
     data = reader.get_metrics_data()
@@ -189,7 +190,14 @@ def test_spans_and_metrics_are_counted(receiver: Receiver) -> None:
         HttpMetricExporter(endpoint=f"{receiver.http_endpoint}/v1/metrics"),
     ):
         assert metrics.export(data) is MetricExportResult.SUCCESS
-    assert (receiver.spans, receiver.metrics, receiver.records) == (4, 2, [])
+    assert receiver.records == []
+    assert len(receiver.spans) == 4
+    told = receiver.spans[0]
+    assert (told.name, told.trace_id, told.span_id, told.parent_id) == ("s", f"{1:032x}", f"{2:016x}", f"{3:016x}")
+    assert (told.start_ns, told.end_ns, told.error, told.protocol) == (1, 2, None, "grpc")
+    assert [(each.name, each.kind, each.delta, each.points[0].value) for each in receiver.metrics] == [
+        ("c", "sum", False, 1)
+    ] * 2
 
 
 def test_on_record_sees_each_record_before_the_sender_is_answered() -> None:

@@ -11,12 +11,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from torchelastic_otel.demo.job import FailureFile
-from torchelastic_otel.demo.receiver import Received
+from torchelastic_otel.demo.received import Received
 from torchelastic_otel.demo.render import render_spools, render_summary
 from torchelastic_otel.demo.spools import SpoolReport
-from torchelastic_otel.demo.summary import missing_ranges, summarise
+from torchelastic_otel.demo.summary import describe, summarise
 
 NODES = ("node-a", "node-b")
+
+
+def wrote(*sequences: int, origin: str = "aa", node: str = "node-a", pending: int = 0, lost: int = 0) -> SpoolReport:
+    """The spool of an agent that wrote these events."""
+    return SpoolReport(origin, node, sequences, pending, lost)
+
+
+SPOOLS = [wrote(1, 2, 3), wrote(1, 2, origin="bb", node="node-b")]
 
 
 def arrived(
@@ -55,7 +63,7 @@ def test_a_complete_job_is_told_by_node_and_rank() -> None:
         arrived(3, name="torchelastic.worker.started", torchelastic__worker__rank=1, torchelastic__restart__count=1),
         arrived(4, name="torchelastic.worker.started", torchelastic__worker__rank=1, torchelastic__rendezvous__round=1),
     ]
-    summary = summarise(records, [SpoolReport("aa", "node-a", 4, 0, 0)], ["node-a"])
+    summary = summarise(records, [wrote(1, 2, 3, 4)], ["node-a"])
     [agent] = summary.agents
     assert summary.complete
     assert agent.counts == {
@@ -63,7 +71,7 @@ def test_a_complete_job_is_told_by_node_and_rank() -> None:
         "rank 0": Counter({"torchelastic.worker.started": 1}),
         "rank 1": Counter({"torchelastic.worker.started": 2}),
     }
-    assert (agent.node, agent.protocols, agent.arrived, agent.last) == ("node-a", ("grpc",), 4, 4)
+    assert (agent.node, agent.protocols, agent.arrived, agent.written) == ("node-a", ("grpc",), 4, 4)
     assert (agent.rounds, agent.restarts) == ((0, 1), 1)
     assert "Nothing is missing: 4 events of 1 agents" in render_summary(summary, [])
 
@@ -71,30 +79,33 @@ def test_a_complete_job_is_told_by_node_and_rank() -> None:
 def test_the_order_of_arrival_does_not_matter() -> None:
     """Two exporters race; the verdict must not."""
     records = both_nodes()
-    expected = summarise(records, [], NODES)
+    expected = summarise(records, SPOOLS, NODES)
+    assert expected.complete
     for seed in range(10):
         random.Random(seed).shuffle(records)
-        assert summarise(records, [], NODES) == expected
+        assert summarise(records, SPOOLS, NODES) == expected
 
 
-def test_a_gap_is_named() -> None:
-    """The one thing the demonstration must not hide."""
-    summary = summarise([arrived(sequence) for sequence in (2, 5, 6)], [], ["node-a"])
+def test_what_the_spool_holds_and_did_not_arrive_is_named() -> None:
+    """The one thing the demonstration must not hide; numbers of spans and heartbeats are nobody's gap."""
+    spool = wrote(1, 2, 3, 4, 6, 9)
+    summary = summarise([arrived(sequence) for sequence in (2, 6)], [spool], ["node-a"])
     assert not summary.complete
-    assert summary.agents[0].missing == ((1, 1), (3, 4))
-    assert "node-a: 1, 3 to 4 of 1 to 6" in render_summary(summary, [])
+    assert summary.agents[0].missing == (1, 3, 4, 9)
+    assert "node-a: 1, 3 to 4, 9, of 6 events" in render_summary(summary, [])
+    assert summarise([arrived(sequence) for sequence in (1, 2, 3, 4, 6, 9)], [spool], ["node-a"]).complete
 
 
-def test_a_missing_end_is_known_from_the_spool() -> None:
-    """Numbers without a gap prove nothing about what came after the last one."""
-    summary = summarise([arrived(1), arrived(2)], [SpoolReport("aa", "node-a", 4, 2, 0)], ["node-a"])
+def test_without_its_spool_nobody_knows_what_an_agent_wrote() -> None:
+    """Whatever arrived proves nothing about what did not."""
+    summary = summarise([arrived(1), arrived(2)], [], ["node-a"])
     assert not summary.complete
-    assert summary.agents[0].missing == ((3, 4),)
+    assert "node-a: its spool cannot be read" in render_summary(summary, [])
 
 
 def test_a_node_from_which_nothing_came_is_named() -> None:
     """No event at all leaves no gap: the nodes that ran are the measure."""
-    summary = summarise([arrived(1)], [], NODES)
+    summary = summarise([arrived(1)], [wrote(1)], NODES)
     assert not summary.complete
     assert summary.silent_nodes == ("node-b",)
     assert "nothing arrived from node-b" in render_summary(summary, [])
@@ -102,7 +113,7 @@ def test_a_node_from_which_nothing_came_is_named() -> None:
 
 def test_a_duplicate_counts_once_and_is_told() -> None:
     """At least once is the promise; the uid is what makes it bearable."""
-    summary = summarise([*both_nodes(), arrived(2)], [], NODES)
+    summary = summarise([*both_nodes(), arrived(2)], SPOOLS, NODES)
     assert summary.complete
     assert summary.duplicates == 1
     assert [agent.arrived for agent in summary.agents] == [3, 2]
@@ -113,18 +124,16 @@ def test_a_duplicate_counts_once_and_is_told() -> None:
 def test_a_record_without_a_usable_uid_leaves_no_verdict(uid: str) -> None:
     """Without numbers nobody can say that nothing is missing."""
     record = Received(uid, "e", 1, 9, "b", {}, {"host.name": "node-a"}, "grpc")
-    summary = summarise([arrived(1), record], [], ["node-a"])
+    summary = summarise([arrived(1), record], [wrote(1)], ["node-a"])
     assert not summary.complete
     assert summary.without_uid == 1
 
 
-@given(st.sets(st.integers(1, 60)), st.integers(0, 60))
-def test_missing_ranges_are_exactly_what_is_not_there(have: set[int], last: int) -> None:
-    """The verdict rests on this function."""
-    have = {number for number in have if number <= last}
-    ranges = missing_ranges(have, last)
-    told = [number for first, end in ranges for number in range(first, end + 1)]
-    assert told == [number for number in range(1, last + 1) if number not in have]
+@given(st.sets(st.integers(1, 60)))
+def test_numbers_are_told_as_ranges_and_none_is_left_out(numbers: set[int]) -> None:
+    """A person compares them with the spool."""
+    told = [tuple(map(int, each.split(" to "))) for each in describe(sorted(numbers)).split(", ") if each]
+    assert [number for each in told for number in range(each[0], each[-1] + 1)] == sorted(numbers)
 
 
 def test_the_first_failure_is_told_with_rank_exit_code_and_exception() -> None:
@@ -152,14 +161,14 @@ def test_a_failure_torch_is_silent_about_comes_from_the_error_file() -> None:
 def test_a_real_collector_is_judged_by_the_spools() -> None:
     """Nobody can ask a collector what it has: what it accepted is what counts."""
     nodes = {"node-a": "grpc", "node-b": "grpc"}
-    accepted = [SpoolReport("aa", "node-a", 5, 0, 0), SpoolReport("bb", "node-b", 4, 0, 0)]
+    accepted = [wrote(1, 2, 3, 5, 7), wrote(1, 2, 3, 4, origin="bb", node="node-b")]
     text, complete = render_spools(accepted, nodes, "http://c:4317")
     assert complete
     assert "node-a         5 of 5 events by grpc, 0 pending" in text
     for bad in (
-        [SpoolReport("aa", "node-a", 5, 1, 0), accepted[1]],
-        [SpoolReport("aa", "node-a", 5, 0, 1), accepted[1]],
-        [SpoolReport("aa", "node-a", 0, 0, 0), accepted[1]],
+        [wrote(1, 2, 3, 5, 7, pending=1), accepted[1]],
+        [wrote(1, 2, 3, 5, 7, lost=1), accepted[1]],
+        [wrote(), accepted[1]],
         accepted[:1],
     ):
         assert not render_spools(bad, nodes, "http://c:4317")[1]

@@ -20,9 +20,10 @@ from torchelastic_otel.cli.doctor import Doctor
 from torchelastic_otel.cli.flush import Flush
 from torchelastic_otel.cli.replay import Replay
 from torchelastic_otel.cli.run import Run
+from torchelastic_otel.cli.timeline import Timeline
 from torchelastic_otel.version import __version__
 
-COMMANDS: Final[tuple[Command, ...]] = (Run(), Demo(), Flush(), Replay(), Doctor())
+COMMANDS: Final[tuple[Command, ...]] = (Run(), Demo(), Flush(), Replay(), Timeline(), Doctor())
 
 
 class _Parser(argparse.ArgumentParser):

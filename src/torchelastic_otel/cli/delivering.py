@@ -17,6 +17,8 @@ from torchelastic_otel.bindings import UnknownDestinationError
 from torchelastic_otel.cli.command import PROGRAM, CommandError
 from torchelastic_otel.deliver.destinations import Exporter, Registry
 from torchelastic_otel.deliver.pipeline import Pipeline
+from torchelastic_otel.deliver.terms import terms_of
+from torchelastic_otel.model.signals import Signal
 from torchelastic_otel.settings import PREFIX, Mode, Settings, from_environment
 
 NS_PER_S = 1_000_000_000
@@ -41,8 +43,9 @@ def exporters_asked_for(
         CommandError: Nothing is named, or what is named is not known.
     """
     if destinations:
+        # asked for by hand, they are taken also where the environment would say no to all of it
         settings = replace(settings, mode=Mode.ON, destinations=tuple(destinations))
-        environ = {}
+        environ = {name: value for name, value in environ.items() if name.startswith("OTEL_EXPORTER_OTLP_")}
     activation = decide(environ, settings)
     if not activation.active:
         if activation.why in (f"{PREFIX}=off", "OTEL_SDK_DISABLED=true"):
@@ -55,8 +58,10 @@ def exporters_asked_for(
     try:
         exporters: list[Exporter] = []
         for name in activation.destinations:
-            exporters += registry.exporters_of(name)
-        exporters += [registry.exporter(name) for name in activation.exporters]
+            exporters += [each for each in registry.exporters_of(name) if activation.takes(each.name, each.signal)]
+        for signal, names in activation.exporters.items():
+            for name in names:
+                exporters += registry.exporters(name, (signal,))
     except UnknownDestinationError as error:
         # to register one is for a program; here only what is installed can be named
         raise CommandError(str(error).partition("; add one with")[0]) from None
@@ -78,20 +83,22 @@ def make_pipeline(
     """
     from torchelastic_otel.deliver.otel import senders
     from torchelastic_otel.deliver.otel.exporters import ExporterError
-    from torchelastic_otel.landing import pace_of
 
     made = {}
     for exporter in exporters:
         try:
-            made[exporter.name] = senders.make(exporter, settings, os.environ, _say, folder)
+            made[exporter.cursor] = senders.make(exporter, settings, os.environ, _say, folder)
         except ExporterError as error:
+            if exporter.signal is Signal.METRICS:
+                _say(str(error))  # a state that nobody is told costs no event its delivery
+                continue
             raise CommandError(str(error)) from None
         except Exception as error:  # what a constructor raises is up to whoever wrote it
             raise CommandError(f"exporter {exporter.name!r}: {type(error).__name__}: {error}") from error
     pipeline = Pipeline(
-        lambda exporter: made[exporter.name],
-        lambda destination: tuple(exporters),
-        pace=pace_of(os.environ),
+        lambda exporter: made[exporter.cursor],
+        lambda destination: tuple(exporter for exporter in exporters if exporter.cursor in made),
+        terms=terms_of(os.environ, settings, _say),
         directory=folder if adopts else None,
         max_bytes=settings.spool_max_bytes,
         adoption_interval_s=None,

@@ -18,7 +18,7 @@ from typing import Any, Final, NoReturn
 
 from torchelastic_otel.activation import Activation, decide
 from torchelastic_otel.cli.masking import Masks
-from torchelastic_otel.settings import PREFIX, SETTINGS, Mode, Settings, from_environment
+from torchelastic_otel.settings import SETTINGS, Mode, Settings, from_environment
 
 _PACKAGES: Final = (
     "torch",
@@ -32,7 +32,6 @@ _PACKAGES: Final = (
     "protobuf",
 )
 _ENTRY_POINTS: Final = ("torchrun.handlers", "opentelemetry_instrumentor")
-_MEANT: Final = ("OTEL_SDK_DISABLED", f"{PREFIX}=off", "OTEL_LOGS_EXPORTER=none")
 
 
 @dataclass(slots=True)
@@ -47,8 +46,8 @@ class Diagnosis:
         ways_in: Entry-point group to whether ours is installed there.
         hooks: Each hook against the torch that is there.
         spool: The directory and what is in it.
-        exporters: Each exporter, and what its endpoint answered.
-        other_signals: What the endpoints for traces and metrics answered.
+        exporters: Each exporter of each signal, and what its endpoint answered.
+        unused_signals: Signals that go nowhere, and why.
         problems: What is wrong, in sentences.
         notes: What is worth knowing and is not wrong.
     """
@@ -61,7 +60,7 @@ class Diagnosis:
     hooks: list[dict[str, str]] = field(default_factory=list)
     spool: dict[str, Any] = field(default_factory=dict)
     exporters: list[dict[str, Any]] = field(default_factory=list)
-    other_signals: dict[str, dict[str, str]] = field(default_factory=dict)
+    unused_signals: dict[str, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -90,8 +89,7 @@ def diagnose(environ: Mapping[str, str], timeout_s: float) -> dict[str, Any]:
             ("versions", lambda: _look_at_versions(found)),
             ("hooks", lambda: _look_at_hooks(found)),
             ("spool", lambda: _look_at_spool(found, settings)),
-            ("exporters", lambda: endpoints.logs(found, environ, settings, activation, timeout_s)),
-            ("other signals", lambda: endpoints.other_signals(found, environ, timeout_s)),
+            ("exporters", lambda: endpoints.look_at(found, environ, settings, activation, timeout_s)),
         )
         for name, look in looks:
             try:
@@ -142,7 +140,13 @@ def _look_at_versions(found: Diagnosis) -> None:
 
 
 def _look_at_activation(found: Diagnosis, settings: Settings, activation: Activation) -> None:
-    found.activation = asdict(activation)
+    found.activation = {
+        "active": activation.active,
+        "why": activation.why,
+        "exporters": {signal.value: list(names) for signal, names in activation.exporters.items()},
+        "destinations": list(activation.destinations),
+        "refused": activation.refused,
+    }
     for setting in SETTINGS:
         value = getattr(settings, setting.field)
         if isinstance(value, Mode):
@@ -152,7 +156,7 @@ def _look_at_activation(found: Diagnosis, settings: Settings, activation: Activa
         found.settings[setting.variable] = value if value or value == 0 else setting.default
     if not activation.active:
         told = f"agents are not watched: {activation.why}"
-        (found.notes if activation.why.startswith(_MEANT) else found.problems).append(told)
+        (found.notes if activation.refused else found.problems).append(told)
 
 
 def _look_at_hooks(found: Diagnosis) -> None:

@@ -54,10 +54,13 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
     yield "torchelastic-otel doctor"
     yield from _table("versions", {name: version or "not installed" for name, version in report["versions"].items()})
     activation = report["activation"]
-    leads_to = ", ".join(activation["destinations"] or activation["exporters"]) or "nowhere"
     yield from _table(
         "activation",
-        {"active": "yes" if activation["active"] else "no", "why": activation["why"], "events go to": leads_to},
+        {
+            "active": "yes" if activation["active"] else "no",
+            "why": activation["why"],
+            **{f"{signal} go to": _leads_to(report, signal) for signal in ("logs", "traces", "metrics")},
+        },
     )
     yield from _table("settings in force", report["settings"])
     yield from _table("environment", report["environment"])
@@ -69,8 +72,7 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
     yield from _spool(report["spool"])
     yield from _table(
         "exporters (an empty export, and the answer)",
-        {f"logs: {each['name']}": _answer(each) for each in report["exporters"]}
-        | {signal: _answer(each) for signal, each in report["other_signals"].items()},
+        {f"{each['signal']}: {each['name']}": _answer(each) for each in report["exporters"]} | report["unused_signals"],
     )
     for note in report["notes"]:
         yield f"\nnote: {note}"
@@ -81,6 +83,11 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
     yield f"wrong ({len(report['problems'])}):"
     for problem in report["problems"]:
         yield f"  - {problem}"
+
+
+def _leads_to(report: Mapping[str, Any], signal: str) -> str:
+    named = [each["name"] for each in report["exporters"] if each["signal"] == signal]
+    return ", ".join(named) or "nowhere"
 
 
 def _spool(spool: Mapping[str, Any]) -> Iterator[str]:

@@ -2,44 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
-from torchelastic_otel.activation import Activation
+from torchelastic_otel.activation import OTLP, Activation
 from torchelastic_otel.cli.command import CommandError
 from torchelastic_otel.cli.delivering import exporters_asked_for
+from torchelastic_otel.deliver.destinations import Exporter
 from torchelastic_otel.deliver.otel import senders
+from torchelastic_otel.deliver.otel.environment import endpoint_of, protocol, with_attempt_timeout
 from torchelastic_otel.deliver.otel.exporters import ExporterError
-from torchelastic_otel.deliver.otel.probe import endpoint_of, probe
 from torchelastic_otel.deliver.outcome import Verdict
+from torchelastic_otel.deliver.terms import terms_of
+from torchelastic_otel.model.signals import Signal
 from torchelastic_otel.settings import Settings
 
 if TYPE_CHECKING:
     from torchelastic_otel.cli.diagnosis import Diagnosis
 
-_OTLP: Final = ("otlp", "otlp_proto_grpc", "otlp_proto_http")
 
-
-def logs(
+def look_at(
     found: Diagnosis,
     environ: Mapping[str, str],
     settings: Settings,
     activation: Activation,
     timeout_s: float,
 ) -> None:
-    """Make each exporter that is asked for, and send it nothing."""
-    if not activation.active:
-        return
-    try:
-        exporters = exporters_asked_for(environ, settings)
-    except CommandError as error:
-        found.problems.append(str(error))
-        return
+    """Make each exporter that is asked for, and send it nothing; say of the other signals why they go nowhere."""
+    asked: set[Signal] = set()
+    if activation.active:
+        try:
+            exporters = exporters_asked_for(environ, settings)
+        except CommandError as error:
+            found.problems.append(str(error))
+            exporters = ()
+        asked = {exporter.signal for exporter in exporters}
+        _ask(found, environ, settings, exporters, timeout_s)
+        terms_of(environ, settings, found.problems.append)
+    for signal in Signal:
+        if signal not in asked:
+            variable = f"OTEL_{signal.name}_EXPORTER"
+            said_no = "none" in environ.get(variable, "")
+            found.unused_signals[signal.value] = f"not sent ({variable}=none)" if said_no else "not sent"
+
+
+def _ask(
+    found: Diagnosis,
+    environ: Mapping[str, str],
+    settings: Settings,
+    exporters: Sequence[Exporter],
+    timeout_s: float,
+) -> None:
     folder = Path(found.spool["directory"]) if found.spool.get("directory") else None
-    limited = {**environ, "OTEL_BLRP_EXPORT_TIMEOUT": str(max(1, int(timeout_s * 1_000)))}
+    limited = with_attempt_timeout(environ, timeout_s)
     for exporter in exporters:
-        told: dict[str, Any] = {"name": exporter.name, "endpoint": None, "protocol": None}
+        signal = exporter.signal
+        told: dict[str, Any] = {"signal": signal.value, "name": exporter.name, "endpoint": None, "protocol": None}
         found.exporters.append(told)
         try:
             sender = senders.make(exporter, settings, limited, found.problems.append, folder)
@@ -48,35 +67,15 @@ def logs(
             found.problems.append(str(error))
             continue
         try:
-            if exporter.name not in _OTLP:
+            if exporter.name not in OTLP:
                 told["answer"] = "ready (it has no endpoint that could be asked)"
                 continue
             asked = {"otlp_proto_grpc": "grpc", "otlp_proto_http": "http/protobuf"}.get(exporter.name)
-            forced = {"OTEL_EXPORTER_OTLP_LOGS_PROTOCOL": asked} if asked else {}
-            endpoint = endpoint_of("logs", {**environ, **forced}, lambda what: None)
-            outcome = sender.send([])
+            spoken = asked or protocol(environ, lambda what: None, signal)
+            endpoint = endpoint_of(signal, spoken, environ)
+            outcome = sender.ask()
             told.update(endpoint=endpoint.url, protocol=endpoint.protocol, answer=outcome.reason or "accepted")
             if outcome.verdict is not Verdict.DELIVERED:
-                found.problems.append(f"logs: {endpoint.url} ({endpoint.protocol}) answers: {outcome.reason}")
+                found.problems.append(f"{signal.value}: {endpoint.url} ({endpoint.protocol}) answers: {outcome.reason}")
         finally:
             sender.close()
-
-
-def other_signals(found: Diagnosis, environ: Mapping[str, str], timeout_s: float) -> None:
-    """Ask the endpoints that the environment names for traces and metrics; what they say is told, never held wrong."""
-    for signal in ("traces", "metrics"):
-        if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
-            found.other_signals[signal] = {"answer": "not used (OTEL_SDK_DISABLED)"}
-            continue
-        endpoint = endpoint_of(signal, environ, found.problems.append)
-        if environ.get(f"OTEL_{signal.upper()}_EXPORTER", "otlp").strip() not in ("", "otlp"):
-            found.other_signals[signal] = {"answer": f"not used (OTEL_{signal.upper()}_EXPORTER)"}
-        elif endpoint.named is None:
-            found.other_signals[signal] = {"answer": "not used"}
-        else:
-            outcome = probe(signal, endpoint, timeout_s)
-            found.other_signals[signal] = {
-                "endpoint": endpoint.url,
-                "protocol": endpoint.protocol,
-                "answer": outcome.reason,
-            }

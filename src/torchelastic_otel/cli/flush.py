@@ -10,6 +10,7 @@ import argparse
 import json
 import signal
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
@@ -24,16 +25,18 @@ if TYPE_CHECKING:
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 _LONGEST_PAUSE_S: Final = 60.0
+_OF_SPANS: Final = " traces"
 _NOT_HERE: Final = "no such exporter is configured here; name it in TORCHELASTIC_OTEL_DESTINATIONS"
 
 
 class Flush(Command):
     """Deliver what dead agents left in the spool directory.
 
-    Each dead process's spool is taken over under its lock and delivered to the exporters that the environment names,
-    with that process's own resource and the same log.record.uid. Spools of living agents are theirs: they are waited
-    for until the timeout, and told. With --watch it goes on as a sidecar, and delivers a last time on SIGTERM or
-    SIGINT; give it the agents' spool directory (TORCHELASTIC_OTEL_SPOOL_DIR) and user.
+    Each dead process's spool is taken over under its lock, and its events, spans and last numbers are delivered to the
+    exporters that the environment names, with that process's own resource and the same log.record.uid. Spools of
+    living agents are theirs: they are waited for until the timeout, and told. With --watch it goes on as a sidecar, and
+    delivers a last time on SIGTERM or SIGINT; give it the agents' spool directory (TORCHELASTIC_OTEL_SPOOL_DIR) and
+    user.
     """
 
     exit_codes: ClassVar = {
@@ -148,8 +151,10 @@ class _Report:
                     "run": run_of(each.path),
                     "spool": str(each.path),
                     "exporters": {},
+                    "numbers": [],
                 },
             )
+            entry["numbers"] += [name for name in each.numbers if name not in entry["numbers"]]
             news = {}
             for name, after in each.after.items():
                 before = each.before[name]
@@ -161,18 +166,16 @@ class _Report:
                     total = entry["exporters"].setdefault(name, dict.fromkeys(counts, 0))
                     total.update({what: total[what] + count for what, count in counts.items()})
                     news[name] = counts
-            if tell and news:
+            if tell and (news or each.numbers):
                 self._told.add(each.path)
-                if self._json:
-                    print(json.dumps({**entry, "exporters": news}), flush=True)
-                else:
-                    print(_delivered_line({**entry, "exporters": news}), flush=True)
+                entry = {**entry, "exporters": news, "numbers": list(each.numbers)}
+                print(json.dumps(entry) if self._json else _delivered_line(entry), flush=True)
 
     def finish(self) -> int:
         """Tell everything; the exit status."""
         from torchelastic_otel.cli.spools import retired
 
-        delivered = [entry for entry in self._delivered.values() if entry["exporters"]]
+        delivered = [entry for entry in self._delivered.values() if entry["exporters"] or entry["numbers"]]
         corrupt = [str(path) for path in retired(self._directory).corrupt if path not in self._corrupt_before]
         left = [self._left_entry(view) for view in self._left]
         refused = sum(
@@ -232,6 +235,7 @@ def _delivered_line(entry: dict[str, Any]) -> str:
     for name, counts in entry["exporters"].items():
         refused = counts["rejected"] + counts["set_aside"]
         parts.append(f"{name} {counts['delivered']}" + (f" ({refused} refused by the receiver)" if refused else ""))
+    parts += [f"{name} its last numbers" for name in entry["numbers"]]
     return f"delivered: {_whose(entry)}: {', '.join(parts)}"
 
 
@@ -249,23 +253,35 @@ def _left_lines(entry: dict[str, Any]) -> list[str]:
 
 
 def _verdict(delivered: list[dict[str, Any]], left: list[dict[str, Any]], refused: int, directory: Path) -> str:
-    sent = sum(counts["delivered"] for entry in delivered for counts in entry["exporters"].values())
-    waiting = sum(sum(entry["pending"].values()) for entry in left)
+    sent: Counter[str] = Counter()
+    for entry in delivered:
+        for name, counts in entry["exporters"].items():
+            sent[name] += counts["delivered"]
+    waiting: Counter[str] = Counter()
+    for entry in left:
+        waiting.update(entry["pending"])
     parts = [
-        f"{_events(sent)} of {_processes(len(delivered))} delivered"
+        f"{_rows(sent)} of {_processes(len(delivered))} delivered"
         if delivered
         else f"nothing to deliver in {directory}"
     ]
     if refused:
-        parts.append(f"{_events(refused)} refused")
-    parts.append(f"{_events(waiting)} of {_processes(len(left))} left in {directory}" if left else "nothing is left")
+        parts.append(f"{_count(refused, 'event')} refused")
+    parts.append(f"{_rows(waiting)} of {_processes(len(left))} left in {directory}" if left else "nothing is left")
     if not delivered and left:
         parts[0] = "nothing was delivered"
     return "; ".join(parts)
 
 
-def _events(count: int) -> str:
-    return f"{count} event" + ("" if count == 1 else "s")
+def _rows(counts: Counter[str]) -> str:
+    """Events and spans, told apart by the names of the exporters' cursors."""
+    spans = sum(count for name, count in counts.items() if name.endswith(_OF_SPANS))
+    events = _count(counts.total() - spans, "event")
+    return f"{events} and {_count(spans, 'span')}" if spans else events
+
+
+def _count(count: int, what: str) -> str:
+    return f"{count} {what}" + ("" if count == 1 else "s")
 
 
 def _processes(count: int) -> str:

@@ -12,11 +12,17 @@ import logging
 import os
 import sys
 from dataclasses import replace
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from torchelastic_otel.cli.command import Command, CommandError
 
 logger = logging.getLogger("torchelastic_otel")
+
+LAUNCHERS: Final = {
+    "torchrun": ("torch.distributed.run", "'torchelastic-otel[torch]'"),
+    "ft_launcher": ("nvidia_resiliency_ext.fault_tolerance.launcher", "nvidia-resiliency-ext"),
+}
+"""Programs that run agents: where their ``main`` is, and what brings it."""
 
 
 class Run(Command):
@@ -24,7 +30,8 @@ class Run(Command):
 
     All arguments after "run" go to torchrun untouched; its own help is "torchrun --help". Torch 2.8 and newer find
     the bridge by themselves (plain "torchrun ..." does, where an OpenTelemetry destination is configured); older ones
-    need this command.
+    need this command. "run ft_launcher ..." runs the launcher of NVIDIA's resiliency extension, which brings a copy of
+    torch's agent, in torchrun's place.
 
     Where events go is said by the environment: OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_LOGS_EXPORTER,
     TORCHELASTIC_OTEL_DESTINATIONS. Without any of them: OTLP to its default endpoint on this host.
@@ -34,10 +41,11 @@ class Run(Command):
     exit_codes: ClassVar = {
         0: "the job succeeded",
         1: "the job failed: a worker failed for good, or the rendezvous did",
-        2: "torchrun does not understand its arguments, or torch is not installed",
+        2: "torchrun does not understand its arguments, or it is not installed",
     }
     examples = (
         "torchelastic-otel run --standalone --nproc-per-node 2 train.py --epochs 3",
+        "torchelastic-otel run ft_launcher --nnodes 2 --rdzv-backend c10d --rdzv-endpoint host:29400 train.py",
         "python -m torchelastic_otel run --nnodes 2 --rdzv-backend c10d --rdzv-endpoint host:29400 -m my.training",
     )
     verbatim = True
@@ -47,19 +55,22 @@ class Run(Command):
         parser.usage = "torchelastic-otel run TORCHRUN_ARGUMENTS..."
 
     def run(self, arguments: argparse.Namespace) -> int:
-        """Install, and hand over to torchrun."""
-        # torchrun names itself by it in its help and errors
-        sys.argv = [os.path.join(os.path.dirname(sys.executable), "torchrun"), *arguments.rest]
+        """Install, and hand over to torchrun, or to the launcher that is named first."""
+        name, rest = "torchrun", list(arguments.rest)
+        # a script of that name in this directory is what torchrun would run
+        if rest and rest[0] in LAUNCHERS and not os.path.exists(rest[0]):
+            name = rest.pop(0)
+        # a launcher names itself by it in its help and errors
+        sys.argv = [os.path.join(os.path.dirname(sys.executable), name), *rest]
+        module, package = LAUNCHERS[name]
         try:
-            torchrun = importlib.import_module("torch.distributed.run")
+            launcher = importlib.import_module(module)
         except ModuleNotFoundError as error:
-            if (error.name or "").partition(".")[0] != "torch":
+            if (error.name or "").partition(".")[0] != module.partition(".")[0]:
                 raise
-            raise CommandError(
-                "torch is not installed in this environment; pip install 'torchelastic-otel[torch]'"
-            ) from None
+            raise CommandError(f"{name} is not installed in this environment; pip install {package}") from None
         install()
-        torchrun.main(list(arguments.rest))
+        launcher.main(rest)
         return 0
 
 

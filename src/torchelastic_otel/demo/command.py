@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 from torchelastic_otel.demo.job import WORKERS_A_NODE, Job, Node, launcher_for
 
 if TYPE_CHECKING:
-    from torchelastic_otel.demo.receiver import Received
+    from torchelastic_otel.demo.received import Received
 
 NODE_NAMES = ("demo-node-a", "demo-node-b")
 PROTOCOLS = ("grpc", "http/protobuf")

@@ -1,8 +1,8 @@
 """An embedded OTLP receiver: gRPC and HTTP, every signal, on loopback, for the demo and for trying things out.
 
-What always holds: it binds 127.0.0.1 on free ports and nothing else; a log record is in ``records`` before its
-sender has the answer, in the order of arrival; a request that does not parse is refused (gRPC INTERNAL, HTTP 400)
-and nothing of it is kept. Spans and metrics are counted, not kept.
+What always holds: it binds 127.0.0.1 on free ports and nothing else; what arrives is in ``records``, ``spans`` or
+``metrics`` before its sender has the answer, in the order of arrival; a request that does not parse is refused (gRPC
+INTERNAL, HTTP 400) and nothing of it is kept.
 
 Not promised: that it is a collector. It keeps everything in memory and turns nobody away.
 """
@@ -13,7 +13,6 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
@@ -27,37 +26,21 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
 )
-from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 
-from torchelastic_otel import semconv
+from torchelastic_otel.demo.received import (
+    Received,
+    ReceivedMetric,
+    ReceivedSpan,
+    attributes_of,
+    metric_of,
+    record_of,
+    span_of,
+)
 from torchelastic_otel.demo.receiver_http import MAX_BODY_BYTES, HttpFace, Take
 
+__all__ = ["Received", "ReceivedMetric", "ReceivedSpan", "Receiver"]
+
 logger = logging.getLogger("torchelastic_otel")
-
-
-@dataclass(frozen=True, slots=True)
-class Received:
-    """One log record as it arrived.
-
-    Attributes:
-        uid: ``log.record.uid``; empty where the sender gave none.
-        event_name: The record's event name.
-        time_ns: When it happened, else when it was observed; nanoseconds since the epoch, 0 where neither is said.
-        severity: Severity number of the log data model, 0 to 24.
-        body: The body; a string for our own records.
-        attributes: The record's attributes.
-        resource: The attributes of its resource.
-        protocol: ``grpc``, ``http/protobuf`` or ``http/json``.
-    """
-
-    uid: str
-    event_name: str
-    time_ns: int
-    severity: int
-    body: Any
-    attributes: dict[str, Any]
-    resource: dict[str, Any]
-    protocol: str
 
 
 class Receiver:
@@ -78,8 +61,8 @@ class Receiver:
         self._on_record = on_record or (lambda record: None)
         self._arrived = threading.Condition(threading.RLock())
         self._records: list[Received] = []
-        self._spans = 0
-        self._metrics = 0
+        self._spans: list[ReceivedSpan] = []
+        self._metrics: list[ReceivedMetric] = []
         self._grpc: Any = None
         self._http: HttpFace | None = None
         self.grpc_endpoint = ""
@@ -92,16 +75,16 @@ class Receiver:
             return list(self._records)
 
     @property
-    def spans(self) -> int:
-        """How many spans arrived."""
+    def spans(self) -> list[ReceivedSpan]:
+        """Every span so far, in the order of arrival; a copy."""
         with self._arrived:
-            return self._spans
+            return list(self._spans)
 
     @property
-    def metrics(self) -> int:
-        """How many metrics arrived, each counted once for each request that had it."""
+    def metrics(self) -> list[ReceivedMetric]:
+        """Every metric so far, each once for each request that had it, in the order of arrival; a copy."""
         with self._arrived:
-            return self._metrics
+            return list(self._metrics)
 
     def wait_until(self, predicate: Callable[[Sequence[Received]], bool], timeout_s: float) -> bool:
         """Wait until the predicate holds for the records so far; asked again at each arrival.
@@ -163,9 +146,9 @@ class Receiver:
     def take_logs(self, request: ExportLogsServiceRequest, protocol: str) -> ExportLogsServiceResponse:
         """Keep the records of a request; the answer is complete success."""
         received = [
-            _received(record, resource, protocol)
+            record_of(record, resource, protocol)
             for of_resource in request.resource_logs
-            for resource in [_attributes(of_resource.resource.attributes)]
+            for resource in [attributes_of(of_resource.resource.attributes)]
             for of_scope in of_resource.scope_logs
             for record in of_scope.log_records
         ]
@@ -180,18 +163,30 @@ class Receiver:
         return ExportLogsServiceResponse()
 
     def take_traces(self, request: ExportTraceServiceRequest, protocol: str) -> ExportTraceServiceResponse:
-        """Count the spans of a request; the answer is complete success."""
-        count = sum(len(scope.spans) for resource in request.resource_spans for scope in resource.scope_spans)
+        """Keep the spans of a request; the answer is complete success."""
+        received = [
+            span_of(span, resource, protocol)
+            for of_resource in request.resource_spans
+            for resource in [attributes_of(of_resource.resource.attributes)]
+            for of_scope in of_resource.scope_spans
+            for span in of_scope.spans
+        ]
         with self._arrived:
-            self._spans += count
+            self._spans += received
             self._arrived.notify_all()
         return ExportTraceServiceResponse()
 
     def take_metrics(self, request: ExportMetricsServiceRequest, protocol: str) -> ExportMetricsServiceResponse:
-        """Count the metrics of a request; the answer is complete success."""
-        count = sum(len(scope.metrics) for resource in request.resource_metrics for scope in resource.scope_metrics)
+        """Keep the metrics of a request; the answer is complete success."""
+        received = [
+            metric_of(metric, resource, protocol)
+            for of_resource in request.resource_metrics
+            for resource in [attributes_of(of_resource.resource.attributes)]
+            for of_scope in of_resource.scope_metrics
+            for metric in of_scope.metrics
+        ]
         with self._arrived:
-            self._metrics += count
+            self._metrics += received
             self._arrived.notify_all()
         return ExportMetricsServiceResponse()
 
@@ -209,32 +204,3 @@ def _service(name: str, empty: Callable[[], Any], take: Take) -> Any:
 def _parsed(message: Any, data: bytes) -> Any:
     message.ParseFromString(data)
     return message
-
-
-def _received(record: Any, resource: dict[str, Any], protocol: str) -> Received:
-    attributes = _attributes(record.attributes)
-    return Received(
-        uid=str(attributes.get(semconv.LOG_RECORD_UID, "")),
-        event_name=record.event_name,
-        time_ns=record.time_unix_nano or record.observed_time_unix_nano,
-        severity=int(record.severity_number),
-        body=_value(record.body),
-        attributes=attributes,
-        resource=resource,
-        protocol=protocol,
-    )
-
-
-def _attributes(pairs: Sequence[KeyValue]) -> dict[str, Any]:
-    return {pair.key: _value(pair.value) for pair in pairs}
-
-
-def _value(value: AnyValue) -> Any:
-    kind = value.WhichOneof("value")
-    if kind is None:
-        return None
-    if kind == "array_value":
-        return [_value(item) for item in value.array_value.values]
-    if kind == "kvlist_value":
-        return _attributes(value.kvlist_value.values)
-    return getattr(value, kind)

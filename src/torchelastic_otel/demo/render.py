@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 
 from torchelastic_otel import semconv
 from torchelastic_otel.demo.job import FailureFile
-from torchelastic_otel.demo.receiver import Received
+from torchelastic_otel.demo.received import Received
 from torchelastic_otel.demo.spools import SpoolReport
-from torchelastic_otel.demo.summary import AgentReport, Summary, describe_ranges
+from torchelastic_otel.demo.summary import AgentReport, Summary, describe
 
 _PREFIX = "torchelastic."
 _WIDTH = 110
@@ -39,7 +39,7 @@ def render_spools(reports: Sequence[SpoolReport], nodes: Mapping[str, str], endp
     """
     lines = ["", f"What {endpoint} accepted", "=" * (14 + len(endpoint))]
     for report in reports:
-        accepted = report.written - report.pending - report.lost
+        accepted = max(0, report.written - report.pending - report.lost)
         lines.append(
             f"{report.node:<14} {accepted} of {report.written} events by {nodes.get(report.node, '-')}"
             f", {report.pending} pending, {report.lost} refused or lost"
@@ -52,9 +52,10 @@ def render_spools(reports: Sequence[SpoolReport], nodes: Mapping[str, str], endp
 
 
 def _agent(agent: AgentReport) -> list[str]:
+    written = "?" if agent.written is None else agent.written
     lines = [
         "",
-        f"{agent.node}: {agent.arrived} of {agent.last} events by {' and '.join(agent.protocols) or '-'}"
+        f"{agent.node}: {agent.arrived} of {written} events by {' and '.join(agent.protocols) or '-'}"
         f" (agent {agent.origin_id})",
     ]
     for who in sorted(agent.counts, key=lambda who: (who != "agent", len(who), who)):
@@ -113,14 +114,15 @@ def _failure_event(record: Received) -> str:
 def _verdict(summary: Summary) -> list[str]:
     total = sum(agent.arrived for agent in summary.agents)
     if summary.complete:
-        return [f"Nothing is missing: {total} events of {len(summary.agents)} agents, numbered without a gap."]
+        return [f"Nothing is missing: {total} events of {len(summary.agents)} agents, each that their spools hold."]
     lines = ["SOMETHING IS MISSING:"]
     lines += [f"  nothing arrived from {node}" for node in summary.silent_nodes]
     lines += [
-        f"  {agent.node}: {describe_ranges(agent.missing)} of 1 to {agent.last}"
+        f"  {agent.node}: {describe(agent.missing)}, of {agent.written} events"
         for agent in summary.agents
         if agent.missing and agent.arrived
     ]
+    lines += [f"  {agent.node}: its spool cannot be read" for agent in summary.agents if agent.written is None]
     if summary.without_uid:
         lines.append(f"  {summary.without_uid} records without a log.record.uid: no telling what is missing")
     return lines

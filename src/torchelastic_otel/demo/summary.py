@@ -1,8 +1,8 @@
 """The summary at the end of the demonstration: what arrived, from whom, and whether anything is missing.
 
 What always holds: data in, data out, then text; the order in which records arrived does not matter, a record that
-arrived twice counts once. An event is missing when its number lies below the highest one known of its agent, be it
-known from another event or from the agent's own spool.
+arrived twice counts once. An event is missing when the agent's own spool has its number and it did not arrive; of an
+agent without a spool nobody can say that nothing is missing.
 """
 
 from __future__ import annotations
@@ -13,12 +13,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from torchelastic_otel import semconv
-from torchelastic_otel.demo.receiver import Received
+from torchelastic_otel.demo.received import Received
 from torchelastic_otel.demo.spools import SpoolReport
 
 _UID = re.compile(r"(.+)-([1-9]\d*)")
 _FAILURES = (semconv.WORKER_FAILED, semconv.AGENT_FAILED)
-Range = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +29,8 @@ class AgentReport:
         node: Its ``host.name``.
         protocols: How it came: ``grpc``, ``http/protobuf``.
         arrived: How many different events arrived.
-        last: The highest sequence known, from the events and from its spool.
-        missing: Ranges of sequences that did not arrive, both ends included.
+        written: How many it wrote; ``None`` where its spool cannot be read.
+        missing: The numbers of those that did not arrive, rising.
         counts: Event names and how often, for ``agent`` and for each ``rank N``.
         rounds: The rendezvous rounds its events name.
         restarts: The highest restart count its events name: this agent's own failures.
@@ -41,8 +40,8 @@ class AgentReport:
     node: str
     protocols: tuple[str, ...]
     arrived: int
-    last: int
-    missing: tuple[Range, ...]
+    written: int | None
+    missing: tuple[int, ...]
     counts: dict[str, Counter[str]]
     rounds: tuple[int, ...]
     restarts: int
@@ -69,7 +68,8 @@ class Summary:
     @property
     def complete(self) -> bool:
         """Whether every event of every node arrived."""
-        return not (self.silent_nodes or self.without_uid or any(agent.missing for agent in self.agents))
+        unsure = any(agent.missing or agent.written is None for agent in self.agents)
+        return not (self.silent_nodes or self.without_uid or unsure)
 
 
 def summarise(records: Sequence[Received], spools: Sequence[SpoolReport], nodes: Iterable[str]) -> Summary:
@@ -114,23 +114,18 @@ def summarise(records: Sequence[Received], spools: Sequence[SpoolReport], nodes:
     )
 
 
-def missing_ranges(have: Iterable[int], last: int) -> tuple[Range, ...]:
-    """The ranges of 1 to ``last`` that are not in ``have``, both ends included."""
-    gaps, expected = [], 1
-    for number in [*sorted(have), last + 1]:
-        if number > expected:
-            gaps.append((expected, number - 1))
-        expected = number + 1
-    return tuple(gaps)
-
-
-def describe_ranges(ranges: Sequence[Range]) -> str:
+def describe(numbers: Sequence[int]) -> str:
     """``3, 7 to 9``."""
-    return ", ".join(str(first) if first == last else f"{first} to {last}" for first, last in ranges)
+    ranges: list[list[int]] = []
+    for number in numbers:
+        if ranges and ranges[-1][-1] == number - 1:
+            ranges[-1][1:] = [number]
+        else:
+            ranges.append([number])
+    return ", ".join(" to ".join(map(str, each)) for each in ranges)
 
 
 def _agent(origin: str, events: dict[int, Received], protocols: set[str], written: SpoolReport | None) -> AgentReport:
-    last = max([*events, written.written if written else 0])
     counts: dict[str, Counter[str]] = {}
     for record in events.values():
         rank = record.attributes.get(semconv.WORKER_RANK)
@@ -142,8 +137,8 @@ def _agent(origin: str, events: dict[int, Received], protocols: set[str], writte
         node=str(hosts[0]) if hosts else written.node if written else "-",
         protocols=tuple(sorted(protocols)),
         arrived=len(events),
-        last=last,
-        missing=missing_ranges(events, last),
+        written=written.written if written is not None else None,
+        missing=tuple(number for number in written.sequences if number not in events) if written is not None else (),
         counts=counts,
         rounds=tuple(sorted(set(_numbers(events.values(), semconv.RENDEZVOUS_ROUND)))),
         restarts=max(_numbers(events.values(), semconv.RESTART_COUNT), default=0),

@@ -1,0 +1,150 @@
+"""One round of a run, in text: who joined when, who was last, what failed first, who fell with it, how long it took."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from torchelastic_otel.cli.timeline_page import Page, Style, clock, duration
+from torchelastic_otel.cli.timeline_words import (
+    Names,
+    how,
+    last_lines,
+    message_of,
+    named,
+    nodes_in_a_group,
+    victims_in_groups,
+    who,
+)
+from torchelastic_otel.model.phases import Phase
+from torchelastic_otel.model.story.ranges import ranges
+from torchelastic_otel.model.story.types import LeftReason, Node, Outcome, Round, Run
+
+_STYLES: Final = {Outcome.SUCCEEDED: Style.GOOD, Outcome.FAILED: Style.BAD, Outcome.INTERRUPTED: Style.DOUBT}
+_EACH: Final = 4
+"""Nodes that are told one by one; more are told in groups."""
+_MOST: Final = 6
+"""Groups in one row."""
+
+
+def write_round(page: Page, run: Run, round_: Round, names: Names) -> None:
+    """One round."""
+    utc = page.look.utc
+    size = "never formed" if round_.world_size is None and not _formed(round_) else named(_size(round_), "node")
+    head = f"round {round_.round}  {round_.outcome.value}  {size}  {clock(round_.started_ns, utc)}"
+    if round_.ended_ns is not None:
+        head += f" to {clock(round_.ended_ns, utc)}"
+        if round_.started_ns is not None:
+            head += f" ({duration(round_.ended_ns - round_.started_ns)})"
+    page.line(head, _STYLES.get(round_.outcome, Style.HEAD), indent=2)
+    _joined(page, run, round_, names)
+    if round_.missing_count:
+        known = ", ".join(_missing(round_)) or "not told who"
+        more = round_.missing_count - len(round_.missing)
+        page.row(
+            "missing", f"{round_.missing_count}: {known}" + (f" and {more} more" if more and round_.missing else "")
+        )
+    _took(page, round_)
+    _failed(page, round_, names)
+    _left(page, round_, names)
+    if round_.restart is not None:
+        steps = ", ".join(f"{phase} {duration(took)}" for phase, took in round_.restart.phases.items())
+        told = "" if round_.restart.agreed else " as the events here tell it"
+        took = f" in {duration(round_.restart.duration_ns)}" if round_.restart.duration_ns is not None else ""
+        page.row("restart", f"{round_.restart.index}: {round_.restart.reason},{told}{took}: {steps}".replace(",:", ":"))
+    if round_.trace_id is not None:
+        page.row("trace", round_.trace_id, Style.FAINT)
+
+
+def _formed(round_: Round) -> bool:
+    return any(node.group_rank is not None for node in round_.nodes)
+
+
+def _size(round_: Round) -> int:
+    return round_.world_size if round_.world_size is not None else len(round_.nodes)
+
+
+def _missing(round_: Round) -> Iterable[str]:
+    for each in round_.missing[:_EACH]:
+        rank = "" if each.group_rank is None else f", last node {each.group_rank}"
+        yield f"{each.node_id or each.host}{rank}"
+    if len(round_.missing) > _EACH:
+        yield f"nodes {ranges(m.group_rank for m in round_.missing[_EACH:] if m.group_rank is not None)}"
+
+
+def _joined(page: Page, run: Run, round_: Round, names: Names) -> None:
+    utc = page.look.utc
+    told = sorted((node for node in round_.nodes if node.joined_ns is not None), key=lambda node: node.joined_ns or 0)
+    if not told:
+        return
+    last = next(
+        (node for node in round_.nodes if node.node_id is not None and node.node_id == round_.last_joiner), None
+    )
+    if len(told) <= _EACH:
+        text = ", ".join(f"{names.node(node)} {clock(node.joined_ns, utc)}" for node in told)
+    else:
+        spread = (told[-1].joined_ns or 0) - (told[0].joined_ns or 0)
+        text = f"{nodes_in_a_group(told, names)} from {clock(told[0].joined_ns, utc)} on, within {duration(spread)}"
+    if last is not None and len(round_.nodes) > 1:
+        text += f"; last {names.node(last)}"
+        text += f" {clock(last.joined_ns, utc)}" if len(told) > _EACH and last.joined_ns is not None else ""
+    elif round_.last_joiner is not None and len(round_.nodes) > 1:
+        text += f"; last {round_.last_joiner}"
+    page.row("joined", text)
+    new = [node for node in round_.nodes if node.node_id in round_.joined]
+    if new and round_.round != run.rounds[0].round:
+        page.row("new", _group_or_each(new, names))
+
+
+def _group_or_each(nodes: Sequence[Node], names: Names) -> str:
+    if len(nodes) <= _EACH:
+        return ", ".join(names.node(node) for node in nodes)
+    return nodes_in_a_group(nodes, names)
+
+
+def _took(page: Page, round_: Round) -> None:
+    """How long each phase took, on the fastest and on the slowest node."""
+    parts = []
+    for phase in Phase:
+        if phase == Phase.ENDED:
+            continue
+        took = [
+            sum(stretch.duration_ns or 0 for stretch in node.phases if stretch.phase == phase)
+            for node in round_.nodes
+            if any(stretch.phase == phase and stretch.duration_ns is not None for stretch in node.phases)
+        ]
+        if took:
+            low, high = duration(min(took)), duration(max(took))
+            parts.append(f"{phase.value} {low if low == high else f'{low} to {high}'}")
+    if parts:
+        page.row("took", ", ".join(parts))
+
+
+def _failed(page: Page, round_: Round, names: Names) -> None:
+    failure = round_.first_failure
+    if failure is not None:
+        text = f"{clock(failure.at_ns, page.look.utc)} {who(failure, names)}: {how(failure)}"
+        message = message_of(failure)
+        if message and failure.kind != "node_lost":
+            text += f": {message}" if failure.kind in ("exception", "agent_error") else f" ({message})"
+        if failure.kind == "node_lost" and failure.at_ns is not None:
+            text += "; last heard of at that time"
+        page.row("failed", text + (" [another may have been first]" if failure.ambiguous else ""), Style.BAD)
+        page.quote(last_lines(failure))
+    lines = victims_in_groups(round_.victims, names)
+    for i, line in enumerate(lines[:_MOST]):
+        page.row("victims" if i == 0 else "", line)
+    if len(lines) > _MOST:
+        page.row("", f"and {sum(1 for _ in lines[_MOST:])} more kinds of end")
+
+
+def _left(page: Page, round_: Round, names: Names) -> None:
+    """Why nodes left; what all of them share with the round's outcome is not repeated."""
+    groups: dict[LeftReason, list[Node]] = {}
+    for node in round_.nodes:
+        if node.left_reason is not None:
+            groups.setdefault(node.left_reason, []).append(node)
+    if set(groups) <= {LeftReason.SUCCEEDED}:
+        return
+    rows = [f"{reason.value}: {_group_or_each(nodes, names)}" for reason, nodes in groups.items()]
+    page.row("left", "; ".join(rows))

@@ -1,0 +1,113 @@
+"""Nodes and failures in words: short for one, in groups for many."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Final
+
+from torchelastic_otel.model.story.ranges import ranges
+from torchelastic_otel.model.story.types import Failure, Member, Node, Run
+
+_KINDS: Final = {
+    "uninterruptible_sleep": "hangs in uninterruptible sleep",
+    "node_lost": "the node was lost",
+}
+
+
+class Names:
+    """How the nodes of a run are called: by host, where that tells them apart; else by torch's node id."""
+
+    def __init__(self, run: Run) -> None:
+        counted = Counter(member.host for member in run.nodes)
+        self._shared = {host for host, count in counted.items() if count > 1}
+
+    def of(self, host: str | None, node_id: str | None) -> str:
+        """A node's name."""
+        if node_id is not None and (host is None or host in self._shared):
+            return node_id
+        return host or "an unknown host"
+
+    def member(self, member: Member) -> str:
+        """An agent's name."""
+        return self.of(member.host, member.node_id)
+
+    def node(self, node: Node) -> str:
+        """A node with its rank."""
+        name = self.of(node.host, node.node_id)
+        return name if node.group_rank is None else f"node {node.group_rank} ({name})"
+
+
+def named(count: int, what: str) -> str:
+    """A number of things."""
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+def nodes_in_a_group(nodes: Sequence[Node], names: Names) -> str:
+    """Some nodes: one by name, several by their ranks."""
+    if len(nodes) == 1:
+        return names.node(nodes[0])
+    ranked = [node.group_rank for node in nodes if node.group_rank is not None]
+    unranked = len(nodes) - len(ranked)
+    text = f"nodes {ranges(ranked)}" if ranked else ""
+    if unranked:
+        text += (" and " if text else "") + named(unranked, "node") + " without a rank"
+    return text
+
+
+def how(failure: Failure) -> str:
+    """How something ended, without whom it was."""
+    if failure.kind in _KINDS:
+        return _KINDS[failure.kind]
+    if failure.signal:
+        return failure.signal
+    if failure.exit_code is not None and (failure.kind == "exit" or not failure.error_type):
+        return f"exit code {failure.exit_code}"
+    text = failure.error_type or "an error that is not told"
+    return text + (f" (exit code {failure.exit_code})" if failure.exit_code not in (None, 1) else "")
+
+
+def who(failure: Failure, names: Names) -> str:
+    """Whom a failure is of."""
+    name = names.of(failure.host, failure.node_id)
+    node = name if failure.group_rank is None else f"node {failure.group_rank} ({name})"
+    if failure.rank is None and failure.local_rank is None:
+        return node
+    rank = "?" if failure.rank is None else failure.rank
+    beside = [f"local rank {failure.local_rank}"] if failure.local_rank is not None else []
+    beside += [f"pid {failure.pid}"] if failure.pid is not None else []
+    return f"{node}, rank {rank}" + (f" ({', '.join(beside)})" if beside else "")
+
+
+def victims_in_groups(victims: Sequence[Failure], names: Names) -> list[str]:
+    """Victims by how they ended."""
+    groups: dict[str, list[Failure]] = {}
+    for victim in victims:
+        groups.setdefault(how(victim), []).append(victim)
+    lines = []
+    for text, group in sorted(groups.items(), key=lambda each: -len(each[1])):
+        if len(group) == 1:
+            message = f": {_short(group[0].message)}" if group[0].message else ""
+            lines.append(f"{who(group[0], names)}: {text}{message}")
+            continue
+        ranks = [victim.rank for victim in group if victim.rank is not None]
+        nodes = sorted({victim.group_rank for victim in group if victim.group_rank is not None})
+        where = f" on nodes {ranges(nodes)}" if len(nodes) > 1 else f" on node {nodes[0]}" if nodes else ""
+        whom = f"ranks {ranges(ranks)}" if ranks else named(len(group), "node")
+        lines.append(f"{whom}{where}: {text}")
+    return lines
+
+
+def _short(message: str, limit: int = 200) -> str:
+    line = message.strip().splitlines()[0] if message.strip() else ""
+    return line if len(line) <= limit else line[: limit - 3] + "..."
+
+
+def message_of(failure: Failure) -> str:
+    """A failure's message in one line."""
+    return _short(failure.message or "")
+
+
+def last_lines(failure: Failure, count: int = 4) -> list[str]:
+    """The last lines of a traceback, where they tell more than the message does."""
+    return [line for line in (failure.traceback or "").rstrip().splitlines() if line.strip()][-count:]

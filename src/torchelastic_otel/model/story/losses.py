@@ -1,0 +1,93 @@
+"""Which nodes were lost, in which round, and when they were last heard of.
+
+What always holds: a node that says itself that it ended well, or went as it was told, was not lost, whatever others
+hold; what was concluded from a stream that stops is marked so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torchelastic_otel.model.story.course import Course
+from torchelastic_otel.model.story.peers import Changed, Lost
+from torchelastic_otel.model.story.types import Outcome
+
+_IN_GOOD_ORDER = (Outcome.SUCCEEDED, Outcome.TERMINATED, Outcome.LEFT)
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """One node that was lost.
+
+    Attributes:
+        node_id: Who.
+        round: In which round.
+        group_rank: Its rank in it, where a peer said so.
+        heard_ns: When it was last heard of: its last heartbeat, or the last event of its own.
+        source: heartbeat, membership, stream (its events stop, and its process is gone or the others went on).
+    """
+
+    node_id: str
+    round: int
+    group_rank: int | None
+    heard_ns: int | None
+    source: str
+
+
+def losses_of(courses: Sequence[Course]) -> dict[tuple[str, int], Loss]:
+    """The nodes that were lost, by node id and round."""
+    own = {course.agent.node_id: course for course in courses if course.agent.node_id is not None}
+    rounds = sorted({round_ for course in courses for round_ in course.parts})
+    losses: dict[tuple[str, int], Loss] = {}
+    for course in courses:
+        for report in course.reports:
+            if isinstance(report, Lost) and report.round is not None:
+                _add(losses, Loss(report.node_id, report.round, report.group_rank, report.heartbeat_ns, "heartbeat"))
+            elif isinstance(report, Changed) and report.round is not None:
+                before = max((round_ for round_ in rounds if round_ < report.round), default=None)
+                for node_id in report.lost if before is not None else ():
+                    _add(losses, Loss(node_id, before or 0, None, None, "membership"))
+    for course in courses:
+        _add_if_silent(losses, course, rounds)
+    return {key: _with_own_word(loss, own) for key, loss in losses.items() if not _is_well(loss, own)}
+
+
+def _add(losses: dict[tuple[str, int], Loss], loss: Loss) -> None:
+    key = loss.node_id, loss.round
+    before = losses.get(key)
+    if before is None:
+        losses[key] = loss
+        return
+    heard = [heard_ns for heard_ns in (before.heard_ns, loss.heard_ns) if heard_ns is not None]
+    ranks = [rank for rank in (before.group_rank, loss.group_rank) if rank is not None]
+    losses[key] = Loss(
+        *key,
+        min(ranks) if ranks else None,
+        max(heard) if heard else None,
+        "heartbeat" if "heartbeat" in (before.source, loss.source) else before.source,
+    )
+
+
+def _add_if_silent(losses: dict[tuple[str, int], Loss], course: Course, rounds: Sequence[int]) -> None:
+    """An agent whose events stop: lost where its process is gone, or where the others went on without it."""
+    last, node_id = course.last_round, course.agent.node_id
+    if node_id is None or last is None or course.end.outcome != Outcome.UNKNOWN or course.end.at_ns is not None:
+        return
+    went_on = any(round_ > last for round_ in rounds) and course.agent.alive is not True
+    if course.agent.alive is False or went_on:
+        _add(losses, Loss(node_id, last, course.parts[last].group_rank, None, "stream"))
+
+
+def _is_well(loss: Loss, own: Mapping[str, Course]) -> bool:
+    course = own.get(loss.node_id)
+    return course is not None and course.end.outcome in _IN_GOOD_ORDER and course.last_round == loss.round
+
+
+def _with_own_word(loss: Loss, own: Mapping[str, Course]) -> Loss:
+    course = own.get(loss.node_id)
+    if course is None or course.last_round != loss.round:
+        return loss
+    heard = [heard_ns for heard_ns in (loss.heard_ns, course.agent.times[1]) if heard_ns is not None]
+    rank = loss.group_rank if loss.group_rank is not None else course.parts[loss.round].group_rank
+    return Loss(loss.node_id, loss.round, rank, max(heard) if heard else None, loss.source)
