@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # the newest torch that is tested; the older ones are below
 TORCH := torch==2.15.0
-TOOLS := pytest hypothesis mypy ruff import-linter interrogate cogapp types-requests
+TOOLS := pytest hypothesis mypy ruff import-linter interrogate cogapp jsonschema types-requests
 INSTRUMENTATIONS := opentelemetry-instrumentation-requests opentelemetry-instrumentation-grpc
 OTHER_PYTHONS := 3.10 3.12 3.13
 PYTEST_FLAGS ?=
@@ -44,7 +44,7 @@ live: environment environments  ## real torchrun jobs, on three versions of torc
 pythons: environment  ## what runs without torch, on every other Python that is here
 	@for version in $(OTHER_PYTHONS); do \
 	    if python=$$(scripts/find-python $$version); then \
-	        scripts/environment .venv-python$$version $$python -e . pytest hypothesis $(INSTRUMENTATIONS) || exit 1; \
+	        scripts/environment .venv-python$$version $$python -e . pytest hypothesis jsonschema $(INSTRUMENTATIONS) || exit 1; \
 	        echo "pythons: $$version"; \
 	        .venv-python$$version/bin/python -m pytest -q -p no:cacheprovider -m "not live and not crash and not torch" $(PYTEST_FLAGS) || exit 1; \
 	    else \
@@ -58,6 +58,7 @@ environment:
 # torch 2.2 has no wheels for Python 3.13
 environments: environment  ## one environment for each older torch that is tested
 	@scripts/environment .venv-torch2.2 $$(scripts/find-python 3.11 || echo $(PYTHON)) -e '.[instrument]' 'torch==2.2.2' 'numpy<2'
+	@scripts/environment .venv-nvrx $$(scripts/find-python 3.12 || echo $(PYTHON)) -e '.[instrument]' '$(TORCH)' numpy nvidia-resiliency-ext
 	@scripts/environment .venv-torch2.8 $(PYTHON) -e '.[instrument]' 'torch==2.8.0' numpy
 
 bench: environment  ## the measurements of benchmarks/RESULTS.md, anew

@@ -46,3 +46,5 @@ OLDEST = Environment("2.2", ".venv-torch2.2")
 """The oldest torch that is supported."""
 ENVIRONMENTS = (NEWEST, Environment("2.8", ".venv-torch2.8"), OLDEST)
 """All of them: the oldest supported, the first one with ``--event-log-handler``, the newest."""
+COPY = Environment("newest", ".venv-nvrx")
+"""A newer Python, with NVIDIA's resiliency extension, whose launcher brings a copy of torch's elastic."""

@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.live, pytest.mark.torch]
     [
         ("method name gone", "get_method_name"),
         ("construct has another signature", "construct_and_record_rdzv_event"),
-        ("agent takes other arguments", "event handler's name"),
+        ("agent takes other arguments", "agents"),
     ],
 )
 def test_a_hook_that_does_not_fit_stays_off_and_the_rest_works(

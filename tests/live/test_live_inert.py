@@ -27,7 +27,7 @@ def test_an_agent_that_nobody_asked_to_watch_is_as_it_was(
     env = {**(otlp(receiver) if asked else {}), **says_no}
     # the spool's directory is a setting of ours, and would ask for us
     env |= {"TORCHELASTIC_OTEL_SPOOL_DIR": "" if not asked else str(agents.directory / "spools")}
-    env |= {"TORCHELASTIC_OTEL_FLUSH_TIMEOUT": ""} if not asked else {}
+    env |= {"TORCHELASTIC_OTEL_FLUSH_TIMEOUT": "", "TORCHELASTIC_OTEL_HEARTBEATS": ""} if not asked else {}
     env |= {"TMPDIR": str(agents.directory / "temporary")}
     (agents.directory / "temporary").mkdir()
     agent = agents.run("report_agent.py", *c10d(free_port()), WORKERS / "quick.py", env=env)

@@ -32,7 +32,8 @@ def test_torchrun_itself_with_nothing_but_the_environment(agents: Agents, receiv
     agent = agents.start(torchrun, *c10d(free_port()), WORKERS / "quick.py", env=otlp(receiver))
     assert agent.wait() == 0
     arrived = of(agent, receiver.records)
-    assert [record.uid.rpartition("-")[2] for record in arrived] == [str(n + 1) for n in range(len(arrived))]
+    numbers = [int(record.uid.rpartition("-")[2]) for record in arrived]
+    assert numbers == sorted(set(numbers))
     assert names(arrived)[0] == "rendezvous.store_hosted"
     # the closing of the rendezvous follows the agent's own end
     assert names(arrived)[-1] == "rendezvous.closed"
