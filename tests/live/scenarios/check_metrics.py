@@ -1,0 +1,129 @@
+"""The metrics that arrived, held against the truth."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from findings import Case, S, changes, named
+from truth import failing
+
+from torchelastic_otel import semconv
+from torchelastic_otel.demo.receiver import ReceivedMetric
+
+NEAR_S = 0.3
+
+
+def check_metrics(case: Case) -> None:
+    """See the header of this file."""
+    _restarts(case)
+    _failures(case)
+    _membership(case)
+    _gauges(case)
+    for name in case.stage.cast:
+        _time(case, name)
+        _events(case, name)
+    for job in case.jobs():
+        _job_time(case, job)
+
+
+def values(metric: ReceivedMetric | None, key: str) -> Counter[str]:
+    """The values of a counter by an attribute, those that are 0 left out."""
+    counted: Counter[str] = Counter()
+    for point in metric.points if metric is not None else ():
+        if point.value:
+            counted[str(point.attributes.get(key))] += point.value  # type: ignore[assignment]
+    return counted
+
+
+def total(case: Case, metric: str, key: str, agents: str | None = None) -> Counter[str]:
+    """The sum over agents."""
+    added: Counter[str] = Counter()
+    for name, newest in case.seen.newest.items():
+        if agents is None or name in agents:
+            added += values(newest.get(metric), key)
+    return added
+
+
+def _restarts(case: Case) -> None:
+    """The sum over all agents is the job's."""
+    true = Counter(case.truth.reasons)
+    if not case.agreed and len(case.stage.cast) > 1:
+        true = Counter(case.truth.told_own_view or true.elements())
+    case.same(dict(total(case, semconv.METRIC_RESTARTS, semconv.RESTART_REASON)), dict(true), "restarts counted")
+
+
+def _failures(case: Case) -> None:
+    """Each failure counts once, as what it was."""
+    told = total(case, semconv.METRIC_FAILURES, semconv.FAILURE_KIND)
+    true = Counter(failing(deed).kind for _, deed in case.struck())
+    case.same(dict(told), dict(true), "failures counted by kind")
+    if case.agreed:
+        firsts = [case.stage.deeds[each.first] for each in case.truth.rounds if each.first is not None]
+        causes = sum(deed.worker is not None for deed in firsts)
+        # after the last round nobody agrees on anything any more: each agent's first failure is its own cause
+        last = {deed.agent for _, deed in case.struck(round_=len(case.truth.rounds) - 1)}
+        causes += max(0, len(last) - 1)
+        roles = {"cause": causes, "victim": sum(true.values()) - causes}
+        told = total(case, semconv.METRIC_FAILURES, semconv.FAILURE_ROLE)
+        case.same(dict(told), {key: number for key, number in roles.items() if number}, "failures counted by role")
+
+
+def _membership(case: Case) -> None:
+    """Joined, left, lost, as the job's."""
+    told = total(case, semconv.METRIC_MEMBERSHIP_CHANGES, semconv.MEMBERSHIP_CHANGE)
+    true = {change: sum(nodes.values()) for change, nodes in changes(case).items() if nodes}
+    if not case.agreed:
+        told, true = _gone(told), dict(_gone(Counter(true)))
+    case.same(dict(told), true, "membership changes counted")
+
+
+def _gone(changes: Counter[str]) -> Counter[str]:
+    """Who cannot ask the others does not know whether a node left or was lost."""
+    return +Counter({"joined": changes["joined"], "lost": changes["left"] + changes["lost"]})
+
+
+def _gauges(case: Case) -> None:
+    """What the job's gauges ever said is true of one of its rounds."""
+    rounds = {float(number) for number, each in enumerate(case.truth.rounds) if each.nodes}
+    sizes = {float(len(each.nodes)) for each in case.truth.rounds}
+    if case.truth.runs:
+        sizes = {float(len(job)) for job in case.truth.runs}
+    for name, gauges in case.seen.gauges.items():
+        said = gauges.get(semconv.METRIC_RENDEZVOUS_ROUND, set())
+        case.expect(said <= rounds, f"{name}: the gauge of the round said {said} of {rounds}")
+        said = gauges.get(semconv.METRIC_WORLD_SIZE, set())
+        case.expect(said <= sizes, f"{name}: the gauge of the world size said {said} of {sizes}")
+
+
+def _time(case: Case, name: str) -> None:
+    """An agent's states sum to its life."""
+    spent = values(case.seen.newest[name].get(semconv.METRIC_AGENT_TIME), semconv.TIME_STATE)
+    case.expect(all(value >= 0 for value in spent.values()), f"{name}: negative time {spent}")
+    phases = named(case.seen.records[name], semconv.AGENT_PHASE_ENTERED)
+    if not phases or case.truth.ends[name] is None:
+        return
+    lived_s = (phases[-1].time_ns - phases[0].time_ns) / S
+    said_s = sum(spent.values())
+    case.expect(abs(said_s - lived_s) < NEAR_S, f"{name}: lived {lived_s:.2f} s, its time sums to {said_s:.2f} s")
+
+
+def _job_time(case: Case, job: str) -> None:
+    """The job's states sum to its life, as far as those who spoke for it could see."""
+    spent = total(case, semconv.METRIC_TIME, semconv.TIME_STATE, job)
+    records = [record for name in job for record in named(case.seen.records[name], semconv.AGENT_PHASE_ENTERED)]
+    if not any(r.nodes for r in case.truth.rounds) or None in {case.truth.ends[name] for name in job}:
+        return
+    lived_s = (max(r.time_ns for r in records) - min(r.time_ns for r in records)) / S
+    came = [min(r.time_ns for r in named(case.seen.records[name], semconv.AGENT_PHASE_ENTERED)) for name in job]
+    late_s = 1.5 + (max(came) - min(came)) / S  # who speaks for the job may have come last, or ended first
+    said_s = sum(spent.values())
+    true = lived_s - late_s < said_s < lived_s + NEAR_S
+    case.expect(true, f"{job}: lived {lived_s:.2f} s, time told {said_s:.2f} s")
+
+
+def _events(case: Case, name: str) -> None:
+    """Events are counted by name, each once."""
+    told = values(case.seen.newest[name].get(semconv.METRIC_EVENTS), semconv.EVENT_NAME)
+    true = Counter(row.name for row in case.seen.rows[name] if not row.span and not row.raw)
+    if case.truth.ends[name] is not None:
+        case.same(dict(told), dict(true), f"{name}: events counted")
