@@ -123,11 +123,15 @@ class JobStore:
         self.trouble = ""
 
     def end(self) -> None:
-        """Nobody asks any more: once what was asked is done, the thread ends, and the connection with it."""
+        """Nobody asks any more: once what was asked is done, the thread ends, and the connection with it.
+
+        Waits for that, at most 50 ms.
+        """
         if not self._ended and self._pid == os.getpid():
             self._ended = True
             if self._asked:
-                self._hand_over(None)
+                # a thread that comes back from C++ while the interpreter ends aborts the process (pybind11): not ours
+                self._hand_over(None).acquire(True, WAIT_S)
 
     def _hand_over(self, errand: Errand | None) -> _thread.LockType:
         done = _thread.allocate_lock()
@@ -148,6 +152,8 @@ class JobStore:
             errand, done = self._errands.get()
             if errand is None:
                 self._running = False
+                keys = None  # the connection is closed by this thread
+                done.release()
                 return
             self._busy_since_ns = self._monotonic_ns()
             try:
