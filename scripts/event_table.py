@@ -33,7 +33,7 @@ TOLD = {
     semconv.RUN_IDENTIFIED: "the nonce that tells this run from others of its id, and whether all agents have it",
     semconv.AGENT_PHASE_ENTERED: "what the agent is at from here on, and how long it was at what was before",
     semconv.AGENT_LOST: "a node's heartbeats have stopped: it is gone",
-    semconv.AGENT_SILENT: "a node's heartbeats have stopped, and it may be well: in its exit barrier, or ours stopped too",
+    semconv.AGENT_SILENT: "heartbeats have stopped, the node may be well: in its exit barrier, or ours stopped, too",
     semconv.AGENT_LEAVING: "the agent was told by a signal to end",
     semconv.WORKER_FAILED: "a worker failed (`torchelastic.inferred`), told before torch restarts it",
     semconv.WORKER_EXITED: "a worker's process ended, however",
