@@ -2,82 +2,24 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.watching import LONGEST_S, Said, free_port
+from support.torch_stands import Stand, local_agent
+from support.watching import Said, free_port
 
 from torchelastic_otel import semconv
 from torchelastic_otel.capture import torch_agent
-from torchelastic_otel.capture.job_facts import Silent
-from torchelastic_otel.capture.torch_agent import AgentHooks
-from torchelastic_otel.capture.torch_arming import Patches
+from torchelastic_otel.model.facts import Fact
 
 pytestmark = pytest.mark.torch
 ROOT = Path(__file__).resolve().parents[2]
 PHASES = ["rendezvous", "assign_ranks", "start", "running"]
-
-
-@dataclass
-class Stand:
-    """Hooks on the torch that is there, and agents of any class."""
-
-    folder: Path
-    said: Said = field(default_factory=Said)
-    patches: Patches = field(default_factory=Patches)
-    hosts: bool = False
-    hands_context_on: bool = False
-
-    def __post_init__(self) -> None:
-        self.hooks = AgentHooks(
-            self.patches,
-            lambda fact: self.said(fact),
-            store_is_safe=True,
-            hosts_store=lambda: self.hosts,
-            hands_context_on=self.hands_context_on,
-        )
-
-    def agent(self, kind: Any, code: str, *, workers: int = 1, restarts: int = 0, handler: Any = None) -> Any:
-        """A watched agent whose workers run a line of shell."""
-        from torch.distributed.elastic.agent.server.api import WorkerSpec
-        from torch.distributed.elastic.rendezvous.static_tcp_rendezvous import StaticTCPRendezvous
-
-        spec = WorkerSpec(
-            role="trainer",
-            local_world_size=workers,
-            rdzv_handler=handler or StaticTCPRendezvous("127.0.0.1", free_port(), 0, 1, "run", 60),
-            entrypoint="/bin/sh",
-            args=("-c", code),
-            max_restarts=restarts,
-            monitor_interval=0.02,
-        )
-        made = kind(spec, **self._logs())
-        self.hooks.agent_made(made, spec)
-        return made
-
-    def _logs(self) -> dict[str, Any]:
-        from torch.distributed.elastic.multiprocessing import api
-
-        kind = getattr(api, "DefaultLogsSpecs", None)
-        return {"log_dir": str(self.folder)} if kind is None else {"logs_specs": kind(log_dir=str(self.folder))}
-
-    def phases(self) -> list[str]:
-        """The phases that the agents went through."""
-        return [fact.attributes[semconv.PHASE] for fact in self.said.of(semconv.AGENT_PHASE_ENTERED)]
-
-    def last(self, name: str) -> Any:
-        """The attributes of what was last said under a name."""
-        return self.said.of(name)[-1].attributes
 
 
 @pytest.fixture
@@ -90,13 +32,6 @@ def stand(tmp_path: Path) -> Iterator[Stand]:
     made.patches.undo()
     for number, handler in before.items():
         signal.signal(number, handler)
-
-
-def local_agent() -> Any:
-    """Torch's own."""
-    from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
-
-    return LocalElasticAgent
 
 
 def test_a_clean_end(stand: Stand) -> None:
@@ -145,7 +80,16 @@ def test_a_signal_goes_through_and_is_told(stand: Stand) -> None:
     """Promise 1: a job that ignores SIGTERM because of its telemetry is killed 30 seconds later."""
     from torch.distributed.elastic.multiprocessing.api import SignalException
 
-    agent = stand.agent(local_agent(), "kill -TERM $PPID; exec sleep 60")
+    go = stand.folder / "go"
+
+    class Letting(Said):
+        def __call__(self, fact: Fact) -> None:
+            super().__call__(fact)
+            if fact.attributes.get(semconv.PHASE) == "running":
+                go.touch()
+
+    stand.said = Letting()
+    agent = stand.agent(local_agent(), f"while [ ! -e {go} ]; do sleep 0.01; done; kill -TERM $PPID; exec sleep 60")
     with pytest.raises(SignalException):
         agent.run()
     assert stand.said.one(semconv.AGENT_LEAVING).attributes[semconv.WORKER_SIGNAL] == "SIGTERM"
@@ -299,130 +243,3 @@ def test_uninstall_leaves_torch_as_found(stand: Stand) -> None:
     assert ("PContext", "close") in touched
     stand.patches.undo()
     assert every_attribute() == before
-
-
-def dynamic(store: Any, run_id: str = "dyn", *, nodes: int = 1, local: str = "node") -> Any:
-    """A dynamic rendezvous handler on a store of the test's."""
-    from torch.distributed.elastic.rendezvous import RendezvousParameters
-    from torch.distributed.elastic.rendezvous.c10d_rendezvous_backend import C10dRendezvousBackend
-    from torch.distributed.elastic.rendezvous.dynamic_rendezvous import create_handler
-
-    parameters = RendezvousParameters(
-        "c10d", "127.0.0.1", run_id, nodes, nodes, local_addr=local, last_call_timeout="1", join_timeout="60"
-    )
-    return create_handler(store, C10dRendezvousBackend(store, run_id), parameters)
-
-
-def tcp_store() -> Any:
-    """A store that this process hosts."""
-    from torch.distributed import TCPStore
-
-    return TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-
-
-def test_with_the_dynamic_rendezvous_the_round_and_the_node_are_its_own(stand: Stand) -> None:
-    """Rank and round come from the handler: the tuple of 2.2 and the object of later ones have no round."""
-    stand.hosts = True
-    handler = dynamic(tcp_store(), local="127.0.0.1")
-    stand.agent(local_agent(), "exit 4", restarts=1, handler=handler).run()
-    entered = [fact.attributes for fact in stand.said.of(semconv.AGENT_PHASE_ENTERED)]
-    joined = [told for told in entered if told[semconv.PHASE] == "assign_ranks"]
-    assert [told[semconv.RENDEZVOUS_ROUND] for told in joined] == [0, 1]
-    assert {told[semconv.NODE_ID] for told in joined} == {f"127.0.0.1_{os.getpid()}_{handler._this_node.local_id}"}
-    assert [told[semconv.RENDEZVOUS_PARTICIPANTS] for told in joined] == [(joined[0][semconv.NODE_ID],)] * 2
-    agreed = stand.said.wait(semconv.RESTART_CAUSE_AGREED)[0].attributes
-    assert (agreed[semconv.RESTART_AGREED], agreed[semconv.WRITER]) == (True, True)
-    assert len(stand.said.wait(semconv.ROUND_STARTED, 2)) == 2
-    handler._stop_heartbeats()
-
-
-def test_torchs_own_client_is_never_used(stand: Stand) -> None:
-    """One mutex covers a whole client: who waits on it stops torch's heartbeats."""
-    store = tcp_store()
-    handler = dynamic(store, local="127.0.0.1")
-    used: list[int] = []
-    watched = stand.agent(local_agent(), "exit 0", handler=handler)
-    ours = stand.hooks._agents[watched].job
-    ours.use = lambda made, hosts_store: used.append(id(made._connect()))  # type: ignore[method-assign]
-    watched.run()
-    assert used
-    assert id(store) not in used
-    handler._stop_heartbeats()
-
-
-def test_a_node_whose_heartbeats_stop_is_judged_once_and_again_when_it_was_back(stand: Stand) -> None:
-    """Torch deletes it before anybody can ask; every sync finds it anew until somebody writes it away."""
-    from torch.distributed.elastic.rendezvous.dynamic_rendezvous import _NodeDesc
-
-    handler = dynamic(tcp_store())
-    agent = stand.agent(local_agent(), "exit 0", handler=handler)
-    judged: list[Silent] = []
-    stand.hooks._agents[agent].job.silent = judged.extend  # type: ignore[method-assign]
-    holder, own, peer = handler._state_holder, handler._this_node, _NodeDesc("gpu_7", 41, 0)
-    fresh = datetime.now(timezone.utc)
-    stale = datetime(2023, 11, 14, 22, 13, 20, 250_000, tzinfo=timezone.utc)
-
-    def sync(own_beat: datetime, peers_beat: datetime) -> None:
-        holder._state.last_heartbeats = {own: own_beat, peer: peers_beat}
-        holder._state.participants = {own: 0, peer: 1}
-        holder._sanitize()
-
-    for _ in range(3):
-        sync(fresh, stale)
-        assert peer not in holder._state.last_heartbeats
-    assert judged == [Silent("gpu_7_41_0", 1, 1_700_000_000_250_000_000, own_beats_failed=False, round=0)]
-    sync(fresh, fresh)
-    assert len(judged) == 1
-    sync(fresh - timedelta(seconds=11), stale)
-    assert judged[1:] == [Silent("gpu_7_41_0", 1, 1_700_000_000_250_000_000, own_beats_failed=True, round=0)]
-
-
-@pytest.mark.parametrize("zone", [timezone.utc, None])
-def test_heartbeats_without_a_time_zone_are_utc(zone: timezone | None) -> None:
-    """Torch before 2.5 writes ``datetime.utcnow()``, which says nothing of where it is."""
-    assert torch_agent._epoch_s(datetime(2023, 11, 14, 22, 13, 20, tzinfo=zone)) == 1_700_000_000
-
-
-@pytest.mark.live
-def test_a_job_of_three_agents_each_in_a_process_of_its_own(tmp_path: Path) -> None:
-    """Who fails, who follows, and that all of them say the same of it."""
-    port = free_port()
-    program = Path(__file__).parents[1] / "support" / "one_agent.py"
-    agents = [
-        subprocess.Popen(
-            [sys.executable, str(program), str(port), str(number), str(tmp_path)],
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONPATH": str(Path(torch_agent.__file__).parents[2])},
-        )
-        for number in range(3)
-    ]
-    limit = threading.Timer(120, lambda: [agent.kill() for agent in agents])
-    limit.start()
-    try:
-        outputs = [agent.communicate()[0] for agent in agents]
-    finally:
-        limit.cancel()
-    assert [agent.returncode for agent in agents] == [0, 0, 0]
-    told = [[line.split(" ", 1) for line in output.splitlines()] for output in outputs]
-    identified = {text for lines in told for name, text in lines if name == "identified"}
-    assert len(identified) == 1
-    causes = {text for lines in told for name, text in lines if name == "agreed"}
-    assert len(causes) == 1
-    (cause,) = causes
-    assert "worker_failure" in cause
-    assert sum(name == "started" for lines in told for name, _ in lines) == 2
-    assert sum(name == "failed" for lines in told for name, _ in lines) == 1
-
-
-@pytest.mark.live
-@pytest.mark.parametrize("environment", [".venv-torch2.2", ".venv-torch2.8"])
-def test_it_fits_the_older_torches(environment: str) -> None:
-    """The same agents on the oldest torch that is supported, and on one in between."""
-    python = ROOT / environment / "bin" / "python"
-    program = Path(__file__).parents[1] / "support" / "small_agent.py"
-    done = subprocess.run([python, str(program)], capture_output=True, text=True, timeout=LONGEST_S * 5)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == " ".join(
-        [*PHASES, "detect", "stop", *PHASES, "exit_barrier", "ended", "1", "1", "4"]
-    )

@@ -87,6 +87,7 @@ def test_a_rendezvous_that_goes_on_says_nothing(held: Held) -> None:
     held.at(4)
     held.waiting.end()
     held.waiting.begin()
+    done(held.thread)
     assert held.at(8.9) == 0
     assert held.at(9) == 1
     assert held.said[0][semconv.RENDEZVOUS_WAITED] == 5

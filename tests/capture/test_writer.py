@@ -4,26 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
+from support.landings import Landing, keep, seen
 
 from torchelastic_otel import semconv
-from torchelastic_otel.capture.writer import MAX_RAW, Redact, Writer
-from torchelastic_otel.model.event import ElasticEvent, Origin
-from torchelastic_otel.model.facts import Fact
-from torchelastic_otel.model.span import ElasticSpan
-from torchelastic_otel.settling import ORIGIN_KEY, SPANS, settle_what_is_left
-from torchelastic_otel.spool import store
+from torchelastic_otel.capture.writer import Redact, Writer
+from torchelastic_otel.model.event import ElasticEvent
+from torchelastic_otel.settling import settle_what_is_left
 from torchelastic_otel.spool.store import row_bytes
 
-if TYPE_CHECKING:
-    from torchelastic_otel.capture.inlet import Observation
-
-BOUND = 1 << 20
 JOINED = json.dumps(
     {
         "name": "dynamic_rendezvous.py:DynamicRendezvousHandler.next_rendezvous",
@@ -36,72 +28,6 @@ JOINED = json.dumps(
         "local_id": 0,
     }
 )
-
-
-class Landing:
-    """Real spools, and who was told what."""
-
-    started_ns = 0
-
-    def __init__(self, directory: Path | None) -> None:
-        self.directory = directory
-        self.spools: list[store.Spool] = []
-        self.destinations: set[str] = set()
-        self.commits = 0
-
-    def _add(self, spool: store.Spool) -> store.Spool:
-        self.spools.append(spool)
-        if self.destinations:
-            spool.subscribe({"x": sorted(self.destinations)})
-        return spool
-
-    def open_spool(self) -> store.Spool:
-        """On disk where there is one."""
-        if self.directory is None:
-            return self._add(store.create_in_memory(BOUND))
-        return self._add(store.create(self.directory / "a.spool", BOUND))
-
-    def open_memory(self, first_sequence: int) -> store.Spool:
-        """In memory."""
-        return self._add(store.create_in_memory(BOUND, first_sequence))
-
-    def seen(self, destinations: Iterable[str]) -> dict[str, str]:
-        """Subscribes one cursor to them all, on the newest spool."""
-        destinations = set(destinations)
-        new = set(destinations) - self.destinations
-        if new:
-            self.spools[-1].subscribe({"x": sorted(new)})
-            self.destinations |= new
-        return {destination: destination for destination in destinations}
-
-    def committed(self) -> None:
-        """Counts."""
-        self.commits += 1
-
-    def rows(self) -> list[tuple[int, ElasticEvent]]:
-        """What all spools hold, one after the other."""
-        return [
-            (row.sequence, ElasticEvent.from_json(row.payload))
-            for spool in self.spools
-            for name, row in spool.history()
-            if name != SPANS and row not in [raw for _, raw in spool.raw()]
-        ]
-
-    def bodies(self) -> list[str]:
-        """The bodies of it."""
-        return [event.body for _, event in self.rows()]
-
-
-def seen(*texts: str, destination: str = "null") -> list[Observation]:
-    """As the inlet hands them over."""
-    return [(destination, text, 1_700_000_000_000_000_000 + n, n) for n, text in enumerate(texts)]
-
-
-def keep(writer: Writer, observations: list[Observation]) -> int:
-    """As the inlet does it: kept while somebody waits, settled when nobody does."""
-    missed = writer.keep(observations)
-    writer.settle()
-    return missed
 
 
 def test_rows_stand_in_the_order_they_came_in(tmp_path: Path) -> None:
@@ -285,114 +211,6 @@ def test_a_disk_that_fails_before_the_settling_loses_nothing(tmp_path: Path) -> 
     assert keep(writer, seen("c")) == 0
     assert [(sequence, event.body) for sequence, event in landing.rows()] == [(1, "a"), (2, "b"), (3, "c")]
     assert [spool.path for spool in landing.spools] == [tmp_path / "a.spool", None]
-
-
-def fact(name: str, at: int, error_file: str | None = None, **attributes: object) -> Observation:
-    """What a hook says, as the inlet hands it over; attributes by their constants' names, in lower case."""
-    told = {getattr(semconv, key.upper()): value for key, value in attributes.items()}
-    ns = 1_700_000_000_000_000_000 + at
-    return ("null", Fact(name, {semconv.RUN_ID: "r", **told}, error_file=error_file).to_text(), ns, at)
-
-
-LIFE = [
-    fact(semconv.AGENT_STARTED, 1, agent_id="a"),
-    fact(semconv.AGENT_PHASE_ENTERED, 2, phase="rendezvous"),
-    fact(semconv.RUN_IDENTIFIED, 3, run_nonce="5" * 32, inferred_from="own_view"),
-    fact(semconv.AGENT_PHASE_ENTERED, 4, phase="assign_ranks", rendezvous_round=0),
-    fact(semconv.AGENT_PHASE_ENTERED, 5, phase="running"),
-    fact(semconv.AGENT_PHASE_ENTERED, 6, phase="detect"),
-    fact(semconv.WORKER_FAILED, 6, error_file="a secret", worker_rank=0),
-    fact(semconv.AGENT_PHASE_ENTERED, 7, phase="stop"),
-]
-
-
-def spans(landing: Landing) -> list[ElasticSpan]:
-    """The spans that all spools hold."""
-    rows = [(name, row) for spool in landing.spools for name, row in spool.history()]
-    return [ElasticSpan.from_json(row.payload) for name, row in rows if name == SPANS]
-
-
-@pytest.mark.parametrize("at_once", [1, 3, 100])
-def test_spans_stand_beside_the_events_they_come_from(tmp_path: Path, at_once: int) -> None:
-    """Traces are a projection of the same stream, with cursors of their own."""
-    landing = Landing(tmp_path)
-    writer = Writer(landing)
-    for begin in range(0, len(LIFE), at_once):
-        assert keep(writer, LIFE[begin : begin + at_once]) == 0
-    names = [span.name.removeprefix("torchelastic.") for span in spans(landing)]
-    assert names == ["rendezvous", "assign_ranks", "round", "workers", "training"]
-    assert SPANS in landing.destinations
-
-
-def test_what_a_hook_takes_away_is_not_in_the_spans_either(tmp_path: Path) -> None:
-    """Promise 8: the text of an error is on the span of the workers that failed."""
-
-    def redact(event: ElasticEvent) -> ElasticEvent:
-        attributes = {
-            name: value.replace("secret", "***") if isinstance(value, str) else value
-            for name, value in event.attributes.items()
-        }
-        return replace(event, body=event.body.replace("secret", "***"), attributes=attributes)
-
-    landing = Landing(tmp_path)
-    keep(Writer(landing, redact), LIFE)
-    assert [span.error for span in spans(landing) if span.name == semconv.SPAN_WORKERS] == [
-        "Worker rank 0 (local rank None, pid None) failed: a ***"
-    ]
-    for spool in landing.spools:
-        spool.close()
-    assert not any(b"secret" in path.read_bytes() for path in tmp_path.iterdir())
-
-
-def test_with_a_hook_a_killed_agents_spans_are_still_ended(tmp_path: Path) -> None:
-    """Its rows are never raw: what is known of it has to be kept with them."""
-    landing = Landing(tmp_path)
-    writer = Writer(landing, lambda event: event)
-    for each in LIFE[:5]:
-        keep(writer, [each])
-    (spool,) = landing.spools
-    spool.put_meta(ORIGIN_KEY, Origin("0" * 32, "h", 1, 0).to_json())
-    before = len(spans(landing))
-    assert settle_what_is_left(spool) == 0
-    told = spans(landing)[before:]
-    assert [span.name.removeprefix("torchelastic.") for span in told] == ["workers", "training"]
-    assert {span.error for span in told} == {"the agent's process ended without a word"}
-
-
-def test_a_text_too_long_to_be_kept_raw_is_read_behind_what_came_before_it(tmp_path: Path) -> None:
-    """A worker's traceback is what is long, and its failure is the one that must not overtake its detection."""
-    landing = Landing(tmp_path)
-    writer = Writer(landing)
-    writer.keep(LIFE[:6])
-    writer.keep([fact(semconv.WORKER_FAILED, 6, error_file="x" * (MAX_RAW + 1), worker_rank=0)])
-    writer.keep(LIFE[7:])
-    writer.settle()
-    names = [event.name for _, event in landing.rows()]
-    assert names.count(semconv.WORKER_FAILED) == 1
-    (workers,) = [span for span in spans(landing) if span.name == semconv.SPAN_WORKERS]
-    assert [event.name for event in workers.events] == [semconv.WORKER_FAILED]
-    assert workers.error is not None
-
-
-def test_a_spool_that_is_full_of_spans_and_events_stays_on_disk(tmp_path: Path) -> None:
-    """Promise 6: what follows from events takes room too, and must not drive the spool into memory."""
-    landing = Landing(tmp_path)
-    writer = Writer(landing)
-    at = 10
-    for number in range(300):
-        phases = ("rendezvous", "assign_ranks", "running", "detect", "stop")
-        story = [
-            fact(semconv.AGENT_PHASE_ENTERED, at + step, phase=phase, rendezvous_round=number)
-            for step, phase in enumerate(phases)
-        ]
-        failed = [fact(semconv.WORKER_FAILED, at + 3, error_file="e" * 900, worker_rank=rank) for rank in range(8)]
-        assert keep(writer, [*(LIFE[:3] if not number else ()), *story[:4], *failed, story[4]]) == 0
-        at += 10
-    assert [spool.path for spool in landing.spools] == [tmp_path / "a.spool"]
-    files = [path for path in tmp_path.iterdir() if not path.name.endswith("-shm")]
-    assert sum(path.stat().st_size for path in files) <= BOUND
-    assert landing.spools[0].cursors()["x"].dropped > 0
-    assert len(spans(landing)) > 50
 
 
 def test_a_batch_larger_than_a_transaction_goes_on_in_memory_whole(tmp_path: Path) -> None:

@@ -172,8 +172,6 @@ def _enter(narrative: Narrative, event: ElasticEvent, time_ns: int) -> tuple[Nar
     except ValueError:
         return narrative, []  # of a newer version
     before = narrative.phase
-    # the wall clock may be set back; a phase never ends before it began
-    time_ns = max(time_ns, narrative.phase_ns)
     spans: list[ElasticSpan] = []
     durations = dict(narrative.durations or {})
     if before is not None and narrative.phase_monotonic_ns is not None and event.monotonic_ns is not None:
