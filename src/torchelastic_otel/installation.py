@@ -110,7 +110,7 @@ class Installation:
                 self._inlet,
                 self.registry.bound(),
                 self.check_destination,
-                hands_context_on=self.settings.worker_context,
+                hands_context_on=self.settings.worker_context == "link",
                 elastic=elastic,
                 at_end=self.load_before_the_end,
             )

@@ -80,8 +80,8 @@ def _seconds(text: str) -> int:
     return round(seconds * 1_000) * 1_000_000
 
 
-def _worker_context(text: str) -> bool:
-    return {"off": False, "link": True}[text.strip().lower()]
+def _worker_context(text: str) -> str:
+    return {"off": "off", "link": "link"}[text.strip().lower()]
 
 
 SETTINGS: Final = (
@@ -164,7 +164,7 @@ class Settings:
         flush_timeout_ns: Upper bound of what an exit is held up, nanoseconds.
         file_dir: Directory for the ``file`` destination; ``None`` for the spool's folder.
         heartbeats: What heartbeats are told as: ``metrics``, ``logs`` or both.
-        worker_context: Whether workers get the context of their node's span.
+        worker_context: What workers get of the context of their node's span: ``off``, ``link``.
     """
 
     mode: Mode = Mode.AUTO
@@ -174,7 +174,7 @@ class Settings:
     flush_timeout_ns: int = 2 * NS_PER_S
     file_dir: str | None = None
     heartbeats: tuple[str, ...] = ("metrics",)
-    worker_context: bool = False
+    worker_context: str = "off"
 
 
 def from_environment(environ: Mapping[str, str]) -> tuple[Settings, list[str]]:

@@ -40,13 +40,14 @@ def of(name: str) -> list[Any]:
 store = TCPStore("127.0.0.1", port, is_master=number == 0, wait_for_workers=False)
 parameters = RendezvousParameters("c10d", "", "three", 3, 3, local_addr="127.0.0.1", last_call_timeout="1")
 handler = create_handler(store, C10dRendezvousBackend(store, "three"), parameters)
-mark = folder / "failed"
+mark = folder / f"started-{number}"
 spec = WorkerSpec(
     role="trainer",
     local_world_size=1,
     rdzv_handler=handler,
     entrypoint="/bin/sh",
-    args=("-c", f"if [ -e {mark} ]; then exit 0; fi; [ {number} = 1 ] && touch {mark} && exit 3; exec sleep 60"),
+    # in the first round the second node fails and the others wait to be stopped; in the next one all are done
+    args=("-c", f"if [ -e {mark} ]; then exit 0; fi; touch {mark}; [ {number} = 1 ] && exit 3; exec sleep 60"),
     max_restarts=1,
     monitor_interval=0.1,
 )

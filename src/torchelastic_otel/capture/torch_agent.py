@@ -36,6 +36,22 @@ from torchelastic_otel.model.facts import Fact
 
 AGENTS_TRACEPARENT: Final = "TORCHELASTIC_OTEL_TRACEPARENT"
 """In a worker's environment, where it was asked for: the context of its span."""
+_API: Final = ".agent.server.api"
+_LOCAL: Final = ".agent.server.local_elastic_agent"
+HOOK_POINTS: Final = (
+    ("agent: run", _API, "SimpleElasticAgent", "run"),
+    ("agent: rendezvous", _API, "SimpleElasticAgent", "_rendezvous"),
+    ("agent: start of workers", _LOCAL, "LocalElasticAgent", "_start_workers"),
+    ("agent: result", _LOCAL, "LocalElasticAgent", "_monitor_workers"),
+    ("agent: restart and its reason", _API, "SimpleElasticAgent", "_restart_workers"),
+    ("agent: stop", _LOCAL, "LocalElasticAgent", "_stop_workers"),
+    ("agent: exit barrier", _API, "SimpleElasticAgent", "_exit_barrier"),
+    ("agent: shutdown", _LOCAL, "LocalElasticAgent", "_shutdown"),
+    ("workers: failure seen, stopping", ".multiprocessing.api", "PContext", "close"),
+    ("workers: environment", _LOCAL, None, "start_processes"),
+    ("rendezvous: node death", ".rendezvous.dynamic_rendezvous", "_BackendRendezvousStateHolder", "_sanitize"),
+)
+"""Where an agent is watched (torch 2.2 to 2.15): what for, module, class, name. One that is missing is left out."""
 _BACKENDS_WITH_A_STORE_OF_THEIR_OWN: Final = frozenset({"static"})
 
 
@@ -89,6 +105,10 @@ class AgentHooks:
         self._watched: weakref.WeakValueDictionary[int, _Watched] = weakref.WeakValueDictionary()
         self._agents: weakref.WeakKeyDictionary[Any, _Watched] = weakref.WeakKeyDictionary()
         self._contexts: weakref.WeakKeyDictionary[Any, _Watched] = weakref.WeakKeyDictionary()
+
+    def end(self) -> None:
+        """No agent is watched any more."""
+        self._thread.end()
 
     def agent_made(self, agent: Any, spec: Any) -> None:
         """Watch an agent, whatever class it is of."""

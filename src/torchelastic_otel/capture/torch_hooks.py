@@ -21,10 +21,11 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from torchelastic_otel.bindings import Bindings
-from torchelastic_otel.capture.torch_agent import AgentHooks
+from torchelastic_otel.capture.torch_agent import HOOK_POINTS, AgentHooks
 from torchelastic_otel.capture.torch_arming import (
     TORCHS_OWN,
     DoesNotFitError,
@@ -93,17 +94,21 @@ class TorchHooks:
         self._bindings: Bindings | None = None
         self._at_uninstall: Callable[[], None] = lambda: None
         self._hosts_store = False
+        self._agents: AgentHooks | None = None
         self.reports: list[HookReport] = []
 
     def install(self) -> None:
         """Put every hook that fits in place; warn once of those that do not."""
-        for name, fits, install in (
+        hooks: list[tuple[str, str, Callable[[], object]]] = [
             ("destinations", "1.13 to 2.15", self._destinations_hook),
             ("construct_and_record_rdzv_event", "1.13 to 2.15", self._construct_hook),
             ("get_method_name", "1.13 to 2.15", self._method_name_hook),
             ("agents", "2.2 to 2.15", self._agent_hook),
             ("torch's metrics", "2.2 to 2.15", lambda: self.torch_metrics.install(self._patches)),
-        ):
+        ]
+        # these are put in place when an agent is made, on the class that it is of; that they are there shows now
+        hooks += [(name, "2.2 to 2.15", partial(self._must_have, *where)) for name, *where in HOOK_POINTS]
+        for name, fits, install in hooks:
             trouble = ""
             try:
                 install()
@@ -130,12 +135,21 @@ class TorchHooks:
         """Leave torch as it was found."""
         self._patches.undo()
         self._at_uninstall()
+        if self._agents is not None:
+            self._agents.end()
         if self._bindings is not None:
             for destination in self._bindings.destinations:
                 self._bindings.unbind(destination)
             self._bindings = None
 
     # --- the hooks
+
+    def _must_have(self, where: str, kind: str | None, name: str) -> None:
+        owner = module(self._elastic + where)
+        if kind is not None:
+            owner = of_type(owner, kind, type)
+        if not callable(getattr(owner, name, None)):
+            raise DoesNotFitError(f"{owner.__name__} has no {name}")
 
     def _destinations_hook(self) -> None:
         events = module(self._elastic + ".events")
@@ -226,7 +240,7 @@ class TorchHooks:
         original = agent.__init__
         takes(original, "spec")
         check, elastic = self._check_destination, self._elastic
-        hooks = AgentHooks(
+        hooks = self._agents = AgentHooks(
             self._patches,
             lambda fact: self._inlet.put("null", fact.to_text()),
             store_is_safe=not store_wants_quiet_threads(),

@@ -47,12 +47,19 @@ class WatchThread:
         self._asked.put(task)
         os.eventfd_write(self._bell, 1)
 
+    def end(self) -> None:
+        """Let the thread go: what it waits for is forgotten. Who asks again begins anew."""
+        if self._pid == os.getpid():
+            self._pid = 0
+            bell, self._asked = self._bell, queue.SimpleQueue()
+            os.eventfd_write(bell, 1)
+
     def _begin(self) -> None:
         self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._asked, self._timers, self._readable = queue.SimpleQueue(), [], {}
         self._poll = select.poll()
         self._poll.register(self._bell, select.POLLIN)
-        _thread.start_new_thread(self._run, (self._asked, self._poll))
+        _thread.start_new_thread(self._run, (self._asked, self._poll, self._bell))
         self._pid = os.getpid()  # last: where a signal came in between, or no thread was to be had, the next one begins
 
     # --- on the thread
@@ -66,18 +73,18 @@ class WatchThread:
         self._readable[descriptor] = task
         self._poll.register(descriptor, select.POLLIN)
 
-    def _run(self, asked: queue.SimpleQueue[Task], poll: select.poll) -> None:
+    def _run(self, asked: queue.SimpleQueue[Task], poll: select.poll, bell: int) -> None:
         while self._asked is asked:
             timeout_ms: float | None = None
             if self._timers:
                 # rounded up: to come a moment too early would be to come twice
                 timeout_ms = max(0, -(-(self._timers[0][0] - self._monotonic_ns()) // _NS_PER_MS))
             for descriptor, event in poll.poll(timeout_ms):
-                if descriptor == self._bell and event & select.POLLNVAL:
+                if descriptor == bell and event & select.POLLNVAL:
                     self._pid = 0  # a program that closes all descriptors closed ours: whoever asks next begins anew
                     return
                 with guard:
-                    self._came(descriptor)
+                    os.eventfd_read(bell) if descriptor == bell else self._came(descriptor)
             while not asked.empty():
                 with guard:
                     asked.get()()
@@ -85,11 +92,10 @@ class WatchThread:
                 _, _, task = heapq.heappop(self._timers)
                 with guard:
                     task()
+        with guard:
+            os.close(bell)
 
     def _came(self, descriptor: int) -> None:
-        if descriptor == self._bell:
-            os.eventfd_read(descriptor)
-            return
         self._poll.unregister(descriptor)
         task = self._readable.pop(descriptor)
         with guard:
