@@ -5,8 +5,6 @@ What always holds: nothing is judged here; what came twice is still there twice.
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import os
 import subprocess
@@ -20,7 +18,6 @@ from harness import otlp
 from stage import Stage
 
 from torchelastic_otel import semconv
-from torchelastic_otel.cli import main
 from torchelastic_otel.demo.receiver import Received, ReceivedMetric, ReceivedSpan
 from torchelastic_otel.spool.glance import contents
 
@@ -140,8 +137,8 @@ def _rows(pid: int, spools: Path) -> list[Row]:
 
 def timeline(*arguments: str | Path) -> str:
     """What the command prints; nothing where there is no run."""
-    said, troubles = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(troubles):
-        status = main(["timeline", *map(str, arguments)])
-    assert status in (0, 1), troubles.getvalue()
-    return said.getvalue()
+    # in a process of its own: what other plays print in this one is theirs
+    command = [sys.executable, "-m", "torchelastic_otel", "timeline", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode in (0, 1), done.stderr
+    return done.stdout
