@@ -72,16 +72,3 @@ def test_a_child_of_the_worker_that_calls_later_moves_nothing(file: Path) -> Non
     file.write_text("1 2")
     torchelastic_otel.training_started()
     assert file.read_text() == "1 2"
-
-
-def test_it_costs_microseconds(file: Path) -> None:
-    """It stands in the training loop; the bounds are generous, a busy machine is slow."""
-    began = time.perf_counter_ns()
-    torchelastic_otel.training_started()
-    first = time.perf_counter_ns() - began
-    begun = training.training_started
-    began = time.perf_counter_ns()
-    for _ in range(1_000):
-        begun()
-    assert first < 50_000_000
-    assert (time.perf_counter_ns() - began) / 1_000 < 5_000
