@@ -216,7 +216,7 @@ class AgentHooks:
             watched.job.use(None, hosts_store=False)
             return
         hosts = getattr(watched.handler, "rank", None) == 0 if static else self._hosts_store()
-        made = JobStore(_connecting(str(host), int(str(port))), prefix(watched.watch.spec.run_id))
+        made = JobStore(_connecting(host, port), prefix(watched.watch.spec.run_id))
         watched.job.use(made, hosts_store=hosts)
 
     def _ran(self, watched: _Watched, agent: Any, args: Any, result: Any, error: BaseException | None) -> None:
