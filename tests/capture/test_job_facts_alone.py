@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from support.job_plays import ANSWER_WITHIN_S, Agent, Hung, Job, failure, silent
-from support.watching import Clock, Server, all_done, moment
+from support.job_plays import ANSWER_WITHIN_S, Agent, Hung, Job, SlowDoor, failure, silent
+from support.watching import Clock, S, Server, all_done, moment
 
 from torchelastic_otel import semconv
-from torchelastic_otel.capture.job_store import JobStore
+from torchelastic_otel.capture.job_store import CONNECTED_WITHIN_NS, JobStore
 
 
 @pytest.fixture
@@ -122,3 +122,50 @@ def test_an_agent_that_ends_says_what_it_still_had_to_say() -> None:
     agent.facts.finish()
     assert len(agent.said.wait(semconv.ROUND_STARTED)) == 1
     assert agent.store.given_up
+
+
+def _through(door: SlowDoor) -> tuple[Agent, Clock]:
+    """An agent alone in its round, whose workers run, and whose store lets nobody in yet."""
+    clock = Clock()
+    agent = Agent(0, clock)
+    agent.store = JobStore(door.connect, "p/", clock.monotonic_ns)
+    agent.facts.use(agent.store, hosts_store=True)
+    agent.join(0, [agent])
+    agent.facts.up(moment(0).wall_ns, moment(0).wall_ns, moment(2).wall_ns)
+    all_done([agent.thread], [])
+    return agent, clock
+
+
+@pytest.mark.torch
+def test_a_connection_that_takes_seconds_is_waited_for_and_what_it_brings_is_agreed(server: Server) -> None:
+    """A name server that does not answer costs torch's client five seconds, and must not cost the run its one trace."""
+    door = SlowDoor(server.client)
+    agent, clock = _through(door)
+    for _ in range(90):
+        clock.seconds += 0.1
+        all_done([agent.thread], [])
+    assert agent.said.facts == []
+    door.open.set()
+    agent.said.wait(semconv.RUN_IDENTIFIED)
+    assert agent.told(semconv.RUN_IDENTIFIED)[0][semconv.INFERRED_FROM] == "store"
+    agent.said.wait(semconv.ROUND_STARTED)
+    agent.facts.finish()
+
+
+def test_a_connection_that_never_comes_is_given_up() -> None:
+    """A firewall that drops what it does not like must not keep the facts for ever."""
+    agent, clock = _through(SlowDoor(lambda: None))
+    for _ in range(round(CONNECTED_WITHIN_NS / S) + 3):
+        clock.seconds += 1
+        all_done([agent.thread], [])
+    assert agent.told(semconv.RUN_IDENTIFIED)[0][semconv.INFERRED_FROM] == "own_view"
+    assert len(agent.told(semconv.ROUND_STARTED)) == 1
+    agent.facts.finish()
+
+
+def test_an_agent_that_ends_before_it_is_connected_says_its_own_view() -> None:
+    """A job of two seconds behind a slow name server still has a trace, of its own."""
+    agent, _ = _through(SlowDoor(lambda: None))
+    agent.facts.finish()
+    assert [fact.name for fact in agent.said.facts] == [semconv.RUN_IDENTIFIED, semconv.ROUND_STARTED]
+    assert agent.told(semconv.RUN_IDENTIFIED)[0][semconv.INFERRED_FROM] == "own_view"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from support.watching import Clock, S, Said, Server, all_done, moment
@@ -103,7 +103,29 @@ class Hung:
     def __init__(self) -> None:
         self.open = threading.Event()
 
-    def connect(self) -> Any:
+    def connect(self) -> Hung:
+        """Answers."""
+        return self
+
+    def compare_set(self, key: str, expected_value: str, desired_value: str) -> bytes:
         """Stays out."""
         self.open.wait()
         raise RuntimeError("gone")
+
+    def check(self, keys: Sequence[str]) -> bool:
+        """Stays out."""
+        self.open.wait()
+        raise RuntimeError("gone")
+
+
+class SlowDoor:
+    """A store that answers at once, and lets nobody in until it is let, as where the DNS does not answer."""
+
+    def __init__(self, behind: Callable[[], Any]) -> None:
+        self.open = threading.Event()
+        self._behind = behind
+
+    def connect(self) -> Any:
+        """Takes as long as it takes."""
+        self.open.wait()
+        return self._behind()

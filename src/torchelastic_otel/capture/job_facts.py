@@ -2,8 +2,8 @@
 
 What always holds:
 
-- Each thing that is asked is said once: as agreed, or, where there is no store or it has not answered in two seconds,
-  as this agent's own view, which says so.
+- Each thing that is asked is said once: as agreed, or, where there is no store or it has not answered in three seconds
+  (and no connection was being made to it), as this agent's own view, which says so.
 - Torch's threads wait here at most 50 ms, once before each join, for what this agent proposed.
 - All that changes here changes on the watch thread; torch's threads and the store's hand over.
 
@@ -30,6 +30,7 @@ from torchelastic_otel.model.facts import Fact
 
 ANSWER_WITHIN_NS: Final = 3_000_000_000
 """After this an agent goes by what it knows itself, nanoseconds."""
+_CONNECTED_NS: Final = 1_000_000_000
 _LOOK_EVERY_NS: Final = 100_000_000
 _YIELD_NS: Final = 1_500_000_000
 """What the first node waits for the one that hosts the store, which joins up to a second later (torch's poll)."""
@@ -96,6 +97,7 @@ class JobFacts:
         self._settled: Joined | None = None
         self._later: list[tuple[str, Mapping[str, Any]]] = []
         self._over = False
+        self._own_views: dict[str, Task] = {}
         self._start = RoundStart(thread, self._tell_in_order, lambda: self._store if shared_rounds else None)
 
     # --- from torch's threads
@@ -109,7 +111,7 @@ class JobFacts:
         if store is None:
             self._thread.do(lambda: self._identify(mine, "own_view"))
             return
-        self._thread.do(lambda: self._thread.after(ANSWER_WITHIN_NS, lambda: self._identify(mine, "own_view")))
+        self._thread.do(lambda: self._unless_answered(store, "run", lambda: self._identify(mine, "own_view")))
 
         def ask(keys: Keys) -> None:
             agreed = agreement.nonce(keys, mine)
@@ -179,6 +181,26 @@ class JobFacts:
 
     # --- on the watch thread
 
+    def _unless_answered(self, store: JobStore, what: str, task: Task) -> None:
+        """Run a task, which does nothing once there is an answer, when the store has had its time to give one.
+
+        While the store is being connected to, it still has; an agent that ends by then goes by its own view.
+        """
+        if not self._identified:
+            self._own_views[what] = task
+        late = False
+
+        def look() -> None:
+            nonlocal late
+            connecting = store.connecting
+            if connecting or late:
+                late = connecting  # once connected, it has a moment for what was asked meanwhile
+                self._thread.after(_CONNECTED_NS, look)
+            else:
+                task()
+
+        self._thread.after(ANSWER_WITHIN_NS, look)
+
     def _tell(self, name: str, attributes: Mapping[str, Any]) -> None:
         self._say(Fact(name, {semconv.RUN_ID: self._run_id, **attributes}))
 
@@ -191,6 +213,10 @@ class JobFacts:
 
     def _say_the_rest(self) -> None:
         self._over = True
+        if self._store is not None and not self._identified:
+            # the store never answered anything, so that no other agent can have agreed with this one
+            for own_view in [*self._own_views.values()]:
+                own_view()
         later, self._later = self._later, []
         for name, attributes in later:
             self._tell(name, attributes)
@@ -198,6 +224,7 @@ class JobFacts:
     def _identify(self, nonce: str, source: str) -> None:
         if not self._identified:
             self._identified = True
+            self._own_views.clear()
             self.nonce, self.nonce_is_agreed = nonce, source == "store"
             told = {semconv.RUN_NONCE: nonce, semconv.INFERRED_FROM: source, semconv.HOSTS_STORE: self._hosts_store}
             self._tell(semconv.RUN_IDENTIFIED, told)
@@ -214,7 +241,7 @@ class JobFacts:
             return
         me = joined.node_id or self._agent_id()
         give_up = lambda: self._settle(joined, own, trigger, None, writer=joined.rank == 0, agreed=False)  # noqa: E731
-        self._thread.after(ANSWER_WITHIN_NS, give_up)
+        self._unless_answered(store, "round", give_up)
 
         def ask(keys: Keys) -> None:
             cause = agreement.cause(keys, joined.round - 1) if joined.round else None
@@ -307,7 +334,7 @@ class JobFacts:
         if not gone or store is None or store.given_up:
             tell(self._lost)
         else:
-            self._thread.after(ANSWER_WITHIN_NS, first(lambda: tell(self._lost)))
+            self._unless_answered(store, "membership", first(lambda: tell(self._lost)))
             store.ask(ask)
 
     def _judge(self, node: Silent, joined: Joined | None) -> None:
@@ -322,7 +349,7 @@ class JobFacts:
             return
 
         first = _first()
-        self._thread.after(ANSWER_WITHIN_NS, first(lambda: self._lose(node)))
+        self._unless_answered(store, f"node {node.node_id}", first(lambda: self._lose(node)))
 
         def ask(keys: Keys) -> None:
             if agreement.has_left(keys, round_, node.node_id):

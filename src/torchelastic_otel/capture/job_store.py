@@ -27,6 +27,9 @@ WAIT_S: Final = 0.05
 """The longest that a caller is held, seconds."""
 GIVEN_UP_AFTER_NS: Final = 2_000_000_000
 """A call that is out for longer gives the store up, nanoseconds."""
+CONNECTED_WITHIN_NS: Final = 12_000_000_000
+"""A connection that takes longer gives the store up, nanoseconds: torch's client asks for the reverse DNS name of whom
+it connects to, and a name server that does not answer takes five seconds at a time."""
 _NEVER: Final = "\x01"
 """No value is ever this: to compare with it is to read."""
 
@@ -91,6 +94,7 @@ class JobStore:
         self._working = _thread.allocate_lock()  # held by the one thread for as long as it lives
         self._running = False
         self._asked = self._ended = False
+        self._connecting_since_ns: int | None = None
         self._busy_since_ns: int | None = None
         self._pid = os.getpid()
         self.trouble = ""
@@ -99,9 +103,14 @@ class JobStore:
     @property
     def given_up(self) -> bool:
         """Whether it failed, or has not answered for too long."""
-        since = self._busy_since_ns
-        late = since is not None and self._monotonic_ns() - since > GIVEN_UP_AFTER_NS
+        late = self._is_out(self._busy_since_ns, GIVEN_UP_AFTER_NS)
+        late = late or self._is_out(self._connecting_since_ns, CONNECTED_WITHIN_NS)
         return late or self._ended or bool(self.trouble)
+
+    @property
+    def connecting(self) -> bool:
+        """Whether it is still being connected to, and not given up: an answer may take longer than usual."""
+        return self._connecting_since_ns is not None and not self.given_up
 
     def ask(self, errand: Errand, *, wait_s: float = 0.0) -> bool:
         """Have an errand run on the thread.
@@ -133,6 +142,9 @@ class JobStore:
                 # a thread that comes back from C++ while the interpreter ends aborts the process (pybind11): not ours
                 self._hand_over(None).acquire(True, WAIT_S)
 
+    def _is_out(self, since_ns: int | None, longest_ns: int) -> bool:
+        return since_ns is not None and self._monotonic_ns() - since_ns > longest_ns
+
     def _hand_over(self, errand: Errand | None) -> _thread.LockType:
         done = _thread.allocate_lock()
         done.acquire()
@@ -155,14 +167,16 @@ class JobStore:
                 keys = None  # the connection is closed by this thread
                 done.release()
                 return
-            self._busy_since_ns = self._monotonic_ns()
             try:
-                if not self.trouble:
-                    keys = keys or Keys(self._connect(), self._prefix)
+                if keys is None and not self.trouble:
+                    self._connecting_since_ns = self._monotonic_ns()
+                    keys = Keys(self._connect(), self._prefix)
+                self._connecting_since_ns, self._busy_since_ns = None, self._monotonic_ns()
+                if keys is not None and not self.trouble:
                     errand(keys)
             except BaseException as error:  # noqa: BLE001 - no signal comes to this thread; torch raises many kinds
                 keys = None
                 self.trouble = f"{type(error).__name__}: {error}"
                 guard.kept_in(error) if not isinstance(error, (RuntimeError, OSError)) else None
-            self._busy_since_ns = None
+            self._connecting_since_ns = self._busy_since_ns = None
             done.release()

@@ -1,7 +1,8 @@
 """A round whose workers run on all nodes, said once, by the agent that speaks for the whole job.
 
-What always holds: said when all nodes have reported, or two seconds after this one's workers ran, then with what is
-known; also where the round is over by then. All of it happens on the watch thread and the store's.
+What always holds: said when all nodes have reported, or two seconds after this one's workers ran (later where the store
+is still being connected to), then with what is known; also where the round is over by then. All of it happens on the
+watch thread and the store's.
 """
 
 from __future__ import annotations
@@ -95,8 +96,15 @@ class RoundStart:
     def _begin(self) -> None:
         if self._up is not None and self._up[0] is self._writes and not self._is_said(self._up[0]):
             joined, part = self._up
-            self._thread.after(LONGEST_NS, lambda: self._say(joined, [part], complete=joined.world_size == 1))
+            self._thread.after(LONGEST_NS, lambda: self._has_waited(joined, part))
             self._look(joined)
+
+    def _has_waited(self, joined: Joined, part: agreement.BroughtUp) -> None:
+        store = self._store()
+        if store is not None and store.connecting:
+            self._thread.after(LONGEST_NS, lambda: self._has_waited(joined, part))
+        else:
+            self._say(joined, [part], complete=joined.world_size == 1)
 
     def _look(self, joined: Joined) -> None:
         store = self._store()
