@@ -80,6 +80,16 @@ def test_after_a_round_it_says_who_is_missing_by_host_and_last_rank(held: Held) 
     )
 
 
+def test_a_host_that_is_back_under_another_process_id_is_not_missing(held: Held) -> None:
+    """Whoever is woken must not look after a host whose pod was started again a minute ago."""
+    held.waiting.remember(("a_1_0", "b_2_0", "c_3_0", "c_4_0"))
+    held.view = RendezvousView(1, False, ("a_1_0",), ("c_9_0",), "a_1_0")
+    held.waiting.begin()
+    done(held.thread)
+    held.at(5)
+    assert held.said[0][semconv.RENDEZVOUS_MISSING_NODES] == ("b, last rank 1 (b_2_0)", "c, last rank 3 (c_4_0)")
+
+
 def test_a_rendezvous_that_goes_on_says_nothing(held: Held) -> None:
     """And the next attempt is not blamed for the one before."""
     held.waiting.begin()

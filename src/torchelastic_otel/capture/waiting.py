@@ -6,7 +6,8 @@ rendezvous that goes on, and nothing of a node that stands by while others train
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -96,11 +97,26 @@ class Waiting:
             if self._nodes_min is not None:
                 told[semconv.RENDEZVOUS_MISSING] = max(0, self._nodes_min - len(there))
             told[semconv.RENDEZVOUS_MISSING_NODES] = tuple(
-                f"{address_of(node)}, last rank {rank} ({node})"
-                for node, rank in self._before.items()
-                if node not in there
+                f"{address_of(node)}, last rank {rank} ({node})" for node, rank in self._missing(there)
             )[:_NAMED]
         self._say(semconv.RENDEZVOUS_WAITING, told)
+
+    def _missing(self, there: Set[str]) -> list[tuple[str, int]]:
+        """Who of the round before is not there, with their ranks.
+
+        An agent that was started again has another process id: who is new is taken for the one that is missing from its
+        host, and where several are, for the one of the lowest rank.
+        """
+        back = Counter(address_of(node) for node in there if node not in self._before)
+        missing = []
+        for node, rank in self._before.items():
+            if node in there:
+                continue
+            if back[address_of(node)] > 0:
+                back[address_of(node)] -= 1
+            else:
+                missing.append((node, rank))
+        return missing
 
 
 def address_of(node_id: str) -> str:
