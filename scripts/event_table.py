@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from torchelastic_otel import semconv
 from torchelastic_otel.model import facts, normalise, rendezvous_messages, sentences
 from torchelastic_otel.model.event import Severity
-from torchelastic_otel.model.metric_table import TABLE
+from torchelastic_otel.model.tally.table import TABLE
 
 
 def rows() -> Iterator[tuple[str, str, str]]:

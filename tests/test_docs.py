@@ -12,7 +12,7 @@ from torchelastic_otel import semconv
 from torchelastic_otel.cli import COMMANDS
 from torchelastic_otel.deliver.destinations import BUILT_IN
 from torchelastic_otel.model import normalise, rendezvous_messages, sentences
-from torchelastic_otel.model.metric_table import TABLE
+from torchelastic_otel.model.tally.table import TABLE
 from torchelastic_otel.settings import SETTINGS
 
 ROOT = Path(__file__).parent.parent

@@ -19,7 +19,7 @@ from torchelastic_otel.guard import guard
 from torchelastic_otel.model.event import ElasticEvent
 from torchelastic_otel.model.measurement import Snapshot
 from torchelastic_otel.model.outside import Outside
-from torchelastic_otel.model.snapshot import acknowledge, is_due, snapshot
+from torchelastic_otel.model.tally.snapshot import acknowledge, is_due, snapshot
 from torchelastic_otel.settling import SPANS, STANDING_KEY, TALLY_KEY, Known, Read, raw_payload, read
 from torchelastic_otel.spool.store import Spool, SpoolError, SpoolTooSmallError, row_bytes
 

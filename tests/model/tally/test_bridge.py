@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from torchelastic_otel import semconv
-from torchelastic_otel.model.bridge import bridged
 from torchelastic_otel.model.measurement import Distribution, Kind
 from torchelastic_otel.model.outside import Bridged
+from torchelastic_otel.model.tally.bridge import bridged
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,10 @@ import pytest
 from support.agent_streams import AgentStream
 
 from torchelastic_otel import semconv
-from torchelastic_otel.model.metric_table import EVENT_NAMES
 from torchelastic_otel.model.phases import Phase
-from torchelastic_otel.model.tally import MAX_RUNS, Tally
+from torchelastic_otel.model.tally import Tally
+from torchelastic_otel.model.tally.fold import MAX_RUNS
+from torchelastic_otel.model.tally.table import EVENT_NAMES
 
 
 def a_life() -> AgentStream:

@@ -17,14 +17,14 @@ from dataclasses import replace
 from typing import Final
 
 from torchelastic_otel import semconv
-from torchelastic_otel.model import tally_time
-from torchelastic_otel.model.bridge import bridged
 from torchelastic_otel.model.event import AttributeValue
 from torchelastic_otel.model.measurement import Distribution, Exemplar, Kind, Metric, Point, Snapshot
-from torchelastic_otel.model.metric_table import NS_PER_S, TABLE, Row, Scope, key
 from torchelastic_otel.model.outside import Exports, Outside
-from torchelastic_otel.model.tally import Tally
-from torchelastic_otel.model.tally_run import Run, settle_failures
+from torchelastic_otel.model.tally.bridge import bridged
+from torchelastic_otel.model.tally.fold import Tally
+from torchelastic_otel.model.tally.run import Run, settle_failures
+from torchelastic_otel.model.tally.table import NS_PER_S, TABLE, Row, Scope, key
+from torchelastic_otel.model.tally.times import advance
 
 _LEAST_STEP_NS: Final = 1_000_000
 """Backends keep milliseconds: two snapshots must not be one."""
@@ -55,7 +55,7 @@ def snapshot(
             agree any more on whose fault a failure was.
     """
     now_ns = tally.last_ns if final else now_monotonic_ns
-    runs = tuple(replace(run, times=tally_time.advance(run.times, now_ns)) for run in tally.runs)
+    runs = tuple(replace(run, times=advance(run.times, now_ns)) for run in tally.runs)
     if final:
         runs = tuple(settle_failures(run) for run in runs)
     builder = _Builder(tally.shown, gauges=not final)

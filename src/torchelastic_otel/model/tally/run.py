@@ -12,12 +12,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from torchelastic_otel import semconv
-from torchelastic_otel.model import tally_failures
 from torchelastic_otel.model.event import ElasticEvent
-from torchelastic_otel.model.metric_table import BOUNDS, key
 from torchelastic_otel.model.phases import Phase
-from torchelastic_otel.model.tally_failures import Failure, Failures
-from torchelastic_otel.model.tally_time import Times
+from torchelastic_otel.model.tally.failures import Failure, Failures, decide
+from torchelastic_otel.model.tally.table import BOUNDS, key
+from torchelastic_otel.model.tally.times import Times
 
 MAX_EXEMPLARS: Final = 2
 """Exemplars of one series between two snapshots; the newest ones."""
@@ -34,7 +33,7 @@ class Run:
 
     Attributes:
         id: The run's id; ``None`` where no event has said it.
-        counts: Counters by :func:`~torchelastic_otel.model.metric_table.key`; those at 0 are left out.
+        counts: Counters by :func:`~torchelastic_otel.model.tally.table.key`; those at 0 are left out.
         measured: Histograms by key; empty ones are left out.
         examples: Exemplars that no acknowledged snapshot has held yet, by key.
         gauges: The newest values, by metric.
@@ -94,8 +93,8 @@ def example(run: Run, series: str, value: float, time_ns: int, trace_id: str | N
 
 
 def settle_failures(run: Run, agreed: ElasticEvent | None = None) -> Run:
-    """Count the failures whose role is known (:func:`~torchelastic_otel.model.tally_failures.decide`)."""
-    failures, decided = tally_failures.decide(run.failures, agreed)
+    """Count the failures whose role is known (:func:`~torchelastic_otel.model.tally.failures.decide`)."""
+    failures, decided = decide(run.failures, agreed)
     run = replace(run, failures=failures)
     for failure in decided:
         series = key(semconv.METRIC_FAILURES, failure.kind, failure.role)

@@ -1,4 +1,4 @@
-"""An agent's own numbers, folded over its events; what metrics are read from (:mod:`torchelastic_otel.model.snapshot`).
+"""An agent's own numbers, folded over its events; what metrics are read from (``snapshot``).
 
 What always holds:
 
@@ -15,11 +15,11 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from torchelastic_otel import semconv
-from torchelastic_otel.model import tally_time
 from torchelastic_otel.model.event import ElasticEvent
 from torchelastic_otel.model.phases import Phase
-from torchelastic_otel.model.tally_learning import learn
-from torchelastic_otel.model.tally_run import Run, from_plain, settle_failures, to_plain
+from torchelastic_otel.model.tally import times
+from torchelastic_otel.model.tally.learning import learn
+from torchelastic_otel.model.tally.run import Run, from_plain, settle_failures, to_plain
 
 MAX_RUNS: Final = 4
 """Runs of one process whose numbers are kept."""
@@ -83,6 +83,6 @@ def _run_of(runs: tuple[Run, ...], event: ElasticEvent, at_ns: int) -> tuple[tup
     if current.id is None and not current.shown:
         return runs[:-1], replace(current, id=run_id)
     found = [run for run in runs if run.id == run_id] or [Run(run_id)]
-    current = replace(current, times=tally_time.enter(current.times, Phase.ENDED, at_ns), gauges={}, beat_ns=None)
+    current = replace(current, times=times.enter(current.times, Phase.ENDED, at_ns), gauges={}, beat_ns=None)
     others = (*runs[:-1], settle_failures(current))
     return tuple(run for run in others if run.id != run_id)[1 - MAX_RUNS :], found[0]

@@ -11,8 +11,8 @@ from torchelastic_otel.model.measurement import Distribution, Kind, Snapshot
 from torchelastic_otel.model.outside import Bridged, Exports, Outside
 from torchelastic_otel.model.phases import Phase
 from torchelastic_otel.model.signals import Signal
-from torchelastic_otel.model.snapshot import acknowledge, is_due, snapshot
 from torchelastic_otel.model.tally import Tally
+from torchelastic_otel.model.tally.snapshot import acknowledge, is_due, snapshot
 
 OUTSIDE = Outside(
     spool_bytes=4096,
