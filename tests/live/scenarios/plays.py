@@ -18,6 +18,7 @@ FAST = "keep_alive_interval=1,keep_alive_max_attempt=3,last_call_timeout=1"
 BOTH = "keep_alive_interval=1,keep_alive_max_attempt=3,last_call_timeout=5"
 """The same, and the first of two nodes waits for the other one, which may be slow to come."""
 SOON = "last_call_timeout=1"
+ODD_RUN_ID = 'größe 7/b:"x"'
 
 
 def clean(names: str) -> Callable[[Stage], None]:
@@ -139,6 +140,36 @@ def agent_ends(number: int) -> Callable[[Stage], None]:
         stage.done()
 
     return play
+
+
+def comes_back(stage: Stage) -> None:
+    """The second node's agent is killed, and started again, as Kubernetes does: it is another agent then."""
+    for name in "ab":
+        stage.enter(name, nodes="2", conf=FAST, restarts=1)
+    (worker,) = stage.began("a")
+    stage.began("b")
+    time.sleep(0.5)
+    stage.strike_agent("b", signal.SIGKILL)
+    time.sleep(0.2)
+    stage.order(worker, "exit 3")
+    stage.enter("c", nodes="2", conf=FAST, restarts=1)
+    stage.began("a", 1)
+    stage.began("c")
+    time.sleep(0.5)
+    stage.done()
+
+
+def fails_twice(stage: Stage) -> None:
+    """Three nodes; a worker of the third fails, then one of the second; the run's id is not a plain word."""
+    for name in "abc":
+        stage.enter(name, nodes="3", restarts=3, run_id=ODD_RUN_ID)
+    for start, (name, what) in enumerate((("c", "raise"), ("b", "abort"))):
+        workers = {each: stage.began(each, start)[0] for each in "abc"}
+        stage.order(workers[name], what)
+    for name in "abc":
+        stage.began(name, 2)
+    time.sleep(0.5)
+    stage.done()
 
 
 def terminated_while_it_waits(stage: Stage) -> None:

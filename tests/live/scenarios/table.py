@@ -99,6 +99,32 @@ SCENARIOS = (
         flushed="b",
     ),
     Scenario(
+        "an agent is killed and another one comes in its place",
+        plays.comes_back,
+        Truth(
+            WELL,
+            (
+                Round("ab", "failed", first=0, victims=(1,), restart="node_lost", lost="b"),
+                Round("ac", WELL, joined="c"),
+            ),
+            {"a": 0, "b": -9, "c": 0},
+            {"a": WELL, "b": None, "c": WELL},
+            told_own_view=("worker_failure",),
+        ),
+        flushed="b",
+    ),
+    Scenario(
+        "three nodes, of which two fail one after the other",
+        plays.fails_twice,
+        _well(
+            "abc",
+            Round("abc", "failed", first=0, restart="worker_failure"),
+            Round("abc", "failed", first=1, restart="worker_failure"),
+            run_id=plays.ODD_RUN_ID,
+            told_own_view=("membership_change", "membership_change"),
+        ),
+    ),
+    Scenario(
         "an agent gets SIGTERM",
         plays.agent_ends(signal.SIGTERM),
         Truth(
