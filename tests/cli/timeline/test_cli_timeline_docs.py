@@ -11,7 +11,7 @@ from torchelastic_otel.model.cause import REASONS
 from torchelastic_otel.model.phases import Phase
 from torchelastic_otel.model.story.types import LeftReason, Outcome, State
 
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = Path(__file__).parents[3] / "docs"
 TEXT = (DOCS / "timeline.md").read_text()
 DEFINED = json.loads((DOCS / "timeline.schema.json").read_text())["$defs"]
 

@@ -18,10 +18,10 @@ from support.recordings import DIRECTORY
 
 from torchelastic_otel import semconv
 from torchelastic_otel.cli import main
-from torchelastic_otel.cli.timeline_choice import chosen
-from torchelastic_otel.cli.timeline_options import since
-from torchelastic_otel.cli.timeline_page import Look, Page, clean, clock, day_and_clock, duration
-from torchelastic_otel.cli.timeline_text import write_run
+from torchelastic_otel.cli.timeline.choice import chosen
+from torchelastic_otel.cli.timeline.options import since
+from torchelastic_otel.cli.timeline.page import Look, Page, clean, clock, day_and_clock, duration
+from torchelastic_otel.cli.timeline.text import write_run
 from torchelastic_otel.model.story.fold import Story, fold, runs_of
 from torchelastic_otel.model.story.ranges import ranges
 from torchelastic_otel.model.story.types import Run

@@ -15,11 +15,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from torchelastic_otel.cli.command import PROGRAM, Command, CommandError
-from torchelastic_otel.cli.timeline_options import round_number, since
+from torchelastic_otel.cli.timeline.options import round_number, since
 
 if TYPE_CHECKING:
-    from torchelastic_otel.cli.timeline_inputs import Told
-    from torchelastic_otel.cli.timeline_page import Look
+    from torchelastic_otel.cli.timeline.inputs import Told
+    from torchelastic_otel.cli.timeline.page import Look
     from torchelastic_otel.model.story.types import Run
 
 
@@ -65,7 +65,7 @@ class Timeline(Command):
 
     def run(self, arguments: argparse.Namespace) -> int:
         """Read, fold, tell."""
-        from torchelastic_otel.cli.timeline_choice import chosen, events_of
+        from torchelastic_otel.cli.timeline.choice import chosen, events_of
         from torchelastic_otel.model.story.fold import Story, fold, runs_of
 
         told, where = _read(arguments.paths)
@@ -74,12 +74,12 @@ class Timeline(Command):
         runs = chosen(everything, arguments.run, arguments.round, arguments.since, arguments.node)
         events = [events_of(run, arguments.round) for run in runs] if arguments.all else None
         if arguments.json:
-            from torchelastic_otel.cli.timeline_json import document
+            from torchelastic_otel.cli.timeline.document import document
 
             print(json.dumps(document(runs, events), indent=2), flush=True)
         elif runs:
-            from torchelastic_otel.cli.timeline_page import Page
-            from torchelastic_otel.cli.timeline_text import write_events, write_run
+            from torchelastic_otel.cli.timeline.page import Page
+            from torchelastic_otel.cli.timeline.text import write_events, write_run
 
             page = Page(_look(arguments))
             for i, run in enumerate(runs):
@@ -94,7 +94,7 @@ class Timeline(Command):
 
 
 def _read(paths: Sequence[str]) -> tuple[Told, str]:
-    from torchelastic_otel.cli.timeline_inputs import read_node, read_paths
+    from torchelastic_otel.cli.timeline.inputs import read_node, read_paths
 
     def say(what: str) -> None:
         print(f"{PROGRAM} timeline: {what}", file=sys.stderr)
@@ -115,7 +115,7 @@ def _read(paths: Sequence[str]) -> tuple[Told, str]:
 
 
 def _look(arguments: argparse.Namespace) -> Look:
-    from torchelastic_otel.cli.timeline_page import Look
+    from torchelastic_otel.cli.timeline.page import Look
 
     terminal = sys.stdout.isatty()
     plain = arguments.no_color or bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"

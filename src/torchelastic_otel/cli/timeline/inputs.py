@@ -19,8 +19,8 @@ from typing import Any, Final
 
 from torchelastic_otel.cli import captures
 from torchelastic_otel.cli.command import CommandError
-from torchelastic_otel.cli.timeline_otlp import deliveries_of, is_request
-from torchelastic_otel.cli.timeline_spools import read_spool, spools_in
+from torchelastic_otel.cli.timeline.otlp import deliveries_of, is_request
+from torchelastic_otel.cli.timeline.spools import read_spool, spools_in
 from torchelastic_otel.model.event import Delivery, Origin
 from torchelastic_otel.model.normalise import normalise
 from torchelastic_otel.model.standing import Standing, enrich

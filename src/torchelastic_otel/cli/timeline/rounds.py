@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from torchelastic_otel.cli.timeline_page import Page, Style, clock, duration
-from torchelastic_otel.cli.timeline_words import (
+from torchelastic_otel.cli.timeline.page import Page, Style, clock, duration
+from torchelastic_otel.cli.timeline.words import (
     Names,
     how,
     last_lines,
