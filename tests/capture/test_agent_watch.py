@@ -103,8 +103,6 @@ def test_an_agent_that_goes_in_its_first_rendezvous_says_so(play: Play) -> None:
 def test_phases_never_begin_before_the_one_before(play: Play) -> None:
     """A worker may have ended before torch was done with starting it."""
     play.bring_up(0, [play.worker(0, "exit 5")])
-    start = play.watch._start
-    assert start is not None
     play.clock.seconds = 3.5
     play.let_go(0)
     play.at(5).closing(play.codes())

@@ -22,10 +22,12 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any, Final
 
-from torchelastic_otel.capture.agent_watch import AgentSpec, AgentWatch, Worker
+from torchelastic_otel.capture.agent_spec import AgentSpec
+from torchelastic_otel.capture.agent_watch import AgentWatch
 from torchelastic_otel.capture.agreement import prefix
 from torchelastic_otel.capture.job_facts import JobFacts, Silent
 from torchelastic_otel.capture.job_store import JobStore
+from torchelastic_otel.capture.started_workers import Worker
 from torchelastic_otel.capture.torch_arming import Patches
 from torchelastic_otel.capture.training_files import VARIABLE as TRAINING_FILE
 from torchelastic_otel.capture.waiting import RendezvousView

@@ -1,0 +1,49 @@
+"""How an agent was launched, as plain data, and as the agent says it.
+
+What always holds: nothing of torch in here; what a backend does not tell is ``None`` and is not said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torchelastic_otel import semconv
+
+
+@dataclass(frozen=True, slots=True)
+class AgentSpec:
+    """How an agent was launched.
+
+    Attributes:
+        run_id: The run's id, ``--rdzv-id``.
+        backend: The rendezvous backend's name.
+        role: The workers' role.
+        entry_point: What the workers run.
+        nodes_min: Nodes that a round needs; ``None`` where that is not known.
+        nodes_max: Nodes that a round takes.
+        local_world_size: Workers on this node.
+        restarts_max: How often this agent may restart its workers after failures of their own.
+    """
+
+    run_id: str
+    backend: str
+    role: str
+    entry_point: str
+    nodes_min: int | None
+    nodes_max: int | None
+    local_world_size: int
+    restarts_max: int
+
+    def attributes(self) -> Mapping[str, Any]:
+        """All but the run's id, which goes with everything that an agent says."""
+        return {
+            semconv.NODES_MIN: self.nodes_min,
+            semconv.NODES_MAX: self.nodes_max,
+            semconv.LOCAL_WORLD_SIZE: self.local_world_size,
+            semconv.RESTARTS_MAX: self.restarts_max,
+            semconv.ROLE_NAME: self.role,
+            semconv.RENDEZVOUS_BACKEND: self.backend,
+            semconv.ENTRY_POINT: self.entry_point,
+        }
