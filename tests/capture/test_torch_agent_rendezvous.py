@@ -18,7 +18,7 @@ from support.watching import LONGEST_S, free_port
 
 from torchelastic_otel import semconv
 from torchelastic_otel.capture import torch_agent
-from torchelastic_otel.capture.job_facts import Silent
+from torchelastic_otel.capture.membership import Silent
 
 pytestmark = pytest.mark.torch
 ROOT = Path(__file__).resolve().parents[2]

@@ -8,8 +8,10 @@ from typing import Any
 
 from support.watching import Clock, S, Said, Server, all_done, moment
 from torchelastic_otel import semconv
-from torchelastic_otel.capture.job_facts import ANSWER_WITHIN_NS, JobFacts, Silent
+from torchelastic_otel.capture.job_facts import JobFacts
 from torchelastic_otel.capture.job_store import JobStore
+from torchelastic_otel.capture.membership import Silent
+from torchelastic_otel.capture.own_views import ANSWER_WITHIN_NS
 from torchelastic_otel.capture.round_start import Joined
 from torchelastic_otel.capture.watch_thread import WatchThread
 from torchelastic_otel.model.cause import WORKER_FAILURE, Cause

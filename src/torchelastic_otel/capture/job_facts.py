@@ -15,44 +15,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timezone
 from typing import Any, Final
 
 from torchelastic_otel import semconv
 from torchelastic_otel.capture import agreement
 from torchelastic_otel.capture.job_store import WAIT_S, JobStore, Keys
+from torchelastic_otel.capture.membership import Membership, Silent
+from torchelastic_otel.capture.own_views import OwnViews
 from torchelastic_otel.capture.round_start import Joined, RoundStart
-from torchelastic_otel.capture.waiting import address_of
-from torchelastic_otel.capture.watch_thread import Task, WatchThread
-from torchelastic_otel.model.cause import MEMBERSHIP_CHANGE, NODE_LEFT, NODE_LOST, UNKNOWN, WORKER_FAILURE, Cause
+from torchelastic_otel.capture.watch_thread import WatchThread
+from torchelastic_otel.model.cause import MEMBERSHIP_CHANGE, NODE_LEFT, UNKNOWN, WORKER_FAILURE, Cause
 from torchelastic_otel.model.facts import Fact
 
-ANSWER_WITHIN_NS: Final = 3_000_000_000
-"""After this an agent goes by what it knows itself, nanoseconds."""
-_CONNECTED_NS: Final = 1_000_000_000
 _LOOK_EVERY_NS: Final = 100_000_000
 _YIELD_NS: Final = 1_500_000_000
 """What the first node waits for the one that hosts the store, which joins up to a second later (torch's poll)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Silent:
-    """A node whose heartbeats have stopped.
-
-    Attributes:
-        node_id: Which.
-        rank: Its rank in the round; ``None`` where it took no part.
-        last_heartbeat_ns: When it last sent one, by its own clock, nanoseconds since the epoch.
-        own_beats_failed: Whether this agent's own heartbeats have stopped as well.
-        round: The round in which it was seen, for an agent that is in none itself and stands by.
-    """
-
-    node_id: str
-    rank: int | None
-    last_heartbeat_ns: int
-    own_beats_failed: bool
-    round: int | None = None
 
 
 class JobFacts:
@@ -93,11 +70,13 @@ class JobFacts:
         self._own_trigger: str | None = None
         self._proposed = False
         self._before: Sequence[str] = ()
-        self._lost: set[str] = set()
         self._settled: Joined | None = None
         self._later: list[tuple[str, Mapping[str, Any]]] = []
         self._over = False
-        self._own_views: dict[str, Task] = {}
+        self._own_views = OwnViews(thread)
+        self._membership = Membership(
+            self._tell, thread, lambda: self._store, self._own_views, shared_rounds=shared_rounds
+        )
         self._start = RoundStart(thread, self._tell_in_order, lambda: self._store if shared_rounds else None)
 
     # --- from torch's threads
@@ -111,7 +90,7 @@ class JobFacts:
         if store is None:
             self._thread.do(lambda: self._identify(mine, "own_view"))
             return
-        self._thread.do(lambda: self._unless_answered(store, "run", lambda: self._identify(mine, "own_view")))
+        self._thread.do(lambda: self._own_views.unless_answered(store, "run", lambda: self._identify(mine, "own_view")))
 
         def ask(keys: Keys) -> None:
             agreed = agreement.nonce(keys, mine)
@@ -170,7 +149,7 @@ class JobFacts:
         """Nodes' heartbeats have stopped."""
         joined = self._now
         for node in nodes:
-            self._thread.do(lambda node=node: self._judge(node, joined))  # type: ignore[misc]
+            self._thread.do(lambda node=node: self._membership.judge(node, joined))  # type: ignore[misc]
 
     def enter_barrier(self) -> None:
         """This node is done and waits for the others."""
@@ -180,26 +159,6 @@ class JobFacts:
             self._store.ask(lambda keys: agreement.enter_barrier(keys, round_, node_id))
 
     # --- on the watch thread
-
-    def _unless_answered(self, store: JobStore, what: str, task: Task) -> None:
-        """Run a task, which does nothing once there is an answer, when the store has had its time to give one.
-
-        While the store is being connected to, it still has; an agent that ends by then goes by its own view.
-        """
-        if not self._identified:
-            self._own_views[what] = task
-        late = False
-
-        def look() -> None:
-            nonlocal late
-            connecting = store.connecting
-            if connecting or late:
-                late = connecting  # once connected, it has a moment for what was asked meanwhile
-                self._thread.after(_CONNECTED_NS, look)
-            else:
-                task()
-
-        self._thread.after(ANSWER_WITHIN_NS, look)
 
     def _tell(self, name: str, attributes: Mapping[str, Any]) -> None:
         self._say(Fact(name, {semconv.RUN_ID: self._run_id, **attributes}))
@@ -215,8 +174,7 @@ class JobFacts:
         self._over = True
         if self._store is not None and not self._identified:
             # the store never answered anything, so that no other agent can have agreed with this one
-            for own_view in [*self._own_views.values()]:
-                own_view()
+            self._own_views.hold()
         later, self._later = self._later, []
         for name, attributes in later:
             self._tell(name, attributes)
@@ -224,7 +182,7 @@ class JobFacts:
     def _identify(self, nonce: str, source: str) -> None:
         if not self._identified:
             self._identified = True
-            self._own_views.clear()
+            self._own_views.answered()
             self.nonce, self.nonce_is_agreed = nonce, source == "store"
             told = {semconv.RUN_NONCE: nonce, semconv.INFERRED_FROM: source, semconv.HOSTS_STORE: self._hosts_store}
             self._tell(semconv.RUN_IDENTIFIED, told)
@@ -241,7 +199,7 @@ class JobFacts:
             return
         me = joined.node_id or self._agent_id()
         give_up = lambda: self._settle(joined, own, trigger, None, writer=joined.rank == 0, agreed=False)  # noqa: E731
-        self._unless_answered(store, "round", give_up)
+        self._own_views.unless_answered(store, "round", give_up)
 
         def ask(keys: Keys) -> None:
             cause = agreement.cause(keys, joined.round - 1) if joined.round else None
@@ -301,113 +259,9 @@ class JobFacts:
             else:
                 told[semconv.RESTART_REASON] = _reason(trigger, joined, before, agreed)
             self._tell(semconv.RESTART_CAUSE_AGREED, told)
-        self._membership(joined, before)
+        self._membership.tell_changes(joined, before)
         if writer:
             self._start.writes(joined)
-
-    def _membership(self, joined: Joined, before: Sequence[str]) -> None:
-        """Say how the membership changed, where this agent is the first of those who know both rounds."""
-        stayed = [node for node in joined.participants if node in set(before)]
-        if not before or not stayed or stayed[0] != joined.node_id or set(before) == set(joined.participants):
-            return
-        if joined.before != joined.round - 1:
-            return  # it stood by in between, and what it knows of is older
-        gone = [node for node in before if node not in set(joined.participants)]
-        came = tuple(node for node in joined.participants if node not in set(before))
-
-        def tell(lost: set[str]) -> None:
-            told = {
-                semconv.RENDEZVOUS_ROUND: joined.round,
-                semconv.MEMBERSHIP_JOINED: came,
-                semconv.MEMBERSHIP_LEFT: tuple(node for node in gone if node not in lost),
-                semconv.MEMBERSHIP_LOST: tuple(node for node in gone if node in lost),
-            }
-            self._tell(semconv.MEMBERSHIP_CHANGED, told)
-
-        first = _first()
-
-        def ask(keys: Keys) -> None:
-            lost = {node for node in gone if agreement.is_lost(keys, joined.round - 1, node)}
-            self._thread.do(first(lambda: tell(lost)))
-
-        store = self._store
-        if not gone or store is None or store.given_up:
-            tell(self._lost)
-        else:
-            self._unless_answered(store, "membership", first(lambda: tell(self._lost)))
-            store.ask(ask)
-
-    def _judge(self, node: Silent, joined: Joined | None) -> None:
-        """A node's heartbeats have stopped: it is lost, or it may be well."""
-        store = self._store
-        if node.own_beats_failed:
-            self._tell(semconv.AGENT_SILENT, _peer(node))
-            return
-        round_ = node.round if joined is None else joined.round
-        if store is None or round_ is None or not self._shared or store.given_up:
-            self._lose(node)
-            return
-
-        first = _first()
-        self._unless_answered(store, f"node {node.node_id}", first(lambda: self._lose(node)))
-
-        def ask(keys: Keys) -> None:
-            if agreement.has_left(keys, round_, node.node_id):
-                self._thread.do(first(lambda: None))  # it said so itself
-                return
-            if agreement.is_in_barrier(keys, round_, node.node_id):
-                self._thread.do(first(lambda: self._tell(semconv.AGENT_SILENT, _peer(node))))
-                return
-            agreement.lose(keys, round_, node.node_id)
-            if node.rank is not None:
-                lost = Cause(
-                    NODE_LOST,
-                    node.last_heartbeat_ns,
-                    host=address_of(node.node_id),
-                    node_id=node.node_id,
-                    group_rank=node.rank,
-                )
-                agreement.propose(keys, round_, lost)
-            # who stands by speaks for nobody
-            heir = joined is not None and agreement.take_over(keys, round_, node.node_id, joined.node_id or "")
-            self._thread.do(first(lambda: self._lose(node, joined if heir else None)))
-
-        store.ask(ask)
-
-    def _lose(self, node: Silent, inherits: Joined | None = None) -> None:
-        self._lost.add(node.node_id)
-        told = _peer(node)
-        if inherits is not None:
-            # from here on this agent speaks for the whole job
-            told |= {semconv.WRITER: True, semconv.RENDEZVOUS_ROUND: inherits.round}
-        self._tell(semconv.AGENT_LOST, told)
-
-
-def _first() -> Callable[[Task], Task]:
-    """Tasks of the watch thread of which the first one that comes runs, and no other."""
-    ran = False
-
-    def first(task: Task) -> Task:
-        def run() -> None:
-            nonlocal ran
-            if not ran:
-                ran = True
-                task()
-
-        return run
-
-    return first
-
-
-def _peer(node: Silent) -> dict[str, Any]:
-    last = datetime.fromtimestamp(node.last_heartbeat_ns / 1e9, timezone.utc)
-    return {
-        semconv.PEER_NODE_ID: node.node_id,
-        semconv.PEER_GROUP_RANK: node.rank,
-        semconv.PEER_LAST_HEARTBEAT: last.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-        semconv.PEER_HEARTBEAT_AGE: max(0.0, (datetime.now(timezone.utc) - last).total_seconds()),
-        semconv.INFERRED_FROM: "rendezvous_state",
-    }
 
 
 def _reason(trigger: str | None, joined: Joined, before: Sequence[str], agreed: bool) -> str:

@@ -25,8 +25,9 @@ from typing import Any, Final
 from torchelastic_otel.capture.agent_spec import AgentSpec
 from torchelastic_otel.capture.agent_watch import AgentWatch
 from torchelastic_otel.capture.agreement import prefix
-from torchelastic_otel.capture.job_facts import JobFacts, Silent
+from torchelastic_otel.capture.job_facts import JobFacts
 from torchelastic_otel.capture.job_store import JobStore
+from torchelastic_otel.capture.membership import Silent
 from torchelastic_otel.capture.started_workers import Worker
 from torchelastic_otel.capture.torch_arming import Patches
 from torchelastic_otel.capture.training_files import VARIABLE as TRAINING_FILE
