@@ -1,9 +1,8 @@
-"""What touches torch's agents: where they are watched, method by method, on the class that really defines it.
+"""What touches torch's agents: where they are watched, method by method, and what each method tells.
 
 What always holds:
 
-- A wrapper calls the original exactly once, with what it was given, and returns or raises what that did.
-- What we do around it is guarded; a signal that torch turns into an exception passes.
+- A wrapper does torch no harm (:mod:`~torchelastic_otel.capture.torch_methods` says how).
 - A method that a project overrode (NVRx overrides ``_monitor_workers``, ``_start_workers``, ``_stop_workers``) is
   wrapped where it is overridden; where it calls torch's own, that is not seen a second time.
 
@@ -19,19 +18,16 @@ import sys
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from typing import Any, Final
 
 from torchelastic_otel.capture.agent_spec import AgentSpec
 from torchelastic_otel.capture.agent_watch import AgentWatch
-from torchelastic_otel.capture.agreement import prefix
 from torchelastic_otel.capture.job_facts import JobFacts
-from torchelastic_otel.capture.job_store import JobStore
-from torchelastic_otel.capture.membership import Silent
 from torchelastic_otel.capture.started_workers import Worker
 from torchelastic_otel.capture.torch_arming import Patches
+from torchelastic_otel.capture.torch_methods import Around, ById, Methods, nothing
+from torchelastic_otel.capture.torch_rendezvous import Kept, TorchRendezvous, sanitizing
 from torchelastic_otel.capture.training_files import VARIABLE as TRAINING_FILE
-from torchelastic_otel.capture.waiting import RendezvousView
 from torchelastic_otel.capture.watch_thread import WatchThread
 from torchelastic_otel.guard import guard
 from torchelastic_otel.model.cause import MEMBERSHIP_CHANGE, WORKER_FAILURE
@@ -55,7 +51,6 @@ HOOK_POINTS: Final = (
     ("rendezvous: node death", ".rendezvous.dynamic_rendezvous", "_BackendRendezvousStateHolder", "_sanitize"),
 )
 """Where an agent is watched (torch 2.2 to 2.15): what for, module, class, name. One that is missing is left out."""
-_BACKENDS_WITH_A_STORE_OF_THEIR_OWN: Final = frozenset({"static"})
 
 
 @dataclass(eq=False)  # without slots: it is held weakly
@@ -64,12 +59,8 @@ class _Watched:
 
     watch: AgentWatch
     job: JobFacts
-    handler: Any
+    rendezvous: TorchRendezvous
     inside: set[str] = field(default_factory=set)
-    silent: set[str] = field(default_factory=set)
-
-
-Around = Callable[[_Watched, Any, tuple[Any, ...], Any, "BaseException | None"], None]
 
 
 class AgentHooks:
@@ -97,13 +88,13 @@ class AgentHooks:
         self._at_end = at_end
         self._hands_context_on = hands_context_on
         self._patches = patches
+        self._methods = Methods(patches)
         self._say = say
         self._store_is_safe = store_is_safe
         self._hosts_store = hosts_store
         self._thread = WatchThread()
         self._with_environment: set[Any] = set()
         self._starts: _Watched | None = None
-        self._wrapped: set[tuple[type, str]] = set()
         # by identity: an agent's class may have its own idea of equality
         self._watched: weakref.WeakValueDictionary[int, _Watched] = weakref.WeakValueDictionary()
         self._agents: weakref.WeakKeyDictionary[Any, _Watched] = weakref.WeakKeyDictionary()
@@ -116,82 +107,43 @@ class AgentHooks:
     def agent_made(self, agent: Any, spec: Any) -> None:
         """Watch an agent, whatever class it is of."""
         handler = spec.rdzv_handler
-        backend = str(handler.get_backend())
-        run_id = str(handler.get_run_id())
-        settings = getattr(handler, "_settings", None)
-        nodes = getattr(handler, "world_size", None)
+        rendezvous = TorchRendezvous(handler)
+        nodes_min, nodes_max = rendezvous.nodes()
         described = AgentSpec(
-            run_id,
-            backend,
+            rendezvous.run_id,
+            rendezvous.backend,
             str(spec.role),
             str(spec.get_entrypoint_name()),
-            getattr(settings, "min_nodes", nodes),
-            getattr(settings, "max_nodes", nodes),
+            nodes_min,
+            nodes_max,
             int(spec.local_world_size),
             int(spec.max_restarts),
         )
-        shared = getattr(handler, "_state_holder", None) is not None
-        job = JobFacts(run_id, lambda: watch.id, socket.gethostname(), self._say, self._thread, shared_rounds=shared)
-        watch = AgentWatch(described, self._say, self._thread, job, lambda: _view(handler))
-        watched = _Watched(watch, job, handler)
+        holder = rendezvous.holder
+        job = JobFacts(
+            rendezvous.run_id,
+            lambda: watch.id,
+            socket.gethostname(),
+            self._say,
+            self._thread,
+            shared_rounds=holder is not None,
+        )
+        watch = AgentWatch(described, self._say, self._thread, job, rendezvous.view)
+        watched = _Watched(watch, job, rendezvous)
         self._agents[agent] = watched
         self._watched[id(handler)] = watched
-        holder = getattr(handler, "_state_holder", None)
         if holder is not None:
             self._watched[id(holder)] = watched
-            self._wrap(type(holder), "_sanitize", self._sanitizing)
+            self._methods.wrap(type(holder), "_sanitize", lambda original: sanitizing(original, self._sanitized))
         kind = type(agent)
+        around = self._methods.around
         for name, (before, after) in _AROUND.items():
-            self._around(kind, name, self._agents, before, after)
-        self._around(kind, "run", self._agents, _nothing, self._ran)
-        self._around(kind, "_rendezvous", self._agents, self._rendezvous_begins, _nothing)
-        self._around(kind, "_start_workers", self._agents, self._starting, self._started)
+            around(kind, name, self._agents, before, after)
+        around(kind, "run", self._agents, nothing, self._ran)
+        around(kind, "_rendezvous", self._agents, self._rendezvous_begins, nothing)
+        around(kind, "_start_workers", self._agents, self._starting, self._started)
         self._environment_hook(kind)
-        self._around(type(handler), "next_rendezvous", _ById(self._watched), _nothing, self._joined)
-
-    # --- how a method is wrapped
-
-    def _around(self, kind: type, name: str, of: Any, before: Around, after: Around) -> None:
-        def make(original: Callable[..., Any]) -> Callable[..., Any]:
-            def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
-                watched = None
-                with guard:  # a class may have its own idea of what its objects are told by
-                    watched = of.get(self)
-                if watched is None or name in watched.inside:
-                    return original(self, *args, **kwargs)
-                watched.inside.add(name)
-                try:
-                    with guard:
-                        before(watched, self, args, None, None)
-                    try:
-                        result = original(self, *args, **kwargs)
-                    except BaseException as error:
-                        with guard:
-                            after(watched, self, args, None, error)
-                        raise
-                    with guard:
-                        after(watched, self, args, result, None)
-                    return result
-                finally:
-                    watched.inside.discard(name)
-
-            return wrapper
-
-        self._wrap(kind, name, make)
-
-    def _wrap(self, kind: type, name: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
-        """Replace a method on the class that defines it, once."""
-        owner = next((base for base in kind.__mro__ if name in vars(base)), None)
-        if owner is None or (owner, name) in self._wrapped:
-            return
-        original = vars(owner)[name]
-        if not callable(original):
-            return  # a static or class method: not as any torch has it
-        wrapper = make(original)
-        wrapper.__wrapped__ = original  # type: ignore[attr-defined]
-        wrapper.__name__, wrapper.__doc__ = name, original.__doc__
-        self._wrapped.add((owner, name))
-        self._patches.put(owner, name, wrapper)
+        around(type(handler), "next_rendezvous", ById(self._watched), nothing, self._joined)
 
     # --- what needs the hooks themselves
 
@@ -203,24 +155,7 @@ class AgentHooks:
         watched.watch.rendezvous_over(int(rank), int(world_size))
 
     def _use_store(self, watched: _Watched) -> None:
-        """Give the job's store to who asks it, as soon as there is one."""
-        store = getattr(watched.handler, "_store", None)
-        store = getattr(store, "underlying_store", store)
-        host, port = getattr(store, "host", None), getattr(store, "port", None)
-        static = watched.watch.spec.backend in _BACKENDS_WITH_A_STORE_OF_THEIR_OWN
-        if store is None and static:
-            return  # it comes with the first rendezvous
-        if (
-            not self._store_is_safe
-            or not isinstance(host, str)
-            or not isinstance(port, int)
-            or not hasattr(store, "check")
-        ):
-            watched.job.use(None, hosts_store=False)
-            return
-        hosts = getattr(watched.handler, "rank", None) == 0 if static else self._hosts_store()
-        made = JobStore(_connecting(host, port), prefix(watched.watch.spec.run_id))
-        watched.job.use(made, hosts_store=hosts)
+        watched.rendezvous.give_store_to(watched.job, is_safe=self._store_is_safe, hosts_store=self._hosts_store)
 
     def _ran(self, watched: _Watched, agent: Any, args: Any, result: Any, error: BaseException | None) -> None:
         if error is not None:
@@ -284,99 +219,12 @@ class AgentHooks:
         )
         if context is not None:
             self._contexts[context] = watched
-            self._around(type(context), "close", self._contexts, _closing, _closed)
+            self._methods.around(type(context), "close", self._contexts, _closing, _closed)
 
-    def _sanitizing(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        by_id = self._watched
-
-        def _sanitize(self: Any) -> Any:
-            beats: Mapping[Any, Any] = {}
-            participants: Mapping[Any, int] = {}
-            round_: int | None = None
-            with guard:
-                beats, participants = dict(self._state.last_heartbeats), dict(self._state.participants)
-                round_ = int(self._state.round)
-            result = original(self)
-            with guard:
-                left = self._state.last_heartbeats
-                # a thousand nodes are looked through only where one of them went, or may be back
-                watched = by_id.get(id(self))
-                if watched is not None and (len(left) < len(beats) or watched.silent):
-                    _silent(watched, self, [node for node in beats if node not in left], beats, participants, round_)
-            return result
-
-        return _sanitize
-
-
-class _ById:
-    """Looks agents under watch up by what belongs to them."""
-
-    def __init__(self, known: Mapping[int, _Watched]) -> None:
-        self._known = known
-
-    def get(self, owner: Any) -> _Watched | None:
-        return self._known.get(id(owner))
-
-
-def _connecting(host: str, port: int) -> Callable[[], Any]:
-    def connect() -> Any:
-        from datetime import timedelta
-
-        store = sys.modules["torch.distributed"].TCPStore
-        # long: torch asks the DNS for each address on its way (2.8 to 2.15), and nobody but this thread waits
-        return store(host, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=30))
-
-    return connect
-
-
-def _view(handler: Any) -> RendezvousView | None:
-    """The dynamic rendezvous as this agent last synced it."""
-    holder = getattr(handler, "_state_holder", None)
-    if holder is None:
-        return None
-    state = holder.state
-    ranked = dict(state.participants)
-    waiting = [*state.wait_list, *getattr(state, "redundancy_list", ())]
-    return RendezvousView(
-        int(state.round),
-        bool(state.complete),
-        tuple(str(node) for node in sorted(ranked, key=lambda node: (ranked[node], str(node)))),
-        tuple(sorted(str(node) for node in waiting)),
-        str(handler._this_node),
-    )
-
-
-def _silent(
-    watched: _Watched,
-    holder: Any,
-    gone: list[Any],
-    beats: Mapping[Any, Any],
-    participants: Mapping[Any, int],
-    round_: int | None,
-) -> None:
-    own = str(watched.handler._this_node)
-    new = [node for node in gone if str(node) not in watched.silent]
-    if watched.silent:
-        watched.silent &= {str(node) for node in gone}  # the others are back, and may go once more
-    watched.silent.update(str(node) for node in new)
-    if not new:
-        return
-    interval_s = holder._settings.keep_alive_interval.total_seconds()
-    own_beat = next((_epoch_s(beat) for node, beat in beats.items() if str(node) == own), None)
-    now_s = datetime.now(timezone.utc).timestamp()
-    failed = own_beat is not None and now_s - own_beat > 2 * interval_s
-    watched.job.silent(
-        [
-            Silent(str(node), participants.get(node), int(_epoch_s(beats[node]) * 1_000_000) * 1_000, failed, round_)
-            for node in new
-            if str(node) != own
-        ]
-    )
-
-
-def _epoch_s(beat: datetime) -> float:
-    # torch before 2.5 writes UTC without saying so
-    return (beat if beat.tzinfo is not None else beat.replace(tzinfo=timezone.utc)).timestamp()
+    def _sanitized(self, holder: Any, before: Kept) -> None:
+        watched = self._watched.get(id(holder))
+        if watched is not None:
+            watched.job.silent(watched.rendezvous.silent(holder, before))
 
 
 def _codes(context: Any) -> dict[int, int | None]:
@@ -389,10 +237,6 @@ def _codes(context: Any) -> dict[int, int | None]:
 
 
 # --- around each method: watched, the object, its arguments, its result, what it raised
-
-
-def _nothing(watched: _Watched, agent: Any, args: Any, result: Any, error: BaseException | None) -> None:
-    pass
 
 
 def _closing(watched: _Watched, context: Any, args: Any, result: Any, error: BaseException | None) -> None:
@@ -434,10 +278,10 @@ def _shutting_down(watched: _Watched, agent: Any, args: Any, result: Any, error:
         watched.watch.leaving(getattr(signal, "name", str(signal)))
 
 
-_AROUND: Final[Mapping[str, tuple[Around, Around]]] = {
-    "_monitor_workers": (_nothing, _monitored),
-    "_restart_workers": (_restarting, _nothing),
-    "_stop_workers": (_stopping, _nothing),
-    "_exit_barrier": (_at_barrier, _nothing),
-    "_shutdown": (_shutting_down, _nothing),
+_AROUND: Final[Mapping[str, tuple[Around[_Watched], Around[_Watched]]]] = {
+    "_monitor_workers": (nothing, _monitored),
+    "_restart_workers": (_restarting, nothing),
+    "_stop_workers": (_stopping, nothing),
+    "_exit_barrier": (_at_barrier, nothing),
+    "_shutdown": (_shutting_down, nothing),
 }
