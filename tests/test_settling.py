@@ -14,6 +14,7 @@ from torchelastic_otel.model.phases import Phase
 from torchelastic_otel.model.span import ElasticSpan
 from torchelastic_otel.settling import ORIGIN_KEY, SPANS, Known, known_of, raw_payload, read, settle_what_is_left
 from torchelastic_otel.spool import store
+from torchelastic_otel.spool.faults import SpoolError
 
 BOUND = 1 << 20
 ORIGIN = Origin("0" * 32, "host", 1, EPOCH_NS)
@@ -133,7 +134,7 @@ def test_what_is_known_is_kept_with_the_rows_it_comes_from(tmp_path: Path) -> No
     assert (known.standing.round, known.standing.watched) == (0, True)
     spool.append(ROWS[8:10], raw=True)
     spool._connection.execute("PRAGMA query_only=ON")
-    with pytest.raises(store.SpoolError):
+    with pytest.raises(SpoolError):
         settle_what_is_left(spool)
     spool._connection.execute("PRAGMA query_only=OFF")
     assert len(spool.raw()) == 2

@@ -30,6 +30,7 @@ from torchelastic_otel.model.outside import Bridged, Outside
 from torchelastic_otel.settings import Settings
 from torchelastic_otel.spool import adoption, store
 from torchelastic_otel.spool.directory import SpoolUnavailableError, folder, prepare
+from torchelastic_otel.spool.faults import SpoolError
 
 logger = logging.getLogger("torchelastic_otel")
 
@@ -120,12 +121,12 @@ class ProcessLanding:
             return None
         try:
             owned = adoption.create(self._directory, self._origin.id, self._settings.spool_max_bytes)
-        except store.SpoolError as error:
+        except SpoolError as error:
             _memory_only(error, logger.warning)
             return None
         try:
             self.pipeline.add(owned.spool, self._origin)
-        except store.SpoolError as error:
+        except SpoolError as error:
             # a disk that was full after the first pages
             _memory_only(error, logger.warning)
             owned.discard()

@@ -14,7 +14,7 @@ from torchelastic_otel import semconv
 from torchelastic_otel.capture.writer import Redact, Writer
 from torchelastic_otel.model.event import ElasticEvent
 from torchelastic_otel.settling import settle_what_is_left
-from torchelastic_otel.spool.store import row_bytes
+from torchelastic_otel.spool.rows import row_bytes
 
 JOINED = json.dumps(
     {

@@ -20,6 +20,7 @@ from torchelastic_otel.deliver.pipeline import Pipeline
 from torchelastic_otel.deliver.terms import Terms
 from torchelastic_otel.settling import ORIGIN_KEY
 from torchelastic_otel.spool import adoption, store
+from torchelastic_otel.spool.faults import SpoolError
 
 S = 1_000_000_000
 PACE = Pace(delay_ns=0, first_backoff_ns=1_000_000, last_backoff_ns=5_000_000, hold_ns=5_000_000)
@@ -246,7 +247,7 @@ def test_when_the_disk_fails_a_new_destination_still_gets_its_events(pipelines: 
     assert registry["x"].wait_for_taken(1)
     assert wait_until(lambda: disk.cursors()["x"].pending == 0)
     disk._connection.execute("PRAGMA query_only=ON")
-    with pytest.raises(store.SpoolError):
+    with pytest.raises(SpoolError):
         pipeline.see(("late",))
     memory = store.create_in_memory(BOUND, disk.last_sequence + 1)
     pipeline.add(memory, origin("not asked"))

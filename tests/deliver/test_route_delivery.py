@@ -17,6 +17,8 @@ from torchelastic_otel.deliver.pace import Pace
 from torchelastic_otel.deliver.route import Route
 from torchelastic_otel.deliver.sources import Source
 from torchelastic_otel.spool import store
+from torchelastic_otel.spool.faults import SpoolError
+from torchelastic_otel.spool.rows import CursorState
 
 FAST = Pace(delay_ns=0, first_backoff_ns=1_000_000, last_backoff_ns=4_000_000, hold_ns=5_000_000)
 
@@ -40,7 +42,7 @@ def start(routes: list[Route], sender: Any, *sources: Source, pace: Pace = FAST,
     return route
 
 
-def cursor(of: Source, name: str = "x") -> store.CursorState:
+def cursor(of: Source, name: str = "x") -> CursorState:
     """How far it got."""
     return of.spool.cursors()[name]
 
@@ -235,7 +237,7 @@ def test_a_source_that_cannot_be_read_now_is_tried_again_and_holds_up_no_other(
 
     def fails(*arguments: Any) -> Any:
         if not hiccup.is_set():
-            raise store.SpoolError("disk I/O error")
+            raise SpoolError("disk I/O error")
         return read(*arguments)
 
     busy.spool.read = fails  # type: ignore[method-assign]

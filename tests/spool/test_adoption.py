@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from torchelastic_otel.spool import adoption, store
+from torchelastic_otel.spool.faults import SpoolCorruptError
 
 BOUND = 1 << 20
 DAY_NS = 24 * 3_600 * 1_000_000_000
@@ -54,7 +55,7 @@ def test_a_spool_that_turns_out_corrupt_later_can_be_given_up(tmp_path: Path) ->
         file.seek(4_096 * 20)
         file.write(os.urandom(4_096 * 40))
     for owned in adoption.adopt(tmp_path, BOUND):
-        with pytest.raises(store.SpoolCorruptError) as caught:
+        with pytest.raises(SpoolCorruptError) as caught:
             owned.spool.read("x", 0, 1_000, 1 << 30)
         owned.give_up(str(caught.value))
     assert (tmp_path / "torn.corrupt").exists()

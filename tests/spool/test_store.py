@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from torchelastic_otel.spool import store
+from torchelastic_otel.spool.faults import SpoolCorruptError, SpoolError, SpoolTooSmallError
 
 BOUND = 1 << 20
 
@@ -149,7 +150,7 @@ def test_rows_of_mixed_sizes_keep_fitting(tmp_path: Path) -> None:
 def test_a_row_larger_than_the_whole_spool_is_refused_and_harms_nothing(spool: store.Spool) -> None:
     """One monster must not throw out all the others, nor look like a broken disk."""
     spool.append([("d", "kept")])
-    with pytest.raises(store.SpoolTooSmallError, match="1048576 bytes"):
+    with pytest.raises(SpoolTooSmallError, match="1048576 bytes"):
         spool.append([("d", "p" * BOUND)])
     assert payloads(spool) == ["kept"]
     assert spool.append([("d", "next")]) == (2, 0)
@@ -159,7 +160,7 @@ def test_append_is_all_or_nothing_when_the_disk_is_full(spool: store.Spool) -> N
     """The caller keeps in memory what append refused; half a batch in both places would come twice."""
     spool.append([("d", "kept")])
     spool._connection.execute(f"PRAGMA max_page_count={spool._connection.execute('PRAGMA page_count').fetchone()[0]}")
-    with pytest.raises(store.SpoolError, match="full"):
+    with pytest.raises(SpoolError, match="full"):
         spool.append([("d", "p" * 30_000)] * 3)
     assert payloads(spool) == ["kept"]
     spool._connection.execute("PRAGMA max_page_count=200")
@@ -170,6 +171,7 @@ FILE_LIMIT_PROGRAM = """
 import resource, signal, sys
 from pathlib import Path
 from torchelastic_otel.spool import store
+from torchelastic_otel.spool.faults import SpoolCorruptError, SpoolError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 spool = store.create(Path(sys.argv[1]), 1 << 20)
 spool.subscribe({"x": ["d"]})
@@ -179,9 +181,9 @@ try:
     while True:
         spool.append([("d", "p" * 1000)])
         kept += 1
-except store.SpoolCorruptError:
+except SpoolCorruptError:
     raise
-except store.SpoolError as error:
+except SpoolError as error:
     print(error, file=sys.stderr)
 print(kept, len(spool.read("x", 0, 10_000, 1 << 30)))
 """
@@ -250,13 +252,13 @@ def test_files_are_for_their_owner_only(spool: store.Spool) -> None:
 def test_what_is_there_already_is_not_opened_as_new(tmp_path: Path) -> None:
     """Promise 8: neither a file nor a symbolic link that somebody put there is written through."""
     (tmp_path / "a.spool").write_text("somebody's")
-    with pytest.raises(store.SpoolError, match="exists"):
+    with pytest.raises(SpoolError, match="exists"):
         store.create(tmp_path / "a.spool", BOUND)
     (tmp_path / "b.spool").symlink_to(tmp_path / "target")
-    with pytest.raises(store.SpoolError, match="exists"):
+    with pytest.raises(SpoolError, match="exists"):
         store.create(tmp_path / "b.spool", BOUND)
     assert not (tmp_path / "target").exists()
-    with pytest.raises(store.SpoolError, match="symbolic link"):
+    with pytest.raises(SpoolError, match="symbolic link"):
         store.open_file(tmp_path / "b.spool", BOUND)
 
 
@@ -267,9 +269,9 @@ def test_a_read_only_spool_says_so_and_can_be_read(tmp_path: Path) -> None:
     spool.subscribe({"x": ["d"]})
     spool.append([("d", "kept")])
     spool._connection.execute("PRAGMA query_only=ON")
-    with pytest.raises(store.SpoolError, match="readonly"):
+    with pytest.raises(SpoolError, match="readonly"):
         spool.append([("d", "lost")])
-    with pytest.raises(store.SpoolError, match="readonly"):
+    with pytest.raises(SpoolError, match="readonly"):
         spool.acknowledge("x", 1)
     assert payloads(spool) == ["kept"]
     spool.close()
@@ -293,7 +295,7 @@ def test_a_file_that_is_no_spool_is_called_corrupt(tmp_path: Path, damage: str) 
         connection.execute("DROP TABLE meta")
         connection.commit()
         connection.close()
-    with pytest.raises(store.SpoolCorruptError):
+    with pytest.raises(SpoolCorruptError):
         store.open_file(path, BOUND)
 
 
@@ -308,19 +310,19 @@ def test_damage_in_the_middle_is_found_when_it_is_read(tmp_path: Path) -> None:
     with path.open("r+b") as file:
         file.seek(4_096 * 10)
         file.write(os.urandom(4_096 * 60))
-    with pytest.raises(store.SpoolCorruptError):  # when it is opened or when it is read, whichever looks there first
+    with pytest.raises(SpoolCorruptError):  # when it is opened or when it is read, whichever looks there first
         store.open_file(path, BOUND).read("x", 0, 1_000, 1 << 30)
 
 
 def test_a_closed_spool_is_not_called_corrupt(spool: store.Spool) -> None:
     """A route that is late by a moment must not report damage that is not there."""
     spool.close()
-    with pytest.raises(store.SpoolError) as caught:
+    with pytest.raises(SpoolError) as caught:
         spool.append([("d", "late")])
-    assert not isinstance(caught.value, store.SpoolCorruptError)
-    with pytest.raises(store.SpoolError) as caught:
+    assert not isinstance(caught.value, SpoolCorruptError)
+    with pytest.raises(SpoolError) as caught:
         spool.read("x", 0, 1, 1)
-    assert not isinstance(caught.value, store.SpoolCorruptError)
+    assert not isinstance(caught.value, SpoolCorruptError)
 
 
 def test_a_spool_that_another_process_writes_to_is_busy_and_not_corrupt(spool: store.Spool) -> None:
@@ -329,9 +331,9 @@ def test_a_spool_that_another_process_writes_to_is_busy_and_not_corrupt(spool: s
     spool._connection.execute("PRAGMA busy_timeout=50")
     other = sqlite3.connect(spool.path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
-    with pytest.raises(store.SpoolError, match="locked") as caught:
+    with pytest.raises(SpoolError, match="locked") as caught:
         spool.append([("d", "x")])
-    assert not isinstance(caught.value, store.SpoolCorruptError)
+    assert not isinstance(caught.value, SpoolCorruptError)
     other.execute("ROLLBACK")
     other.close()
     assert spool.append([("d", "x")]) == (1, 0)

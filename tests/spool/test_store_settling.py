@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from torchelastic_otel.spool import store
+from torchelastic_otel.spool.faults import SpoolError
 
 BOUND = 1 << 20
 
@@ -38,7 +39,7 @@ def test_what_follows_from_rows_is_appended_with_their_settling(spool: store.Spo
     assert spool.append([("d", "five")]) == (5, 0)
     spool._connection.execute("PRAGMA query_only=ON")
     before = spool.size
-    with pytest.raises(store.SpoolError):
+    with pytest.raises(SpoolError):
         spool.settle([], {"k": "x"}, [("d", "six")])
     assert (spool.meta("k"), spool.last_sequence, spool.size) == ("v", 5, before)
 
@@ -50,7 +51,7 @@ def test_what_is_known_may_be_kept_with_rows_that_are_read(tmp_path: Path) -> No
     again = store.open_file(tmp_path / "a.spool", BOUND)
     assert ([row.payload for _, row in again.history()], again.meta("k")) == (["one"], "v")
     spool._connection.execute("PRAGMA query_only=ON")
-    with pytest.raises(store.SpoolError):
+    with pytest.raises(SpoolError):
         spool.append([("d", "two")], meta={"k": "w"})
     assert spool.meta("k") == "v"
     for each in (spool, again):

@@ -21,7 +21,9 @@ from torchelastic_otel.model.measurement import Snapshot
 from torchelastic_otel.model.outside import Outside
 from torchelastic_otel.model.tally.snapshot import acknowledge, is_due, snapshot
 from torchelastic_otel.settling import SPANS, STANDING_KEY, TALLY_KEY, Known, Read, raw_payload, read
-from torchelastic_otel.spool.store import Spool, SpoolError, SpoolTooSmallError, row_bytes
+from torchelastic_otel.spool.faults import SpoolError, SpoolTooSmallError
+from torchelastic_otel.spool.rows import row_bytes
+from torchelastic_otel.spool.store import Spool
 
 if TYPE_CHECKING:
     from torchelastic_otel.capture.inlet import Observation

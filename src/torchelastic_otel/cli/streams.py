@@ -25,7 +25,9 @@ from torchelastic_otel.model.standing import Standing, enrich
 from torchelastic_otel.settings import Settings
 from torchelastic_otel.spool import adoption, store
 from torchelastic_otel.spool.directory import LOCK_SUFFIX, SPOOL_SUFFIX
+from torchelastic_otel.spool.faults import SpoolError
 from torchelastic_otel.spool.ownership import acquire
+from torchelastic_otel.spool.rows import CursorState, row_bytes
 
 
 @dataclass(slots=True)
@@ -44,7 +46,7 @@ class Stream:
     capture: Capture
     events: list[ElasticEvent]
     run_id: str
-    cursors: dict[str, store.CursorState] | None = None
+    cursors: dict[str, CursorState] | None = None
 
 
 def stream_of(file: str, capture: Capture) -> Stream:
@@ -82,7 +84,7 @@ def deliver(
             pipeline.add(spool, _origin(stream), goes_on=False)
             try:
                 _keep(spool, stream.events)
-            except store.SpoolError as error:
+            except SpoolError as error:
                 raise CommandError(f"{stream.file}: {error}", exit_code=1) from None
             pipeline.wake()
         try_until(pipeline.flush, timeout_s)
@@ -115,12 +117,12 @@ def _spool(stream: Stream, settings: Settings, directory: Path | None, owned: li
                 )
             try:
                 owned.append(adoption.Owned(store.open_file(path, max_bytes), path, ownership))
-            except store.SpoolError:
+            except SpoolError:
                 ownership.release()
                 raise
         else:
             owned.append(adoption.create(directory, stream.capture.digest, max_bytes))
-    except (store.SpoolError, OSError) as error:
+    except (SpoolError, OSError) as error:
         raise CommandError(f"{stream.file}: {error}", exit_code=1) from None
     return owned[-1].spool
 
@@ -131,11 +133,11 @@ def _keep(spool: store.Spool, events: Sequence[ElasticEvent]) -> None:
     size = 0
     for event in events[spool.last_sequence :]:
         row = (event.destination, event.to_json())
-        if rows and size + store.row_bytes(*row) > spool.append_limit:
+        if rows and size + row_bytes(*row) > spool.append_limit:
             spool.append(rows)
             rows, size = [], 0
         rows.append(row)
-        size += store.row_bytes(*row)
+        size += row_bytes(*row)
     if rows:
         spool.append(rows)
 

@@ -26,7 +26,8 @@ from torchelastic_otel.guard import guard
 from torchelastic_otel.model.event import Origin
 from torchelastic_otel.settling import ORIGIN_KEY, settle_what_is_left
 from torchelastic_otel.spool import adoption
-from torchelastic_otel.spool.store import CursorState, SpoolCorruptError
+from torchelastic_otel.spool.faults import SpoolCorruptError
+from torchelastic_otel.spool.rows import CursorState
 
 logger = logging.getLogger("torchelastic_otel")
 

@@ -15,7 +15,8 @@ from torchelastic_otel.deliver.sources import RouteState, Source
 from torchelastic_otel.model.event import ElasticEvent
 from torchelastic_otel.model.outside import Exports, Outside
 from torchelastic_otel.model.span import ElasticSpan
-from torchelastic_otel.spool.store import CursorState, SpoolError
+from torchelastic_otel.spool.faults import SpoolError
+from torchelastic_otel.spool.rows import CursorState
 
 logger = logging.getLogger("torchelastic_otel")
 

@@ -35,7 +35,8 @@ from torchelastic_otel.model.event import AttributeValue, Origin
 from torchelastic_otel.model.outside import Outside
 from torchelastic_otel.model.signals import Signal
 from torchelastic_otel.settling import ORIGIN_KEY, SPANS
-from torchelastic_otel.spool.store import Spool, SpoolError
+from torchelastic_otel.spool.faults import SpoolError
+from torchelastic_otel.spool.store import Spool
 
 logger = logging.getLogger("torchelastic_otel")
 

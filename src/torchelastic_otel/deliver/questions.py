@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 from torchelastic_otel.deliver.pace import NS_PER_S
-from torchelastic_otel.spool.store import SpoolError
+from torchelastic_otel.spool.faults import SpoolError
 
 logger = logging.getLogger("torchelastic_otel")
 

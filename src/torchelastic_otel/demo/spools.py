@@ -47,7 +47,7 @@ def read_spools(directories: Mapping[str, Path]) -> list[SpoolReport]:
         directories: ``TORCHELASTIC_OTEL_SPOOL_DIR`` of each node, by the node's name.
 
     Raises:
-        store.SpoolError: One cannot be read.
+        SpoolError: One cannot be read.
         ValueError: One does not say whose it is.
     """
     return [

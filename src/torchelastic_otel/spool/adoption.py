@@ -15,6 +15,7 @@ from typing import Final
 
 from torchelastic_otel.spool import store
 from torchelastic_otel.spool.directory import CORRUPT_SUFFIX, DELIVERED_SUFFIX, LOCK_SUFFIX, SPOOL_SUFFIX
+from torchelastic_otel.spool.faults import SpoolCorruptError, SpoolError
 from torchelastic_otel.spool.ownership import Ownership, acquire
 
 logger = logging.getLogger("torchelastic_otel")
@@ -49,7 +50,7 @@ class Owned:
         try:
             self.spool.close()
             self.path.unlink()
-        except (store.SpoolError, OSError) as error:
+        except (SpoolError, OSError) as error:
             logger.debug("%s", error)
         self.ownership.release(remove=True)
 
@@ -57,7 +58,7 @@ class Owned:
         """Close a spool that turned out corrupt, and set it aside."""
         try:
             self.spool.close()
-        except store.SpoolError:
+        except SpoolError:
             pass  # it is set aside as it is
         set_aside(self.path, why)
         self.ownership.release(remove=True)
@@ -67,18 +68,18 @@ def create(directory: Path, spool_id: str, max_bytes: int) -> Owned:
     """A new spool of this process.
 
     Raises:
-        store.SpoolError: It cannot be made.
+        SpoolError: It cannot be made.
     """
     path = directory / (spool_id + SPOOL_SUFFIX)
     try:
         ownership = acquire(path.with_suffix(LOCK_SUFFIX))
     except OSError as error:
-        raise store.SpoolError(f"spool {path}: {error.strerror or error}") from error
+        raise SpoolError(f"spool {path}: {error.strerror or error}") from error
     if ownership is None:
-        raise store.SpoolError(f"spool {path} belongs to another process")
+        raise SpoolError(f"spool {path} belongs to another process")
     try:
         return Owned(store.create(path, max_bytes), path, ownership)
-    except store.SpoolError:
+    except SpoolError:
         ownership.release(remove=True)
         raise
 
@@ -124,10 +125,10 @@ def adopt(directory: Path, max_bytes: int) -> Iterator[Owned]:
             continue
         try:
             spool = store.open_file(path, max_bytes)
-        except store.SpoolCorruptError as error:
+        except SpoolCorruptError as error:
             set_aside(path, str(error))
             ownership.release(remove=True)
-        except store.SpoolError as error:
+        except SpoolError as error:
             logger.warning("%s; left as it is", error)
             ownership.release()
         else:

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from torchelastic_otel.spool.directory import DELIVERED_SUFFIX
-from torchelastic_otel.spool.store import CursorState, SpoolCorruptError, SpoolError
+from torchelastic_otel.spool.faults import SpoolCorruptError, SpoolError
+from torchelastic_otel.spool.rows import CursorState
 
 _Seen = TypeVar("_Seen")
 

@@ -24,13 +24,14 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from torchelastic_otel.spool.faults import SpoolCorruptError, SpoolError, SpoolTooSmallError, faults, transaction
+from torchelastic_otel.spool.room import UNDELIVERED, Bounds, make_room
+from torchelastic_otel.spool.rows import PAGE, ROW_BYTES, CursorState, Row, row_bytes
+
 _SCHEMA_VERSION: Final = 1
-_PAGE: Final = 4_096
 _SCHEMA: Final = """
 CREATE TABLE meta(key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE events(sequence INTEGER PRIMARY KEY AUTOINCREMENT, destination TEXT NOT NULL, payload TEXT NOT NULL,
@@ -49,65 +50,6 @@ _INSERT: Final = "INSERT INTO events VALUES (?, ?, ?, ?)"
 _SETTLE: Final = "UPDATE events SET payload = ?, raw = 0 WHERE sequence = ? AND raw"
 _PUT_META: Final = "INSERT OR REPLACE INTO meta VALUES (?, ?)"
 _NO_META: Final[Mapping[str, str]] = {}
-_ROW_OVERHEAD: Final = 16
-"""Bytes that SQLite spends on a row beside its texts."""
-_LEAF: Final = 4_000
-"""Bytes of rows in one page of the file; a row that is longer has pages of its own."""
-_TEXT_BYTES: Final = f"(LENGTH(CAST(payload AS BLOB)) + LENGTH(CAST(destination AS BLOB)) + {_ROW_OVERHEAD})"
-_ROW_BYTES: Final = f"""CASE WHEN {_TEXT_BYTES} > {_LEAF} THEN ({_TEXT_BYTES} / {_LEAF} + 1) * {_PAGE}
-    ELSE {_PAGE} / ({_LEAF} / {_TEXT_BYTES}) END"""
-_UNDELIVERED: Final = """EXISTS (SELECT 1 FROM subscriptions s JOIN cursors c ON c.name = s.cursor
-    WHERE s.destination = events.destination AND c.position < events.sequence)"""
-
-
-class SpoolError(Exception):
-    """The spool could not do what was asked; ``str`` says why. Nothing of the call was done."""
-
-
-class SpoolCorruptError(SpoolError):
-    """The file is not a spool, or no longer one."""
-
-
-class SpoolTooSmallError(SpoolError):
-    """The rows are larger than what one ``append`` to this spool may take; the spool is as good as before."""
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One event as the spool keeps it.
-
-    Attributes:
-        sequence: Its number, from 1.
-        payload: What ``append`` was given.
-    """
-
-    sequence: int
-    payload: str
-
-
-@dataclass(frozen=True, slots=True)
-class CursorState:
-    """How far one exporter got in one spool.
-
-    Attributes:
-        name: The exporter's name.
-        destinations: The destinations it serves.
-        position: The last sequence it is done with.
-        pending: Rows that it has not got.
-        delivered: Rows that were accepted.
-        rejected: Rows that a receiver said it did not take (OTLP partial success).
-        set_aside: Rows that a receiver refused, one by one.
-        dropped: Rows that went to make room before it got them.
-    """
-
-    name: str
-    destinations: tuple[str, ...]
-    position: int
-    pending: int
-    delivered: int
-    rejected: int
-    set_aside: int
-    dropped: int
 
 
 class Spool:
@@ -119,20 +61,18 @@ class Spool:
         self._lock = threading.Lock()
         self._pid = os.getpid()
         self._max_bytes = max_bytes
-        wal_pages = max(16, min(256, max_bytes // _PAGE // 16))
-        # the log is what was not yet checkpointed and one transaction, with a share for what lies around its rows
-        pages = max(32, max_bytes // _PAGE - 5 * wal_pages)
-        self.append_limit = 2 * wal_pages * _PAGE
-        self._size_limit = (pages - 12) * _PAGE * 15 // 16
-        with self._faults():
+        bounds = Bounds.of(max_bytes)
+        self.append_limit = bounds.append_bytes
+        self._size_limit = bounds.row_bytes
+        with faults(self.path):
             if path is not None:
                 connection.execute("PRAGMA journal_mode=WAL").fetchone()
                 connection.execute("PRAGMA synchronous=NORMAL")
-                connection.execute(f"PRAGMA wal_autocheckpoint={wal_pages}").fetchone()
-                connection.execute(f"PRAGMA journal_size_limit={wal_pages * _PAGE}").fetchone()
-            connection.execute(f"PRAGMA max_page_count={pages}").fetchone()
+                connection.execute(f"PRAGMA wal_autocheckpoint={bounds.log_pages}").fetchone()
+                connection.execute(f"PRAGMA journal_size_limit={bounds.log_pages * PAGE}").fetchone()
+            connection.execute(f"PRAGMA max_page_count={bounds.pages}").fetchone()
             if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'events'").fetchone():
-                with self._transaction():
+                with transaction(self._connection):
                     for statement in _SCHEMA.split(";"):
                         connection.execute(statement)
                     connection.execute("INSERT INTO meta VALUES ('schema', ?)", (str(_SCHEMA_VERSION),))
@@ -140,7 +80,7 @@ class Spool:
             if schema != str(_SCHEMA_VERSION):
                 raise SpoolCorruptError(f"spool {path} has schema {schema}, this version reads {_SCHEMA_VERSION}")
             used = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'events'").fetchone()
-            (size,) = connection.execute(f"SELECT SUM({_ROW_BYTES}) FROM events").fetchone()
+            (size,) = connection.execute(f"SELECT SUM({ROW_BYTES}) FROM events").fetchone()
         self._last: int = used[0] if used else 0
         self._size: int = size or 0
         self._tidied_at = 0
@@ -170,7 +110,7 @@ class Spool:
                 f"spool {self.path or 'in memory'}: {new} bytes at once, {self.append_limit} are allowed where it"
                 f" may take {self._max_bytes} bytes; raise its bound"
             )
-        with self._lock, self._faults():
+        with self._lock, faults(self.path):
             first = self._last + 1
             for share in (0, 16, 4, 1):
                 excess = self._size // share + new if share else self._size + new - self._size_limit
@@ -180,8 +120,8 @@ class Spool:
                         self._connection.execute(_INSERT, (first, *rows[0], raw))
                         freed = dropped = 0
                         break
-                    with self._transaction():
-                        freed, dropped = self._make_room(excess)
+                    with transaction(self._connection):
+                        freed, dropped = make_room(self._connection, self._size, excess, self._size_limit)
                         self._connection.executemany(_INSERT, [(first + i, *row, raw) for i, row in enumerate(rows)])
                         self._connection.executemany(_PUT_META, list(meta.items()))
                 except sqlite3.OperationalError as error:
@@ -211,15 +151,15 @@ class Spool:
             The sequence of the first row that follows, and how many older rows went undelivered to make room.
         """
         new = sum(row_bytes(destination, payload) for destination, payload in more)
-        with self._lock, self._faults():
+        with self._lock, faults(self.path):
             first = self._last + 1
             growth = self._growth(payloads)
             for share in (0, 16, 4, 1):
                 try:
-                    with self._transaction():
+                    with transaction(self._connection):
                         will = new + sum(growth.values())
                         excess = self._size // share + will if share else self._size + will - self._size_limit
-                        freed, dropped = self._make_room(excess)
+                        freed, dropped = make_room(self._connection, self._size, excess, self._size_limit)
                         grown = 0
                         for sequence, payload in payloads:
                             if self._connection.execute(_SETTLE, (payload, sequence)).rowcount:
@@ -249,7 +189,7 @@ class Spool:
 
     def raw(self) -> list[tuple[str, Row]]:
         """Rows that are still to be settled, with their destinations, in order."""
-        with self._lock, self._faults():
+        with self._lock, faults(self.path):
             rows = self._connection.execute(
                 "SELECT destination, sequence, payload FROM events WHERE raw ORDER BY sequence"
             ).fetchall()
@@ -257,14 +197,14 @@ class Spool:
 
     def tidy(self) -> None:
         """Write the log back into the file where it has grown; for when nobody waits."""
-        with self._lock, self._faults():
+        with self._lock, faults(self.path):
             if self._connection.total_changes - self._tidied_at >= _TIDY_AFTER:
                 self._tidied_at = self._connection.total_changes
                 self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
 
     def acknowledge(self, cursor: str, position: int, *, delivered: int = 0, rejected: int = 0) -> None:
         """Note that a cursor is done with everything up to ``position``."""
-        with self._lock, self._faults():
+        with self._lock, faults(self.path):
             self._connection.execute(
                 "UPDATE cursors SET position = MAX(position, ?), delivered = delivered + ?, rejected = rejected + ?"
                 " WHERE name = ?",
@@ -273,12 +213,12 @@ class Spool:
 
     def set_aside(self, cursor: str, sequence: int, reason: str) -> None:
         """Note that a receiver refuses this one row. The row stays as history does; the cursor is not moved."""
-        with self._lock, self._faults():
+        with self._lock, faults(self.path):
             self._connection.execute("INSERT OR REPLACE INTO set_aside VALUES (?, ?, ?)", (cursor, sequence, reason))
 
     def subscribe(self, subscriptions: Mapping[str, Sequence[str]]) -> None:
         """Name the cursors and their destinations; what a cursor has got stays got."""
-        with self._lock, self._faults(), self._transaction():
+        with self._lock, faults(self.path), transaction(self._connection):
             for cursor, destinations in subscriptions.items():
                 self._connection.execute("INSERT OR IGNORE INTO cursors(name) VALUES (?)", (cursor,))
                 self._connection.executemany(
@@ -287,14 +227,14 @@ class Spool:
 
     def put_meta(self, key: str, value: str) -> None:
         """Keep a text under a key."""
-        with self._lock, self._faults():
+        with self._lock, faults(self.path):
             self._connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
 
     # --- reading
 
     def meta(self, key: str) -> str | None:
         """The text kept under a key."""
-        with self._faults():
+        with faults(self.path):
             row = self._connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
         return None if row is None else str(row[0])
 
@@ -305,7 +245,7 @@ class Spool:
         """
         rows: list[Row] = []
         size = 0
-        with self._lock, self._faults():
+        with self._lock, faults(self.path):
             for sequence, payload in self._connection.execute(
                 "SELECT sequence, payload FROM events WHERE sequence > ? AND destination IN"
                 " (SELECT destination FROM subscriptions WHERE cursor = ?)"
@@ -321,7 +261,7 @@ class Spool:
 
     def history(self) -> Iterator[tuple[str, Row]]:
         """Everything that is still here, delivered or not, with its destination, in order."""
-        with self._lock, self._faults():
+        with self._lock, faults(self.path):
             everything = self._connection.execute(
                 "SELECT destination, sequence, payload FROM events ORDER BY sequence"
             ).fetchall()
@@ -329,7 +269,7 @@ class Spool:
 
     def cursors(self) -> dict[str, CursorState]:
         """How far each cursor got."""
-        with self._lock, self._faults():
+        with self._lock, faults(self.path):
             rows = self._connection.execute(
                 "SELECT c.name, (SELECT GROUP_CONCAT(destination, char(10)) FROM subscriptions WHERE cursor = c.name),"
                 " c.position, (SELECT COUNT(*) FROM events e JOIN subscriptions s ON s.destination = e.destination"
@@ -340,8 +280,8 @@ class Spool:
 
     def pending(self) -> int:
         """Rows that at least one cursor has not got."""
-        with self._lock, self._faults():
-            row = self._connection.execute(f"SELECT COUNT(*) FROM events WHERE {_UNDELIVERED}").fetchone()
+        with self._lock, faults(self.path):
+            row = self._connection.execute(f"SELECT COUNT(*) FROM events WHERE {UNDELIVERED}").fetchone()
         return int(row[0])
 
     @property
@@ -357,71 +297,8 @@ class Spool:
     def close(self) -> None:
         """Write the log back into the file and close it. In a forked child: nothing."""
         if self._pid == os.getpid():
-            with self._lock, self._faults():
+            with self._lock, faults(self.path):
                 self._connection.close()
-
-    # --- inside
-
-    def _make_room(self, excess: int) -> tuple[int, int]:
-        """Free at least ``excess`` bytes, and a bit more so that it is rarely needed.
-
-        Returns:
-            Bytes freed, and undelivered rows lost.
-        """
-        if excess <= 0 or not self._size:
-            return 0, 0
-        wanted = excess + self._size_limit // 16
-        freed, _ = self._delete_oldest(f"NOT {_UNDELIVERED}", wanted)
-        if freed >= excess:
-            return freed, 0
-        more, dropped = self._delete_oldest("1", wanted - freed)
-        return freed + more, dropped
-
-    def _delete_oldest(self, condition: str, wanted: int) -> tuple[int, int]:
-        freed, last = 0, 0
-        for sequence, length in self._connection.execute(
-            f"SELECT sequence, {_ROW_BYTES} FROM events WHERE {condition} ORDER BY sequence"
-        ):
-            freed, last = freed + length, sequence
-            if freed >= wanted:
-                break
-        self._connection.execute(
-            "UPDATE cursors SET dropped = dropped + (SELECT COUNT(*) FROM events JOIN subscriptions s"
-            " ON s.destination = events.destination WHERE s.cursor = cursors.name"
-            f" AND events.sequence > cursors.position AND events.sequence <= ? AND {condition})",
-            (last,),
-        )
-        deleted = self._connection.execute(f"DELETE FROM events WHERE sequence <= ? AND {condition}", (last,))
-        return freed, deleted.rowcount
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._connection.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._connection.execute("COMMIT")
-        except BaseException:
-            # SQLite may have rolled back already (disk full); an open transaction must never be left behind
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
-            raise
-
-    @contextmanager
-    def _faults(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.DatabaseError as error:
-            # a closed connection is a ProgrammingError, a missing table an OperationalError
-            known = isinstance(error, (sqlite3.OperationalError, sqlite3.ProgrammingError))
-            kind = SpoolError if known and "no such table" not in str(error) else SpoolCorruptError
-            raise kind(f"spool {self.path or 'in memory'}: {error}") from error
-
-
-def row_bytes(destination: str, payload: str) -> int:
-    """What a row counts towards the bounds of a spool, bytes: its share of the pages it needs."""
-    texts = destination + payload
-    length = len(texts if texts.isascii() else texts.encode()) + _ROW_OVERHEAD
-    return (length // _LEAF + 1) * _PAGE if length > _LEAF else _PAGE // (_LEAF // length)
 
 
 def create(path: Path, max_bytes: int) -> Spool:

@@ -25,7 +25,7 @@ from torchelastic_otel.model.event import Delivery, Origin
 from torchelastic_otel.model.normalise import normalise
 from torchelastic_otel.model.standing import Standing, enrich
 from torchelastic_otel.spool.directory import DELIVERED_SUFFIX, SPOOL_SUFFIX
-from torchelastic_otel.spool.store import SpoolError
+from torchelastic_otel.spool.faults import SpoolError
 
 _SQLITE: Final = b"SQLite format 3\0"
 _ZSTD: Final = b"\x28\xb5\x2f\xfd"
