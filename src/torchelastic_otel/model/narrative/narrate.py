@@ -11,63 +11,32 @@ What always holds:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
 from torchelastic_otel import semconv
-from torchelastic_otel.model.cause import UNKNOWN
-from torchelastic_otel.model.event import AttributeValue, ElasticEvent, Severity
+from torchelastic_otel.model.event import ElasticEvent
+from torchelastic_otel.model.narrative.places import noted, placed, round_of
+from torchelastic_otel.model.narrative.restarts import UNKNOWN_CAUSE, restart_completed, tells_cause
 from torchelastic_otel.model.narrative.spans import (
     agreed_root,
     bring_up_parts,
-    common,
     own_root,
     running_spans,
     unfinished,
 )
 from torchelastic_otel.model.narrative.state import BRING_UP_SPANS, Narrative, Part
 from torchelastic_otel.model.phases import Phase
-from torchelastic_otel.model.sentences import sentence
-from torchelastic_otel.model.span import ElasticSpan, SpanEvent
-from torchelastic_otel.model.text import bounded
-from torchelastic_otel.model.trace_ids import BRING_UP, ROOT, RUNNING
+from torchelastic_otel.model.span import ElasticSpan
 
-MAX_SPAN_EVENTS: Final = 64
-MAX_SPAN_EVENT_VALUE: Final = 512
 MAX_PARTS: Final = 64
-_OPENING: Final = frozenset({Phase.RENDEZVOUS, Phase.ASSIGN_RANKS, Phase.START})
 _AFTER_RUNNING: Final = frozenset({Phase.STOP, Phase.RENDEZVOUS, Phase.EXIT_BARRIER, Phase.ENDED})
 """Workers have run; the rendezvous follows at once where an agent stops them in a way of its own."""
-_OF_THE_BRING_UP: Final = frozenset({semconv.ROUND_STARTED, semconv.RESTART_CAUSE_AGREED, semconv.RESTART_COMPLETED})
 _SAY_THE_ROUND: Final = frozenset(
     {
         semconv.RENDEZVOUS_PARTICIPANT_ADDED,
         semconv.RENDEZVOUS_WAIT_LIST_ADDED,
         semconv.RENDEZVOUS_REDUNDANCY_LIST_ADDED,
-    }
-)
-_RESTART_PHASES: Final = (Phase.DETECT, Phase.STOP, Phase.RENDEZVOUS, Phase.ASSIGN_RANKS, Phase.START)
-_UNKNOWN_CAUSE: Final[Mapping[str, AttributeValue]] = {semconv.RESTART_REASON: UNKNOWN, semconv.RESTART_AGREED: False}
-_ON_SPAN_EVENTS: Final = frozenset(
-    {
-        semconv.NODE_ID,
-        semconv.RENDEZVOUS_ROUND,
-        semconv.GROUP_RANK,
-        semconv.GROUP_WORLD_SIZE,
-        semconv.WORKER_RANK,
-        semconv.WORKER_LOCAL_RANK,
-        semconv.WORKER_PID,
-        semconv.WORKER_SIGNAL,
-        semconv.PROCESS_EXIT_CODE,
-        semconv.ERROR_TYPE,
-        semconv.EXCEPTION_TYPE,
-        semconv.EXCEPTION_MESSAGE,
-        semconv.FAILURE_ROLE,
-        semconv.PEER_NODE_ID,
-        semconv.PEER_GROUP_RANK,
-        semconv.RENDEZVOUS_MISSING,
-        semconv.RENDEZVOUS_MISSING_NODES,
     }
 )
 
@@ -109,33 +78,33 @@ def narrate(narrative: Narrative, event: ElasticEvent) -> tuple[Narrative, Told]
     elif event.name == semconv.AGENT_PHASE_ENTERED:
         if narrative.ran_ns is not None and of.get(semconv.PHASE) != Phase.RUNNING.value:
             # it runs no longer, and nobody has said why it restarted: told with what is known
-            narrative, completed = _completed(replace(narrative, cause=_UNKNOWN_CAUSE), event)
+            narrative, completed = restart_completed(replace(narrative, cause=UNKNOWN_CAUSE), event)
             events.append(completed)
         narrative, spans = _enter(narrative, event, time_ns)
     elif event.name == semconv.RESTART_STARTED:
         narrative = replace(narrative, restarting=True, restart_count=_int(of.get(semconv.RESTART_COUNT)))
     elif event.name == semconv.RESTART_CAUSE_AGREED:
-        writer = _int(of.get(semconv.RENDEZVOUS_ROUND)) if of.get(semconv.WRITER) is True else narrative.writer_round
-        cause = {key: value for key, value in of.items() if _tells_cause(key)}
+        writer = round_of(event) if of.get(semconv.WRITER) is True else narrative.writer_round
+        cause = {key: value for key, value in of.items() if tells_cause(key)}
         # an answer that comes when the next rendezvous has begun is about the round before
         late = narrative.phase is Phase.RENDEZVOUS
         narrative = replace(narrative, cause=narrative.cause if late else cause, writer_round=writer)
     elif event.name == semconv.ROUND_STARTED:
-        round_ = _int(of.get(semconv.RENDEZVOUS_ROUND))
+        round_ = round_of(event)
         if round_ is not None:
             narrative = replace(narrative, writer_round=max(round_, narrative.writer_round or 0))
         spans += agreed_root(narrative, event, round_)
     elif event.name == semconv.WORKER_FAILED and semconv.INFERRED in of and not narrative.failed:
         narrative = replace(narrative, failed=event.body[:256])
     elif event.name == semconv.AGENT_LOST and of.get(semconv.WRITER) is True:
-        narrative = replace(narrative, writer_round=_int(of.get(semconv.RENDEZVOUS_ROUND)))
+        narrative = replace(narrative, writer_round=round_of(event))
     if event.name in _SAY_THE_ROUND and narrative.phase is Phase.RENDEZVOUS:
-        narrative = replace(narrative, expected_round=_int(of.get(semconv.RENDEZVOUS_ROUND)))
+        narrative = replace(narrative, expected_round=round_of(event))
     if narrative.ran_ns is not None and narrative.cause is not None:
-        narrative, completed = _completed(narrative, event)
+        narrative, completed = restart_completed(narrative, event)
         events.append(completed)
-    narrative = _note(replace(narrative, last_ns=max(narrative.last_ns, time_ns)), event, time_ns)
-    return narrative, Told(_placed(narrative, event), tuple(_placed(narrative, each) for each in events), tuple(spans))
+    narrative = noted(replace(narrative, last_ns=max(narrative.last_ns, time_ns)), event, time_ns)
+    return narrative, Told(placed(narrative, event), tuple(placed(narrative, each) for each in events), tuple(spans))
 
 
 def end_of_the_dead(narrative: Narrative) -> tuple[Narrative, tuple[ElasticSpan, ...]]:
@@ -202,7 +171,7 @@ def _enter(narrative: Narrative, event: ElasticEvent, time_ns: int) -> tuple[Nar
     if phase is Phase.RENDEZVOUS:
         narrative = _go_to_rendezvous(narrative, before, time_ns)
     elif phase is Phase.ASSIGN_RANKS:
-        round_ = _int(event.attributes.get(semconv.RENDEZVOUS_ROUND))
+        round_ = round_of(event)
         narrative = replace(
             narrative,
             expected_round=round_,
@@ -265,86 +234,6 @@ def _tell_bring_up(narrative: Narrative) -> tuple[Narrative, list[ElasticSpan]]:
     since_ns = narrative.phase_ns if ran_ns is None else ran_ns
     running = tuple(each for each in narrative.events if each.time_ns >= since_ns)
     return replace(narrative, began_ns=None, parts=(), events=running), spans
-
-
-# --- what follows, and where an event belongs
-
-
-def _completed(narrative: Narrative, event: ElasticEvent) -> tuple[Narrative, ElasticEvent]:
-    durations = dict(narrative.durations or {})
-    durations[Phase.DETECT.value] = durations.get(Phase.DETECT.value, 0) + _unnoticed_ns(narrative)
-    seconds = {phase.value: durations.get(phase.value, 0) / 1e9 for phase in _RESTART_PHASES}
-    round_ = narrative.last_round
-    attributes: dict[str, AttributeValue] = {semconv.INFERRED: True, **(narrative.cause or {})}
-    attributes |= common(narrative, round_) if round_ is not None else {}
-    attributes[semconv.RESTART_DURATION] = round(sum(seconds.values()), 9)
-    for phase, value in seconds.items():
-        attributes[semconv.RESTART_PHASE_DURATION.format(phase=phase)] = value
-    if semconv.NODE_ID in event.attributes:
-        attributes[semconv.NODE_ID] = event.attributes[semconv.NODE_ID]
-    completed = ElasticEvent(
-        semconv.RESTART_COMPLETED,
-        event.destination,
-        sentence(semconv.RESTART_COMPLETED, attributes),
-        narrative.ran_ns,
-        event.observed_ns,
-        narrative.ran_monotonic_ns,
-        Severity.WARN,
-        attributes,
-    )
-    return replace(narrative, ran_ns=None, restarting=False, durations=None), completed
-
-
-def _unnoticed_ns(narrative: Narrative) -> int:
-    """From the agreed cause, on another node, to the moment when this agent began to do something about it.
-
-    Both by their own host's wall clock: where those differ, this differs by as much.
-    """
-    cause = narrative.cause or {}
-    failed_ns, durations = cause.get(f"{semconv.CAUSE}.time"), narrative.durations or {}
-    if cause.get(semconv.RESTART_AGREED) is not True or not isinstance(failed_ns, int) or narrative.ran_ns is None:
-        return 0
-    began_ns = narrative.ran_ns - sum(durations.get(phase.value, 0) for phase in _RESTART_PHASES)
-    return max(0, began_ns - failed_ns)
-
-
-def _tells_cause(name: str) -> bool:
-    return name.startswith((semconv.CAUSE + ".", "torchelastic.restart.")) or name in (
-        semconv.FAILURE_AMBIGUOUS,
-        semconv.WRITER,
-        semconv.INFERRED_FROM,
-    )
-
-
-def _note(narrative: Narrative, event: ElasticEvent, time_ns: int) -> Narrative:
-    """Remember the event for its span, where the span is one that shows what happened."""
-    if event.name in semconv.HEARTBEATS or event.name == semconv.AGENT_PHASE_ENTERED:
-        return narrative
-    shown = narrative.phase in (Phase.RENDEZVOUS, Phase.RUNNING, Phase.DETECT)
-    if not shown or len(narrative.events) >= MAX_SPAN_EVENTS or event.name in _OF_THE_BRING_UP:
-        return narrative
-    kept = {
-        key: bounded(value, MAX_SPAN_EVENT_VALUE) if isinstance(value, str) else value
-        for key, value in event.attributes.items()
-        if key in _ON_SPAN_EVENTS
-    }
-    return replace(narrative, events=(*narrative.events, SpanEvent(event.name, time_ns, kept)))
-
-
-def _placed(narrative: Narrative, event: ElasticEvent) -> ElasticEvent:
-    """The event with the trace and the span in which it happened, where those are known."""
-    which, name = RUNNING, semconv.SPAN_WORKERS
-    round_ = narrative.last_round
-    agent = narrative.agent_id or ""
-    if event.name in _OF_THE_BRING_UP:
-        which, name, agent = BRING_UP, ROOT, ""
-        round_ = _int(event.attributes.get(semconv.RENDEZVOUS_ROUND))
-    elif narrative.phase in _OPENING:
-        which, name, round_ = BRING_UP, BRING_UP_SPANS[narrative.phase], narrative.expected_round
-    ids = None if round_ is None else narrative.ids(round_)
-    if round_ is None or ids is None:
-        return event
-    return replace(event, trace_id=ids.trace(which), span_id=ids.span(which, name, agent))
 
 
 def _int(value: object) -> int | None:

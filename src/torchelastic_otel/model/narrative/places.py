@@ -1,0 +1,81 @@
+"""Where an event belongs: the trace and the span in which it happened, and whether that span shows it.
+
+What always holds: what is remembered for a span is bounded, in number and in length; an event whose round or trace is
+not known keeps what it had.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from torchelastic_otel import semconv
+from torchelastic_otel.model.event import ElasticEvent
+from torchelastic_otel.model.narrative.state import BRING_UP_SPANS, Narrative
+from torchelastic_otel.model.phases import Phase
+from torchelastic_otel.model.span import SpanEvent
+from torchelastic_otel.model.text import bounded
+from torchelastic_otel.model.trace_ids import BRING_UP, ROOT, RUNNING
+
+MAX_SPAN_EVENTS: Final = 64
+MAX_SPAN_EVENT_VALUE: Final = 512
+_OPENING: Final = frozenset({Phase.RENDEZVOUS, Phase.ASSIGN_RANKS, Phase.START})
+_OF_THE_BRING_UP: Final = frozenset({semconv.ROUND_STARTED, semconv.RESTART_CAUSE_AGREED, semconv.RESTART_COMPLETED})
+_ON_SPAN_EVENTS: Final = frozenset(
+    {
+        semconv.NODE_ID,
+        semconv.RENDEZVOUS_ROUND,
+        semconv.GROUP_RANK,
+        semconv.GROUP_WORLD_SIZE,
+        semconv.WORKER_RANK,
+        semconv.WORKER_LOCAL_RANK,
+        semconv.WORKER_PID,
+        semconv.WORKER_SIGNAL,
+        semconv.PROCESS_EXIT_CODE,
+        semconv.ERROR_TYPE,
+        semconv.EXCEPTION_TYPE,
+        semconv.EXCEPTION_MESSAGE,
+        semconv.FAILURE_ROLE,
+        semconv.PEER_NODE_ID,
+        semconv.PEER_GROUP_RANK,
+        semconv.RENDEZVOUS_MISSING,
+        semconv.RENDEZVOUS_MISSING_NODES,
+    }
+)
+
+
+def noted(narrative: Narrative, event: ElasticEvent, time_ns: int) -> Narrative:
+    """Remember the event for its span, where the span is one that shows what happened."""
+    if event.name in semconv.HEARTBEATS or event.name == semconv.AGENT_PHASE_ENTERED:
+        return narrative
+    shown = narrative.phase in (Phase.RENDEZVOUS, Phase.RUNNING, Phase.DETECT)
+    if not shown or len(narrative.events) >= MAX_SPAN_EVENTS or event.name in _OF_THE_BRING_UP:
+        return narrative
+    kept = {
+        key: bounded(value, MAX_SPAN_EVENT_VALUE) if isinstance(value, str) else value
+        for key, value in event.attributes.items()
+        if key in _ON_SPAN_EVENTS
+    }
+    return replace(narrative, events=(*narrative.events, SpanEvent(event.name, time_ns, kept)))
+
+
+def placed(narrative: Narrative, event: ElasticEvent) -> ElasticEvent:
+    """The event with the trace and the span in which it happened, where those are known."""
+    which, name = RUNNING, semconv.SPAN_WORKERS
+    round_ = narrative.last_round
+    agent = narrative.agent_id or ""
+    if event.name in _OF_THE_BRING_UP:
+        which, name, agent = BRING_UP, ROOT, ""
+        round_ = round_of(event)
+    elif narrative.phase in _OPENING:
+        which, name, round_ = BRING_UP, BRING_UP_SPANS[narrative.phase], narrative.expected_round
+    ids = None if round_ is None else narrative.ids(round_)
+    if round_ is None or ids is None:
+        return event
+    return replace(event, trace_id=ids.trace(which), span_id=ids.span(which, name, agent))
+
+
+def round_of(event: ElasticEvent) -> int | None:
+    """The round that an event says; ``None`` where it says none."""
+    value = event.attributes.get(semconv.RENDEZVOUS_ROUND)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None

@@ -1,0 +1,71 @@
+"""A restart that is over: why it was, and how long each of its phases took.
+
+What always holds: a restart is told once its workers run again and its cause is known, or nobody will say it any more;
+phases are measured by this agent's monotonic clock, but for what went by unnoticed, which is known by wall clocks only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Final
+
+from torchelastic_otel import semconv
+from torchelastic_otel.model.cause import UNKNOWN
+from torchelastic_otel.model.event import AttributeValue, ElasticEvent, Severity
+from torchelastic_otel.model.narrative.spans import common
+from torchelastic_otel.model.narrative.state import Narrative
+from torchelastic_otel.model.phases import Phase
+from torchelastic_otel.model.sentences import sentence
+
+_RESTART_PHASES: Final = (Phase.DETECT, Phase.STOP, Phase.RENDEZVOUS, Phase.ASSIGN_RANKS, Phase.START)
+UNKNOWN_CAUSE: Final[Mapping[str, AttributeValue]] = {semconv.RESTART_REASON: UNKNOWN, semconv.RESTART_AGREED: False}
+"""What is told where nobody said it."""
+
+
+def restart_completed(narrative: Narrative, event: ElasticEvent) -> tuple[Narrative, ElasticEvent]:
+    """The narrative after a restart, and the event that tells of it, which follows from this one."""
+    durations = dict(narrative.durations or {})
+    durations[Phase.DETECT.value] = durations.get(Phase.DETECT.value, 0) + _unnoticed_ns(narrative)
+    seconds = {phase.value: durations.get(phase.value, 0) / 1e9 for phase in _RESTART_PHASES}
+    round_ = narrative.last_round
+    attributes: dict[str, AttributeValue] = {semconv.INFERRED: True, **(narrative.cause or {})}
+    attributes |= common(narrative, round_) if round_ is not None else {}
+    attributes[semconv.RESTART_DURATION] = round(sum(seconds.values()), 9)
+    for phase, value in seconds.items():
+        attributes[semconv.RESTART_PHASE_DURATION.format(phase=phase)] = value
+    if semconv.NODE_ID in event.attributes:
+        attributes[semconv.NODE_ID] = event.attributes[semconv.NODE_ID]
+    completed = ElasticEvent(
+        semconv.RESTART_COMPLETED,
+        event.destination,
+        sentence(semconv.RESTART_COMPLETED, attributes),
+        narrative.ran_ns,
+        event.observed_ns,
+        narrative.ran_monotonic_ns,
+        Severity.WARN,
+        attributes,
+    )
+    return replace(narrative, ran_ns=None, restarting=False, durations=None), completed
+
+
+def _unnoticed_ns(narrative: Narrative) -> int:
+    """From the agreed cause, on another node, to the moment when this agent began to do something about it.
+
+    Both by their own host's wall clock: where those differ, this differs by as much.
+    """
+    cause = narrative.cause or {}
+    failed_ns, durations = cause.get(f"{semconv.CAUSE}.time"), narrative.durations or {}
+    if cause.get(semconv.RESTART_AGREED) is not True or not isinstance(failed_ns, int) or narrative.ran_ns is None:
+        return 0
+    began_ns = narrative.ran_ns - sum(durations.get(phase.value, 0) for phase in _RESTART_PHASES)
+    return max(0, began_ns - failed_ns)
+
+
+def tells_cause(name: str) -> bool:
+    """Whether an attribute of ``torchelastic.restart.cause_agreed`` is told of the restart as well."""
+    return name.startswith((semconv.CAUSE + ".", "torchelastic.restart.")) or name in (
+        semconv.FAILURE_AMBIGUOUS,
+        semconv.WRITER,
+        semconv.INFERRED_FROM,
+    )
