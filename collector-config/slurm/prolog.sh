@@ -1,0 +1,48 @@
+#!/bin/bash
+# Slurm's Prolog, as root on every node of a job: makes the folder that the user's agents keep their spool in.
+#
+# What always holds: a folder that this makes belongs to the job's user alone (0700) from the moment it is there; one
+# that is there is never changed, since following a user's link as root is how others' files are given away. The exit
+# status is 0 whatever happens: with any other one Slurm drains the node, and no job is to be stopped by its telemetry.
+# What went wrong is on standard error.
+#
+# Settings, from the file that TORCHELASTIC_OTEL_SITE names (torchelastic-otel.env), or the environment:
+#   TORCHELASTIC_OTEL_SPOOL_DIR   the parent of all users' folders, on a disk of the node; the default is below
+
+# Slurm gives these programs no search path
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin
+umask 022
+
+say() { echo "torchelastic-otel prolog: $*" >&2; }
+
+main() {
+    local site=${TORCHELASTIC_OTEL_SITE:-/etc/torchelastic-otel/torchelastic-otel.env}
+    # shellcheck source=/dev/null
+    if [ -r "$site" ]; then . "$site"; fi
+    local base=${TORCHELASTIC_OTEL_SPOOL_DIR:-/var/spool/torchelastic-otel}
+    local uid=${SLURM_JOB_UID:-} gid=${SLURM_JOB_GID:-}
+    if ! [[ $uid =~ ^[0-9]+$ ]]; then
+        say "SLURM_JOB_UID='$uid' is no user id; nothing is made"
+        return
+    fi
+    if ! [[ $gid =~ ^[0-9]+$ ]]; then gid=$(id -g "$uid" 2>/dev/null) || gid=$uid; fi
+
+    mkdir -p "$base" || return
+    # the name that torchelastic-otel looks for below TORCHELASTIC_OTEL_SPOOL_DIR
+    local folder=$base/torchelastic-otel-$uid
+    if ! [ -e "$folder" ]; then
+        # whole before it has its name: a kill in between must not leave a folder that is root's; -T goes into no
+        # directory and over no link that is there by now
+        local new
+        new=$(mktemp -d "$base/.new.XXXXXXXX") || return
+        if ! { chmod 0700 "$new" && chown "$uid:$gid" "$new" && mv -T "$new" "$folder"; }; then rmdir "$new"; fi
+    fi
+    local found
+    found=$(stat -c '%F, mode %a, of user %u' "$folder")
+    if [ "$found" != "directory, mode 700, of user $uid" ]; then
+        say "$folder is a $found, and not user $uid's directory with mode 700; remove it"
+    fi
+}
+
+main
+exit 0
