@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,18 @@ from torchelastic_otel.model.event import ElasticEvent, Origin
 from torchelastic_otel.model.facts import Fact
 from torchelastic_otel.model.phases import Phase
 from torchelastic_otel.model.span import ElasticSpan
-from torchelastic_otel.settling import ORIGIN_KEY, SPANS, Known, known_of, raw_payload, read, settle_what_is_left
+from torchelastic_otel.settling import (
+    NARRATIVE_KEY,
+    ORIGIN_KEY,
+    SPANS,
+    STANDING_KEY,
+    TALLY_KEY,
+    Known,
+    known_of,
+    raw_payload,
+    read,
+    settle_what_is_left,
+)
 from torchelastic_otel.spool import store
 from torchelastic_otel.spool.faults import SpoolError
 
@@ -140,6 +153,35 @@ def test_what_is_known_is_kept_with_the_rows_it_comes_from(tmp_path: Path) -> No
     assert len(spool.raw()) == 2
     assert known_of(spool, 0) == known
     assert settle_what_is_left(spool) == 2
+
+
+@pytest.mark.parametrize("key", [STANDING_KEY, NARRATIVE_KEY, TALLY_KEY])
+@pytest.mark.parametrize("written", ["{}", "[]", "[1, 2]", "nothing", '{"runs": 3}'])
+def test_what_another_version_knew_may_be_lost_and_no_event_is(tmp_path: Path, key: str, written: str) -> None:
+    """Promise 4: who upgrades this package finds spools that the version before has written, and delivers them."""
+    spool = spool_of(tmp_path, "a")
+    live(spool, 8, at_once=4)
+    spool.append(ROWS[8:10], raw=True)
+    before = spool.last_sequence
+    spool.put_meta(key, written)
+    assert settle_what_is_left(spool) == 2
+    assert spool.raw() == []
+    assert spool.last_sequence >= before
+
+
+def test_a_newer_versions_fields_are_left_out_and_missing_ones_have_their_defaults(tmp_path: Path) -> None:
+    """An upgrade or a downgrade between two jobs must not cost a dead agent's numbers."""
+    spool = spool_of(tmp_path, "a")
+    live(spool, 8, at_once=4)
+    known = known_of(spool, 0)
+    tally, narrative = json.loads(spool.meta(TALLY_KEY) or ""), json.loads(spool.meta(NARRATIVE_KEY) or "")
+    tally["newer"] = narrative["newer"] = tally["runs"][0]["newer"] = tally["runs"][0]["times"]["newer"] = [1]
+    del tally["runs"][0]["hosts_store"], narrative["restart_count"]
+    spool.put_meta(TALLY_KEY, json.dumps(tally))
+    spool.put_meta(NARRATIVE_KEY, json.dumps(narrative))
+    found = known_of(spool, 0)
+    assert found.narrative == replace(known.narrative, restart_count=None)
+    assert found.tally == replace(known.tally, runs=(replace(known.tally.runs[0], hosts_store=False),))
 
 
 @pytest.mark.tests_own_faults

@@ -200,6 +200,10 @@ class Installation:
         timeout_ns = max(0, self.settings.flush_timeout_ns - self._held_up_ns)
         until = time.monotonic_ns() + timeout_ns
         delivered = self.flush(timeout_ns)
+        if delivered:
+            # a heartbeat of torch's that comes later would find a spool that is closed; one that came is kept in it
+            self._inlet.end()
+            delivered = self._inlet.drain(max(0, until - time.monotonic_ns()) / NS_PER_S)
         lost = self._inlet.lost + self._inlet.waiting
         if lost:
             logger.warning("%d events could not be kept and are lost", lost)

@@ -8,9 +8,10 @@ row that was settled, and what follows from the rows is appended, all in the sam
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, TypeVar
 
 from torchelastic_otel import semconv
 from torchelastic_otel.guard import guard
@@ -22,6 +23,9 @@ from torchelastic_otel.model.standing import Standing, enrich
 from torchelastic_otel.model.tally import Tally, fold
 from torchelastic_otel.model.text import MAX_BODY, bounded
 from torchelastic_otel.spool.store import Spool
+
+logger = logging.getLogger("torchelastic_otel")
+_T = TypeVar("_T")
 
 STANDING_KEY: Final = "standing"
 NARRATIVE_KEY: Final = "narrative"
@@ -119,12 +123,23 @@ def read(
 def known_of(spool: Spool, started_ns: int) -> Known:
     """What was known of a process when it last settled its rows."""
     begin = Known.at_start(started_ns)
-    standing, narrative, tally = (spool.meta(key) for key in (STANDING_KEY, NARRATIVE_KEY, TALLY_KEY))
     return Known(
-        begin.standing if standing is None else Standing.from_json(standing),
-        begin.narrative if narrative is None else Narrative.from_json(narrative),
-        begin.tally if tally is None else Tally.from_json(tally),
+        _last(spool, STANDING_KEY, Standing.from_json, begin.standing),
+        _last(spool, NARRATIVE_KEY, Narrative.from_json, begin.narrative),
+        _last(spool, TALLY_KEY, Tally.from_json, begin.tally),
     )
+
+
+def _last(spool: Spool, key: str, read_in: Callable[[str], _T], begin: _T) -> _T:
+    written = spool.meta(key)
+    if written is None:
+        return begin
+    try:
+        return read_in(written)
+    except ValueError as error:
+        # a much older or newer version wrote it: the events, which every version can read, must go out all the same
+        logger.warning("spool %s: %s; its events are delivered without what was known before them", spool.path, error)
+        return begin
 
 
 def settle_what_is_left(spool: Spool) -> int:

@@ -77,6 +77,17 @@ def test_put_returns_when_it_is_kept() -> None:
     assert kept.threads.isdisjoint({threading.get_ident()})
 
 
+def test_after_the_end_what_is_still_said_finds_no_closed_spool_and_what_was_put_is_kept() -> None:
+    """Torch's heartbeats go on while the interpreter ends; a traceback there frightens whoever reads the log."""
+    kept = Kept()
+    inlet = Inlet(kept.make, wait_s=LONG_S)
+    assert inlet.put("null", "before")
+    inlet.end()
+    assert inlet.put("null", "after") is False
+    assert inlet.drain(LONG_S)
+    assert (kept.texts, inlet.lost, inlet.waiting) == (["before"], 0, 0)
+
+
 def test_what_a_handler_saw_is_kept_with_its_clocks() -> None:
     """Times are when it happened, not when the writer came to it."""
     seen: list[Observation] = []

@@ -100,6 +100,7 @@ class Inlet:
         self._running = False
         self._stalled = False
         self._stopping = False
+        self._over = False
         self._in_hand = 0  # texts that the writer took and has not kept yet
         self._errands = self._errands_done = 0  # what was put that is no text
         self.lost = 0
@@ -135,9 +136,15 @@ class Inlet:
             self._stopping = True
             self._hand_over(None, 0)
 
+    def end(self) -> None:
+        """The process ends and what was put is delivered: what torch's threads still say is not kept, nor counted."""
+        self._over = True
+
     def _hand_over(self, observation: Observation | None, wait_s: float) -> bool:
         if self._pid != os.getpid():
             self._begin()  # a fork that Python was not told of
+        if self._over and observation is not None:
+            return False
         self.used = True
         if observation is None:
             self._errands += 1

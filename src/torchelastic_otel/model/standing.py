@@ -78,7 +78,7 @@ class Standing:
             fields = json.loads(line)
             fields[7] = tuple(fields[7])
             return Standing(*fields)
-        except (TypeError, IndexError) as error:
+        except (TypeError, IndexError, KeyError) as error:
             raise ValueError(f"not a standing: {line[:80]!r}") from error
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from support.agent_streams import BOOTED_NS, EPOCH_NS, SPAN, TRACE, AgentStream, S, values
 
 from torchelastic_otel import semconv
@@ -113,6 +114,21 @@ def test_the_jobs_gauges_are_told_by_the_one_that_speaks_and_no_longer() -> None
     told = stream.snapshot(22)
     assert not set(gauges) & set(told)
     assert semconv.METRIC_RESTARTS in told
+
+
+@pytest.mark.parametrize("hosts", [True, False])
+def test_who_hosts_the_store_says_how_many_the_first_rendezvous_lacks(hosts: bool) -> None:
+    """A job that never starts elects nobody; an alert on it must have the number all the same, and once."""
+    stream = AgentStream()
+    stream.say(0, semconv.AGENT_STARTED)
+    stream.say(0, semconv.RUN_IDENTIFIED, hosts_store=hosts)
+    stream.enter(0, Phase.RENDEZVOUS)
+    stream.say(5, semconv.RENDEZVOUS_WAITING, rendezvous_participants=("a", "b"), rendezvous_missing=2, nodes_min=4)
+    told = stream.snapshot(6)
+    assert told.get(semconv.METRIC_MISSING) == ({(): 2} if hosts else None)
+    assert told.get(semconv.METRIC_PARTICIPANTS) == ({(): 2} if hosts else None)
+    stream.join(20, 0)
+    assert semconv.METRIC_MISSING not in stream.snapshot(22)
 
 
 def test_counters_never_fall_and_times_rise_though_the_clock_steps_back() -> None:

@@ -16,6 +16,7 @@ from torchelastic_otel.model.event import AttributeValue
 from torchelastic_otel.model.phases import Phase
 from torchelastic_otel.model.span import SpanEvent
 from torchelastic_otel.model.trace_ids import RoundIds, ids_of
+from torchelastic_otel.model.versions import known_fields
 
 BRING_UP_SPANS: Final = {
     Phase.STOP: semconv.SPAN_STOP_WORKERS,
@@ -133,7 +134,7 @@ class Narrative:
             known["parts"] = tuple(Part(Phase(p["phase"]), p["start_ns"], p["end_ns"]) for p in known["parts"])
             known["events"] = tuple(SpanEvent(**{**e, "attributes": _tuples(e["attributes"])}) for e in known["events"])
             known["cause"] = None if known["cause"] is None else _tuples(known["cause"])
-            return Narrative(**known)
+            return Narrative(**known_fields(Narrative, known))
         except (TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"not a narrative of this spool: {line[:80]!r}") from error
 

@@ -20,6 +20,7 @@ from torchelastic_otel.model.phases import Phase
 from torchelastic_otel.model.tally import times
 from torchelastic_otel.model.tally.learning import learn
 from torchelastic_otel.model.tally.run import Run, from_plain, settle_failures, to_plain
+from torchelastic_otel.model.versions import known_fields
 
 MAX_RUNS: Final = 4
 """Runs of one process whose numbers are kept."""
@@ -59,9 +60,8 @@ class Tally:
         """
         try:
             known = json.loads(line)
-            return Tally(
-                **{**known, "runs": tuple(from_plain(run) for run in known["runs"]), "shown": frozenset(known["shown"])}
-            )
+            runs = tuple(from_plain(run) for run in known["runs"])
+            return Tally(**{**known_fields(Tally, known), "runs": runs, "shown": frozenset(known["shown"])})
         except (TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"not a tally of this spool: {line[:80]!r}") from error
 

@@ -112,8 +112,15 @@ def _membership(run: Run, event: ElasticEvent, at_ns: int) -> Run:
     return replace(run, ever_spoke=True)  # one agent alone says it, so that its count is the job's
 
 
+def _identified(run: Run, event: ElasticEvent, at_ns: int) -> Run:
+    return replace(run, hosts_store=event.attributes.get(semconv.HOSTS_STORE) is True)
+
+
 def _waiting(run: Run, event: ElasticEvent, at_ns: int) -> Run:
-    if not (run.times.speaks or run.times.spoke):
+    if run.round is None and run.hosts_store:
+        # nobody was elected yet, and this agent will be: without it nothing said how many a job lacks that never starts
+        run = replace(run, ever_spoke=True)
+    elif not (run.times.speaks or run.times.spoke):
         return run
     of = event.attributes.get
     there, missing, needed = of(semconv.RENDEZVOUS_PARTICIPANTS), of(semconv.RENDEZVOUS_MISSING), of(semconv.NODES_MIN)
@@ -184,6 +191,7 @@ _LEARN: Final[Mapping[str, Callable[[Run, ElasticEvent, int], Run]]] = {
     semconv.RESTART_CAUSE_AGREED: _cause_agreed,
     semconv.RESTART_COMPLETED: _restarted,
     semconv.MEMBERSHIP_CHANGED: _membership,
+    semconv.RUN_IDENTIFIED: _identified,
     semconv.RENDEZVOUS_WAITING: _waiting,
     semconv.RENDEZVOUS_KEEP_ALIVE_SENT: _beat,
     semconv.RENDEZVOUS_STATE_SYNCED: _synced,

@@ -17,6 +17,7 @@ from torchelastic_otel.model.phases import Phase
 from torchelastic_otel.model.tally.failures import Failure, Failures, decide
 from torchelastic_otel.model.tally.table import BOUNDS, key
 from torchelastic_otel.model.tally.times import Times
+from torchelastic_otel.model.versions import known_fields
 
 MAX_EXEMPLARS: Final = 2
 """Exemplars of one series between two snapshots; the newest ones."""
@@ -43,6 +44,7 @@ class Run:
         beat_ns: When the last heartbeat was sent, monotonic nanoseconds; ``None`` while none is due.
         rendezvous_ns: What a rendezvous took of which it is not known yet how it ended.
         ever_spoke: Whether this agent ever spoke for the job, so that it exports what is the job's.
+        hosts_store: Whether its process hosts the job's store, so that it speaks for the first rendezvous.
         shown: The scopes whose series an acknowledged snapshot has held.
     """
 
@@ -57,6 +59,7 @@ class Run:
     beat_ns: int | None = None
     rendezvous_ns: int | None = None
     ever_spoke: bool = False
+    hosts_store: bool = False
     shown: frozenset[str] = frozenset()
 
     @property
@@ -120,10 +123,10 @@ def from_plain(known: Mapping[str, Any]) -> Run:
     phase = times["phase"]
     return Run(
         **{
-            **known,
+            **known_fields(Run, known),
             "measured": {series: (tuple(m[0]), *m[1:]) for series, m in known["measured"].items()},
             "examples": {series: tuple(tuple(e) for e in es) for series, es in known["examples"].items()},
-            "times": Times(**{**times, "phase": None if phase is None else Phase(phase)}),
+            "times": Times(**{**known_fields(Times, times), "phase": None if phase is None else Phase(phase)}),
             "failures": Failures(
                 tuple(Failure(**failure) for failure in failures["undecided"]),
                 tuple(tuple(each) for each in failures["told"]),
