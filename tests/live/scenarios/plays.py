@@ -176,7 +176,9 @@ def terminated_while_it_waits(stage: Stage) -> None:
     """SIGTERM in the first rendezvous: torch says nothing and ends by the signal."""
     stage.enter("a", nodes="2", conf=SOON)
     stage.said("a", "added itself to the participants")
-    time.sleep(0.3)
+    # kept is what is on the disk: the spool is opened beside the agent's start
+    stage.until(lambda: any(path.suffix == ".spool" for path in stage.cast["a"].spool_files()), "the spool of agent a")
+    time.sleep(0.5)
     stage.strike_agent("a", signal.SIGTERM)
 
 
