@@ -1,0 +1,211 @@
+"""Alerts on real jobs in a real Prometheus and Loki's ruler: the shipped rules, with seconds where they have minutes.
+
+What always holds: agents export each second, through a Collector on the quickstart's configuration, to backends of
+these tests; Prometheus looks back 10 s instead of 5 minutes, so that a dead agent is gone soon.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from harness import Agents, free_port
+from jobs import Nodes, stage_of
+from plays import FAST
+from support.alert_rules import LOKI, alerts_of, faster, faster_in_loki
+from support.backends import QUICKSTART, Collector, Loki, Programs, Prometheus, eventually, http
+from support.backends.loki import CONFIG as LOKI_CONFIG
+from support.backends.prometheus import CONFIG as PROMETHEUS_CONFIG
+from support.otlp_senders import send_logs
+
+STUCK, NAMED = "TorchelasticRendezvousStuck", "TorchelasticRendezvousStuckFor"
+FAILED, DOWN, LOSING = "TorchelasticJobFailed", "TorchelasticJobDown", "TorchelasticCollectorLosing"
+WAIT_S = 60.0
+
+
+@pytest.fixture(scope="module")
+def prometheus(programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+    """With the shipped rules, faster; what it scrapes is said by ``targets.json`` in its folder."""
+    assert programs.prometheus
+    folder = tmp_path_factory.mktemp("prometheus")
+    config = yaml.safe_load(PROMETHEUS_CONFIG.read_text())
+    config["global"] = {"evaluation_interval": "1s", "scrape_interval": "1s"}
+    config["rule_files"] = [str(path) for path in faster(folder, {"3m": "8s"})]
+    config["scrape_configs"] = [{"job_name": "otelcol", "file_sd_configs": [{"files": ["targets.json"]}]}]
+    (folder / "prometheus.yaml").write_text(yaml.safe_dump(config))
+    (folder / "targets.json").write_text("[]")
+    with Prometheus(folder, folder / "prometheus.yaml", args=["--query.lookback-delta=10s"]) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def loki(programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loki]:
+    """The quickstart's, with a ruler that has the shipped rules, faster."""
+    assert programs.loki
+    folder = tmp_path_factory.mktemp("loki")
+    config = yaml.safe_load(LOKI_CONFIG.read_text())
+    config["ruler"] = {
+        "storage": {"type": "local", "local": {"directory": str(folder / "rules")}},
+        "rule_path": str(folder / "scratch"),
+        "ring": {"kvstore": {"store": "inmemory"}},
+        "enable_api": True,
+        "evaluation_interval": "1s",
+        "poll_interval": "1s",
+    }
+    (folder / "loki.yaml").write_text(yaml.safe_dump(config))
+    faster_in_loki(folder / "rules" / "fake")
+    with Loki(folder, folder / "loki.yaml") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def collector(prometheus: Prometheus, loki: Loki, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Collector]:
+    """In front of both; nobody takes its traces."""
+    env = {
+        "LOKI_ENDPOINT": loki.otlp,
+        "PROMETHEUS_ENDPOINT": prometheus.otlp,
+        "TRACES_ENDPOINT": f"127.0.0.1:{free_port()}",
+        "CLUSTER_NAME": "prod",
+    }
+    with Collector(QUICKSTART, tmp_path_factory.mktemp("collector"), env=env) as running:
+        yield running
+
+
+@pytest.fixture
+def stage(collector: Collector, tmp_path: Path) -> Iterator[Nodes]:
+    """Nodes of jobs, and nothing is left of them."""
+    with Agents(tmp_path) as agents:
+        yield stage_of(agents, tmp_path, collector)
+
+
+def firing(prometheus: Prometheus, alert: str, run_id: str) -> dict[str, Any] | None:
+    """The alert of that run, if it fires."""
+    for each in prometheus.alerts():
+        labels = each["labels"]
+        if (each["state"], labels["alertname"], labels.get("torchelastic_run_id")) == ("firing", alert, run_id):
+            return each
+    return None
+
+
+def a_run_id(name: str) -> str:
+    """One that no other test has."""
+    return f"{name}-{uuid.uuid4().hex[:6]}"
+
+
+def fires(prometheus: Prometheus, alert: str, run_id: str, words: str = "") -> dict[str, Any]:
+    """Wait for it, in these words."""
+
+    def asked() -> dict[str, Any] | None:
+        found = firing(prometheus, alert, run_id)
+        return found if found and words in found["annotations"]["summary"] else None
+
+    found = eventually(asked, WAIT_S)
+    assert found
+    return found
+
+
+def clears(prometheus: Prometheus, alert: str, run_id: str) -> None:
+    """Wait until it fires no more."""
+    eventually(lambda: firing(prometheus, alert, run_id) is None, WAIT_S)
+
+
+def named_by(loki: Loki, run_id: str) -> list[dict[str, Any]]:
+    """What Loki's ruler fires for a run that waits."""
+    alerts = http.get_json(f"{loki.url}/prometheus/api/v1/alerts")["data"]["alerts"]
+    mine = [each for each in alerts if each["labels"].get("torchelastic_run_id") == run_id]
+    return [each for each in mine if each["labels"]["alertname"] == NAMED and each["state"] == "firing"]
+
+
+def test_a_stuck_rendezvous_calls_somebody_until_the_missing_node_has_come(
+    prometheus: Prometheus, loki: Loki, stage: Nodes
+) -> None:
+    """The whole way, twice: before the first round, and after a node was lost, whose name the logs tell."""
+    run_id = a_run_id("stuck")
+
+    def enter(name: str) -> None:
+        stage.enter(name, nodes="2", conf=FAST, restarts=2, run_id=run_id)
+
+    enter("a")
+    alert = fires(prometheus, STUCK, run_id, "1 came, 1 missing")
+    assert alert["labels"]["severity"] == "critical"
+    assert alert["labels"]["cluster"] == "prod"
+    assert run_id in alert["annotations"]["summary"]
+
+    enter("b")
+    (worker,) = stage.began("a")
+    stage.began("b")
+    clears(prometheus, STUCK, run_id)
+
+    stage.strike_agent("b", signal.SIGKILL)
+    stage.order(worker, "exit 3")
+    fires(prometheus, STUCK, run_id, "1 came, 1 missing")
+    lost = f"127.0.0.1, last rank {worker.group_rank ^ 1} (127.0.0.1_{stage.cast['b'].pid}_0)"
+    (alert,) = eventually(lambda: named_by(loki, run_id))
+    assert alert["labels"]["torchelastic_rendezvous_missing"] == "1"
+    assert lost in alert["labels"]["torchelastic_rendezvous_missing_nodes"]
+    assert lost in alert["annotations"]["summary"]
+
+    enter("c")
+    stage.began("a", 1)
+    stage.began("c")
+    clears(prometheus, STUCK, run_id)
+    eventually(lambda: not named_by(loki, run_id))
+    often = alerts_of(LOKI)["TorchelasticNodeKeepsBeingLost"]["expr"].replace(">= 3", ">= 1")
+    assert [labels["torchelastic_cause_host"] for labels, _ in eventually(lambda: loki.instant(often))] == ["127.0.0.1"]
+    stage.done()
+    assert {name: status for name, status in stage.exits().items() if name != "b"} == {"a": 0, "c": 0}
+    # the run ended well, and one of its nodes never said so
+    seen = eventually(
+        lambda: prometheus.query(f'torchelastic_run:agents_alive:count{{torchelastic_run_id="{run_id}"}}') == []
+    )
+    assert seen
+    assert firing(prometheus, FAILED, run_id) is None
+    assert firing(prometheus, DOWN, run_id) is None
+
+
+def test_a_job_that_died_is_told_from_one_that_ended(prometheus: Prometheus, stage: Nodes) -> None:
+    """Four ends of real jobs: well, failed, cancelled, killed; one alert each for the second and the last."""
+    runs = dict(zip("abcd", map(a_run_id, ("fine", "failed", "cancelled", "killed")), strict=True))
+    for name, run_id in runs.items():
+        stage.enter(name, nodes="1", conf="is_host=1", run_id=run_id, port=free_port())
+    workers = {name: stage.began(name)[0] for name in runs}
+    for run_id in runs.values():
+        ran = f'torchelastic_agent:ran_seconds:max1h{{torchelastic_run_id="{run_id}"}} > 0'
+        eventually(lambda ran=ran: prometheus.query(ran), WAIT_S)  # type: ignore[misc]
+    stage.order(workers["b"], "exit 3")
+    stage.strike_agent("c", signal.SIGTERM)
+    stage.strike_agent("d", signal.SIGKILL)
+    stage.done()
+    statuses = stage.exits()
+    assert statuses["a"] == 0
+    assert statuses["b"] != 0
+    fires(prometheus, FAILED, runs["b"])
+    fires(prometheus, DOWN, runs["d"])
+    told = {(each["labels"]["alertname"], each["labels"].get("torchelastic_run_id")) for each in prometheus.alerts()}
+    assert {each for each in told if each[1] in runs.values()} == {(FAILED, runs["b"]), (DOWN, runs["d"])}
+
+
+def test_a_collector_that_loses_logs_calls_somebody(prometheus: Prometheus, tmp_path: Path) -> None:
+    """By the Collector's own counter, whose first value is already the loss: a backend that refuses for good."""
+    env = {"LOKI_ENDPOINT": f"{prometheus.url}/nothing", "PROMETHEUS_ENDPOINT": prometheus.otlp}
+
+    def lost() -> list[dict[str, Any]]:
+        return [each for each in prometheus.alerts() if each["labels"]["alertname"] == LOSING]
+
+    with Collector(QUICKSTART, tmp_path, env=env) as collector:
+        targets = prometheus.folder / "targets.json"
+        targets.with_suffix(".new").write_text(json.dumps([{"targets": [collector.telemetry]}]))
+        targets.with_suffix(".new").rename(targets)
+        eventually(lambda: prometheus.query(f'up{{instance="{collector.telemetry}"}} == 1'))
+        assert not lost()
+        send_logs(collector.otlp_grpc, ["lost-1", "lost-2"])
+        (losing,) = eventually(lost)
+    assert losing["labels"]["exporter"] == "otlp_http/loki"
+    assert losing["labels"]["lost"] == "log_records, send failed"
+    assert float(losing["value"]) == 2
