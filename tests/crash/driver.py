@@ -44,9 +44,11 @@ def emit(numbers: range) -> None:
         events.record(events.Event(name=f"event-{number}", source=events.EventSource.AGENT, metadata={"n": number}))
 
 
-def patient() -> None:
+def patient() -> Any:
     """Install; a caller waits until its event is kept, also where a busy machine takes more than its 50 ms for it."""
-    install()._inlet._wait_s = 30.0
+    installation = install()
+    installation._inlet._wait_s = 30.0
+    return installation
 
 
 def killed(count: int) -> None:
@@ -98,7 +100,7 @@ def emits_on_request(count: int) -> None:
 
 def forks(count: int) -> None:
     """Forks in a loop while exports run; each third child records, each third ends through its exit handlers."""
-    installation = install()
+    installation = patient()
     statuses: list[int] = []
     slowest = 0
     for number in range(count):

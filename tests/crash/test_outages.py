@@ -206,7 +206,8 @@ def test_forks_in_the_middle_of_exports_harm_neither_child_nor_parent(drive: Dri
             for resource, record in collector.records()
             if resource["process.pid"] == pid
         ]
-        assert [int(uid.rpartition("-")[2]) for uid in own] == list(range(1, 301))
+        # at least once: a fork may break a connection whose answer was on its way, and then it is sent again
+        assert [int(uid.rpartition("-")[2]) for uid in dict.fromkeys(own)] == list(range(1, 301))
         # a child that recorded left a spool of its own (or delivered it); one that did not left nothing
         assert len([path for path in spools.iterdir() if path.suffix in {".spool", ".delivered"}]) == 1 + 10
 

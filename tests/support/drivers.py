@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -51,9 +52,20 @@ class Driver:
 
     def ended(self, timeout: float = 60) -> tuple[int, list[dict[str, Any]], str]:
         """Its exit status, what else it said, and its standard error."""
-        out, err = self.process.communicate(timeout=timeout)
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        assert self.process.stderr is not None
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
+        # not communicate(): it does not know of lines that readline() has read ahead (CPython 3.11)
+        said: list[str] = []
+        errors = threading.Thread(target=lambda stream=self.process.stderr: said.append(stream.read()))
+        errors.start()
+        out = self.process.stdout.read()
+        errors.join(timeout)
+        status = self.process.wait(timeout)
         self._limit.cancel()
-        return self.process.returncode, [json.loads(line) for line in out.splitlines()], err
+        return status, [json.loads(line) for line in out.splitlines()], said[0]
 
 
 Drive = Callable[..., Driver]
