@@ -1,0 +1,298 @@
+"""The dashboard of all jobs: which of them lose time, on which hosts, and whether the telemetry itself can be trusted.
+
+What always holds: no query returns more than twenty rows or a fixed set of states, however many jobs and hosts there
+are.
+"""
+
+from grafana_foundation_sdk.builders import dashboard
+from grafana_foundation_sdk.models import dashboard as d
+
+from dashboard_source import look, look_of_tables
+from dashboard_source.job import UID as JOB_UID
+from dashboard_source.queries import (
+    BEATS_FAILED,
+    BEATS_SENT,
+    BY_RUN,
+    DESTINATION,
+    FAILURES,
+    HOST,
+    JOB_TIME,
+    MEMBERSHIP,
+    MISSING,
+    NODE_TIME,
+    REASON,
+    REJECTED,
+    RESTARTS,
+    RUN,
+    RUNS,
+    SET_ASIDE,
+    SPOOL_AGE,
+    SPOOL_DROPPED,
+    SPOOL_SIZE,
+    STALE,
+    STATE,
+    WORLD_SIZE,
+    grown,
+    grown_each_step,
+    label,
+    now,
+    of_the_round,
+    over_time,
+    rows,
+    series,
+)
+from dashboard_source.variables import cluster, data_sources, host, job, runs
+from torchelastic_otel import semconv
+
+UID = "torchelastic-fleet"
+ONE_HOST = f'{HOST}=~"$host"'
+RUNNING = f'{STATE}="running"'
+NOT_RUNNING = f'{STATE}!="running"'
+CAUSES, VICTIMS = (f'{label(semconv.FAILURE_ROLE)}="{role}"' for role in ("cause", "victim"))
+LOST = 'torchelastic_membership_change="lost"'
+MOST = 20
+"""Rows of a table."""
+
+
+def build(traces: str = "jaeger") -> d.Dashboard:
+    """The dashboard; ``traces`` is the kind of the traces' data source, jaeger or tempo."""
+    board = (
+        dashboard.Dashboard("Torchelastic: all jobs")
+        .uid(UID)
+        .description(
+            "All torchrun jobs: which of them lose time, on which hosts, and is the telemetry itself complete?"
+        )
+        .tags(["torchelastic", "pytorch", "opentelemetry"])
+        .time("now-24h", "now")
+        .refresh("5m")
+        .tooltip(d.DashboardCursorSync.CROSSHAIR)
+        .link(look.link_to("One job", f"/d/{JOB_UID}/"))
+    )
+    for variable in (*data_sources(traces), cluster(), job(), runs(), host(RUNS)):
+        board = board.with_variable(variable)
+    for title, panels in (
+        ("How much is lost, and where?", (*_at_a_glance(), *_tables())),
+        ("What keeps jobs from running?", _course()),
+        ("Which rendezvous and stores have trouble?", _rendezvous()),
+        ("Can the telemetry be trusted?", _telemetry()),
+    ):
+        board = board.with_row(dashboard.Row(title))
+        for panel in panels:
+            board = board.with_panel(panel)
+    return look.numbered(board.build())
+
+
+def _at_a_glance():
+    running_now = f"sum by ({BY_RUN}) (irate({series(NODE_TIME, RUNS, RUNNING)}[3m])) > 0"
+    failures = (
+        f"(sum({grown(FAILURES, RUNS, CAUSES)}) + (sum({grown(MEMBERSHIP, RUNS, LOST)}) or vector(0)))"
+    )  # fmt: skip
+    return (
+        look.number(
+            "How many jobs run now?",
+            "Runs of which at least one node had worker processes alive in the last minutes. Fewer than your scheduler"
+            " says: sort the table below by what is lost.",
+            [now(f"count({running_now}) or vector(0)")],
+            unit="none", nothing="0", width=4, decimals=0,
+        ),
+        look.number(
+            "How much could jobs train?",
+            "Effective training time at most, of all jobs together, each by its own wall time. Low: the first rows of"
+            " the table below are where to begin.",
+            [now(f"sum({grown(JOB_TIME, RUNS, RUNNING)}) / (sum({grown(JOB_TIME, RUNS)}) > 0)")],
+            unit="percentunit", nothing="no job", width=4, decimals=1, steps=look.SHARE_OF_TIME,
+        ),
+        look.number(
+            "How many node-hours are lost?",
+            "Time of all nodes in which their workers did not run. Multiply by what a node costs you.",
+            [now(f"sum({grown(NODE_TIME, RUNS, NOT_RUNNING)}) / 3600")],
+            unit="suffix: h", nothing="no job", width=4,
+        ),
+        look.number(
+            "How often did jobs restart?",
+            "Restarts of all jobs in the time range. A jump: see which jobs, and for which reason.",
+            [now(f"sum({grown(RESTARTS, RUNS)})")],
+            unit="none", nothing="no job", width=4, decimals=0,
+        ),
+        look.number(
+            "What is mean time to failure?",
+            "Time in which workers ran, for each failure (workers that were a cause, and lost nodes): of a job, and"
+            " of a node. Set the interval of checkpoints by the job's; compare the node's with what your supplier"
+            " promises.",
+            [
+                now(f"sum({grown(JOB_TIME, RUNS, RUNNING)}) / ({failures} > 0)", "a job"),
+                now(f"sum({grown(NODE_TIME, RUNS, RUNNING)}) / ({failures} > 0)", "a node", "B"),
+            ],
+            unit="s", nothing="no failure", width=4, decimals=1, named=True,
+        ),
+        look.number(
+            "Does telemetry lose anything?",
+            "Events that full spools dropped, records that no attempt could deliver, and records that a receiver"
+            " refused. Above 0: the last row says where.",
+            [
+                now(
+                    " + ".join(
+                        f"(sum({grown(metric, RUNS)}) or vector(0))" for metric in (SPOOL_DROPPED, SET_ASIDE, REJECTED)
+                    )
+                )
+            ],
+            unit="none", nothing="not known", width=4, decimals=0, steps=look.NONE_IS_GOOD,
+        ),
+    )  # fmt: skip
+
+
+def _tables():
+    lost = f"sum by ({BY_RUN}) ({grown(NODE_TIME, RUNS, NOT_RUNNING)})"
+    most = f"and on ({BY_RUN}) topk({MOST}, {lost})"
+    ratio = f"sum by ({BY_RUN}) ({grown(JOB_TIME, RUNS, RUNNING)}) / (sum by ({BY_RUN}) ({grown(JOB_TIME, RUNS)}) > 0)"
+    causes, victims = (grown(FAILURES, RUNS, f"{role}, {ONE_HOST}") for role in (CAUSES, VICTIMS))
+    caused, suffered = (f"sum by (cluster, {HOST}) ({failures})" for failures in (causes, victims))
+    top = f"and on (cluster, {HOST}) topk({MOST}, {caused} * 1000000 + {suffered} > 0)"
+    runs_hurt = f"count by (cluster, {HOST}) (sum by (cluster, {HOST}, {RUN}) ({causes}) > 0)"
+    sources = "${prometheus:queryparam}&${loki:queryparam}&${traces:queryparam}&${__url_time_range}"
+    to_job = f"/d/{JOB_UID}/?var-run_id=${{__value.raw}}&${{cluster:queryparam}}&${{job:queryparam}}&{sources}"
+    return (
+        look_of_tables.columns(
+            "Which jobs lose the most?",
+            f"The {MOST} runs that lost most node time, with their share of time in which they could train. A run id"
+            " leads to its dashboard.",
+            [
+                rows(f"topk({MOST}, {lost}) / 3600"),
+                rows(f"{ratio} {most}", "B"),
+                rows(f"sum by ({BY_RUN}) ({grown(RESTARTS, RUNS)}) {most}", "C"),
+                rows(f"max by ({BY_RUN}) (max_over_time({series(WORLD_SIZE, RUNS)}[$__range])) {most}", "D"),
+            ],
+            {
+                "cluster": "Cluster", "job": "Job", RUN: "Run id", "Value #A": "Node-hours lost",
+                "Value #B": "Could train", "Value #C": "Restarts", "Value #D": "Nodes at most",
+            },
+            of="rows", nothing="no job", width=14, sort_by="Node-hours lost",
+            units={"Node-hours lost": "suffix: h", "Could train": "percentunit"},
+            links={"Run id": ("Show this run", to_job)},
+        ),
+        look_of_tables.columns(
+            "Which nodes fail most?",
+            f"The {MOST} hosts with most worker failures, and how many runs they hurt. Causes in several runs: take"
+            " the host out. Victims only: leave it alone.",
+            [
+                rows(f"{caused} {top}"),
+                rows(f"{suffered} {top}", "B"),
+                rows(f"{runs_hurt} {top}", "C"),
+            ],
+            {"cluster": "Cluster", HOST: "Host", "Value #A": "Causes", "Value #B": "Victims", "Value #C": "Runs hurt"},
+            of="rows", nothing="no worker failed", width=10, sort_by="Causes",
+        ),
+    )  # fmt: skip
+
+
+def _course():
+    nodes = f"sum by ({STATE}) (rate({series(NODE_TIME, RUNS)}[$__rate_interval]))"
+    each = f"sum by ({REASON}) ({grown_each_step(RESTARTS, RUNS)}) > 0"
+    return (
+        look.lines(
+            "What do all nodes do, over time?",
+            "Nodes of all jobs by what their agents are at. A wave that is not green and hits many jobs at once is"
+            " shared: network, storage, a store's host.",
+            [over_time(nodes, f"{{{{{STATE}}}}}")],
+            unit="none", nothing="no agent told its time", stacked=True, colours=look.STATES,
+        ),
+        look.ranked(
+            "Why did jobs restart?",
+            "Restarts by reason. worker_failure: programs and GPUs. node_lost: hosts, network, preemption."
+            " membership_change: nodes came or went. unknown: agents ended without a word.",
+            [now(f"sum by ({REASON}) ({grown(RESTARTS, RUNS)}) > 0", f"{{{{{REASON}}}}}")],
+            unit="none", nothing="no restart", width=6,
+        ),
+        look.ranked(
+            "Where did the nodes' time go?",
+            "Time of all nodes by state. Everything but running is lost; the largest part of it is what to work on.",
+            [now(f"sort_desc(sum by ({STATE}) ({grown(NODE_TIME, RUNS)}))", f"{{{{{STATE}}}}}")],
+            unit="s", nothing="no job", colours=look.STATES, width=6,
+        ),
+        look.lines(
+            "When did jobs restart?",
+            "Restarts by reason, for each step of the graph. Many jobs at once: look for what they share. One job again"
+            " and again: a restart storm; stop it, or take out its host.",
+            [over_time(each, f"{{{{{REASON}}}}}")],
+            unit="none", nothing="no restart", stacked=True, bars=True, width=24, height=6, at_least="5m",
+        ),
+    )  # fmt: skip
+
+
+def _rendezvous():
+    def by_run(metric: str) -> str:
+        return f"sum by ({BY_RUN}) ({grown(metric, RUNS)})"
+
+    conflicts = f"topk(10, {by_run(STALE)} > 0)"
+    return (
+        look.ranked(
+            "Which jobs wait for nodes?",
+            "Jobs whose rendezvous still needs nodes, by how many. Open the job to see who is missing.",
+            [now(f"topk(10, max by ({BY_RUN}) ({of_the_round(MISSING, RUNS)}) > 0)", f"{{{{{RUN}}}}}")],
+            unit="none", nothing="none", steps=look.ANY_IS_BAD, width=6,
+        ),
+        look.ranked(
+            "In which jobs do nodes collide?",
+            "Changes of the rendezvous state that lost against another node's and had to be made again. It grows with"
+            " the square of the nodes that join at once: give torch 2.15's cas_backoff_max_seconds (--rdzv-conf).",
+            [now(conflicts, f"{{{{{RUN}}}}}")],
+            unit="none", nothing="none", width=6,
+        ),
+        look.ranked(
+            "How many conflicts per heartbeat?",
+            "The same for each heartbeat that was sent. Above 1 nodes are busier with trying again than with"
+            " heartbeats, and those come late.",
+            [now(f"topk(10, {by_run(STALE)} / ({by_run(BEATS_SENT)} > 0))", f"{{{{{RUN}}}}}")],
+            unit="short", nothing="none", steps=((None, "green"), (0.5, "yellow"), (1, "red")), width=6,
+        ),
+        look.ranked(
+            "Which hosts fail to send heartbeats?",
+            "The ten hosts with most heartbeats that could not be sent. Hosts of one rack: its network. Hosts of one"
+            " job: its store's host.",
+            [now(f"topk(10, sum by ({HOST}) ({grown(BEATS_FAILED, RUNS, ONE_HOST)}) > 0)", f"{{{{{HOST}}}}}")],
+            unit="none", nothing="none", steps=look.NONE_IS_GOOD, width=6,
+        ),
+    )  # fmt: skip
+
+
+def _telemetry():
+    lost = {"dropped by full spools": SPOOL_DROPPED, "not deliverable": SET_ASIDE, "refused by a receiver": REJECTED}
+    return (
+        look.ranked(
+            "What was lost on the way?",
+            "dropped: the spool was full, give it more room or repair the way to the Collector. not deliverable and"
+            " refused: the Collector's own log says why.",
+            [
+                now(f"sum({grown(metric, RUNS)})", name, ref)
+                for (name, metric), ref in zip(lost.items(), "ABC", strict=True)
+            ],
+            unit="none", nothing="not known", steps=look.NONE_IS_GOOD, width=6,
+        ),
+        look.ranked(
+            "Which destination refuses?",
+            "Records that were refused or could not be delivered, by destination.",
+            [
+                now(
+                    f"sum by ({DESTINATION}) ({grown(SET_ASIDE, RUNS)})"
+                    f" + sum by ({DESTINATION}) ({grown(REJECTED, RUNS)}) > 0",
+                    f"{{{{{DESTINATION}}}}}",
+                )
+            ],
+            unit="none", nothing="none", steps=look.NONE_IS_GOOD, width=6,
+        ),
+        look.ranked(
+            "Whose spool is the largest?",
+            "The ten hosts with the largest spools. At TORCHELASTIC_OTEL_SPOOL_MAX_BYTES (64 MiB where you set none)"
+            " the oldest events go.",
+            [now(f"topk(10, max by ({HOST}) ({series(SPOOL_SIZE, RUNS, ONE_HOST)}))", f"{{{{{HOST}}}}}")],
+            unit="bytes", nothing="not known", width=6,
+            steps=((None, "green"), (32 << 20, "yellow"), (56 << 20, "red")),
+        ),
+        look.ranked(
+            "Who is behind with delivering?",
+            "The ten hosts whose oldest undelivered record is the oldest. Minutes: the Collector is slow, or not"
+            " there.",
+            [now(f"topk(10, max by ({HOST}) ({series(SPOOL_AGE, RUNS, ONE_HOST)}))", f"{{{{{HOST}}}}}")],
+            unit="s", nothing="nobody", steps=((None, "green"), (60, "yellow"), (600, "red")), width=6,
+        ),
+    )  # fmt: skip

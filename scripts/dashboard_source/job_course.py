@@ -1,0 +1,200 @@
+"""The dashboard of one job, below the first screen: its course, what restarts cost, its nodes, and the event log.
+
+What always holds: what holds for ``job.py``.
+"""
+
+from dashboard_source import look, look_of_tables
+from dashboard_source.queries import (
+    BEAT_AGE,
+    BEATS_FAILED,
+    DESTINATION,
+    FAILURES,
+    HOST,
+    JOB_TIME,
+    MEMBERSHIP,
+    MISSING,
+    NODE_TIME,
+    ONE_RUN,
+    PARTICIPANTS,
+    REASON,
+    REJECTED,
+    RESTARTS,
+    ROUND,
+    ROUND_NOW,
+    SET_ASIDE,
+    SPOOL_DROPPED,
+    STATE,
+    TOLD_ONCE,
+    WORLD_SIZE,
+    grown,
+    label,
+    logs,
+    logs_of,
+    now,
+    of_the_round,
+    over_time,
+    records,
+    rows,
+    series,
+)
+from torchelastic_otel import semconv
+
+ONE_HOST = f'{HOST}=~"$host"'
+CHANGE = label(semconv.MEMBERSHIP_CHANGE)
+RUNNING = f'{STATE}="running"'
+
+
+def course():
+    """What happened when."""
+    nodes = f"sum by ({STATE}) (rate({series(NODE_TIME, ONE_RUN)}[$__rate_interval]))"
+    return (
+        look.lines(
+            "What do the nodes do, over time?",
+            "Nodes by what their agents are at. All that is not green is time lost. One state that stays: rendezvous is"
+            " waiting for nodes, starting is slow images or imports, exit_barrier is nodes that ended waiting for"
+            " others.",
+            [over_time(nodes, f"{{{{{STATE}}}}}")],
+            unit="none", nothing="no agent told its time", stacked=True, colours=look.STATES,
+        ),
+        look.lines(
+            "How large is the job, over time?",
+            "Nodes in the round, nodes that take part or have come to the rendezvous, and nodes still missing. World"
+            " size that falls: nodes were lost and the job goes on without them.",
+            [
+                over_time(f"max({of_the_round(WORLD_SIZE, ONE_RUN)})", "in the round"),
+                over_time(f"max({of_the_round(PARTICIPANTS, ONE_RUN)})", "take part", "B"),
+                over_time(f"max({of_the_round(MISSING, ONE_RUN)})", "missing", "C"),
+            ],
+            unit="none", nothing="no round yet", steps_between=True, width=6,
+            colours={"in the round": "green", "take part": "blue", "missing": "red"},
+        ),
+        look.lines(
+            "Which round is it in?",
+            "Each step is a restart; a staircase is a restart storm. The annotations say why.",
+            [over_time(f"max({series(ROUND_NOW, ONE_RUN)})", "round")],
+            unit="none", nothing="no round yet", steps_between=True, width=6, colours={"round": "purple"},
+        ),
+    )  # fmt: skip
+
+
+def costs():
+    """What restarts and waiting cost."""
+    ran = series(JOB_TIME, ONE_RUN, RUNNING)
+    spent = f"sum by ({STATE}) ({grown(JOB_TIME, ONE_RUN)})"
+    running, all_of_it = (f"sum(rate({each}[$__rate_interval]))" for each in (ran, series(JOB_TIME, ONE_RUN)))
+    parts = {label(semconv.RESTART_PHASE_DURATION.format(phase=phase)): phase for phase in look.PHASES}
+    return (
+        look_of_tables.stack_of_each(
+            "Which part of a restart takes long?",
+            "Each restart by its phases, as the agent that speaks for the job saw it. detect: worker monitoring, or a"
+            " lost node's keep-alive timeout. stop: workers that ignore SIGTERM. rendezvous: nodes that come late, or"
+            " torch's last-call timeout. assign_ranks and start: the store, images, imports.",
+            [records(logs_of(semconv.RESTART_COMPLETED, TOLD_ONCE), most=30)],
+            (ROUND, "Round"), parts, unit="s", nothing="no restart", colours=look.PHASES, width=9,
+        ),
+        look.ranked(
+            "Where did the job's time go?",
+            "The job's own time by state, in the time range. Everything but running is lost; the largest of it is"
+            " what to work on.",
+            [now(f"sort_desc({spent})", f"{{{{{STATE}}}}}")],
+            unit="s", nothing="not known", colours=look.STATES, width=5,
+        ),
+        look.ranked(
+            "Why did it restart?",
+            "Restarts by reason. worker_failure: the program or its GPUs. node_lost: hosts, network, preemption."
+            " membership_change: nodes came or went.",
+            [now(f"sum by ({REASON}) ({grown(RESTARTS, ONE_RUN)}) > 0", f"{{{{{REASON}}}}}")],
+            unit="none", nothing="no restart", width=4,
+        ),
+        look.lines(
+            "Does it get better or worse?",
+            "Effective training time at most: the share of time in which workers ran. A dip is a"
+            " restart; dips that come closer together are a"
+            " host or a memory leak that gets worse.",
+            [over_time(f"{running} / ({all_of_it} > 0)", "could train")],
+            unit="percentunit", nothing="not known", width=6, most=1, colours={"could train": "green"},
+        ),
+    )  # fmt: skip
+
+
+def nodes():
+    """Who is waited for, which nodes stand out, and whether the telemetry is whole."""
+    causes, victims = (f'{label(semconv.FAILURE_ROLE)}="{role}", {ONE_HOST}' for role in ("cause", "victim"))
+    caused, suffered = (f"sum by ({HOST}) ({grown(FAILURES, ONE_RUN, role)})" for role in (causes, victims))
+    top = f"topk(10, {caused} * 1000000 + {suffered} > 0)"
+    lost = [
+        f"sum by ({DESTINATION}) ({grown(metric, ONE_RUN)}) > 0" for metric in (SET_ASIDE, REJECTED)
+    ]  # fmt: skip
+    return (
+        look_of_tables.columns(
+            "Who is missing?",
+            "What agents said of a rendezvous that is held up, the newest first: how many nodes are there, how many are"
+            " missing, and which of the round before did not come back. Missing nodes without a name never came: look"
+            " in the scheduler whether they were started at all.",
+            [records(logs_of(semconv.RENDEZVOUS_WAITING), most=20)],
+            {
+                "Time": "Time", HOST: "Told by", label(semconv.RENDEZVOUS_WAITED): "Waits since",
+                label(semconv.RENDEZVOUS_MISSING): "Missing", label(semconv.RENDEZVOUS_MISSING_NODES): "Missing nodes",
+                label(semconv.RENDEZVOUS_PARTICIPANTS): "There",
+            },
+            of="records", nothing="no rendezvous was held up", units={"Waits since": "s", "Missing": "none"},
+            widths={"Time": 160, "Waits since": 95, "Missing": 75},
+        ),
+        look_of_tables.columns(
+            "Which hosts fail most?",
+            "The ten hosts with most worker failures, causes before victims. A host with causes is a suspect,"
+            " one with victims only is not.",
+            [
+                rows(f"{caused} and {top}"),
+                rows(f"{suffered} and {top}", "B"),
+            ],
+            {HOST: "Host", "Value #A": "Causes", "Value #B": "Victims"},
+            of="rows", nothing="no worker failed", width=6, sort_by="Causes",
+        ),
+        look.ranked(
+            "Whose heartbeats are late?",
+            "The ten oldest heartbeats, by what agents said last. Torch sends one every 5 s and gives a node up after"
+            " three. Old ones: the host is overloaded, frozen, or cut off from the store.",
+            [now(f"topk(10, max by ({HOST}) ({series(BEAT_AGE, ONE_RUN, ONE_HOST)}))", f"{{{{{HOST}}}}}")],
+            unit="s", nothing="no agent waits for heartbeats", width=6,
+            steps=((None, "green"), (10, "yellow"), (15, "red")),
+        ),
+        look.ranked(
+            "Which nodes came, went or were lost?",
+            "Changes of membership in the time range. Lost: heartbeats stopped; see the event log for the node's name.",
+            [now(f"sum by ({CHANGE}) ({grown(MEMBERSHIP, ONE_RUN)}) > 0", f"{{{{{CHANGE}}}}}")],
+            unit="none", nothing="none", width=6, height=6,
+        ),
+        look.ranked(
+            "Which hosts fail to send heartbeats?",
+            "The ten hosts with most heartbeats that could not be sent: the store's host is slow or the way to it is"
+            " broken.",
+            [now(f"topk(10, sum by ({HOST}) ({grown(BEATS_FAILED, ONE_RUN, ONE_HOST)}) > 0)", f"{{{{{HOST}}}}}")],
+            unit="none", nothing="none", width=6, height=6, steps=look.NONE_IS_GOOD,
+        ),
+        look.number(
+            "Is anything missing from this?",
+            "Telemetry of this job that was dropped by a full spool. Above 0: this dashboard has gaps; give the spool"
+            " more room (TORCHELASTIC_OTEL_SPOOL_MAX_BYTES) or repair the way to the Collector.",
+            [now(f"sum({grown(SPOOL_DROPPED, ONE_RUN)})", "dropped")],
+            unit="suffix: events", nothing="not known", width=6, height=6, decimals=0, steps=look.NONE_IS_GOOD,
+        ),
+        look.ranked(
+            "Who refused what was sent?",
+            "Records that a destination refused, or that no attempt could deliver. The Collector's own log says why.",
+            [now(lost[0], f"set aside: {{{{{DESTINATION}}}}}"), now(lost[1], f"refused: {{{{{DESTINATION}}}}}", "B")],
+            unit="none", nothing="nobody", width=6, height=6, steps=look.NONE_IS_GOOD,
+        ),
+    )  # fmt: skip
+
+
+def event_log():
+    """Everything, line by line."""
+    kept = logs(ONE_HOST, f'{ROUND}=~"$round"', 'severity_text!="DEBUG"')
+    said = "| line_format `{{ .host_name }}: {{ __line__ }}`"
+    return look.event_log(
+        "What happened, step by step?",
+        "Everything but DEBUG, the newest first, of the chosen round and hosts. Open a line for its attributes (a"
+        " failure has its traceback there); its trace id leads to the bring-up or the run that it belongs to.",
+        [records(f"{kept} {said}", most=500)],
+    )

@@ -1,0 +1,129 @@
+"""What panels ask, in the words of PromQL and LogQL, with the dashboards' variables in it.
+
+What always holds: a counter is read as what it grew by in a window, summed over the instances that export it. A counter
+of ours begins with 0 and never falls while its process lives, and each process is an instance of its own: so its growth
+is the largest value less the smallest, exactly. ``increase()`` guesses what lay beyond the first and the last sample,
+and makes 1.5 restarts of 1 in a short run.
+"""
+
+from grafana_foundation_sdk.builders import loki, prometheus
+from grafana_foundation_sdk.models.common import DataSourceRef
+from grafana_foundation_sdk.models.loki import LokiQueryDirection
+from grafana_foundation_sdk.models.prometheus import PromQueryFormat
+
+from torchelastic_otel import semconv
+
+METRICS = DataSourceRef(type_val="prometheus", uid="${prometheus}")
+LOGS = DataSourceRef(type_val="loki", uid="${loki}")
+
+
+def label(name: str) -> str:
+    """An attribute as both backends call it."""
+    return name.replace(".", "_")
+
+
+RUN, HOST, ROUND = label(semconv.RUN_ID), label(semconv.HOST_NAME), label(semconv.RENDEZVOUS_ROUND)
+STATE, REASON = label(semconv.TIME_STATE), label(semconv.RESTART_REASON)
+RESTARTS = label(semconv.METRIC_RESTARTS) + "_total"
+JOB_TIME = label(semconv.METRIC_TIME) + "_seconds_total"
+NODE_TIME = label(semconv.METRIC_AGENT_TIME) + "_seconds_total"
+FAILURES = label(semconv.METRIC_FAILURES) + "_total"
+MEMBERSHIP = label(semconv.METRIC_MEMBERSHIP_CHANGES) + "_total"
+STALE = label(semconv.METRIC_STATE_STALE) + "_total"
+EVENTS = label(semconv.METRIC_EVENTS) + "_total"
+BEATS_SENT = label(semconv.METRIC_KEEP_ALIVE_SENT) + "_total"
+BEATS_FAILED = label(semconv.METRIC_KEEP_ALIVE_FAILED) + "_total"
+BEAT_AGE = label(semconv.METRIC_KEEP_ALIVE_AGE) + "_seconds"
+ROUND_NOW = label(semconv.METRIC_RENDEZVOUS_ROUND)
+WORLD_SIZE = label(semconv.METRIC_WORLD_SIZE)
+PARTICIPANTS = label(semconv.METRIC_PARTICIPANTS)
+MISSING = label(semconv.METRIC_MISSING)
+SPOOL_DROPPED = label(semconv.METRIC_SPOOL_DROPPED) + "_total"
+SPOOL_SIZE = label(semconv.METRIC_SPOOL_SIZE) + "_bytes"
+SPOOL_AGE = label(semconv.METRIC_SPOOL_AGE) + "_seconds"
+SET_ASIDE = label(semconv.METRIC_EXPORT_FAILED) + "_total"
+REJECTED = label(semconv.METRIC_EXPORT_REJECTED) + "_total"
+DESTINATION = label(semconv.EXPORT_DESTINATION)
+
+# Where a service has a namespace, Prometheus' job is "namespace/name" and Loki's service_name the name alone.
+CLUSTER = 'cluster=~"$cluster"'
+JOB = f'{CLUSTER}, job=~"(.*/)?$job"'
+ONE_RUN = f'{JOB}, {RUN}="$run_id"'
+"""The series of the run that the job dashboard looks at."""
+RUNS = f'{JOB}, {RUN}=~"$run_id"'
+"""The series of all runs that the fleet dashboard looks at."""
+BY_RUN = f"cluster, job, {RUN}"
+
+
+def series(metric: str, where: str, more: str = "") -> str:
+    """A selector."""
+    return f"{metric}{{{where}{', ' + more if more else ''}}}"
+
+
+def grown(metric: str, where: str, more: str = "", at: str = "") -> str:
+    """What each series of a counter grew by in the dashboard's window (see the header of this file)."""
+    selected = f"{series(metric, where, more)}[$__range]{at}"
+    return f"(max_over_time({selected}) - min_over_time({selected}))"
+
+
+def grown_each_step(metric: str, where: str) -> str:
+    """What each series grew by from one point of a graph to the next: each event is in one step, and in one only.
+
+    The largest value of a step less that of the step before; of a series that is new, or that paused, less its
+    smallest.
+    """
+    step = f"{series(metric, where)}[$__interval]"
+    return f"(max_over_time({step}) - (max_over_time({step} offset $__interval) or min_over_time({step})))"
+
+
+def of_the_round(metric: str, where: str) -> str:
+    """A gauge of the job, from the agent that speaks in its newest round.
+
+    When another agent begins to speak, the series of the one before stays for five minutes at its last value.
+    """
+    newest = f"max by (cluster, {RUN}) ({series(ROUND_NOW, where)})"
+    return (
+        f"{series(metric, where)} and on (cluster, {RUN}, instance)"
+        f" ({series(ROUND_NOW, where)} == on (cluster, {RUN}) group_left () {newest})"
+    )
+
+
+def logs_of(event: str, *more: str) -> str:
+    """The log records of one kind of event of one run, in LogQL."""
+    return logs(f'event_name="{event}"', *more)
+
+
+def logs(*filters: str) -> str:
+    """The log records of one run, in LogQL."""
+    where = ('cluster=~"$cluster"', f'{RUN}="$run_id"', *filters)
+    return '{service_name=~"$job"}' + "".join(f" | {each}" for each in where)
+
+
+TOLD_ONCE = f'{label(semconv.WRITER)}="true"'
+"""Of what every agent tells of a round, the record of the one that speaks for all."""
+
+
+def now(expr: str, name: str = "__auto", ref: str = "A") -> prometheus.Dataquery:
+    """One value for each series, at the end of the window."""
+    return prometheus.Dataquery().datasource(METRICS).expr(expr).instant().legend_format(name).ref_id(ref)
+
+
+def rows(expr: str, ref: str = "A") -> prometheus.Dataquery:
+    """The same, as rows of a table: a column for each label, and ``Value #ref``."""
+    return now(expr, ref=ref).format(PromQueryFormat.TABLE)
+
+
+def over_time(expr: str, name: str = "__auto", ref: str = "A") -> prometheus.Dataquery:
+    """A line for each series."""
+    return prometheus.Dataquery().datasource(METRICS).expr(expr).range().legend_format(name).ref_id(ref)
+
+
+def records(expr: str, most: int = 100, *, newest_first: bool = True) -> loki.Dataquery:
+    """Log records: the newest, or the oldest, of all that there are."""
+    query = loki.Dataquery().datasource(LOGS).expr(expr).query_type("range").max_lines(most).ref_id("A")
+    return query.direction(LokiQueryDirection.BACKWARD if newest_first else LokiQueryDirection.FORWARD)
+
+
+def counted_now(expr: str, ref: str = "A") -> loki.Dataquery:
+    """A number made of log records, at the end of the window."""
+    return loki.Dataquery().datasource(LOGS).expr(expr).query_type("instant").ref_id(ref)

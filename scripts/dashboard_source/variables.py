@@ -1,0 +1,108 @@
+"""The variables of both dashboards.
+
+What always holds: data sources are variables, so that the JSON names no installation; "All" is a pattern and no list,
+so that a query is as short with a thousand hosts as with one, and matches series that lack the label.
+"""
+
+from grafana_foundation_sdk.builders import dashboard
+from grafana_foundation_sdk.models import dashboard as d
+
+from dashboard_source.queries import (
+    CLUSTER,
+    EVENTS,
+    HOST,
+    JOB,
+    METRICS,
+    ONE_RUN,
+    RESTARTS,
+    ROUND_NOW,
+    RUN,
+    RUNS,
+    grown,
+    series,
+)
+
+_A_ROUND = '/round="([0-9]+)"/'
+ALL = d.VariableOption(selected=True, text="All", value="$__all")
+
+
+def data_sources(traces: str) -> list[dashboard.DatasourceVariable]:
+    """The three backends; ``traces`` is jaeger or tempo."""
+    kinds = {
+        "prometheus": ("prometheus", "Metrics", "Where the metrics are."),
+        "loki": ("loki", "Logs", "Where the log records are."),
+        "traces": (traces, "Traces", "Where the traces are; links of trace ids lead there."),
+    }
+    return [
+        dashboard.DatasourceVariable(name).type(kind).label(label).description(said)
+        for name, (kind, label, said) in kinds.items()
+    ]
+
+
+def _asked(name: str, label: str, said: str, query: str) -> dashboard.QueryVariable:
+    variable = dashboard.QueryVariable(name).label(label).description(said).datasource(METRICS)
+    variable = variable.query({"query": query, "refId": name})
+    return variable.refresh(d.VariableRefresh.ON_TIME_RANGE_CHANGED).sort(d.VariableSort.NATURAL_ASC)
+
+
+def _any_of(variable: dashboard.QueryVariable, pattern: str) -> dashboard.QueryVariable:
+    return variable.multi(True).include_all(True).all_value(pattern).current(ALL)
+
+
+def cluster() -> dashboard.QueryVariable:
+    """Clusters."""
+    said = "Clusters whose jobs are shown; the Collector says the cluster of each job."
+    return _any_of(_asked("cluster", "Cluster", said, f"label_values({EVENTS}, cluster)"), ".*")
+
+
+def job() -> dashboard.QueryVariable:
+    """Services; the namespace in front of the name is left out, since logs do not have it there."""
+    said = "Services (OTEL_SERVICE_NAME); torchrun where nobody named one."
+    query = f"label_values({series(EVENTS, CLUSTER)}, job)"
+    return _any_of(_asked("job", "Job", said, query).regex("/^(?:.*\\/)?([^\\/]+)$/"), ".+")
+
+
+def run() -> dashboard.QueryVariable:
+    """The one run that is looked at."""
+    said = (
+        "The run (torchrun --rdzv-id). Runs that share an id are told together: narrow the time range to one of them."
+    )
+    return _asked("run_id", "Run id", said, f"label_values({series(EVENTS, JOB)}, {RUN})")
+
+
+def runs() -> dashboard.QueryVariable:
+    """The runs that are looked at."""
+    said = "Runs that are shown (torchrun --rdzv-id)."
+    return _any_of(_asked("run_id", "Run id", said, f"label_values({series(EVENTS, JOB)}, {RUN})"), ".*")
+
+
+def _largest_round() -> str:
+    """The newest round: the gauge's largest value, or, of rounds that fall between two samples, how many restarts."""
+    restarts = f"sum({grown(RESTARTS, ONE_RUN, at=' @ end()')})"
+    return f"max(max_over_time({series(ROUND_NOW, ONE_RUN)}[$__range] @ end()) or {restarts})"
+
+
+def newest_round() -> dashboard.QueryVariable:
+    """The newest round, for a query; nobody chooses it."""
+    said = "The newest round of the run."
+    query = f'query_result(count_values("round", {_largest_round()}))'
+    variable = _asked("newest_round", "Newest round", said, query).regex(_A_ROUND)
+    return variable.hide(d.VariableHide.HIDE_VARIABLE)
+
+
+def round_() -> dashboard.QueryVariable:
+    """The rounds of the run.
+
+    A round is a gauge's value and no label, and a short one falls between two samples. So the numbers from 0 to the
+    largest are counted up: a subquery that steps through a thousand seconds has each number up to 999 in turn.
+    """
+    each = f'count_values("round", vector(time() % 1000) <= scalar({_largest_round()}))'
+    said = "The round of the event log; all panels above it tell of the whole run."
+    variable = _asked("round", "Round", said, f"query_result(last_over_time({each}[1000s:1s]))").regex(_A_ROUND)
+    return _any_of(variable, ".*").sort(d.VariableSort.NUMERICAL_DESC)
+
+
+def host(where: str = RUNS) -> dashboard.QueryVariable:
+    """The hosts of the runs that ``where`` selects."""
+    said = "Hosts of the panels that tell of single nodes, and of the event log."
+    return _any_of(_asked("host", "Host", said, f"label_values({series(EVENTS, where)}, {HOST})"), ".*")

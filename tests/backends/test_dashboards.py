@@ -1,0 +1,179 @@
+"""Every query of every panel, variable and annotation, asked of the real backends that hold a real job that failed
+once: the answer is what truly happened.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dashboard_truth import FLEET, JOB, MESSAGE, Check, Seen, first_failure
+from jobs import Job
+from support.backends import Stack, eventually
+from support.dashboard_answers import S, View
+from support.dashboards import NAMES, ROOT, panels, read
+
+TRUTH: dict[str, dict[str, Check]] = {"job": JOB, "fleet": FLEET}
+AFTER_S = 5
+"""How long after the end of the job its dashboards are looked at."""
+RECENT = {"Is it running now?", "How many jobs run now?"}
+"""Panels of this moment: they look back three minutes."""
+
+
+def all_there(stack: Stack, job: Job) -> bool:
+    """Whether the last of the job's records and numbers have arrived; raises with what has."""
+    selector = f'torchelastic_run_id="{job.run_id}"'
+    ended = f'torchelastic_events_total{{{selector}, torchelastic_event_name="torchelastic.agent.succeeded"}}'
+    counted = sum(value for _, value in stack.prometheus.query(f"last_over_time({ended}[1h])"))
+    lines = stack.loki.query('{service_name="torchrun"} | ' + selector, start_ns=job.truth.began_ns)
+    traces = [record.trace_id for record in job.records() if record.name == "torchelastic.restart.completed"]
+    spans = [span for trace in dict.fromkeys(traces) for span in stack.jaeger.trace(trace)]
+    hosts = sorted({str(span.resource["host.name"]) for span in spans})
+    found, expected = (counted, len(lines), hosts), (len(job.truth.hosts), len(job.records()), sorted(job.truth.hosts))
+    assert found == expected
+    return True
+
+
+@pytest.fixture(scope="module")
+def job(stack: Stack, failed_job: Job) -> Job:
+    """The job, once the backends hold all of it."""
+    eventually(lambda: all_there(stack, failed_job), deadline_s=60)
+    return failed_job
+
+
+def view_of(name: str, stack: Stack, of: Job, **chosen: str) -> View:
+    """A dashboard shortly after the end of the job; everything is chosen but its run."""
+    board = read(name)
+    times = (of.truth.began_ns / S, of.truth.ended_ns / S + AFTER_S)
+    return View.of_run(board, stack, of.run_id, *times, **chosen)
+
+
+def later(view: View, seconds: float) -> View:
+    """The same, looked at later."""
+    return dataclasses.replace(view, end_s=view.end_s + seconds)
+
+
+def panel_of(view: View, title: str) -> dict[str, Any]:
+    """A panel by its title."""
+    (panel,) = [panel for panel in panels(view.board) if panel["title"] == title]
+    return panel
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_panel_is_without_an_expected_answer(name: str) -> None:
+    """A panel that nobody asked anything of is a panel that nobody knows to be right."""
+    assert {panel["title"] for panel in panels(read(name))} == set(TRUTH[name])
+
+
+@pytest.mark.parametrize(("name", "title"), [(name, title) for name in NAMES for title in TRUTH[name]])
+def test_a_panel_answers_what_truly_happened(name: str, title: str, stack: Stack, job: Job) -> None:
+    """The dashboards' promise, panel by panel."""
+    view = view_of(name, stack, job)
+    if title in RECENT:
+        view = later(view, 240)
+    TRUTH[name][title](view.answers(panel_of(view, title)), Seen(job, stack, view))
+
+
+def test_while_it_runs_the_job_is_seen_to_run(stack: Stack, job: Job) -> None:
+    """The first question of whoever is called; asked of the moment before the failure."""
+    seen = Seen(job, stack, view_of("job", stack, job))
+    before = dataclasses.replace(seen.view, end_s=seen.raised_s - 0.2)
+    (state,) = before.answers(panel_of(before, "Is it running now?")).items()
+    assert state == ("running", pytest.approx(3, abs=0.5))
+    fleet = dataclasses.replace(view_of("fleet", stack, job), end_s=seen.raised_s - 0.2)
+    assert fleet.answers(panel_of(fleet, "How many jobs run now?")) == {"": 1}
+    assert before.answers(panel_of(before, "Has it ended, and how?")) == {}
+
+
+def test_before_it_restarts_the_first_failure_is_told(stack: Stack, job: Job) -> None:
+    """A job whose restarts are exhausted, or whose rendezvous waits, has no restart that names a cause."""
+    seen = Seen(job, stack, view_of("job", stack, job))
+    down = View.of_run(read("job"), stack, job.run_id, job.truth.began_ns / S, seen.failure.time_ns / S + 0.01)
+    first_failure(down.answers(panel_of(down, "Who failed first in the newest round?")), seen)
+
+
+def test_counts_do_not_depend_on_how_long_a_window_is(stack: Stack, job: Job) -> None:
+    """A window that reaches far beyond the job's samples must not make two restarts of one."""
+    view = view_of("job", stack, job)
+    for seconds in (0, 60, 3600):
+        wide = dataclasses.replace(view, start_s=view.start_s - seconds, end_s=view.end_s + seconds)
+        assert wide.answers(panel_of(wide, "How many restarts?")) == {"": 1}
+
+
+def test_annotations_are_at_the_moments_that_they_tell_of(stack: Stack, job: Job) -> None:
+    """A round and a restart are drawn once, not once for each node."""
+    view = view_of("job", stack, job)
+    seen = Seen(job, stack, view)
+    told = view.annotations()
+    assert set(told) == {"Rounds", "Restarts", "Membership"}
+    rounds = sorted(told["Rounds"])
+    assert [title for _, title, _ in rounds] == ["Round 0 runs", "Round 1 runs"]
+    since_s = (job.truth.began_ns / S, seen.raised_s)
+    for start, (at, _, _) in enumerate(rounds):
+        assert since_s[start] < at < seen.began_s(start)[-1] + 1
+    ((at, title, text),) = told["Restarts"]
+    assert (at, title) == (pytest.approx(seen.restart.time_ns / S), "Restarted: worker_failure")
+    assert MESSAGE in text
+    assert told["Membership"] == []
+
+
+def test_variables_offer_what_there_is(stack: Stack, job: Job) -> None:
+    """A value that is not offered cannot be chosen; one that is not there leads to empty panels."""
+    for name in NAMES:
+        view = view_of(name, stack, job)
+        assert "cluster-of-the-tests" in view.options("cluster")
+        assert view.options("job") == ["torchrun"]
+        assert job.run_id in view.options("run_id")
+        assert sorted(view.options("host")) == list(job.truth.hosts)
+    view = view_of("job", stack, job)
+    assert sorted(view.options("round")) == ["0", "1"]
+    assert view.options("newest_round") == ["1"]
+
+
+def test_a_chosen_round_and_host_narrow_the_event_log(stack: Stack, job: Job) -> None:
+    """What the variables are for."""
+    view = view_of("job", stack, job, round="0", host="train-2")
+    lines = view.answers(panel_of(view, "What happened, step by step?"))
+    assert lines
+    assert {labels["host_name"] for _, _, labels in lines} == {"train-2"}
+    assert {labels["torchelastic_rendezvous_round"] for _, _, labels in lines} == {"0"}
+
+
+def test_another_cluster_or_job_is_another(stack: Stack, job: Job) -> None:
+    """Panels that forgot a variable would show others' trouble."""
+    for wrong in ({"cluster": "elsewhere"}, {"job": "somebody-else"}, {"run_id": "another"}):
+        for name in NAMES:
+            view = view_of(name, stack, job)
+            view = dataclasses.replace(view, chosen={**view.chosen, **wrong})
+            for panel in panels(view.board):
+                answer = view.answers(panel)
+                if isinstance(answer, dict):
+                    answer = {key: value for key, value in answer.items() if value != 0}  # "none", said as 0
+                assert not answer, (wrong, panel["title"])
+
+
+def test_pictures_are_drawn_of_what_the_panels_answer(stack: Stack, job: Job, tmp_path: Path) -> None:
+    """The documentation's pictures are made so, and stay small; DASHBOARD_ANSWERS says where to keep the answers."""
+    kept = {}
+    for name in NAMES:
+        view = view_of(name, stack, job)
+        seen = Seen(job, stack, view)
+        answers = {}
+        for panel in panels(view.board):
+            moment = dataclasses.replace(view, end_s=min(seen.ended_s) - 1) if panel["title"] in RECENT else view
+            answers[panel["title"]] = moment.answers(panel)
+        kept[name] = {"answers": answers, "annotations": view.annotations() if name == "job" else {}}
+    where = Path(os.environ.get("DASHBOARD_ANSWERS") or tmp_path / "answers.json")
+    where.write_text(json.dumps(kept))
+    draw = [sys.executable, ROOT / "scripts" / "dashboard-pictures", "--answers", where, "--into", tmp_path]
+    subprocess.run(draw, check=True, timeout=120)
+    for name in NAMES:
+        picture = (tmp_path / f"{name}.png").read_bytes()
+        assert picture.startswith(b"\x89PNG")
+        assert 20_000 < len(picture) < 300_000

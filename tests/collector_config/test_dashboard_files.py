@@ -1,0 +1,158 @@
+"""The committed dashboards: in step with their source, whole, and written for whoever is on call."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.cog.plugins import register_default_plugins
+from grafana_foundation_sdk.models.dashboard import Dashboard
+from support.dashboards import FOLDER, NAMES, ROOT, panels, read, texts, variables
+
+GLOBAL = {"__range", "__interval", "__rate_interval", "__url_time_range", "__value", "__from", "__to"}
+"""Variables of Grafana's own that are used."""
+BY_LABEL = {"stat", "bargauge", "timeseries"}
+"""Kinds of panels that show the names of series."""
+
+every_board = pytest.mark.parametrize("name", NAMES)
+
+
+def written(into: Path, *options: str) -> dict[str, str]:
+    """What the generator writes."""
+    subprocess.run([sys.executable, ROOT / "scripts" / "dashboards", "--into", into, *options], check=True)
+    return {path.stem: path.read_text() for path in into.iterdir()}
+
+
+def test_committed_dashboards_are_what_their_source_says(tmp_path: Path) -> None:
+    """Who changes the source and forgets `make dashboards`, or edits the JSON by hand, is told."""
+    assert written(tmp_path) == {name: (FOLDER / f"{name}.json").read_text() for name in NAMES}
+
+
+def test_links_lead_to_tempo_where_it_is_asked_for(tmp_path: Path) -> None:
+    """Traces may be in Tempo: its data source is another kind, and takes another query."""
+    boards = written(tmp_path, "--traces", "tempo")
+    assert '"query": "tempo"' in boards["job"]
+    assert "jaeger" not in boards["job"] + boards["fleet"]
+    assert "traceql" in boards["job"]
+
+
+@every_board
+def test_the_sdk_reads_them_back_without_loss(name: str) -> None:
+    """What the SDK's typed models do not know would be missing after a round trip."""
+    register_default_plugins()
+    board = read(name)
+    back = json.loads(json.dumps(Dashboard.from_json(board), cls=JSONEncoder))
+    for variable in back["templating"]["list"]:
+        for field in ("auto", "auto_count", "auto_min"):  # of interval variables; the SDK writes them for all kinds
+            variable.pop(field, None)
+    for panel in back["panels"]:
+        if panel["type"] == "table":
+            panel["options"].pop("footer", None)  # of Grafana before 12
+    assert back == board
+
+
+@every_board
+def test_every_panel_asks_and_says_what_to_do(name: str) -> None:
+    """At three in the morning a title that is no question, or a number without advice, helps nobody."""
+    for panel in panels(read(name)):
+        assert panel["title"].endswith("?"), panel["title"]
+        assert len(panel["title"]) * 8.6 <= panel["gridPos"]["w"] * 72, f"too long for its panel: {panel['title']}"
+        assert len(panel["description"]) > 60, panel["title"]
+        assert panel["description"].endswith("."), panel["title"]
+    titles = [panel["title"] for panel in panels(read(name))]
+    assert len(set(titles)) == len(titles)
+
+
+@every_board
+def test_every_panel_has_a_unit_and_words_for_nothing(name: str) -> None:
+    """No data may mean that all is well, or that nothing arrives: each panel says which."""
+    for panel in panels(read(name)):
+        if panel["type"] == "logs":
+            continue  # lines have neither
+        defaults = panel["fieldConfig"]["defaults"]
+        assert defaults["unit"], panel["title"]
+        assert defaults["noValue"], panel["title"]
+
+
+@every_board
+def test_series_are_named_by_what_tells_them_apart(name: str) -> None:
+    """A legend of whole label sets is not read."""
+    for panel in panels(read(name)):
+        if panel["type"] in BY_LABEL and len(panel["targets"]) > 1:
+            overrides = {each["matcher"]["options"]: each for each in panel["fieldConfig"]["overrides"]}
+            names = [
+                target.get("legendFormat") or overrides[target["refId"]]["properties"][0]["value"]
+                for target in panel["targets"]
+            ]
+            assert "__auto" not in names, panel["title"]
+            assert len(set(names)) == len(names), panel["title"]
+
+
+@every_board
+def test_only_variables_that_are_there_are_used(name: str) -> None:
+    """A name that Grafana does not know stays in the query as it is, and the answer is empty."""
+    board = read(name)
+    used = {found for text in texts(board) for found in re.findall(r"\$\{?(\w+)", text)} - {"__all"}
+    used -= {found for found in used if found.startswith("__data")}
+    assert used - GLOBAL == set(variables(board))
+
+
+@every_board
+def test_data_sources_are_variables(name: str) -> None:
+    """An id of a data source is one installation's: the dashboard would be empty in any other."""
+    board = read(name)
+    kinds = {"prometheus": "${prometheus}", "loki": "${loki}"}
+    sources = [each for panel in panels(board) for each in (target["datasource"] for target in panel["targets"])]
+    sources += [variable["datasource"] for variable in variables(board).values() if "datasource" in variable]
+    sources += [each["datasource"] for each in board.get("annotations", {}).get("list", [])]
+    assert sources
+    for source in sources:
+        assert source["uid"] == kinds[source["type"]]
+    of_variables = {each["name"]: each["query"] for each in variables(board).values() if each["type"] == "datasource"}
+    assert of_variables == {"prometheus": "prometheus", "loki": "loki", "traces": "jaeger"}
+
+
+@every_board
+def test_panels_fill_their_rows_and_do_not_overlap(name: str) -> None:
+    """Grafana shifts what overlaps; a gap hides that a panel was forgotten."""
+    taken: dict[tuple[int, int], str] = {}
+    for panel in read(name)["panels"]:
+        place = panel["gridPos"]
+        for x in range(place["x"], place["x"] + place["w"]):
+            for y in range(place["y"], place["y"] + place["h"]):
+                assert x < 24, panel["title"]
+                assert (x, y) not in taken, (panel["title"], taken[x, y])
+                taken[x, y] = panel["title"]
+    rows = max(y for _, y in taken) + 1
+    assert len(taken) == 24 * rows
+
+
+def test_what_matters_most_is_on_the_first_screen() -> None:
+    """Is it running, who failed first, why did it restart, how long did it take, what is lost: before any scrolling."""
+    first = [
+        panel["title"].lower() for panel in panels(read("job")) if panel["gridPos"]["y"] + panel["gridPos"]["h"] <= 16
+    ]
+    for asked in ("is it running", "who failed first", "why did it restart", "how long", "lost", "missing"):
+        assert any(asked in title for title in first), asked
+
+
+def test_provisioning_loads_both_and_links_logs_to_traces() -> None:
+    """Dropped into Grafana's directory, the files bring both dashboards and lead from a log line to its trace."""
+    folder = FOLDER / "provisioning"
+    (provider,) = yaml.safe_load((folder / "dashboards.yaml").read_text())["providers"]
+    assert provider["type"] == "file"
+    assert provider["options"]["path"]
+    sources = {each["type"]: each for each in yaml.safe_load((folder / "datasources.yaml").read_text())["datasources"]}
+    assert set(sources) == {"prometheus", "loki", "jaeger"}
+    (field,) = sources["loki"]["jsonData"]["derivedFields"]
+    assert (field["matcherType"], field["matcherRegex"]) == ("label", "trace_id")
+    assert field["datasourceUid"] == sources["jaeger"]["uid"]
+    assert field["url"] == "$${__value.raw}"  # $$: Grafana fills in environment variables first
+    back = sources["jaeger"]["jsonData"]["tracesToLogsV2"]
+    assert back["datasourceUid"] == sources["loki"]["uid"]

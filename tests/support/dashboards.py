@@ -1,0 +1,45 @@
+"""The committed dashboards, read as Grafana reads them.
+
+What always holds: what is read is the JSON in collector-config/dashboards, never what would be written anew.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / "collector-config" / "dashboards"
+NAMES = ("job", "fleet")
+
+Board = dict[str, Any]
+Panel = dict[str, Any]
+
+
+def read(name: str) -> Board:
+    """A committed dashboard."""
+    return dict(json.loads((FOLDER / f"{name}.json").read_text()))
+
+
+def panels(board: Board) -> list[Panel]:
+    """Its panels, without the headings between them."""
+    return [panel for panel in board["panels"] if panel["type"] != "row"]
+
+
+def variables(board: Board) -> dict[str, dict[str, Any]]:
+    """Its variables, by name."""
+    return {variable["name"]: variable for variable in board["templating"]["list"]}
+
+
+def texts(value: Any) -> Iterator[str]:
+    """Every text in a JSON value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for each in value.values():
+            yield from texts(each)
+    elif isinstance(value, list):
+        for each in value:
+            yield from texts(each)
