@@ -1,0 +1,200 @@
+"""Every configuration of ours, started for real: it validates, starts without a warning, and lets in who may."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import grpc
+import pytest
+import yaml
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import TraceServiceStub
+from support import collector_tiers as tiers
+from support.backends import Collector, Programs, eventually
+from support.backends.server import loopback
+from support.collector import GrpcCollector, HttpCollector
+from support.otlp_senders import send_logs
+
+# What contrib 0.158.0 has of what our configurations use, by the "distributions" of each module's metadata.yaml.
+# Contrib itself is too large to be built here: that it takes our files is shown for these names and these modules,
+# which are the same code in both distributions, and not by a run of it.
+IN_CONTRIB = {
+    "receiver": {"otlp": "receiver/otlpreceiver", "kafka": "receiver/kafkareceiver"},
+    "processor": {
+        "memory_limiter": "processor/memorylimiterprocessor",
+        "resource": "processor/resourceprocessor",
+        "tail_sampling": "processor/tailsamplingprocessor",
+        "transform": "processor/transformprocessor",
+    },
+    "exporter": {
+        "kafka": "exporter/kafkaexporter",
+        "load_balancing": "exporter/loadbalancingexporter",
+        "otlp_grpc": "exporter/otlpexporter",
+        "otlp_http": "exporter/otlphttpexporter",
+    },
+    "extension": {
+        "bearertokenauth": "extension/bearertokenauthextension",
+        "file_storage": "extension/storage/filestorage",
+        "health_check": "extension/healthcheckextension",
+    },
+}
+VERSION = "v0.158.0"
+NAMES = ("agent.yaml", "gateway.yaml", "gateway-kafka.yaml", "consumer.yaml")
+
+Make = Callable[[str], Collector]
+
+
+@pytest.fixture
+def make(tmp_path: Path, programs: Programs) -> Iterator[Make]:
+    """Makes any of them, with a gateway and a backend behind it that are there, and no Kafka."""
+    shared = tiers.Secrets.make(tmp_path / "secrets")
+    kafka = SimpleNamespace(brokers=loopback(), username="u", password="p")
+    with HttpCollector() as backend, GrpcCollector(certificate=shared.certificate) as gateway:
+
+        def made(name: str) -> Collector:
+            folder = tmp_path / name
+            if name == "agent.yaml":
+                return tiers.agent(folder, f"127.0.0.1:{gateway.port}", shared)
+            if name == "gateway.yaml":
+                # its peer is there, as it is where another gateway runs already
+                return tiers.gateway(folder, backend, shared, peers=[f"127.0.0.1:{gateway.port}"])
+            if name == "gateway-kafka.yaml":
+                return tiers.kafka_gateway(folder, kafka, shared)
+            return tiers.consumer(folder, kafka, backend, shared)
+
+        yield made
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_validates(make: Make, name: str) -> None:
+    """A configuration that the Collector refuses helps nobody."""
+    made = make(name)
+    done = subprocess.run(
+        made.validate_command(), env=made.environment(), capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("name", ["agent.yaml", "gateway.yaml", "gateway-kafka.yaml"])
+def test_it_starts_and_stops_without_a_warning(make: Make, name: str) -> None:
+    """A deprecated name, an unset variable, a risky default: the Collector says so at its start, and nowhere else.
+
+    consumer.yaml asks for Kafka at its start: test_collector_kafka.py says the same of it.
+    """
+    with make(name) as started:
+        assert started.stop() == 0
+        assert tiers.trouble(started) == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_signal_has_a_way_and_the_memory_limiter_comes_first(name: str) -> None:
+    """A signal without a pipeline is refused, and a limiter behind something else limits too late."""
+    config = yaml.safe_load((tiers.CONFIGS / name).read_text())
+    pipelines = config["service"]["pipelines"]
+    assert {one.partition("/")[0] for one in pipelines} == {"logs", "metrics", "traces"}
+    assert {pipeline["processors"][0] for pipeline in pipelines.values()} == {"memory_limiter"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_exporter_keeps_its_queue_on_disk_and_tries_for_ever(name: str) -> None:
+    """Two defaults lose what waits: a queue in memory, and an end of trying after 300 s."""
+    config = yaml.safe_load((tiers.CONFIGS / name).read_text())
+    for exporter in config["exporters"].values():
+        assert exporter["sending_queue"]["storage"] == "file_storage"
+        assert exporter["sending_queue"]["batch"]
+        assert exporter["retry_on_failure"]["max_elapsed_time"] == 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_secret_stands_in_a_file(name: str) -> None:
+    """Tokens and passwords come from the environment alone."""
+    lines = (tiers.CONFIGS / name).read_text().splitlines()
+    secret = [line.partition(":")[2].strip() for line in lines if line.strip().startswith(("token:", "password:"))]
+    assert all(value.startswith("${env:") for value in secret)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_contrib_has_every_component_of_it(name: str, programs: Programs) -> None:
+    """A configuration of ours runs on the contrib distribution, too: same names, same modules, same version."""
+    config = yaml.safe_load((tiers.CONFIGS / name).read_text())
+    said = subprocess.run([str(programs.collector), "components"], capture_output=True, text=True, check=True).stdout
+    ours = {
+        (kind, component["name"]): component["module"]
+        for kind in IN_CONTRIB
+        for component in yaml.safe_load(said)[f"{kind}s"]
+    }
+    for kind, known in IN_CONTRIB.items():
+        for used in config.get(f"{kind}s") or {}:
+            component = used.partition("/")[0]
+            module, _, version = ours[kind, component].partition(" ")
+            assert module.endswith(known[component])
+            assert version == VERSION
+
+
+def send(address: str, certificate: Path | None, token: str | None) -> grpc.StatusCode:
+    """What is answered to an empty request of spans; no certificate: without TLS."""
+    channel = (
+        grpc.insecure_channel(address)
+        if certificate is None
+        else grpc.secure_channel(address, grpc.ssl_channel_credentials(certificate.read_bytes()))
+    )
+    with channel:
+        metadata = [] if token is None else [("authorization", f"Bearer {token}")]
+        try:
+            TraceServiceStub(channel).Export(ExportTraceServiceRequest(), timeout=10, metadata=metadata)
+        except grpc.RpcError as error:
+            return error.code()  # type: ignore[no-any-return,attr-defined]
+    return grpc.StatusCode.OK
+
+
+@pytest.mark.parametrize("name", ["gateway.yaml", "gateway-kafka.yaml"])
+def test_a_gateway_lets_in_who_has_the_token_by_tls_and_nobody_else(make: Make, name: str) -> None:
+    """Where nodes meet the gateway is the one door that others can reach."""
+    made = make(name)
+    token, certificate = made.env["GATEWAY_TOKEN"], Path(made.env["TLS_CERT_FILE"])
+    made.env["GATEWAY_TOKEN_BEFORE"] = "the-one-before"
+    with made:
+        for door in made.receivers.values():
+            assert send(door, certificate, token) is grpc.StatusCode.OK
+            assert send(door, certificate, "the-one-before") is grpc.StatusCode.OK
+            assert send(door, certificate, token + "x") is grpc.StatusCode.UNAUTHENTICATED
+            assert send(door, certificate, "") is grpc.StatusCode.UNAUTHENTICATED
+            assert send(door, certificate, None) is grpc.StatusCode.UNAUTHENTICATED
+            assert send(door, None, token) is grpc.StatusCode.UNAVAILABLE
+
+
+def test_without_a_token_before_the_token_alone_opens(make: Make) -> None:
+    """The default of the second token must be no third one, and least of all an empty one."""
+    made = make("gateway.yaml")
+    with made:
+        door, certificate = tiers.nodes_of(made), Path(made.env["TLS_CERT_FILE"])
+        assert send(door, certificate, made.env["GATEWAY_TOKEN"]) is grpc.StatusCode.OK
+        assert send(door, certificate, "${env:GATEWAY_TOKEN}") is grpc.StatusCode.UNAUTHENTICATED
+        assert send(door, certificate, "") is grpc.StatusCode.UNAUTHENTICATED
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_without_its_environment_it_does_not_start(make: Make, name: str) -> None:
+    """A gateway without a token would be open to all, an agent without a gateway would gather for nobody."""
+    made = make(name)
+    for variable in ("GATEWAY_TOKEN", "KAFKA_PASSWORD"):
+        made.env.pop(variable, None)
+    done = subprocess.run(
+        made.command(), env=made.environment(), capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 1
+
+
+def test_an_agent_with_a_wrong_token_says_so(tmp_path: Path, programs: Programs) -> None:
+    """What is refused for its token is lost: it must be seen in the log, and counted."""
+    shared = tiers.Secrets.make(tmp_path / "secrets")
+    with HttpCollector() as backend, tiers.gateway(tmp_path / "gateway", backend, shared) as gate:
+        wrong = tiers.Secrets(shared.certificate, token="wrong")
+        with tiers.agent(tmp_path / "agent", tiers.nodes_of(gate), wrong) as node:
+            send_logs(node.otlp_grpc, ["one", "two"])
+            eventually(lambda: node.metrics()["otelcol_exporter_send_failed_log_records"] == 2)
+            assert any("Unauthenticated" in line for line in tiers.trouble(node))
+        assert backend.uids() == []
