@@ -25,8 +25,9 @@ from torchelastic_otel.deliver.terms import terms_of
 from torchelastic_otel.guard import guard
 from torchelastic_otel.model.event import AttributeValue, Origin
 from torchelastic_otel.model.measurement import Snapshot
-from torchelastic_otel.model.origin_variables import JOB_VARIABLES
+from torchelastic_otel.model.origin_variables import JOB_VARIABLES, said_host_name
 from torchelastic_otel.model.outside import Bridged, Outside
+from torchelastic_otel.model.text import bounded
 from torchelastic_otel.settings import Settings
 from torchelastic_otel.spool import adoption, store
 from torchelastic_otel.spool.directory import SpoolUnavailableError, folder, prepare
@@ -84,7 +85,7 @@ class ProcessLanding:
         self._owned: adoption.Owned | None = None
         self._origin = Origin(
             id=uuid.uuid4().hex,
-            host_name=socket.gethostname(),
+            host_name=bounded(said_host_name(environ) or socket.gethostname()),
             pid=os.getpid(),
             started_ns=time.time_ns(),
             environment={name: environ[name] for name in JOB_VARIABLES if name in environ},

@@ -93,9 +93,14 @@ class Counted:
 
 
 class Stand:
-    """A route that is driven by hand: one attempt for each call of ``attempt``."""
+    """A route that is driven by hand: one attempt for each call of ``attempt``.
 
-    def __init__(self, sender: Told, last_numbers: Callable[[str], Sequence[Snapshot]] = lambda tally: []) -> None:
+    Its receiver was told the 0 of each series before, but of a ``fresh`` one.
+    """
+
+    def __init__(
+        self, sender: Told, last_numbers: Callable[[str], Sequence[Snapshot]] = lambda tally: [], fresh: bool = False
+    ) -> None:
         self.numbers = Counted()
         self.sender = sender
         self.own = Source(store.create_in_memory(BOUND), origin("own"))
@@ -110,6 +115,8 @@ class Stand:
             clock_ns=self.numbers.clock_ns,
             jitter=lambda: 1.0,
         )
+        if not fresh:
+            self.route._begun |= values_of(snapshot(0, failures=0)).keys()
 
     def attempt(self, *, asked: bool = False) -> float | None:
         """What the thread does when it wakes; seconds that it rests then."""
@@ -154,6 +161,29 @@ def test_what_had_to_be_held_back_follows_soon_and_at_the_end_at_once() -> None:
     stand.attempt(asked=True)
     assert len(stand.sender.sent) == 4, "a flush goes on for as long as something is held back, within reason"
     assert len(stand.numbers.acknowledged) == 4
+
+
+def test_each_receiver_is_told_the_0_of_a_series_before_what_it_counts() -> None:
+    """Another exporter was told it before, and this one's receiver would take 5 for the beginning, and count 0."""
+    stand = Stand(Told(AWAY), fresh=True)
+    stand.numbers.now_s = 5
+    stand.attempt()
+    stand.sender.answer = DELIVERED
+    assert stand.attempt(asked=True) == 60
+    assert stand.sender.failures == [0, 0, 5], "what did not arrive is no beginning; a flush tells all there is"
+    stand.numbers.now_s = 70
+    assert stand.attempt() == 60
+    assert stand.sender.failures[-1] == 70
+
+
+def test_what_has_begun_with_0_shows_what_it_is_soon() -> None:
+    """Not an interval later, which may be longer than the job."""
+    stand = Stand(Told(deltas=EVERY_KIND), fresh=True)
+    assert stand.attempt() == 1
+    stand.numbers.now_s = 2
+    assert stand.attempt() == 60
+    assert stand.sender.failures == [0, 2]
+    assert [measured.base is None for measured in stand.sender.sent] == [True, False]
 
 
 def test_a_snapshot_that_is_wanted_goes_before_its_time_but_not_into_trouble() -> None:
@@ -302,6 +332,19 @@ def test_a_process_whose_last_snapshot_said_it_all_owes_nothing() -> None:
     alive.own.spool.put_meta(TALLY_KEY, "tally")
     stand = Stand(Told(), lambda tally: [snapshot(1, failures=1, size=None)])
     assert not stand.route.owes(Source(alive.own.spool, origin("dead")))
+
+
+def test_the_last_numbers_begin_with_0_for_a_receiver_that_was_never_told_any() -> None:
+    """Another receiver had the 0 while the process lived: this one would take the last number for the beginning."""
+    stand = Stand(Told(), lambda tally: [snapshot(9, failures=9, size=None)])
+    stand.numbers.known = False
+    source = dead()
+    stand.route.add(source)
+    stand.attempt()
+    assert stand.sender.failures == [0, 9]
+    times = [measured.snapshot.time_ns for measured in stand.sender.sent]
+    assert times == sorted(set(times))
+    assert not stand.route.owes(source)
 
 
 def test_the_last_numbers_that_could_not_be_told_are_owed_still() -> None:

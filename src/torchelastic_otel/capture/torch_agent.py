@@ -13,6 +13,7 @@ Facts (torch 2.2 to 2.15): the hook points of ``SimpleElasticAgent`` and ``PCont
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
 import weakref
@@ -32,6 +33,8 @@ from torchelastic_otel.capture.watch_thread import WatchThread
 from torchelastic_otel.guard import guard
 from torchelastic_otel.model.cause import MEMBERSHIP_CHANGE, WORKER_FAILURE
 from torchelastic_otel.model.facts import Fact
+from torchelastic_otel.model.origin_variables import said_host_name
+from torchelastic_otel.model.text import bounded
 
 AGENTS_TRACEPARENT: Final = "TORCHELASTIC_OTEL_TRACEPARENT"
 """In a worker's environment, where it was asked for: the context of its span."""
@@ -123,7 +126,7 @@ class AgentHooks:
         job = JobFacts(
             rendezvous.run_id,
             lambda: watch.id,
-            socket.gethostname(),
+            bounded(said_host_name(os.environ) or socket.gethostname()),
             self._say,
             self._thread,
             shared_rounds=holder is not None,

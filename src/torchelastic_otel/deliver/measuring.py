@@ -7,7 +7,7 @@ fixed before either was sent, so that it is the same at every attempt; what is w
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias
 
@@ -73,6 +73,31 @@ def since(snapshot: Snapshot, base: Snapshot) -> Snapshot:
         return replace(metric, points=tuple(points))
 
     return replace(snapshot, start_ns=base.time_ns, metrics=tuple(part(metric) for metric in snapshot.metrics))
+
+
+def beginning(snapshot: Snapshot, begun: Collection[object]) -> Snapshot:
+    """The snapshot, with 0 in every counter and histogram that has not begun where it goes; itself where all have.
+
+    A backend takes a series' first sample for its beginning: what is counted in it is counted by nobody. Each receiver
+    has its own first one, so that what another one has accepted does not matter here.
+
+    Args:
+        snapshot: The numbers.
+        begun: The series, as keys of :func:`values_of`, that the receiver has had.
+    """
+    if values_of(snapshot).keys() <= set(begun):
+        return snapshot
+
+    def first(metric: Metric) -> Metric:
+        if metric.kind is Kind.GAUGE:
+            return metric
+        points = (
+            point if _series(metric, point) in begun else replace(point, value=_nothing(point.value), exemplars=())
+            for point in metric.points
+        )
+        return replace(metric, points=tuple(points))
+
+    return replace(snapshot, metrics=tuple(first(metric) for metric in snapshot.metrics))
 
 
 def last_of(final: Snapshot, told: Snapshot | None) -> Snapshot | None:
@@ -161,6 +186,13 @@ def _each(metric: Metric, before: _Values, change: Callable[[Value, Value | None
     """The metric, each value changed by what it was before."""
     points = (replace(point, value=change(point.value, before.get(_series(metric, point)))) for point in metric.points)
     return replace(metric, points=tuple(points))
+
+
+def _nothing(value: Value) -> Value:
+    """What a counter or a histogram begins with."""
+    if isinstance(value, Distribution):
+        return Distribution(value.bounds, (0,) * len(value.buckets), 0.0, None, None)
+    return 0
 
 
 def _difference(value: Value, before: Value | None) -> Value:

@@ -6,6 +6,7 @@ What always holds:
   where the exporter counts in deltas, the difference that was fixed before its first attempt is sent again,
   unchanged, until it is accepted or refused; the next one begins where it ended.
 - A snapshot that the receiver refuses is dropped and counted.
+- What a receiver is told of a counter or histogram first is 0, whatever another receiver was told before.
 - What was told last is noted in the spool before it is sent, so that whoever adopts the spool tells the rest, once
   and without gauges, and no counter ever falls.
 - Its thread keeps what :mod:`~torchelastic_otel.deliver.exporter_thread` promises.
@@ -30,7 +31,7 @@ from torchelastic_otel.deliver.sources import Source
 from torchelastic_otel.deliver.tally_notes import LastNumbers, TallyNotes
 from torchelastic_otel.guard import guard
 from torchelastic_otel.model.measurement import Kind, Snapshot
-from torchelastic_otel.spool.store import SpoolError
+from torchelastic_otel.spool.faults import SpoolError
 
 logger = logging.getLogger("torchelastic_otel")
 
@@ -104,6 +105,8 @@ class MetricsRoute(ExporterThread[Measured]):
         self._patience = Patience(pace, jitter)
         self._base: Snapshot | None = None
         self._frozen: Measured | None = None
+        self._begun: set[object] = set()
+        self._held_back = False  # by what is frozen, or on its way
         self._due_ns = 0
         self._changing = threading.Lock()  # of the list of the dead, which threads of ours change
         self._dead: list[Source] = []
@@ -169,7 +172,10 @@ class MetricsRoute(ExporterThread[Measured]):
             source = self._own()
             if source is not None:
                 self._notes.note(source.spool, replace(measured, base=measured.snapshot))
-            more = outcome.verdict is Verdict.DELIVERED and numbers.accepted(measured.snapshot)
+            more = False
+            if outcome.verdict is Verdict.DELIVERED:
+                self._begun |= measuring.values_of(measured.snapshot).keys()
+                more = numbers.accepted(measured.snapshot) or self._held_back
             if not (again or (more and asked)):
                 return self._rest_for(min(self._pace.delay_ns, self._interval_ns) if more else self._interval_ns)
         return self._rest_for(self._interval_ns)
@@ -179,9 +185,11 @@ class MetricsRoute(ExporterThread[Measured]):
         source = self._own()
         if source is None:
             return None
-        snapshot = numbers.take_snapshot()
-        if not snapshot.metrics:
+        taken = numbers.take_snapshot()
+        if not taken.metrics:
             return None
+        snapshot = measuring.beginning(taken, self._begun)
+        self._held_back = measuring.values_of(snapshot) != measuring.values_of(taken)
         measured = Measured(source.origin, snapshot, self._base)
         self._notes.note(source.spool, measured)
         self._base = snapshot

@@ -21,7 +21,8 @@ from torchelastic_otel.deliver.measuring import Measured
 from torchelastic_otel.deliver.sources import Source
 from torchelastic_otel.model.measurement import Snapshot
 from torchelastic_otel.settling import TALLY_KEY
-from torchelastic_otel.spool.store import Spool, SpoolError
+from torchelastic_otel.spool.faults import SpoolError
+from torchelastic_otel.spool.store import Spool
 
 logger = logging.getLogger("torchelastic_otel")
 
@@ -79,8 +80,9 @@ class TallyNotes:
             # whether it arrived, nobody knows: the same again, which a receiver can tell
             left.append(Measured(source.origin, told, base))
         for snapshot in self._last_numbers(tally):
-            last = measuring.last_of(snapshot, told)
-            if last is not None:
+            while (last := measuring.last_of(snapshot, told)) is not None:
+                # what this exporter never told begins with 0, whatever others were told
+                last = measuring.beginning(last, measuring.values_of(told) if told is not None else ())
                 left.append(Measured(source.origin, last, told))
                 told = last
         return left

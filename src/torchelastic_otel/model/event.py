@@ -109,7 +109,7 @@ class Origin:
     Attributes:
         id: Unique for each capturing process (32 hex digits); the stem of every ``log.record.uid``
             and the value of ``service.instance.id``.
-        host_name: ``socket.gethostname()`` of the capturing machine.
+        host_name: What ``OTEL_RESOURCE_ATTRIBUTES`` calls the capturing machine, else its ``socket.gethostname()``.
         pid: Process id of the agent.
         started_ns: Wall clock, nanoseconds since the epoch, when capture started.
         environment: The environment variables that name the job (``OTEL_SERVICE_NAME``,

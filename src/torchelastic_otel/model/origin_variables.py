@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
+from urllib.parse import unquote
+
+from torchelastic_otel.semconv import HOST_NAME
 
 JOB_ATTRIBUTES: Final[Mapping[str, str]] = MappingProxyType(
     {
@@ -51,3 +54,14 @@ JOB_VARIABLES: Final[tuple[str, ...]] = (
     *JOB_ATTRIBUTES,
 )
 """The names that capture keeps in ``Origin.environment``, where they are set."""
+
+
+def said_host_name(environ: Mapping[str, str]) -> str:
+    """The ``host.name`` that ``OTEL_RESOURCE_ATTRIBUTES`` gives this machine; empty where it gives none.
+
+    It is the resource's, so that whoever reads in a record on which host a worker failed can look for that host. The
+    last one holds, as in OpenTelemetry's own reading.
+    """
+    pairs = (item.partition("=") for item in environ.get("OTEL_RESOURCE_ATTRIBUTES", "").split(","))
+    said = [unquote(value.strip()) for name, _, value in pairs if unquote(name.strip()) == HOST_NAME and value.strip()]
+    return said[-1] if said else ""
