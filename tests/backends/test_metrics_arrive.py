@@ -134,4 +134,5 @@ def test_nothing_was_refused(stack: Stack, failed_job: Job, at_s: float) -> None
     assert not any(lost.values()), lost
     for name in ("torchelastic_export_rejected_total", "torchelastic_spool_dropped_total"):
         assert number(stack, f"sum({of_run(name, failed_job)})", at_s) == 0
-    assert [line for line in stack.collector.text().splitlines() if re.search("Dropping data|Status Code 4", line)] == []
+    lines = stack.collector.text().splitlines()
+    assert [line for line in lines if re.search("Dropping data|Status Code 4", line)] == []
