@@ -87,4 +87,4 @@ dashboards: environment  ## write collector-config/dashboards/*.json anew from s
 	@$(BIN)/python scripts/dashboards
 
 clean:  ## remove what was set up
-	rm -rf .venv .venv-* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .import-contracts.log
+	rm -rf .venv .venv-* .make .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .import-contracts.log
