@@ -40,6 +40,11 @@ def typed(line: str, timeout_s: float) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
+def at_a_terminal() -> None:
+    """There Ctrl-C is heard, also where whoever started these tests in the background has it ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def listening(port: int) -> bool:
     """Whether somebody takes connections there."""
     with socket.socket() as probe:
@@ -64,7 +69,7 @@ def test_what_the_readme_says_to_type_answers(tmp_path: Path) -> None:
     with said.open("wb") as log:
         terminal = subprocess.Popen(
             ["bash", "-e", "-c", first], cwd=ROOT, env=environment(), stdout=log, stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL, start_new_session=True,
+            stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=at_a_terminal,
         )  # fmt: skip
     try:
         eventually(lambda: terminal.poll() is not None or "\nready." in said.read_text(), 150)
