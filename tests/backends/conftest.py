@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 from jobs import Job, play_failed_job
+from support import collector_tiers as tiers
 from support.backends import Missing, Programs, Stack, find_programs
+from support.collector import HttpCollector
 
 HERE = Path(__file__).resolve().parent
 
@@ -55,3 +57,16 @@ def stack(programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> Itera
 def failed_job(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Job:
     """A real job of three nodes that failed once and is over; its telemetry is on its way into the stack."""
     return play_failed_job(stack, tmp_path_factory.mktemp("failed-job"))
+
+
+@pytest.fixture
+def backend() -> Iterator[HttpCollector]:
+    """What everything goes to in the end, where a test counts what came: it writes down, and refuses as it is told."""
+    with HttpCollector() as there:
+        yield there
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> tiers.Secrets:
+    """What nodes and gateways share: a certificate and a token."""
+    return tiers.Secrets.make(tmp_path / "secrets")

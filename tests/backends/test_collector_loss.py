@@ -30,19 +30,6 @@ Drive = Callable[..., Driver]
 
 
 @pytest.fixture
-def backend() -> Iterator[HttpCollector]:
-    """What everything goes to in the end."""
-    with HttpCollector() as there:
-        yield there
-
-
-@pytest.fixture
-def shared(tmp_path: Path) -> tiers.Secrets:
-    """A certificate and a token."""
-    return tiers.Secrets.make(tmp_path / "secrets")
-
-
-@pytest.fixture
 def gate(tmp_path: Path, backend: HttpCollector, shared: tiers.Secrets, programs: Programs) -> Iterator[Collector]:
     """A gateway, made and not started."""
     there = tiers.gateway(tmp_path / "gateway", backend, shared, overrides=SAMPLING)

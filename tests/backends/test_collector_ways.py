@@ -16,19 +16,6 @@ QUICK = {"processors": {"tail_sampling": {"decision_wait": "2s"}}}
 
 
 @pytest.fixture
-def backend() -> Iterator[HttpCollector]:
-    """What all three signals go to in the end."""
-    with HttpCollector() as there:
-        yield there
-
-
-@pytest.fixture
-def shared(tmp_path: Path) -> tiers.Secrets:
-    """A certificate and a token."""
-    return tiers.Secrets.make(tmp_path / "secrets")
-
-
-@pytest.fixture
 def gate(tmp_path: Path, backend: HttpCollector, shared: tiers.Secrets, programs: Programs) -> Iterator[Collector]:
     """A gateway that judges traces after two seconds, and keeps none by chance."""
     with tiers.gateway(tmp_path / "gateway", backend, shared, overrides=QUICK, TRACE_SAMPLE_PERCENT="0") as there:
