@@ -325,6 +325,72 @@ def test_a_closed_spool_is_not_called_corrupt(spool: store.Spool) -> None:
     assert not isinstance(caught.value, SpoolCorruptError)
 
 
+CLOSED_IN_USE = """
+import pathlib, sys, threading
+from torchelastic_otel.spool import store
+from torchelastic_otel.spool.faults import SpoolError
+
+CALLS = {
+    "append": lambda spool: spool.append([("d", "x")]),
+    "settle": lambda spool: spool.settle([], {"key": "x"}),
+    "raw": lambda spool: spool.raw(),
+    "acknowledge": lambda spool: spool.acknowledge("x", 0),
+    "subscribe": lambda spool: spool.subscribe({"x": ["d"]}),
+    "put_meta": lambda spool: spool.put_meta("key", "x"),
+    "meta": lambda spool: spool.meta("key"),
+    "read": lambda spool: spool.read("x", 0, 10, 100),
+    "history": lambda spool: list(spool.history()),
+    "cursors": lambda spool: spool.cursors(),
+    "pending": lambda spool: spool.pending(),
+}
+
+def use(spool, call, begun):
+    try:
+        while True:
+            call(spool)
+            begun.release()
+    except SpoolError:
+        begun.release()
+
+for turn in range(100):
+    spool = store.create(pathlib.Path(sys.argv[1], f"{turn}.spool"), 1 << 20)
+    spool.subscribe({"x": ["d"]})
+    begun = threading.Semaphore(0)
+    users = [threading.Thread(target=use, args=(spool, CALLS[sys.argv[2]], begun)) for _ in range(2)]
+    for user in users:
+        user.start()
+    begun.acquire()
+    spool.close()
+    for user in users:
+        user.join()
+print("alive")
+"""
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "append",
+        "settle",
+        "raw",
+        "acknowledge",
+        "subscribe",
+        "put_meta",
+        "meta",
+        "read",
+        "history",
+        "cursors",
+        "pending",
+    ],
+)
+def test_a_spool_can_be_closed_while_others_use_it(tmp_path: Path, call: str) -> None:
+    """SQLite ends the process, the job's agent, where a connection is closed under a statement (promise 1)."""
+    done = subprocess.run(
+        [sys.executable, "-c", CLOSED_IN_USE, str(tmp_path), call], capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, done.stdout) == (0, "alive\n"), done.stderr
+
+
 def test_a_spool_that_another_process_writes_to_is_busy_and_not_corrupt(spool: store.Spool) -> None:
     """A person with a shell on the file holds the writer up, for a bounded time."""
     assert spool.path is not None

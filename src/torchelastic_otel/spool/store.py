@@ -11,6 +11,9 @@ What always holds:
 - Payloads are opaque here: text in, the same text out. A row may be received raw first and settled later, with
   another payload; no cursor reads past a row that is not settled.
 
+- Every statement and the closing hold the spool's lock: SQLite ends the process (SIGSEGV) where a connection is
+  closed while another thread is in it.
+
 What is not promised: order between spools. A spool is used by threads of ours only, one at a time.
 
 Layout: ``meta(key, value)``; ``events(sequence, destination, payload, raw)``; ``cursors(name, position, and its
@@ -234,7 +237,7 @@ class Spool:
 
     def meta(self, key: str) -> str | None:
         """The text kept under a key."""
-        with faults(self.path):
+        with self._lock, faults(self.path):
             row = self._connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
         return None if row is None else str(row[0])
 
