@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from torchelastic_otel import semconv
-from torchelastic_otel.model import facts, normalise, rendezvous_messages, sentences
+from torchelastic_otel.model import fact_events, normalise, rendezvous_messages, sentences
 from torchelastic_otel.model.event import Severity
 from torchelastic_otel.model.tally.table import TABLE
 
@@ -51,7 +51,7 @@ def own_rows() -> Iterator[tuple[str, str, str]]:
     """What we say and torch does not: the event's name, its severity, what it tells."""
     assert TOLD.keys() == sentences._SENTENCES.keys()
     for event, told in TOLD.items():
-        yield f"`{event}`", facts._SEVERITIES.get(event, Severity.DEBUG).name, told
+        yield f"`{event}`", fact_events._SEVERITIES.get(event, Severity.DEBUG).name, told
 
 
 def metric_rows() -> Iterator[tuple[str, str, str, str, str]]:

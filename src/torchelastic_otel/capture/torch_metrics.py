@@ -17,11 +17,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from torchelastic_otel.capture.torch_arming import TORCHS_OWN, Patches, module, of_type, takes
 from torchelastic_otel.guard import guard
-from torchelastic_otel.model.outside import Bridged
+
+if TYPE_CHECKING:
+    from torchelastic_otel.model.outside import Bridged
 
 MAX_NAMES: Final = 64
 _MAX_NAME: Final = 200
@@ -70,7 +72,9 @@ class TorchMetrics:
         patches.put(stream, "add_value", add_value)
 
     def read(self) -> Mapping[str, Bridged]:
-        """What was put so far, by group and name; from any thread."""
+        """What was put so far, by group and name; from any thread of ours."""
+        from torchelastic_otel.model.outside import Bridged  # here: torch's main thread pays for what is above
+
         return {
             f"{group}/{name}": Bridged(group, name, count, total, last, most)
             for (group, name), (count, total, last, most) in self._kept.copy().items()

@@ -10,11 +10,13 @@ from __future__ import annotations
 import json
 import re
 import signal
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from torchelastic_otel import semconv
-from torchelastic_otel.model.event import AttributeValue
 from torchelastic_otel.model.text import MAX_STACKTRACE, bounded
+
+if TYPE_CHECKING:
+    from torchelastic_otel.model.event import AttributeValue
 
 _TYPE_AND_MESSAGE: Final = re.compile(r"(?P<type>[A-Za-z_][\w.]*)(?::\s*(?P<message>.*))?\Z", re.DOTALL)
 _AT_THE_MARGIN: Final = re.compile(r"[A-Za-z_][\w.]*(:|\Z)")

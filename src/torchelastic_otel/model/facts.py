@@ -1,7 +1,7 @@
-"""What our own hooks say, on its way through the spool: one text, read back as an event.
+"""What our own hooks say, on its way through the spool: one text.
 
-What always holds: a fact says when it happened by both clocks where that was not "now"; it is marked as inferred, since
-torch did not say it; one that cannot be read is told as it is.
+What always holds: a fact says when it happened by both clocks where that was not "now". Torch's main thread pays for
+the imports of this file, so reading a fact back is :mod:`~torchelastic_otel.model.fact_events`.
 """
 
 from __future__ import annotations
@@ -11,27 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from torchelastic_otel import semconv
-from torchelastic_otel.model import exceptions
-from torchelastic_otel.model.event import AttributeValue, ElasticEvent, Severity
-from torchelastic_otel.model.sentences import sentence
-from torchelastic_otel.model.text import MAX_BODY, bounded
-
 MARK: Final = "torchelastic_otel"
 """The key by which a fact is told from what torch or a user records."""
-_SEVERITIES: Final = {
-    semconv.AGENT_STARTED: Severity.INFO,
-    semconv.AGENT_SILENT: Severity.INFO,
-    semconv.TRAINING_STARTED: Severity.INFO,
-    semconv.ROUND_STARTED: Severity.INFO,
-    semconv.WORKER_FAILED: Severity.ERROR,
-    semconv.AGENT_LOST: Severity.WARN,
-    semconv.AGENT_LEAVING: Severity.WARN,
-    semconv.RESTART_STARTED: Severity.WARN,
-    semconv.RESTART_COMPLETED: Severity.WARN,
-    semconv.MEMBERSHIP_CHANGED: Severity.WARN,
-    semconv.RENDEZVOUS_WAITING: Severity.WARN,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,43 +50,3 @@ class Fact:
         attributes = {key: value for key, value in self.attributes.items() if value not in (None, "", ())}
         told = {MARK: self.name, "at": at, "attributes": attributes, "error_file": self.error_file}
         return json.dumps(told, separators=(",", ":"))
-
-
-def is_fact(recorded: object) -> bool:
-    """Whether a recorded JSON value is a fact of ours."""
-    return isinstance(recorded, dict) and isinstance(recorded.get(MARK), str)
-
-
-def event_of_fact(
-    recorded: Mapping[str, Any], destination: str, *, time_ns: int | None, observed_ns: int, monotonic_ns: int | None
-) -> ElasticEvent:
-    """The event that a fact tells of.
-
-    Args:
-        recorded: What :meth:`Fact.to_text` wrote, parsed.
-        destination: The destination it was handed over to.
-        time_ns: When it was handed over, wall clock nanoseconds.
-        observed_ns: When it was seen, wall clock nanoseconds.
-        monotonic_ns: When it was handed over, ``time.monotonic_ns()``.
-    """
-    name = bounded(str(recorded[MARK]), 256)
-    at = recorded.get("at")
-    if isinstance(at, list) and len(at) == 2 and all(isinstance(ns, int) for ns in at):
-        time_ns, monotonic_ns = at
-    attributes: dict[str, AttributeValue] = {}
-    written = recorded.get("attributes")
-    for key, value in written.items() if isinstance(written, dict) else ():
-        if isinstance(value, str):
-            attributes[bounded(key, 256)] = bounded(value)
-        elif isinstance(value, list):
-            attributes[bounded(key, 256)] = tuple(bounded(str(part), 512) for part in value)
-        elif isinstance(value, (bool, int, float)):
-            attributes[bounded(key, 256)] = value
-    attributes[semconv.INFERRED] = True  # whatever was written: torch did not say it
-    if isinstance(recorded.get("error_file"), str):
-        attributes.update(exceptions.from_error_file(recorded["error_file"]))
-    if name == semconv.WORKER_FAILED:
-        attributes.setdefault(semconv.ERROR_TYPE, attributes.get(semconv.WORKER_SIGNAL, "exit"))
-    body = bounded(sentence(name, attributes), MAX_BODY)
-    severity = _SEVERITIES.get(name, Severity.DEBUG)
-    return ElasticEvent(name, destination, body, time_ns, observed_ns, monotonic_ns, severity, attributes)

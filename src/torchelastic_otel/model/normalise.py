@@ -15,7 +15,7 @@ from typing import Any, Final
 from torchelastic_otel import semconv
 from torchelastic_otel.model import exceptions, rendezvous_messages
 from torchelastic_otel.model.event import AttributeValue, ElasticEvent, Severity
-from torchelastic_otel.model.facts import event_of_fact, is_fact
+from torchelastic_otel.model.fact_events import event_of_fact, is_fact
 from torchelastic_otel.model.text import MAX_BODY, bounded
 
 _Attributes = dict[str, AttributeValue]
