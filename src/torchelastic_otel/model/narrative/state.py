@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Final
 
 from torchelastic_otel import semconv
 from torchelastic_otel.model.event import AttributeValue
+from torchelastic_otel.model.kept_json import known_fields, to_line
 from torchelastic_otel.model.phases import Phase
 from torchelastic_otel.model.span import SpanEvent
 from torchelastic_otel.model.trace_ids import RoundIds, ids_of
-from torchelastic_otel.model.versions import known_fields
 
 BRING_UP_SPANS: Final = {
     Phase.STOP: semconv.SPAN_STOP_WORKERS,
@@ -119,7 +119,7 @@ class Narrative:
 
     def to_json(self) -> str:
         """The narrative as one line of ASCII JSON."""
-        return json.dumps(asdict(self), separators=(",", ":"))
+        return to_line(self)
 
     @staticmethod
     def from_json(line: str) -> Narrative:

@@ -16,11 +16,11 @@ from typing import Final
 
 from torchelastic_otel import semconv
 from torchelastic_otel.model.event import ElasticEvent
+from torchelastic_otel.model.kept_json import known_fields, to_line
 from torchelastic_otel.model.phases import Phase
 from torchelastic_otel.model.tally import times
 from torchelastic_otel.model.tally.learning import learn
-from torchelastic_otel.model.tally.run import Run, from_plain, settle_failures, to_plain
-from torchelastic_otel.model.versions import known_fields
+from torchelastic_otel.model.tally.run import Run, from_plain, settle_failures
 
 MAX_RUNS: Final = 4
 """Runs of one process whose numbers are kept."""
@@ -49,7 +49,7 @@ class Tally:
 
     def to_json(self) -> str:
         """The tally as one line of ASCII JSON."""
-        return json.dumps(to_plain(self), separators=(",", ":"))
+        return to_line(self)
 
     @staticmethod
     def from_json(line: str) -> Tally:

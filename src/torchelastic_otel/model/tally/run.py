@@ -1,7 +1,7 @@
 """One run's numbers, and how a counter, a histogram and an exemplar are kept in them.
 
-What always holds: a run's numbers are frozen, bounded, and never fall; ``to_plain`` and ``from_plain`` are inverse to
-each other.
+What always holds: a run's numbers are frozen, bounded, and never fall; ``from_plain`` is the inverse of how a spool
+keeps them.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Any, Final
 
 from torchelastic_otel import semconv
 from torchelastic_otel.model.event import ElasticEvent
+from torchelastic_otel.model.kept_json import known_fields
 from torchelastic_otel.model.phases import Phase
 from torchelastic_otel.model.tally.failures import Failure, Failures, decide
 from torchelastic_otel.model.tally.table import BOUNDS, key
 from torchelastic_otel.model.tally.times import Times
-from torchelastic_otel.model.versions import known_fields
 
 MAX_EXEMPLARS: Final = 2
 """Exemplars of one series between two snapshots; the newest ones."""
@@ -105,20 +105,8 @@ def settle_failures(run: Run, agreed: ElasticEvent | None = None) -> Run:
     return run
 
 
-def to_plain(value: Any) -> Any:
-    """A tally, or a part of it, as JSON can say it."""
-    if isinstance(value, frozenset):
-        return sorted(value)
-    if isinstance(value, tuple):
-        return [to_plain(part) for part in value]
-    slots = getattr(value, "__slots__", None)
-    return (
-        value if slots is None or isinstance(value, str) else {name: to_plain(getattr(value, name)) for name in slots}
-    )
-
-
 def from_plain(known: Mapping[str, Any]) -> Run:
-    """The run that :func:`to_plain` said."""
+    """The run that was kept as JSON."""
     times, failures = known["times"], known["failures"]
     phase = times["phase"]
     return Run(
