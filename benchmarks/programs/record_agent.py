@@ -1,6 +1,7 @@
 """A real torchrun agent in which the recording of a rendezvous event is timed, at the depth where torch records.
 
-Arguments: the kind (``ours``, ``afternoon``, ``profile``), a JSON object of sample counts, torchrun's own arguments.
+Arguments: the kind (``ours``, ``afternoon``, ``parts``, ``redacting``), a JSON object of sample counts,
+torchrun's own.
 
 What always holds: what is timed is torch's own ``_record``, called from a method of torch's own name in place of the
 one that calls it, so that neither the stack nor the event differs from a real one; switching between variants is
@@ -62,7 +63,9 @@ class Sampler:
             return variants
         if not changed:
             raise SystemExit("torchelastic_otel is not active in this agent: nothing of torch was changed")
-        if self.kind == "profile":
+        if self.kind == "redacting":
+            variants = []
+        if self.kind == "parts":
             import controls
 
             parts = {"made": controls.Nowhere(), "handed over": controls.HandOver(), "committed": controls.Commit()}
@@ -76,7 +79,7 @@ class Sampler:
         first = not self.variants
         self.variants = self.variants or self.variants_now()
         order = self.variants
-        if self.kind == "profile" and not first:
+        if self.kind == "redacting" and not first:
             yield from self._profiled(order[-1])
             return
         if first:
@@ -185,7 +188,7 @@ def main() -> None:
     dynamic.DynamicRendezvousHandler.next_rendezvous = next_rendezvous
     dynamic._DistributedRendezvousOpExecutor._add_to_participants = _add_to_participants
     sampler = Sampler(kind, counts)
-    if kind == "profile":
+    if kind == "redacting":
         import torchelastic_otel
 
         torchelastic_otel.install(redact=sampler.redact)
