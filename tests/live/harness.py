@@ -151,6 +151,17 @@ class Agent:
         except subprocess.TimeoutExpired:
             raise AssertionError(f"still running after {timeout_s:g} s; it said:\n{self.output}") from None
 
+    def looks_after_its_workers(self, timeout_s: float = PATIENCE_S) -> None:
+        """Wait until its main thread sleeps between two looks at its workers (``SimpleElasticAgent._invoke_run``).
+
+        A worker can ring before ``subprocess.Popen`` has returned to torch: whom a signal interrupts there, torch
+        2.2 to 2.15 never learns of, and never stops.
+        """
+        end = time.monotonic() + timeout_s
+        while "nanosleep" not in (channel := Path(f"/proc/{self.pid}/wchan").read_text()):
+            assert time.monotonic() < end, f"its main thread is in {channel}, and never slept in {timeout_s:g} s"
+            time.sleep(0.005)
+
     @property
     def output(self) -> str:
         """What it said so far."""

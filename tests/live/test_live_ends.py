@@ -27,6 +27,7 @@ def test_sigterm_ends_an_agent_as_without_us_and_its_failure_arrives(
     ]
     for agent, bell in ours_and_stock:
         worker = bell.wait("began")
+        agent.looks_after_its_workers()
         os.kill(agent.pid, signal.SIGTERM)
         assert bell.wait("stopped") == worker
     ours, stock = (agent for agent, _ in ours_and_stock)
