@@ -5,7 +5,8 @@
 What really happened, told by torch's own classes and by none of our hooks: each line of the file ``TEE_FILE`` is
 ``{"pid", "thread", "event"}``, the event as torch made it. Events are serialised in the process that records them, in
 the order in which they are recorded. With ``TEE_STOCK`` set, ``dynamic_rendezvous`` gets a handler that drops
-what it gets: stock torch makes no rendezvous events for a ``NullHandler``.
+what it gets: stock torch makes no rendezvous events for a ``NullHandler``. With ``TEE_GATE`` set, a directory, it says
+there, by a file named after its process id, that torch is imported, and goes on once the file ``open`` is there.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import os
 import runpy
 import sys
 import threading
+import time
+from pathlib import Path
 from typing import Any
 
 
@@ -52,6 +55,10 @@ def main() -> None:
         tee(kind, os.environ["TEE_FILE"])
     if os.environ.get("TEE_STOCK"):
         handlers._log_handlers["dynamic_rendezvous"] = Dropping()
+    if gate := os.environ.get("TEE_GATE"):
+        (Path(gate) / str(os.getpid())).touch()
+        while not (Path(gate) / "open").exists():
+            time.sleep(0.01)
     sys.argv = sys.argv[1:]
     if sys.argv[0].endswith(".py"):
         runpy.run_path(sys.argv[0], run_name="__main__")

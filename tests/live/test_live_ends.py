@@ -7,7 +7,7 @@ import signal
 
 import pytest
 from environments import Environment
-from harness import WORKERS, Agents, assert_arrived, c10d, free_port, names, of, otlp, usual_way
+from harness import PATIENCE_S, WORKERS, Agents, assert_arrived, c10d, free_port, names, of, otlp, usual_way
 
 from torchelastic_otel.demo.receiver import Receiver
 
@@ -55,6 +55,7 @@ def test_what_a_killed_agent_left_is_delivered_by_the_next_one_on_the_node(
         usual_way(torch), *c10d(free_port(), run_id="dead"), WORKERS / "wait.py", bell.path, env=refused, spools=node
     )
     bell.wait("began")
+    dead.looks_after_its_workers()
     os.kill(dead.pid, signal.SIGKILL)
     assert dead.wait() == -signal.SIGKILL
     assert of(dead, receiver.records) == []
@@ -62,7 +63,7 @@ def test_what_a_killed_agent_left_is_delivered_by_the_next_one_on_the_node(
     done = agents.directory / "done"
     arguments = [*c10d(free_port()), WORKERS / "wait.py", bell.path, done]
     later = agents.start(usual_way(torch), *arguments, env=otlp(receiver), spools=node)
-    delivered = assert_arrived(dead, receiver, timeout_s=30)
+    delivered = assert_arrived(dead, receiver, timeout_s=PATIENCE_S)
     done.touch()
     assert later.wait() == 0
 

@@ -68,7 +68,7 @@ def alone_raises(stage: Stage) -> None:
 def two_fail(stage: Stage) -> None:
     """Workers on two nodes fail, 50 ms apart."""
     for name in "ab":
-        stage.enter(name, nodes="2", restarts=2)
+        stage.enter(name, nodes="2", restarts=2, extra=("--monitor-interval", "1"))
     (one,), (other,) = stage.began("a"), stage.began("b")
     stage.orders((other, "exit 3"), (one, "abort"), apart_s=0.05)
     stage.began("a", 1)
@@ -79,7 +79,7 @@ def two_fail(stage: Stage) -> None:
 
 def two_fail_on_one(stage: Stage) -> None:
     """Two workers of one node fail, 50 ms apart: between two of torch's polls."""
-    stage.enter("a", workers=3, restarts=1, extra=("--monitor-interval", "2"))
+    stage.enter("a", workers=3, restarts=1, extra=("--monitor-interval", "5"))
     one, two, _ = stage.began("a", workers=3)
     stage.orders((two, "exit 3"), (one, "abort"), apart_s=0.05)
     stage.began("a", 1, workers=3)
@@ -126,11 +126,12 @@ def agent_ends(number: int) -> Callable[[Stage], None]:
     """The second node's agent gets a signal; what it breaks on the other one is a moment later."""
 
     def play(stage: Stage) -> None:
-        stage.enter("a", nodes="1:2", conf=BOTH, restarts=1)
-        stage.enter("b", nodes="1:2", conf=BOTH, restarts=1)
+        for name in "ab":
+            stage.enter(name, nodes="1:2", conf=BOTH, restarts=1, held=True)
+        stage.together()
         (worker,) = stage.began("a")
         stage.began("b")
-        time.sleep(0.5)
+        stage.runs("a", "b")
         stage.strike_agent("b", number)
         # torch restarts nobody for a node that is gone: it is the collective that breaks which does
         time.sleep(0.2)
@@ -148,7 +149,7 @@ def comes_back(stage: Stage) -> None:
         stage.enter(name, nodes="2", conf=FAST, restarts=1)
     (worker,) = stage.began("a")
     stage.began("b")
-    time.sleep(0.5)
+    stage.runs("a", "b")
     stage.strike_agent("b", signal.SIGKILL)
     time.sleep(0.2)
     stage.order(worker, "exit 3")
@@ -200,7 +201,7 @@ def flaps(stage: Stage) -> None:
     stage.enter("b", nodes="1:2", conf=FAST, restarts=1)
     (worker,) = stage.began("a", 1)
     stage.began("b")
-    time.sleep(0.3)
+    stage.runs("a", "b", round_=1)
     stage.strike_agent("b", signal.SIGTERM)
     time.sleep(0.2)
     stage.order(worker, "exit 3")
@@ -215,9 +216,11 @@ def flaps(stage: Stage) -> None:
 def promoted(stage: Stage) -> None:
     """A third node stands by; when the second one is told to go, it takes its place."""
     for name in "ab":
-        stage.enter(name, nodes="1:2", conf=BOTH, restarts=1)
+        stage.enter(name, nodes="1:2", conf=BOTH, restarts=1, held=True)
+    stage.together()
     (worker,) = stage.began("a")
     stage.began("b")
+    stage.runs("a", "b")
     stage.enter("c", nodes="1:2", conf=BOTH, restarts=1)
     stage.said("c", "attempts to join")
     time.sleep(2.5)  # it stands by: on the redundancy list where this torch has one
@@ -233,7 +236,8 @@ def promoted(stage: Stage) -> None:
 def times_out(stage: Stage) -> None:
     """Two of three nodes come, and wait in vain."""
     for name in "ab":
-        stage.enter(name, nodes="3", conf="join_timeout=7")
+        stage.enter(name, nodes="3", conf="join_timeout=7", held=True)
+    stage.together()
 
 
 def store_host_lost(stage: Stage) -> None:
@@ -242,7 +246,7 @@ def store_host_lost(stage: Stage) -> None:
     stage.enter("b", nodes="2", conf=SOON)
     stage.began("a")
     stage.began("b")
-    time.sleep(0.5)
+    stage.runs("a", "b")
     stage.strike_agent("a", signal.SIGKILL)
 
 

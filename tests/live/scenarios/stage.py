@@ -19,7 +19,7 @@ from harness import PROGRAMS, WORKERS, Agent, Agents, otlp, usual_way
 
 from torchelastic_otel.demo.receiver import Receiver
 
-PATIENCE_S = 40.0
+PATIENCE_S = 180.0
 ENVIRONMENT = {
     # with a shared store a node that joins hangs (torch 2.13 to 2.15)
     "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
@@ -94,6 +94,7 @@ class Stage:
         spools: Path | None = None,
         port: int | None = None,
         program: str = "",
+        held: bool = False,
     ) -> Agent:
         """Start an agent; its letter is its name from here on.
 
@@ -111,6 +112,7 @@ class Stage:
             spools: Its spool directory, where it is not its own.
             port: Of the store, where it is not the stage's.
             program: What launches it, of the live tests' programs.
+            held: Whether it waits, its imports done, until :meth:`together`.
         """
         (self.directory / "orders").mkdir(exist_ok=True)
         if backend is None:
@@ -133,10 +135,27 @@ class Stage:
             ACT,
             self.directory,
             *words,
-            env={**otlp(self.receiver), **ENVIRONMENT, **self.environment(name), **(env or {})},
+            env={
+                **otlp(self.receiver),
+                **ENVIRONMENT,
+                **self.environment(name),
+                **({"TEE_GATE": str(self._gate())} if held else {}),
+                **(env or {}),
+            },
             spools=spools,
         )
         return self.cast[name]
+
+    def together(self) -> None:
+        """Let the agents that are held begin, all at the same moment: an import of torch takes seconds, or many."""
+        agents = list(self.cast.values())
+        self.until(lambda: all((self._gate() / str(agent.pid)).exists() for agent in agents), "torch in every agent")
+        (self._gate() / "open").touch()
+
+    def _gate(self) -> Path:
+        gate = self.directory / "gate"
+        gate.mkdir(exist_ok=True)
+        return gate
 
     def environment(self, name: str) -> dict[str, str]:
         """Where an agent exports to, beside the receiver: OTLP JSON files of its own."""
@@ -172,6 +191,20 @@ class Stage:
         self.until(lambda: len(there()) >= workers, f"start {start} of the workers of agent {name}")
         return sorted(there(), key=lambda each: each.local_rank)
 
+    def runs(self, *names: str, round_: int = 0) -> None:
+        """Wait until a round runs, and all know: its agents look after its workers, and one has said that it runs.
+
+        What befalls a node before that, torch and the other agents may tell in another way.
+        """
+        for name in names:
+            self.cast[name].looks_after_its_workers()
+
+        def said() -> bool:
+            started = (r for r in self.receiver.records if r.event_name == "torchelastic.round.started")
+            return any(record.attributes["torchelastic.rendezvous.round"] == round_ for record in started)
+
+        self.until(said, f"an agent says that round {round_} runs")
+
     def until(self, holds: Callable[[], object], what: str, timeout_s: float = PATIENCE_S) -> None:
         """Wait until something holds."""
         end = time.monotonic() + timeout_s
@@ -188,28 +221,30 @@ class Stage:
 
     # --- deeds
 
-    def order(self, worker: Being, what: str, at_ns: int = 0) -> Deed:
+    def order(self, worker: Being, what: str) -> Deed:
         """Have a worker do something, and wait until it has."""
+        self._put(worker, {"what": what})
+        return self._await(worker, what)
+
+    def orders(self, first: tuple[Being, str], then: tuple[Being, str], apart_s: float) -> None:
+        """Have two workers do something, the second so long after the end of the first, and wait until both have."""
+        (one, _), (other, what) = first, then
+        self._put(other, {"what": what, "after": one.pid, "pause_s": apart_s})
+        self.order(*first)
+        self._await(other, what)
+
+    def _put(self, worker: Being, order: dict[str, object]) -> None:
         path = self.directory / "orders" / str(worker.pid)
-        path.with_suffix(".new").write_text(json.dumps({"what": what, "at_ns": at_ns}))
+        path.with_suffix(".new").write_text(json.dumps(order))
         path.with_suffix(".new").rename(path)
 
+    def _await(self, worker: Being, what: str) -> Deed:
         def did() -> list[dict[str, object]]:
             return [line for line in self.diary() if line["pid"] == worker.pid and line["what"] == what]
 
         self.until(did, f"{what} by {worker}")
         self.deeds.append(Deed(what, worker.agent, worker, int(str(did()[0]["at_ns"]))))
         return self.deeds[-1]
-
-    def orders(self, *both: tuple[Being, str], apart_s: float) -> None:
-        """Have workers do something, one so long after the other."""
-        at_ns = time.time_ns() + 300_000_000
-        for number, (worker, what) in enumerate(both):
-            path = self.directory / "orders" / str(worker.pid)
-            order = {"what": what, "at_ns": at_ns + int(number * apart_s * 1e9)}
-            path.with_suffix(".new").write_text(json.dumps(order))
-            path.with_suffix(".new").rename(path)
-            self.deeds.append(Deed(what, worker.agent, worker, order["at_ns"]))
 
     def strike(self, worker: Being, number: int) -> Deed:
         """Send a worker a signal."""

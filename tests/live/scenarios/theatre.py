@@ -43,7 +43,7 @@ class Theatre:
     @contextlib.contextmanager
     def played(self, scenario: Scenario, torch: Environment) -> Iterator[tuple[Stage, dict[str, int]]]:
         """The stage after the play, and the agents' exit statuses."""
-        yield self._plays[scenario.name, torch.torch].result(240)
+        yield self._plays[scenario.name, torch.torch].result(900)
 
     def close(self) -> None:
         """Play nothing more."""

@@ -4,7 +4,8 @@ Arguments: a directory that all agents share, and words: ``deaf`` (it ignores SI
 stop), ``training`` (it says that training began).
 
 It appends to ``diary``, one line of JSON each, and looks for its orders in ``orders/<its process id>``: a JSON object
-with ``what`` to do and ``at_ns``, when. Without any it waits until the file ``done`` is there or its agent is gone.
+with ``what`` to do, and optionally how long (``pause_s``) after the end of which process (``after``). Without any it
+waits until the file ``done`` is there or its agent is gone.
 """
 
 import json
@@ -35,6 +36,14 @@ def stop(number: int, frame: object) -> None:
     os._exit(0)
 
 
+def lives(pid: int) -> bool:
+    """Whether a process has not ended; one that its agent has not asked for yet has."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 def obey(what: str) -> None:
     """Do what was ordered; all but ``done`` is an end in tears."""
     if what == "raise":
@@ -62,12 +71,14 @@ if "training" in words:
 
     training_started()
 write("began")
-orders, end = directory / "orders" / str(os.getpid()), time.monotonic() + 120
+orders, end = directory / "orders" / str(os.getpid()), time.monotonic() + 600
 while time.monotonic() < end and os.getppid() == agent:
     if orders.exists():
         order = json.loads(orders.read_text())
-        while time.time_ns() < order["at_ns"]:
-            time.sleep(0.001)
+        if "after" in order:
+            while lives(order["after"]):
+                time.sleep(0.001)
+            time.sleep(order["pause_s"])
         obey(order["what"])
         break
     if (directory / "done").exists():

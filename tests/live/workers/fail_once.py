@@ -12,7 +12,7 @@ directory, rank, world = Path(sys.argv[1]), int(os.environ["RANK"]), int(os.envi
 failed = directory / "failed"
 if not failed.exists():
     (directory / f"began-{rank}").touch()
-    agent, end = os.getppid(), time.monotonic() + 60
+    agent, end = os.getppid(), time.monotonic() + 600
     while time.monotonic() < end and os.getppid() == agent:
         if rank == 1 and len(list(directory.glob("began-*"))) == world:
             failed.touch()

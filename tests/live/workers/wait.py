@@ -23,7 +23,7 @@ def stop(number: int, frame: object) -> None:
 
 
 signal.signal(signal.SIGTERM, stop)
-agent, end = os.getppid(), time.monotonic() + 60
+agent, end = os.getppid(), time.monotonic() + 600
 ring("began")
 while time.monotonic() < end and os.getppid() == agent:
     if len(sys.argv) > 2 and Path(sys.argv[2]).exists():
