@@ -17,6 +17,7 @@ from support.otlp_senders import point, record, send_logs, send_metrics, send_sp
 PARTITIONS = 4
 SIGNALS = ("logs", "metrics", "traces")
 SAMPLING = {"processors": {"tail_sampling": {"decision_wait": "2s"}}}
+RECEIVED = "otelcol_processor_tail_sampling_new_trace_id_received"
 
 
 @pytest.fixture(scope="module")
@@ -166,8 +167,10 @@ def test_of_two_consumers_all_spans_of_a_trace_come_to_one(
             has = "otelcol_kafka_receiver_partition_start"
             eventually(lambda: all(taker.metrics().get(has, 0) > 0 for taker in takers))
             traces = range(1, 41)
-            send_spans(node.otlp_grpc, [span(trace, 1) for trace in traces])
+            # the half with the error is with its sampler first: how long the other one takes is then no matter
             send_spans(node.otlp_grpc, [span(trace, 2, error=True) for trace in traces])
+            eventually(lambda: sum(taker.metrics().get(RECEIVED, 0) for taker in takers) >= len(traces), 60)
+            send_spans(node.otlp_grpc, [span(trace, 1) for trace in traces])
             eventually(lambda: len(first.spans()) + len(second.spans()) == 80, 60)
         halves = [{one.trace_id for _, one in there.spans()} for there in (first, second)]
         assert halves[0] & halves[1] == set()

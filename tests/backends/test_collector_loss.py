@@ -19,6 +19,8 @@ from support.collector import HttpCollector
 from support.drivers import Driver
 from support.otlp_senders import point, send_logs, send_metrics, send_spans, span, trace_id
 
+from torchelastic_otel.spool.glance import glance
+
 SENT_FAILED = "otelcol_exporter_send_failed_log_records"
 ACCEPTED = "otelcol_receiver_accepted_log_records"
 ENQUEUE_FAILED = "otelcol_exporter_enqueue_failed_log_records"
@@ -311,12 +313,12 @@ def test_on_a_full_disk_a_kill_loses_at_most_what_was_on_its_way(
 ) -> None:
     """At its start it takes that out of the file and cannot put it back; the log says so, and no counter does."""
     node.start()
-    drive("exits", 5_000).heard()
+    spool = drive("exits", 5_000).heard()["spool"]
     eventually(lambda: node.metrics().get(ENQUEUE_FAILED, 0) > 0)
     node.kill()
     node.start()
     gate.start()
-    missing = few_are_missing(node, backend, 5_000)
+    missing = few_are_missing(Path(spool), node, gate, backend, 5_000)
     said = ("Errors occurred while moving items", "Failed updating currently dispatched items")
     assert not missing or any(each in line for line in tiers.trouble(node) for each in said)
 
@@ -326,7 +328,7 @@ def test_killed_again_while_it_starts_it_loses_at_most_what_was_on_its_way(
 ) -> None:
     """For a moment it holds that in memory alone, between taking it out of the file and putting it back."""
     node.start()
-    drive("exits", 2_000).heard()
+    spool = drive("exits", 2_000).heard()["spool"]
     eventually(lambda: node.metrics().get(ACCEPTED) == 2_000)
     node.kill()
     said = len(node.text())
@@ -338,13 +340,21 @@ def test_killed_again_while_it_starts_it_loses_at_most_what_was_on_its_way(
         again.kill()
     node.start()
     gate.start()
-    few_are_missing(node, backend, 2_000)
+    few_are_missing(Path(spool), node, gate, backend, 2_000)
 
 
-def few_are_missing(node: Collector, backend: HttpCollector, count: int) -> set[str]:
+def few_are_missing(spool: Path, node: Collector, gate: Collector, backend: HttpCollector, count: int) -> set[str]:
     """The ids that are missing once nothing more comes: three batches at most, under way, next, and being filled."""
     batch = yaml.safe_load(node.config.read_text())["exporters"]["otlp_grpc/gateway"]["sending_queue"]["batch"]
-    eventually(lambda: backend.records() and tiers.queued(node) == 0)
+
+    def nothing_waits() -> bool:
+        # in the order of its way: what is gone from one is in the next
+        in_spool = sum(each.pending for each in glance(spool).cursors.values())
+        waiting = (in_spool, tiers.queued(node), tiers.queued(gate))
+        assert waiting == (0, 0, 0)
+        return bool(backend.records())
+
+    eventually(nothing_waits, 90)
     size = sum(one.ByteSize() for _, one in backend.records()) / len(backend.records())
     request = OF_A_REQUEST * size  # a batch is sent when it has its least size, by the request that made it so
     bound = 3 * (batch["min_size"] + request) / size

@@ -13,6 +13,7 @@ from support.collector import HttpCollector, attributes_of
 from support.otlp_senders import point, record, send_logs, send_metrics, send_spans, span, trace_id
 
 QUICK = {"processors": {"tail_sampling": {"decision_wait": "2s"}}}
+RECEIVED = "otelcol_processor_tail_sampling_new_trace_id_received"
 
 
 @pytest.fixture
@@ -147,10 +148,12 @@ def test_of_two_gateways_all_spans_of_a_trace_come_to_one(
             ]
             with nodes[0], nodes[1]:
                 traces = range(1, 41)
-                # half of each trace by the one way, the half with the error by the other
-                send_spans(nodes[0].otlp_grpc, [span(trace, 1) for trace in traces])
+                # half of each trace by the one way, once the half with the error, by the other, is with its sampler:
+                # how long the second half takes is then no matter
                 send_spans(nodes[1].otlp_grpc, [span(trace, 2, error=True) for trace in traces])
-                eventually(lambda: len(first.spans()) + len(second.spans()) == 80)
+                eventually(lambda: sum(gate.metrics().get(RECEIVED, 0) for gate in gates) >= len(traces), 60)
+                send_spans(nodes[0].otlp_grpc, [span(trace, 1) for trace in traces])
+                eventually(lambda: len(first.spans()) + len(second.spans()) == 80, 60)
         halves = [{one.trace_id for _, one in there.spans()} for there in (first, second)]
         assert halves[0] & halves[1] == set()
         assert all(len(half) >= 5 for half in halves)
