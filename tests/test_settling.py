@@ -194,6 +194,61 @@ def test_a_row_that_cannot_be_read_is_told_as_it_is(payload: str) -> None:
     assert known.narrative.agent_id == "a"
 
 
+UNTOLD = raw_payload(Fact(semconv.ROUND_STARTED, {semconv.ROUND_DURATION: 10**400}).to_text(), EPOCH_NS, EPOCH_NS)
+"""A row that can be read, and that is not counted: no float holds its time."""
+
+
+@pytest.mark.tests_own_faults
+@pytest.mark.parametrize("before", [1, 4, len(ROWS)])
+def test_a_row_that_cannot_be_counted_changes_nothing_that_is_known(before: int, faults: list[BaseException]) -> None:
+    """A fault in the middle of a life must not take half of it into what the rows behind it are told by."""
+    known, done = read(Known.at_start(0), [*ROWS[:before], ("other", UNTOLD), *ROWS[before:]])
+    expected, plain = read(Known.at_start(0), ROWS)
+    assert known == expected
+    at_fault = done.events.pop(before)
+    assert (at_fault.name, at_fault.destination, at_fault.body) == (semconv.UNKNOWN_EVENT, "other", UNTOLD)
+    assert done == plain
+    assert [type(fault) for fault in faults] == [OverflowError]
+
+
+@pytest.mark.tests_own_faults
+def test_a_row_at_fault_in_a_dead_process_spool_holds_up_none_behind_it(tmp_path: Path) -> None:
+    """No exporter reads past a raw row: one that stays raw is the end of delivery, whoever adopts the spool."""
+    spool = spool_of(tmp_path, "a")
+    spool.append([ROWS[0], ("null", UNTOLD), *ROWS[1:]], raw=True)
+    assert settle_what_is_left(spool) == len(ROWS) + 1
+    assert spool.raw() == []
+    names = [ElasticEvent.from_json(row.payload).name for row in spool.read("x", 0, 99, BOUND)]
+    assert names[:3] == [semconv.AGENT_STARTED, semconv.UNKNOWN_EVENT, semconv.AGENT_PHASE_ENTERED]
+    assert known_of(spool, 0).narrative.phase is Phase.ENDED
+
+
+@pytest.mark.tests_own_faults
+@pytest.mark.parametrize("payload", [UNTOLD.replace('"at"', '"secret":1,"at"'), "a secret"])
+def test_what_is_in_a_row_at_fault_is_withheld_where_a_hook_is_to_hide_it(payload: str) -> None:
+    """A hook that looks at attributes finds none in a row's text, and a fault of ours is no leave to tell it."""
+    _, done = read(Known.at_start(0), [("null", payload), *ROWS[:1]], lambda event: event)
+    assert [event.name for event in done.events] == [semconv.UNKNOWN_EVENT, semconv.AGENT_STARTED]
+    assert "secret" not in done.events[0].to_json()
+    assert done.events[0].body.startswith("[withheld")
+
+
+@pytest.mark.tests_own_faults
+def test_a_hook_that_raises_hides_the_row_and_costs_no_other() -> None:
+    """What was to be hidden must not get out by way of the fault of whoever was to hide it."""
+
+    def redact(event: ElasticEvent) -> ElasticEvent:
+        if event.name == semconv.WORKER_FAILED:
+            raise RuntimeError("broken hook")
+        return event
+
+    _, done = read(Known.at_start(0), ROWS, redact)
+    assert sum(event.name == semconv.UNKNOWN_EVENT for event in done.events) == 1
+    assert len(done.events) == len(ROWS)
+    for written in (*done.events, *done.more, *done.spans):
+        assert "an error" not in written.to_json()
+
+
 def test_what_a_hook_takes_away_is_in_nothing_that_follows() -> None:
     """Spans and restarts are told of events: a text that must not get out must not get in there."""
 

@@ -2,7 +2,8 @@
 
 What always holds: a raw row says all that capture knew (the text and two clock readings), so that whoever
 finds it, also in a dead process's spool, makes the same event of it; what is known of the agent is kept with the last
-row that was settled, and what follows from the rows is appended, all in the same transaction.
+row that was settled, and what follows from the rows is appended, all in the same transaction; a row that anything goes
+wrong with is told as it is, and costs no other: one that stayed raw would hold up every row behind it for good.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Final, TypeVar
 from torchelastic_otel import semconv
 from torchelastic_otel.guard import guard
 from torchelastic_otel.model.event import ElasticEvent, Origin
-from torchelastic_otel.model.narrative import Narrative, end_of_the_dead, narrate
+from torchelastic_otel.model.narrative import Narrative, Told, end_of_the_dead, narrate
 from torchelastic_otel.model.normalise import normalise
 from torchelastic_otel.model.span import ElasticSpan
 from torchelastic_otel.model.standing import Standing, enrich
@@ -30,6 +31,8 @@ _T = TypeVar("_T")
 STANDING_KEY: Final = "standing"
 NARRATIVE_KEY: Final = "narrative"
 TALLY_KEY: Final = "tally"
+WITHHELD: Final = "[withheld: it could not be read, and so not be redacted]"
+"""The body of an event that cannot be read, where a redaction hook is to hide what is in it."""
 SPANS: Final = "spans"
 """The destination under which a spool keeps finished spans."""
 ORIGIN_KEY: Final = "origin"
@@ -43,14 +46,14 @@ def raw_payload(text: str, wall_ns: int, monotonic_ns: int) -> str:
 
 
 def event_of(destination: str, payload: str) -> ElasticEvent:
-    """The event that a raw row tells of; one that cannot be read is told as it is, and costs no other."""
-    try:
-        wall, monotonic, written = payload.split(" ", 2)
-        text = written[1:] if written.startswith("-") else json.loads(written[1:])
-        return normalise(text, destination, time_ns=int(wall), observed_ns=int(wall), monotonic_ns=int(monotonic))
-    except (ValueError, IndexError, TypeError) as error:
-        guard.kept_in(error)
-        return ElasticEvent(semconv.UNKNOWN_EVENT, destination, bounded(payload, MAX_BODY), None, 0)
+    """The event that a raw row tells of.
+
+    Raises:
+        Exception: Of any kind: it cannot be read.
+    """
+    wall, monotonic, written = payload.split(" ", 2)
+    text = written[1:] if written.startswith("-") else json.loads(written[1:])
+    return normalise(text, destination, time_ns=int(wall), observed_ns=int(wall), monotonic_ns=int(monotonic))
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,18 +109,32 @@ def read(
         rows: Destination and payload of each.
         redact: What an event goes through before anything is concluded from it; so what it takes away is in no span.
     """
-    standing, narrative, tally = known.standing, known.narrative, known.tally
     done = Read([], [], [])
     for destination, payload in rows:
-        standing, event = enrich(standing, event_of(destination, payload))
-        narrative, told = narrate(narrative, event if redact is None else redact(event))
-        more = told.events if redact is None else tuple(map(redact, told.events))
+        told: Told | None = None
+        with guard:
+            known, told = _read_row(known, destination, payload, redact)
+        if told is None:
+            # nothing is known of what to hide in it: the hook may look only at what the row would have been read to
+            body = bounded(payload, MAX_BODY) if redact is None else WITHHELD
+            told = Told(ElasticEvent(semconv.UNKNOWN_EVENT, destination, body, None, 0))
         done.events.append(told.event)
-        done.more.extend(more)
+        done.more.extend(told.events)
         done.spans.extend(told.spans)
-        for each in (told.event, *more):
-            tally = fold(tally, each)
-    return Known(standing, narrative, tally), done
+    return known, done
+
+
+def _read_row(
+    known: Known, destination: str, payload: str, redact: Callable[[ElasticEvent], ElasticEvent] | None
+) -> tuple[Known, Told]:
+    standing, event = enrich(known.standing, event_of(destination, payload))
+    narrative, told = narrate(known.narrative, event if redact is None else redact(event))
+    if redact is not None:
+        told = replace(told, events=tuple(map(redact, told.events)))
+    tally = known.tally
+    for each in (told.event, *told.events):
+        tally = fold(tally, each)
+    return Known(standing, narrative, tally), told
 
 
 def known_of(spool: Spool, started_ns: int) -> Known:
@@ -152,7 +169,9 @@ def settle_what_is_left(spool: Spool) -> int:
     origin = spool.meta(ORIGIN_KEY)
     known = known_of(spool, Origin.from_json(origin).started_ns if origin is not None else 0)
     known, done = read(known, [(destination, row.payload) for destination, row in rows])
-    narrative, spans = end_of_the_dead(known.narrative)
+    narrative, spans = known.narrative, tuple[ElasticSpan, ...]()
+    with guard:  # its rows must go out all the same
+        narrative, spans = end_of_the_dead(known.narrative)
     if rows or narrative is not known.narrative:
         payloads = [(row.sequence, event.to_json()) for (_, row), event in zip(rows, done.events, strict=True)]
         more = [(event.destination, event.to_json()) for event in done.more]

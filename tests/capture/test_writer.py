@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.landings import Landing, keep, seen
+from support.landings import Landing, fact, keep, seen
 
 from torchelastic_otel import semconv
 from torchelastic_otel.capture.writer import Redact, Writer
@@ -200,6 +200,22 @@ def test_what_a_killed_process_had_not_settled_becomes_the_same_events(tmp_path:
     assert died.rows() == lived.rows()
     assert died.rows()[3][1].attributes[semconv.RENDEZVOUS_ROUND] == 3
     assert settle_what_is_left(died.spools[0]) == 0
+
+
+@pytest.mark.tests_own_faults
+def test_a_row_that_cannot_be_settled_holds_up_none_behind_it(tmp_path: Path, faults: list[BaseException]) -> None:
+    """Promise 4: no exporter reads past a raw row, and what is taken in hand once is never settled again."""
+    landing = Landing(tmp_path)
+    writer = Writer(landing)
+    at_fault = fact(semconv.ROUND_STARTED, 0, round_duration=10**400)
+    assert keep(writer, [*seen("a"), at_fault, *seen("b")]) == 0
+    assert keep(writer, seen("c")) == 0
+    (spool,) = landing.spools
+    assert spool.raw() == []
+    assert [row.sequence for row in spool.read("x", 0, 9, 99_999)] == [1, 2, 3, 4]
+    assert [event.body for _, event in landing.rows()][::2] == ["a", "b"]
+    assert str(10**400) in landing.bodies()[1]
+    assert [type(fault) for fault in faults] == [OverflowError]
 
 
 def test_a_disk_that_fails_before_the_settling_loses_nothing(tmp_path: Path) -> None:

@@ -100,6 +100,15 @@ def test_an_error_file_is_told_as_torch_would_have_told_it() -> None:
     assert event.attributes[semconv.EXCEPTION_STACKTRACE] == "Traceback ..."
 
 
+@pytest.mark.parametrize("form", ["{}", '{{"message":{}}}', '{{"message":{{"message":{}}}}}'])
+@pytest.mark.parametrize("depth", [*range(100, 1_100, 50), 100_000])
+def test_an_error_file_of_any_depth_is_told(form: str, depth: int) -> None:
+    """A worker writes what it likes: what Python does not read, or reads and does not write, is told as it is."""
+    for brackets in ("[" * depth, "[" * depth + "]" * depth):
+        event = read(Fact(semconv.WORKER_FAILED, error_file=form.format(brackets)))
+        assert "[[[[" in str(event.attributes[semconv.EXCEPTION_MESSAGE])
+
+
 @pytest.mark.parametrize(
     ("told", "kind"), [({semconv.WORKER_SIGNAL: "SIGKILL"}, "SIGKILL"), ({semconv.PROCESS_EXIT_CODE: 3}, "exit")]
 )

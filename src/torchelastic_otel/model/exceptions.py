@@ -3,6 +3,8 @@
 The shapes (torch 1.13 to 2.15): a rendezvous event's ``error_trace`` and an agent's ``raw_error`` are
 tracebacks as ``traceback.format_exc`` writes them; a worker's ``raw_error`` is the JSON text of its error
 file, whose ``message`` is a mapping with ``message`` and ``extraInfo.py_callstack``, or a plain string.
+
+What always holds: no text raises, whatever a worker has written into its error file.
 """
 
 from __future__ import annotations
@@ -56,9 +58,12 @@ def from_traceback(trace: str) -> dict[str, AttributeValue]:
 def from_error_file(raw: str) -> dict[str, AttributeValue]:
     """Attributes of a worker's ``raw_error``; what is not of a known shape becomes the message, whole."""
     try:
-        content: Any = json.loads(raw)
-    except ValueError:
+        return _from_json(json.loads(raw))
+    except (ValueError, RecursionError):  # no JSON, or so deep that it is neither read nor written
         return {semconv.EXCEPTION_MESSAGE: bounded(raw)}
+
+
+def _from_json(content: Any) -> dict[str, AttributeValue]:
     message = content.get("message") if isinstance(content, dict) else content
     if isinstance(message, dict):
         extra = message.get("extraInfo")
