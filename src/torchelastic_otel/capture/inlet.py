@@ -206,8 +206,10 @@ class Inlet:
             if keeper is not None and (asked or not batch or unsettled >= _MAX_BATCH):
                 # somebody asks for everything, or nobody has come for a while, or enough has come together
                 unsettled = 0
-                with guard:
+                try:
                     keeper.settle()
+                except BaseException as error:  # noqa: BLE001 - as above
+                    guard.kept_in(error)
             for observation, done in batch:
                 if observation is None:
                     done.release()

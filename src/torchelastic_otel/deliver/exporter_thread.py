@@ -4,6 +4,7 @@ What always holds:
 
 - Threads share nothing but the spools: a slow, hung or broken exporter holds up no other.
 - While a flush is asked for, a thread makes one honest attempt at once and does not wait for another.
+- Whatever an exporter raises, the thread lives and the flush is answered.
 - Each trouble is said once.
 """
 
@@ -15,23 +16,25 @@ import threading
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
-from typing import ClassVar, Generic, TypeVar
+from typing import ClassVar, Final, Generic, TypeVar
 
 from torchelastic_otel.deliver.outcome import Sender
-from torchelastic_otel.deliver.pace import NS_PER_S, Pace
+from torchelastic_otel.deliver.pace import LAST_BACKOFF_NS, NS_PER_S, Pace
 from torchelastic_otel.deliver.sources import RouteState
 from torchelastic_otel.guard import guard
 
 logger = logging.getLogger("torchelastic_otel")
 
 _Batch = TypeVar("_Batch")
+_LONGEST_REST_NS: Final = int(threading.TIMEOUT_MAX) * NS_PER_S
+"""What a lock can be waited for; an interval that somebody has set may be longer."""
 Rest = Callable[[threading.Event, int], object]
 """Rest for nanoseconds, or until the event is set."""
 
 
 def rest_until_urgent(urgent: threading.Event, ns: int) -> object:
     """Rest by the clock of the machine."""
-    return urgent.wait(ns / NS_PER_S)
+    return urgent.wait(min(ns, _LONGEST_REST_NS) / NS_PER_S)
 
 
 class ExporterThread(ABC, Generic[_Batch]):
@@ -141,7 +144,7 @@ class ExporterThread(ABC, Generic[_Batch]):
         self._may_begin.wait()
         try:
             self._sender = self._make_sender() if not self._stopping else None
-        except Exception as error:  # noqa: BLE001 - whatever a constructor raises, its exporter is off and no more
+        except BaseException as error:  # noqa: BLE001 - whatever a constructor raises, its exporter is off and no more
             self._trouble = f"off: {error}"
             logger.warning("exporter %s is off, %s: %s", self.name, self.when_off, error)
         while True:
@@ -152,14 +155,23 @@ class ExporterThread(ABC, Generic[_Batch]):
                 break
             flushes = len(self._flushes)
             wait_ns: int | None = None
-            with guard:
+            try:
                 wait_ns = self._attempt(self._sender, asked=flushes > 0) if self._sender is not None else None
-            for _ in range(flushes):
-                self._flushes.popleft().release()
-            self._rest(wait_ns)
-        if self._sender is not None:
-            with guard:
+            except BaseException as error:  # noqa: BLE001 - no signal comes to this thread: an exporter calls sys.exit()
+                guard.kept_in(error)
+            finally:
+                for _ in range(flushes):
+                    self._flushes.popleft().release()
+            try:
+                self._rest(wait_ns)
+            except Exception as error:  # noqa: BLE001 - without its rest the thread would never end, or never sleep
+                guard.kept_in(error)
+                self._urgent.wait(LAST_BACKOFF_NS / NS_PER_S)
+        try:
+            if self._sender is not None:
                 self._sender.close()
+        except BaseException as error:  # noqa: BLE001 - as above
+            guard.kept_in(error)
         while self._flushes:
             self._flushes.popleft().release()
 

@@ -1,8 +1,8 @@
 """Questions to a spool that may hang, asked by somebody who must not: on one thread kept for them.
 
 What always holds: who asks waits no longer than it says; a question that hangs makes the next ones wait in vain, each
-for its own time. The thread is begun in time: while the interpreter ends none can be had (Python 3.12 refuses one
-before the first ``atexit`` function runs).
+for its own time; one that raises is answered at once with ``None``, and the thread goes on. The thread is begun in
+time: while the interpreter ends none can be had (Python 3.12 refuses one before the first ``atexit`` function runs).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 from torchelastic_otel.deliver.pace import NS_PER_S
+from torchelastic_otel.guard import guard
 from torchelastic_otel.spool.faults import SpoolError
 
 logger = logging.getLogger("torchelastic_otel")
@@ -64,11 +65,15 @@ class Questions:
         asked = self._asked
         while (one := asked.get()) is not None:
             question, answer = one
+            told: Any = None
             try:
-                answer.put(question())
-            except SpoolError as error:
+                told = question()
+            except (SpoolError, OSError) as error:  # of a disk, or of a folder that somebody has removed
                 logger.debug("%s", error)
-                answer.put(None)
+            except BaseException as error:  # noqa: BLE001 - no signal comes to this thread, and it must never end
+                guard.kept_in(error)
+            finally:
+                answer.put(told)
 
 
 questions = Questions()
