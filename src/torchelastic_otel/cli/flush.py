@@ -12,6 +12,7 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
@@ -134,7 +135,10 @@ class _Report:
         from torchelastic_otel.cli.spools import survey
 
         self.take(self._pipeline.adopt_pass(left_ns))
-        self._left = [view for view in survey(self._directory) if view.pending or view.trouble]
+        # what an exporter is at still when time is over, we hold ourselves
+        held = self._pipeline.held
+        views = [replace(view, live=view.live and view.path not in held) for view in survey(self._directory)]
+        self._left = [view for view in views if view.pending or view.trouble]
         here = {state.name for state in self._pipeline.states}
         return not any(view.live or here & view.pending.keys() for view in self._left)
 

@@ -5,6 +5,7 @@ What always holds:
 - A dead process's spool is read only by routes that this process has anyway, under the lock of the spool, and
   keeps its own resource. What nobody here can deliver is left as it is.
 - One spool that cannot be read, or that an exporter does not take, keeps no other waiting.
+- A spool is closed only when no exporter's thread has it in hand: what it is sending would be sent again by the next.
 - Nothing here runs on a thread of torch's.
 """
 
@@ -26,7 +27,7 @@ from torchelastic_otel.guard import guard
 from torchelastic_otel.model.event import Origin
 from torchelastic_otel.settling import ORIGIN_KEY, settle_what_is_left
 from torchelastic_otel.spool import adoption
-from torchelastic_otel.spool.faults import SpoolCorruptError
+from torchelastic_otel.spool.faults import SpoolCorruptError, SpoolError
 from torchelastic_otel.spool.rows import CursorState
 
 logger = logging.getLogger("torchelastic_otel")
@@ -76,6 +77,7 @@ class Adopter:
         max_bytes: The bound of a spool, bytes.
         routes: The routes of this process by name, as they are at the time of asking.
         metrics: Its metrics routes, likewise.
+        pause_ns: How long nothing is taken over after something got nowhere, nanoseconds.
     """
 
     def __init__(
@@ -84,18 +86,27 @@ class Adopter:
         max_bytes: int,
         routes: Callable[[], Mapping[str, Route]],
         metrics: Callable[[], Mapping[str, MetricsRoute]],
+        pause_ns: int = 0,
     ) -> None:
         self._directory = directory
         self._max_bytes = max_bytes
         self._routes = routes
         self._metrics = metrics
+        self._pause_ns = pause_ns
+        self._not_before_ns = 0
         self._adoptions: list[_Adoption] = []
+        self._leaving: list[_Adoption] = []
         self._adopted: deque[Adopted] = deque(maxlen=_REMEMBERED)
 
     @property
     def busy(self) -> bool:
         """Whether a dead process's spool is being delivered."""
-        return bool(self._adoptions)
+        return bool(self._adoptions or self._leaving)
+
+    @property
+    def held(self) -> frozenset[Path]:
+        """The spools of dead processes that this one holds now."""
+        return frozenset(each.owned.path for each in (*self._adoptions, *self._leaving))
 
     def report(self) -> list[Adopted]:
         """What was let go since this was asked last, delivered or not."""
@@ -104,9 +115,13 @@ class Adopter:
         return done
 
     def look(self) -> None:
-        """Let go of what is delivered or gets nowhere, and take over what dead processes left."""
-        self.let_go()
-        if self._adoptions or not (self._routes() or self._metrics()):
+        """Let go of what is delivered or gets nowhere, and take over what dead processes left.
+
+        Where something got nowhere, nothing is taken over for a while: opening a large spool is work.
+        """
+        if self.let_go():
+            self._not_before_ns = time.monotonic_ns() + self._pause_ns
+        if self.busy or time.monotonic_ns() < self._not_before_ns or not (self._routes() or self._metrics()):
             return
         adoption.forget_old(self._directory, time.time_ns(), self._max_bytes)
         for owned in adoption.adopt(self._directory, self._max_bytes):
@@ -145,6 +160,12 @@ class Adopter:
                     owned.let_go()
             except (SpoolCorruptError, ValueError) as error:
                 owned.give_up(f"spool {owned.path}: {error}")
+            except Exception as error:
+                # a full disk, or a fault of ours: others may do better, and must not find it locked
+                logger.warning("spool %s cannot be taken over: %s", owned.path, error)
+                owned.let_go(owes=True)
+                if not isinstance(error, (SpoolError, OSError)):
+                    raise
 
     def _take_over(self, owned: adoption.Owned) -> bool:
         text = owned.spool.meta(ORIGIN_KEY)
@@ -158,7 +179,7 @@ class Adopter:
         own = self._routes()
         routes = tuple(own[name] for name in owed if name in own)
         source = Source(owned.spool, Origin.from_json(text))
-        metrics = tuple(each for each in self._metrics().values() if each.owes(source))
+        metrics = tuple(each for each in list(self._metrics().values()) if each.owes(source))
         if not routes and not metrics:
             return False
         self._adoptions.append(_Adoption(owned, source, routes, metrics, owned.spool.pending(), owned.spool.cursors()))
@@ -167,29 +188,62 @@ class Adopter:
             route.add(source)
         return True
 
-    def let_go(self, *, everything: bool = False) -> None:
-        """Let go of what is delivered, and of what nobody gets on with; what is left, the next look takes up again."""
+    def let_go(self, *, everything: bool = False) -> bool:
+        """Let go of what is delivered, and of what nobody gets on with; what is left, a later look takes up again.
+
+        Args:
+            everything: Also of what may still get on.
+
+        Returns:
+            Whether something is left of what was let go of.
+        """
+        left = False
         for adopted in list(self._adoptions):
-            try:
-                cursors = adopted.owned.spool.cursors()
-                owing = [route for route in adopted.routes if cursors[route.name].pending]
-                silent = [each for each in adopted.metrics if each.owes(adopted.source)]
-                both: tuple[Route | MetricsRoute, ...] = (*owing, *silent)
-                if not everything and any(not route.state.trouble for route in both):
-                    continue
-                left = adopted.owned.spool.pending()
-            except SpoolCorruptError as error:
-                self._leave(adopted)
-                adopted.owned.give_up(str(error))
-                continue
-            self._leave(adopted)
-            owned, origin = adopted.owned, adopted.source.origin
-            told = tuple(each.name for each in adopted.metrics if each not in silent)
-            self._adopted.append(Adopted(owned.path, origin, adopted.pending, left, adopted.cursors, cursors, told))
-            owned.let_go(owes=bool(silent))
+            with guard:
+                if everything or not self._gets_on(adopted):
+                    self._leave(adopted)
+        for adopted in list(self._leaving):
+            both: tuple[Route | MetricsRoute, ...] = (*adopted.routes, *adopted.metrics)
+            if not any(route.is_at(adopted.source) for route in both):
+                self._leaving.remove(adopted)
+                with guard:
+                    left |= self._close(adopted)
+        return left
+
+    def _gets_on(self, adopted: _Adoption) -> bool:
+        """Whether there is something left to do with it, by somebody who is not in trouble."""
+        try:
+            cursors = adopted.owned.spool.cursors()
+        except SpoolError:
+            return False
+        owing = [route for route in adopted.routes if cursors[route.name].pending]
+        silent = [each for each in adopted.metrics if each.owes(adopted.source)]
+        both: tuple[Route | MetricsRoute, ...] = (*owing, *silent)
+        return any(not route.state.trouble for route in both)
 
     def _leave(self, adopted: _Adoption) -> None:
+        """Have nobody begin anything with it any more; it is closed once nobody has it in hand."""
         both: tuple[Route | MetricsRoute, ...] = (*adopted.routes, *adopted.metrics)
         for route in both:
             route.remove(adopted.source)
         self._adoptions.remove(adopted)
+        self._leaving.append(adopted)
+
+    def _close(self, adopted: _Adoption) -> bool:
+        """Close it, retire it where everything is told, and note what became of it; whether something is left."""
+        owned = adopted.owned
+        try:
+            left, cursors = owned.spool.pending(), owned.spool.cursors()
+        except SpoolCorruptError as error:
+            owned.give_up(str(error))
+            return True
+        except SpoolError as error:
+            logger.warning("%s; left as it is", error)
+            owned.let_go(owes=True)
+            return True
+        silent = [each for each in adopted.metrics if each.owes(adopted.source)]
+        told = tuple(each.name for each in adopted.metrics if each not in silent)
+        origin = adopted.source.origin
+        self._adopted.append(Adopted(owned.path, origin, adopted.pending, left, adopted.cursors, cursors, told))
+        owned.let_go(owes=bool(silent))
+        return bool(left or silent)

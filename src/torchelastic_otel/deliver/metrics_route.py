@@ -15,7 +15,6 @@ What always holds:
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -27,7 +26,7 @@ from torchelastic_otel.deliver.last_numbers import last_snapshots
 from torchelastic_otel.deliver.measuring import Measured
 from torchelastic_otel.deliver.outcome import Outcome, Sender, Verdict
 from torchelastic_otel.deliver.pace import Pace, Patience
-from torchelastic_otel.deliver.sources import Source
+from torchelastic_otel.deliver.sources import Shelf, Source
 from torchelastic_otel.deliver.tally_notes import LastNumbers, TallyNotes
 from torchelastic_otel.guard import guard
 from torchelastic_otel.model.measurement import Kind, Snapshot
@@ -108,8 +107,7 @@ class MetricsRoute(ExporterThread[Measured]):
         self._begun: set[object] = set()
         self._held_back = False  # by what is frozen, or on its way
         self._due_ns = 0
-        self._changing = threading.Lock()  # of the list of the dead, which threads of ours change
-        self._dead: list[Source] = []
+        self._dead = Shelf()
 
     def wake(self) -> None:
         """There is something new: it matters at once where a series has begun, which has to be told before it rises."""
@@ -133,14 +131,16 @@ class MetricsRoute(ExporterThread[Measured]):
 
     def add(self, source: Source) -> None:
         """Tell what is left of a dead process's numbers."""
-        with self._changing:
-            self._dead = [*self._dead, source]
+        self._dead.put(source)
         self._hurry()
 
     def remove(self, source: Source) -> None:
         """Leave it alone from here on."""
-        with self._changing:
-            self._dead = [other for other in self._dead if other is not source]
+        self._dead.take_away(source)
+
+    def is_at(self, source: Source) -> bool:
+        """Whether its numbers are being read, sent or noted at this moment."""
+        return self._dead.is_in_hand(source)
 
     # --- on the route's thread
 
@@ -199,7 +199,7 @@ class MetricsRoute(ExporterThread[Measured]):
         """Send, count, and say what went wrong."""
         try:
             outcome = sender.send(measured)
-        except Exception as error:  # noqa: BLE001 - a sender promises not to; if it does, the data may be why
+        except BaseException as error:  # noqa: BLE001 - a sender promises not to; if it does, the data may be why
             guard.kept_in(error)
             outcome = Outcome(Verdict.REFUSED, f"{type(error).__name__}: {error}")
         if outcome.verdict is Verdict.DELIVERED:
@@ -226,6 +226,10 @@ class MetricsRoute(ExporterThread[Measured]):
     # --- what a spool says of it
 
     def _tell_the_last_of(self, sender: Sender[Measured], source: Source) -> int | None:
+        with self._dead.take_in_hand(source) as there:
+            return self._tell(sender, source) if there else None
+
+    def _tell(self, sender: Sender[Measured], source: Source) -> int | None:
         try:
             left = self._notes.left_of(source)
         except (ValueError, SpoolError) as error:

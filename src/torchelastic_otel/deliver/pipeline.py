@@ -26,7 +26,7 @@ from torchelastic_otel.deliver.metrics_route import Numbers
 from torchelastic_otel.deliver.numbers import numbers_of
 from torchelastic_otel.deliver.outcome import Sender
 from torchelastic_otel.deliver.pace import NS_PER_S
-from torchelastic_otel.deliver.questions import questions, within
+from torchelastic_otel.deliver.questions import SHORTEST_ANSWER_NS, questions, within
 from torchelastic_otel.deliver.sources import RouteState, Source
 from torchelastic_otel.deliver.tally_notes import note_exporters
 from torchelastic_otel.deliver.terms import Terms
@@ -57,6 +57,7 @@ class Pipeline:
         max_bytes: The bound of a spool, bytes.
         adoption_interval_s: How often the caretaker looks for dead processes' spools, seconds; ``None`` for never:
             the caller does, by :meth:`adopt_pass`.
+        at_each_look: Called on the caretaker's thread at each of its looks.
     """
 
     def __init__(
@@ -70,21 +71,30 @@ class Pipeline:
         directory: Path | None = None,
         max_bytes: int = 64 << 20,
         adoption_interval_s: float | None = ADOPTION_INTERVAL_S,
+        at_each_look: Callable[[], object] | None = None,
     ) -> None:
         self._exporters_of = exporters_of
         self._detect = detect
         self._interval_s = adoption_interval_s
+        self._at_each_look = at_each_look
         self._sources: list[Source] = []
         self._fleet = Fleet(make_sender, terms, numbers, lambda: self._sources)
         self._seen: set[str] = set()
         self._adopter = (
-            Adopter(directory, max_bytes, lambda: self._fleet.routes, lambda: self._fleet.metrics)
+            Adopter(
+                directory,
+                max_bytes,
+                lambda: self._fleet.routes,
+                lambda: self._fleet.metrics,
+                pause_ns=int((adoption_interval_s or 0) * NS_PER_S),
+            )
             if directory is not None
             else None
         )
         self._changing = threading.RLock()  # among our own threads only
         self._started = threading.Event()
         self._stop = threading.Event()
+        self._exporters_ended = threading.Event()
         self._caretaker: threading.Thread | None = None
 
     # --- sources and routes; called on the writer's thread or before anything runs
@@ -177,6 +187,11 @@ class Pipeline:
         """What became of dead processes' spools since this was asked last."""
         return self._adopter.report() if self._adopter is not None else []
 
+    @property
+    def held(self) -> frozenset[Path]:
+        """The spools of dead processes that this one holds now: an exporter is at them still."""
+        return self._adopter.held if self._adopter is not None else frozenset()
+
     def adopt_pass(self, timeout_ns: int) -> list[Adopted]:
         """Give each dead process's spool one attempt, on the caller's thread, where the caretaker does not adopt.
 
@@ -216,8 +231,10 @@ class Pipeline:
         ended = True
         for thread in self._fleet.threads:
             ended &= thread.stop(max(0.0, (until - time.monotonic_ns()) / NS_PER_S))
+        self._exporters_ended.set()
         if self._caretaker is not None:
-            self._caretaker.join(max(0.0, (until - time.monotonic_ns()) / NS_PER_S))
+            left_ns = max(until - time.monotonic_ns(), SHORTEST_ANSWER_NS if ended else 0)
+            self._caretaker.join(left_ns / NS_PER_S)
             ended &= not self._caretaker.is_alive()
         return ended
 
@@ -235,7 +252,12 @@ class Pipeline:
                 break
             with guard:
                 self._adopter.look()
+            with guard:
+                if self._at_each_look is not None:
+                    self._at_each_look()
             self._stop.wait(_LOOK_AFTER_S if self._adopter.busy else self._interval_s)
+        # what they have in hand, they have to finish first
+        self._exporters_ended.wait()
         with guard:
             if self._adopter is not None:
                 self._adopter.let_go(everything=True)

@@ -11,14 +11,14 @@ What always holds:
 from __future__ import annotations
 
 import logging
-import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from torchelastic_otel.deliver.exporter_thread import ExporterThread, Rest, rest_until_urgent
 from torchelastic_otel.deliver.outcome import Outcome, Sender, Verdict
 from torchelastic_otel.deliver.pace import NS_PER_S, Pace, Patience
-from torchelastic_otel.deliver.sources import Item, Read, Source, read_event
+from torchelastic_otel.deliver.sources import Item, Read, Shelf, Source, read_event
 from torchelastic_otel.guard import guard
 from torchelastic_otel.spool.faults import SpoolCorruptError, SpoolError
 from torchelastic_otel.spool.rows import Row
@@ -27,6 +27,7 @@ logger = logging.getLogger("torchelastic_otel")
 
 MAX_BATCH_BYTES: Final = 512 * 1024
 """Bytes of event JSON in a batch; encoded it stays below 1 MiB (held by a test)."""
+_MOST_UNREAD: Final = 3
 
 
 class Route(ExporterThread[Sequence[Any]]):
@@ -56,20 +57,23 @@ class Route(ExporterThread[Sequence[Any]]):
         super().__init__(name, make_sender, pace, rest)
         self._read = read
         self._patience = Patience(pace, jitter)
-        self._sources: list[Source] = []
-        self._changing = threading.Lock()  # of the list of sources, which threads of ours change
+        self._shelf = Shelf()
+        self._unread: Counter[int] = Counter()  # by identity, how often in a row
 
     def add(self, source: Source) -> None:
         """Deliver this source too, from where its cursor stands."""
         source.positions[self.name] = source.spool.cursors()[self.name].position
-        with self._changing:
-            self._sources = [*self._sources, source]
+        self._unread.pop(id(source), None)
+        self._shelf.put(source)
         self._wake.set()
 
     def remove(self, source: Source) -> None:
         """Leave a source alone from the next batch on."""
-        with self._changing:
-            self._sources = [other for other in self._sources if other is not source]
+        self._shelf.take_away(source)
+
+    def is_at(self, source: Source) -> bool:
+        """Whether a batch of this source is being read, sent or acknowledged at this moment."""
+        return self._shelf.is_in_hand(source)
 
     # --- on the route's thread
 
@@ -78,18 +82,19 @@ class Route(ExporterThread[Sequence[Any]]):
         more, unread = True, False
         while more and not self._stopping:
             more, unread = False, False
-            for source in self._sources:
+            for source in self._shelf:
                 try:
-                    rows = self._next(source)
-                    if not rows:
-                        continue
-                    outcome = self._send(sender, source, rows)
-                except SpoolCorruptError as error:
-                    logger.warning("%s; it is left alone from here on", error)
-                    self.remove(source)
-                    continue
+                    with self._shelf.take_in_hand(source) as there:
+                        rows = self._next(source) if there else []
+                        if not rows:
+                            continue
+                        outcome = self._send(sender, source, rows)
                 except SpoolError as error:
-                    self._trouble, unread = str(error), True
+                    if isinstance(error, SpoolCorruptError) or self._is_given_up(source):
+                        logger.warning("%s; it is left alone from here on", error)
+                        self.remove(source)
+                    else:
+                        self._trouble, unread = str(error), True
                     continue
                 if outcome.verdict is not Verdict.DELIVERED:
                     return self._failed(outcome)
@@ -100,14 +105,22 @@ class Route(ExporterThread[Sequence[Any]]):
 
     def _next(self, source: Source) -> list[Row]:
         before = source.before
-        unfinished = (
-            before is not None
-            and before in self._sources
-            and before.spool.read(self.name, before.positions[self.name], 1, 1)
-        )
-        if unfinished:
+        if before is not None and before in self._shelf and self._is_unfinished(before):
             return []
-        return source.spool.read(self.name, source.positions[self.name], self._pace.max_rows, MAX_BATCH_BYTES)
+        rows = source.spool.read(self.name, source.positions[self.name], self._pace.max_rows, MAX_BATCH_BYTES)
+        self._unread.pop(id(source), None)
+        return rows
+
+    def _is_unfinished(self, before: Source) -> bool:
+        try:
+            return bool(before.spool.read(self.name, before.positions[self.name], 1, 1))
+        except SpoolError:
+            return True  # it is asked for itself, and given up in time
+
+    def _is_given_up(self, source: Source) -> bool:
+        """Whether a disk that cannot be read holds up what is kept elsewhere since; whoever adopts it tries again."""
+        self._unread[id(source)] += 1
+        return self._unread[id(source)] >= _MOST_UNREAD and any(other.before is source for other in self._shelf)
 
     def _send(self, sender: Sender[Sequence[Any]], source: Source, rows: Sequence[Row]) -> Outcome:
         """Send rows in order; DELIVERED once the cursor stands behind the last."""
@@ -138,7 +151,7 @@ class Route(ExporterThread[Sequence[Any]]):
             return Outcome(Verdict.RETRY, "stopping")
         try:
             outcome = sender.send(items)
-        except Exception as error:  # noqa: BLE001 - a sender promises not to; if it does, the data may be why
+        except BaseException as error:  # noqa: BLE001 - a sender promises not to; if it does, the data may be why
             guard.kept_in(error)
             outcome = Outcome(Verdict.REFUSED, f"{type(error).__name__}: {error}")
         if outcome.verdict is Verdict.DELIVERED:

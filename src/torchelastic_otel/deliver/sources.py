@@ -6,7 +6,9 @@ and counted as neither delivered nor lost.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -32,6 +34,45 @@ class Source:
     origin: Origin
     before: Source | None = None
     positions: dict[str, int] = field(default_factory=dict)
+
+
+class Shelf:
+    """The spools that one exporter's thread goes through; other threads of ours put them there and take them away."""
+
+    def __init__(self) -> None:
+        self._changing = threading.Lock()
+        self._sources: tuple[Source, ...] = ()
+        self._in_hand: Source | None = None
+
+    def __iter__(self) -> Iterator[Source]:
+        return iter(self._sources)
+
+    def put(self, source: Source) -> None:
+        """Have the thread go through it too, after the others."""
+        with self._changing:
+            self._sources = (*self._sources, source)
+
+    def take_away(self, source: Source) -> None:
+        """Have the thread leave it alone, once it is through with what it has in hand."""
+        with self._changing:
+            self._sources = tuple(other for other in self._sources if other is not source)
+
+    def is_in_hand(self, source: Source) -> bool:
+        """Whether the thread reads it, or sends what it read of it, at this moment: it must not be closed."""
+        with self._changing:
+            return self._in_hand is source
+
+    @contextmanager
+    def take_in_hand(self, source: Source) -> Iterator[bool]:
+        """On the thread: whether it is still here; then it is not closed while the block runs."""
+        with self._changing:
+            there = source in self._sources
+            self._in_hand = source if there else None
+        try:
+            yield there
+        finally:
+            with self._changing:
+                self._in_hand = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,12 +38,22 @@ class Owned:
 
         Args:
             owes: Whether something is left to do with it though every row is delivered.
+
+        Raises:
+            SpoolError: The spool cannot be asked or closed; it is let go of all the same.
+            OSError: It cannot be renamed; likewise.
         """
-        delivered = self.spool.pending() == 0 and not owes
-        self.spool.close()
-        if delivered:
-            os.replace(self.path, self.path.with_suffix(DELIVERED_SUFFIX))
-        self.ownership.release(remove=delivered)
+        delivered = False
+        try:
+            delivered = self.spool.pending() == 0 and not owes
+        finally:
+            try:
+                self.spool.close()
+                if delivered:
+                    os.replace(self.path, self.path.with_suffix(DELIVERED_SUFFIX))
+            finally:
+                # whatever went wrong: a lock that stays keeps everybody else from trying
+                self.ownership.release(remove=delivered)
 
     def discard(self) -> None:
         """Close a spool of our own that holds nothing, and remove its file."""
