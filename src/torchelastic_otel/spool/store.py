@@ -12,7 +12,7 @@ What always holds:
   another payload; no cursor reads past a row that is not settled.
 
 - Every statement and the closing hold the spool's lock: SQLite ends the process (SIGSEGV) where a connection is
-  closed while another thread is in it.
+  closed while another thread is in it. A fork waits for that lock (:mod:`~torchelastic_otel.spool.forks`).
 
 What is not promised: order between spools. A spool is used by threads of ours only, one at a time.
 
@@ -25,12 +25,12 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from torchelastic_otel.spool.faults import SpoolCorruptError, SpoolError, SpoolTooSmallError, faults, transaction
+from torchelastic_otel.spool.forks import ForkLock
 from torchelastic_otel.spool.room import UNDELIVERED, Bounds, make_room
 from torchelastic_otel.spool.rows import PAGE, ROW_BYTES, CursorState, Row, row_bytes
 
@@ -61,7 +61,7 @@ class Spool:
     def __init__(self, connection: sqlite3.Connection, path: Path | None, max_bytes: int) -> None:
         self.path = path
         self._connection = connection
-        self._lock = threading.Lock()
+        self._lock = ForkLock()
         self._pid = os.getpid()
         self._max_bytes = max_bytes
         bounds = Bounds.of(max_bytes)
@@ -331,24 +331,26 @@ def open_file(path: Path, max_bytes: int) -> Spool:
 
 def create_in_memory(max_bytes: int, first_sequence: int = 1) -> Spool:
     """A spool that nobody finds again when this process ends; its sequences start at ``first_sequence``."""
-    spool = Spool(sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None), None, max_bytes)
+    with ForkLock():
+        spool = Spool(sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None), None, max_bytes)
     spool._last = first_sequence - 1
     return spool
 
 
 def _connect(path: Path, max_bytes: int) -> Spool:
     connection: sqlite3.Connection | None = None
-    try:
-        connection = sqlite3.connect(
-            f"file:{_quoted(path)}?mode=rw", uri=True, check_same_thread=False, isolation_level=None, timeout=5.0
-        )
-        return Spool(connection, path, max_bytes)
-    except sqlite3.Error as error:
-        raise SpoolError(f"spool {path}: {error}") from error
-    except BaseException:
-        if connection is not None:
-            connection.close()
-        raise
+    with ForkLock():
+        try:
+            connection = sqlite3.connect(
+                f"file:{_quoted(path)}?mode=rw", uri=True, check_same_thread=False, isolation_level=None, timeout=5.0
+            )
+            return Spool(connection, path, max_bytes)
+        except sqlite3.Error as error:
+            raise SpoolError(f"spool {path}: {error}") from error
+        except BaseException:
+            if connection is not None:
+                connection.close()
+            raise
 
 
 def _quoted(path: Path) -> str:

@@ -1,0 +1,92 @@
+"""Locks that a fork waits for, so that a child never begins in the middle of what another thread did.
+
+What always holds:
+
+- While a process forks, no thread of ours is inside SQLite: SQLite's own mutexes would stay locked in the child for
+  ever, and hang its first ``sqlite3.connect``.
+- A fork waits 50 ms at most (a disk that hangs). ``subprocess`` is no fork in this sense, and waits for nothing.
+- What runs at a fork runs on torch's thread. A signal's exception that is raised in there CPython drops (``os.fork``
+  writes it as unraisable); then the signal is sent again, and nothing stays locked.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+import weakref
+from typing import Final
+
+LONGEST_S: Final = 0.05
+_AGAIN_AFTER_S: Final = 0.02
+
+
+class ForkLock:
+    """As ``threading.RLock`` in a ``with``; no thread gets it once a fork waits for it."""
+
+    __slots__ = ("__weakref__", "_lock")
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        _locks.add(self)
+
+    def __enter__(self) -> None:
+        with _gate:
+            pass
+        self._lock.acquire()
+
+    def __exit__(self, *error: object) -> None:
+        self._lock.release()
+
+    def hold(self, until: float) -> None:
+        """Wait for it, by the monotonic clock, seconds; past all that wait."""
+        self._lock.acquire(timeout=max(0.0, until - time.monotonic()))
+
+    def let_go(self) -> None:
+        """Release it where this thread has it, whether it knows or not."""
+        while self._lock._is_owned():  # type: ignore[attr-defined]
+            self._lock.release()
+
+
+_gate = threading.RLock()
+_locks: weakref.WeakSet[ForkLock] = weakref.WeakSet()
+
+
+def _hold() -> None:
+    try:
+        until = time.monotonic() + LONGEST_S
+        if _gate.acquire(timeout=LONGEST_S):
+            for each in list(_locks):
+                each.hold(until)
+    except BaseException as error:  # noqa: BLE001 - a signal: nobody would hear of it
+        _send_again(error)
+
+
+def _let_go() -> None:
+    for _ in range(3):
+        try:
+            for each in list(_locks):
+                each.let_go()
+            while _gate._is_owned():  # type: ignore[attr-defined]
+                _gate.release()
+            return
+        except BaseException as error:  # noqa: BLE001 - as above; what it interrupted is done again
+            _send_again(error)
+
+
+def _let_go_in_child() -> None:
+    _let_go()
+    _gate._at_fork_reinit()  # type: ignore[attr-defined]  # another thread that forked may have had it
+
+
+def _send_again(error: BaseException) -> None:
+    """Torch's ``SignalException`` knows its signal, and ``KeyboardInterrupt`` is one; nobody knows of another."""
+    number = getattr(error, "sigval", signal.SIGINT if isinstance(error, KeyboardInterrupt) else None)
+    if number is not None:
+        again = threading.Timer(_AGAIN_AFTER_S, os.kill, (os.getpid(), number))
+        again.daemon = True
+        again.start()
+
+
+os.register_at_fork(before=_hold, after_in_parent=_let_go, after_in_child=_let_go_in_child)
