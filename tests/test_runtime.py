@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Iterator
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from opentelemetry.sdk._logs import LoggerProvider, ReadableLogRecord
-from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
-from support.collector import wait_until
+from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, LogRecordExportResult, SimpleLogRecordProcessor
+from support.collector import HttpCollector, wait_until
+from support.descriptors import descriptors
 from support.spans import span
 
 import torchelastic_otel
 from torchelastic_otel import events, runtime, semconv
+from torchelastic_otel.capture.torch_hooks import HookReport
 from torchelastic_otel.model.event import ElasticEvent
+from torchelastic_otel.model.outside import Bridged
 from torchelastic_otel.settling import SPANS
+from torchelastic_otel.spool import adoption
 
 
 @pytest.fixture(autouse=True)
@@ -340,3 +348,158 @@ def test_an_event_that_says_when_it_happened_is_believed() -> None:
     assert torchelastic_otel.flush()
     (log,) = torchelastic_otel.finished_logs()
     assert log.log_record.timestamp == 1_700_000_000_123_000_000
+
+
+AWAY = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "TORCHELASTIC_OTEL_FLUSH_TIMEOUT": "5"}
+
+
+def test_after_uninstall_an_undelivered_spool_is_closed_and_nobodys(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A program that installs for each of its jobs keeps no files open, and its next installation delivers the rest."""
+    for name, value in AWAY.items():
+        monkeypatch.setenv(name, value)
+    for _ in range(3):
+        install("otlp_proto_http")
+        record("left")
+        torchelastic_otel.uninstall()
+    left = list(tmp_path.rglob("*.spool"))
+    assert len(left) == 3
+    assert wait_until(lambda: not any(adoption.is_owned(path) for path in left), 60)
+    assert wait_until(lambda: descriptors(str(tmp_path)) == [], 60)
+    with HttpCollector() as collector:
+        for name, value in collector.env("logs", "traces", "metrics").items():
+            monkeypatch.setenv(name, value)
+        install("otlp_proto_http")
+        assert collector.wait_for(3, 60)
+        assert wait_until(lambda: not any(path.exists() for path in left), 60)
+        torchelastic_otel.uninstall()
+
+
+class Hanging(InMemoryLogRecordExporter):
+    """Answers when it is let."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked, self.go = threading.Event(), threading.Event()
+
+    def export(self, batch: Sequence[ReadableLogRecord]) -> LogRecordExportResult:
+        """Hang, then take it."""
+        self.asked.set()
+        self.go.wait(60)
+        return super().export(batch)
+
+
+def test_after_uninstall_a_spool_is_closed_once_the_last_exporter_has_come_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Who uninstalls does not wait for it, and the spool is not closed under a thread that uses it."""
+    monkeypatch.setenv("TORCHELASTIC_OTEL_FLUSH_TIMEOUT", "0.1")
+    hanging = Hanging()
+    torchelastic_otel.register_destination("hanging", hanging)
+    try:
+        installation = install("hanging")
+        path = wait_until(lambda: installation.status.spool is not None, 60) and installation.status.spool
+        assert path
+        record("e")
+        assert hanging.asked.wait(60)
+        torchelastic_otel.uninstall()
+        assert adoption.is_owned(path)
+        hanging.go.set()
+        assert wait_until(lambda: not adoption.is_owned(path) and descriptors(str(path)) == [], 60)
+    finally:
+        hanging.go.set()
+        torchelastic_otel.unregister_destination("hanging")
+
+
+def test_what_an_old_handler_is_told_after_uninstall_starts_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A logger that keeps a handler of ours must not bring all of our threads back."""
+    for name, value in AWAY.items():
+        monkeypatch.setenv(name, value)
+    installation = install("otlp_proto_http")
+    handler = events.get_logging_handler("null")
+    record("e")
+    torchelastic_otel.uninstall()
+    assert wait_until(lambda: not installation._inlet._running, 60)
+    spools = list(tmp_path.rglob("*.spool"))
+    handler.handle(logging.makeLogRecord({"msg": '{"name": "late"}'}))
+    assert not installation.flush(1)
+    assert not installation.ready(1)
+    assert not installation._inlet._running
+    assert list(tmp_path.rglob("*.spool")) == spools
+
+
+def test_a_keeper_that_is_made_again_uses_the_same_landing(tmp_path: Path) -> None:
+    """What fails once must not cost a spool, a lock and three descriptors for each batch of events."""
+    installation = install("memory")
+    assert installation.ready(60_000_000_000)
+    landing = installation._own_landing
+    installation._make_keeper()
+    assert installation._own_landing is landing
+    assert len(list(tmp_path.rglob("*.spool"))) == 1
+
+
+def test_a_copy_of_torchs_elastic_can_be_watched_while_numbers_are_asked_for() -> None:
+    """`watch` comes from the thread that imports the copy, the question from an exporter's."""
+    installation = install("memory")
+
+    class Hooks:
+        """As `TorchHooks`; another one comes while it is asked."""
+
+        reports: tuple[HookReport, ...] = ()
+
+        @property
+        def torch_metrics(self) -> Hooks:
+            return self
+
+        def read(self) -> dict[str, Bridged]:
+            installation._hooks.setdefault(f"copy{len(installation._hooks)}", Hooks())  # type: ignore[arg-type]
+            return {}
+
+        def uninstall(self) -> None:
+            """Nothing is hooked."""
+
+    installation._hooks["first"] = Hooks()  # type: ignore[assignment]
+    assert installation._torch_metrics() == {}
+
+
+IMPORTS_AFTER_INSTALL = """
+import sys, threading
+from pathlib import Path
+import torchelastic_otel
+from torchelastic_otel import events, runtime
+
+runtime._LOADED_NS = 60_000_000_000  # a slow machine is no fault
+late = []
+installed = False
+
+def seen(event, args):
+    ours = threading.current_thread() is not threading.main_thread()
+    if event == "import" and installed and ours and args[0].startswith(("opentelemetry", "torchelastic_otel")):
+        late.append(args[0])
+
+sys.addaudithook(seen)
+torchelastic_otel.install(sys.argv[1], watch_torch=False)
+installed = True
+events.record(events.Event(name="e", source=events.EventSource.AGENT))
+torchelastic_otel.flush(60)
+installed = False
+print(sorted({name.partition(".")[0] + "." + name.rpartition(".")[2] for name in late}))
+"""
+
+
+@pytest.mark.parametrize("destination", ["otlp_proto_http", "otlp_proto_grpc", "otlp", "file", "console"])
+def test_once_install_is_back_our_threads_import_nothing_that_a_program_may_import(
+    destination: str, tmp_path: Path
+) -> None:
+    """Of two threads that import the SDK's circles at once, Python refuses one: that may be the program's."""
+    said = subprocess.run(
+        [sys.executable, "-c", IMPORTS_AFTER_INSTALL, destination],
+        capture_output=True,
+        text=True,
+        timeout=180,
+        env=os.environ | AWAY | {"TORCHELASTIC_OTEL_FILE_DIR": str(tmp_path)},
+    )
+    assert said.stdout.splitlines()[-1] == "[]", said.stderr

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from torchelastic_otel.capture.handler import SpoolHandler
 from torchelastic_otel.capture.inlet import Inlet
+from torchelastic_otel.capture.job_store import wait_for_calls
 from torchelastic_otel.capture.torch_hooks import HookReport, TorchHooks, store_wants_quiet_threads
 from torchelastic_otel.deliver.destinations import Registry
 from torchelastic_otel.events import handlers
@@ -35,6 +36,8 @@ logger = logging.getLogger("torchelastic_otel")
 
 LOADING_NS: Final = 5 * NS_PER_S
 """The longest that an agent on a torch older than 2.4 waits at its start for our threads to be idle."""
+SHORTEST_DRAIN_NS: Final = NS_PER_S // 20
+"""What a disk that answers is given at ``uninstall`` to keep what was said before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +96,7 @@ class Installation:
         self._landing_pid = 0
         self._inherited: list[ProcessLanding] = []
         self._held_up_ns = 0
+        self._uninstalled = False
         for elastic in watch:
             self.watch(elastic)
         for destination in registry.bound():
@@ -117,18 +121,22 @@ class Installation:
             self._hooks[elastic].install()
 
     def _torch_metrics(self) -> dict[str, Bridged]:
-        return {name: value for hooks in self._hooks.values() for name, value in hooks.torch_metrics.read().items()}
+        return {
+            name: value for hooks in list(self._hooks.values()) for name, value in hooks.torch_metrics.read().items()
+        }
 
     def _make_keeper(self) -> Keeper:
-        """On the writer thread, once in each process."""
+        """On the writer thread; in each process once, and again where that failed: then with the same landing."""
         from torchelastic_otel.capture.writer import Writer
         from torchelastic_otel.landing import ProcessLanding
 
-        if self._landing is not None:
-            # never closed, never collected: its connections came through a fork and are the parent's
-            self._inherited.append(self._landing)
-        landing = ProcessLanding(self.settings, self.registry, self._environ, self._torch_metrics)
-        self._landing, self._landing_pid = landing, os.getpid()
+        landing = self._own_landing
+        if landing is None:
+            if self._landing is not None:
+                # never closed, never collected: its connections came through a fork and are the parent's
+                self._inherited.append(self._landing)
+            landing = ProcessLanding(self.settings, self.registry, self._environ, self._torch_metrics)
+            self._landing, self._landing_pid = landing, os.getpid()
         writer = Writer(landing, self._redact)
         landing.numbers_come_from(writer)
         return writer
@@ -142,13 +150,13 @@ class Installation:
     def bind(self, destination: str) -> None:
         """Make a destination known to torch and to the drop-in, or lead it elsewhere."""
         handlers.bind(destination, SpoolHandler(destination, self._inlet))
-        for hooks in self._hooks.values():
+        for hooks in list(self._hooks.values()):
             hooks.bind(destination)
 
     def unbind(self, destination: str) -> None:
         """Make a destination unknown again."""
         handlers.unbind(destination)
-        for hooks in self._hooks.values():
+        for hooks in list(self._hooks.values()):
             hooks.unbind(destination)
 
     def check_destination(self, name: str) -> None:
@@ -161,10 +169,17 @@ class Installation:
 
     def ready(self, timeout_ns: int) -> bool:
         """Wait until what is recorded next is kept at once; whether it is."""
-        return self._inlet.drain(timeout_ns / NS_PER_S)
+        return not self._uninstalled and self._inlet.drain(timeout_ns / NS_PER_S)
+
+    def loaded(self, timeout_ns: int) -> bool:
+        """Wait until the SDK and the exporters are imported; whether they are."""
+        landing = self._own_landing
+        return landing is not None and landing.pipeline.loaded(timeout_ns)
 
     def flush(self, timeout_ns: int) -> bool:
         """Deliver what there is now; whether nothing is left. Waits at most ``timeout_ns`` nanoseconds."""
+        if self._uninstalled:
+            return False  # asking the writer would start it anew
         until = time.monotonic_ns() + timeout_ns
         drained = self._inlet.drain(timeout_ns / NS_PER_S)
         landing = self._own_landing
@@ -189,8 +204,12 @@ class Installation:
             self.flush(max(0, self.settings.flush_timeout_ns - self._held_up_ns))
             self._held_up_ns += time.monotonic_ns() - began
 
-    def close(self) -> bool:
+    def close(self, *, for_good: bool = False) -> bool:
         """Flush within the flush timeout and stop; what is left is in the spool for the next agent.
+
+        Args:
+            for_good: Whether the process goes on without us: what is said from here on is not kept, and the spool is
+                let go of.
 
         Returns:
             Whether nothing is left. In a forked child that recorded nothing there is nothing to do.
@@ -200,10 +219,12 @@ class Installation:
         timeout_ns = max(0, self.settings.flush_timeout_ns - self._held_up_ns)
         until = time.monotonic_ns() + timeout_ns
         delivered = self.flush(timeout_ns)
-        if delivered:
+        kept = False
+        if delivered or for_good:
             # a heartbeat of torch's that comes later would find a spool that is closed; one that came is kept in it
             self._inlet.end()
-            delivered = self._inlet.drain(max(0, until - time.monotonic_ns()) / NS_PER_S)
+            kept = self._inlet.drain(max(SHORTEST_DRAIN_NS if for_good else 0, until - time.monotonic_ns()) / NS_PER_S)
+            delivered &= kept
         lost = self._inlet.lost + self._inlet.waiting
         if lost:
             logger.warning("%d events could not be kept and are lost", lost)
@@ -215,17 +236,23 @@ class Installation:
                     " delivers them, or `torchelastic-otel flush`",
                     landing.path.parent,
                 )
-            landing.close(max(0, until - time.monotonic_ns()), drained=delivered)
+            # what the writer has in hand still, it keeps in a spool that stays open
+            landing.close(max(0, until - time.monotonic_ns()), drained=delivered, for_good=for_good and kept)
+        if not for_good:
+            wait_for_calls(until)
         return delivered
 
     def uninstall(self) -> None:
         """Leave torch and the drop-in as they were found; deliver what there is."""
-        for hooks in reversed(self._hooks.values()):
+        for hooks in reversed(list(self._hooks.values())):
             hooks.uninstall()
         handlers.resolve_with(None)
         for destination in handlers.bound():
             handlers.unbind(destination)
-        self.close()
+        self.close(for_good=True)
+        self._uninstalled = True
+        # a logger of the program's may hold a handler of ours still
+        self._inlet.end()
         self._inlet.stop()
 
     # --- looking at it
@@ -238,7 +265,7 @@ class Installation:
             self.why,
             tuple(dict.fromkeys(exporter.name for exporter in self.registry.exporters_of("null"))),
             landing.path if landing is not None else None,
-            tuple(report for hooks in self._hooks.values() for report in hooks.reports),
+            tuple(report for hooks in list(self._hooks.values()) for report in hooks.reports),
             tuple(landing.pipeline.states) if landing is not None else (),
             self._inlet.waiting,
             self._inlet.lost,

@@ -1,11 +1,13 @@
 """Where the two stairs meet, in one process: its spool, the pipeline that reads it, and its numbers.
 
 What always holds: made and used on the writer thread, so that nothing of it costs torch's threads time; a
-forked child makes one of its own and never touches its parent's.
+forked child makes one of its own and never touches its parent's; where the system has no thread to spare, rows are
+kept all the same, and delivered once there is one.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import socket
@@ -36,6 +38,12 @@ from torchelastic_otel.spool.faults import SpoolError
 logger = logging.getLogger("torchelastic_otel")
 
 NS_PER_MS: Final = 1_000_000
+COMPANIONS: Final = ("-wal", "-shm")
+"""What the names of the files end in that SQLite has beside a spool."""
+THREADS_AGAIN_NS: Final = 1_000 * NS_PER_MS
+"""How long after the system had no thread to spare it is asked for one again."""
+LONGEST_STOP_NS: Final = 60_000 * NS_PER_MS
+"""The longest that the spool waits, after ``uninstall``, for threads to end, so that it can be closed."""
 SHORTEST_STOP_NS: Final = 50 * NS_PER_MS
 """What threads that have nothing left to do are given to end, so that the spool can be closed."""
 
@@ -83,6 +91,11 @@ class ProcessLanding:
         self._environ = environ
         self._directory = spool_directory(settings, logger.warning)
         self._owned: adoption.Owned | None = None
+        self._opened: store.Spool | None = None
+        self._lock_lost = False
+        self._begun = self._closed = False
+        self._unled: set[str] = set()  # destinations of which an exporter has no thread yet
+        self._threads_again_ns = 0
         self._origin = Origin(
             id=uuid.uuid4().hex,
             host_name=bounded(said_host_name(environ) or socket.gethostname()),
@@ -99,6 +112,7 @@ class ProcessLanding:
             detect=self._detect,
             directory=self._directory,
             max_bytes=settings.spool_max_bytes,
+            at_each_look=self._show_alive,
         )
 
     @property
@@ -109,13 +123,12 @@ class ProcessLanding:
     # --- capture.writer.Landing
 
     def open_spool(self) -> store.Spool:
-        """This process's spool; the exporters begin to load."""
-        self.seen(("null", "dynamic_rendezvous"))
-        spool = self._on_disk()
-        if spool is None:
-            spool = self.open_memory(1)
-        self.pipeline.start()
-        return spool
+        """This process's spool, the same one each time; the exporters begin to load."""
+        if self._opened is None:
+            self.seen(("null", "dynamic_rendezvous"))
+            self._opened = self._on_disk() or self.open_memory(1)
+        self._begin()
+        return self._opened
 
     def _on_disk(self) -> store.Spool | None:
         if self._directory is None:
@@ -144,12 +157,42 @@ class ProcessLanding:
     def seen(self, destinations: Iterable[str]) -> Mapping[str, str]:
         """Rows of these destinations come next; the key that rows of each are kept under."""
         keys = {destination: self._registry.key_of(destination) for destination in destinations}
-        self.pipeline.see(keys.values())
+        self._lead(keys.values())
         return keys
 
     def committed(self) -> None:
         """New rows can be read."""
+        self._begin()
         self.pipeline.wake()
+
+    def _lead(self, keys: Iterable[str]) -> None:
+        for key in keys:
+            if key not in self._unled:
+                try:
+                    self.pipeline.see((key,))
+                except RuntimeError as error:  # its rows have their cursors already
+                    self._unled.add(key)
+                    self._no_thread(error)
+
+    def _begin(self) -> None:
+        """Start what is not started; where the system has no thread to spare, again a while later."""
+        if (self._begun and not self._unled) or self._closed or time.monotonic_ns() < self._threads_again_ns:
+            return
+        try:
+            if not self._begun:
+                self.pipeline.start()
+                self._begun = True
+            unled, self._unled = self._unled, set()
+            self._lead(unled)
+        except RuntimeError as error:
+            self._no_thread(error)
+        except SpoolError as error:
+            logger.debug("%s", error)  # whoever keeps the next row meets it too
+
+    def _no_thread(self, error: RuntimeError) -> None:
+        if not self._threads_again_ns:
+            logger.warning("no thread can be had (%s): events are kept, and delivered once there is one", error)
+        self._threads_again_ns = time.monotonic_ns() + THREADS_AGAIN_NS
 
     # --- deliver.metrics_route.Numbers
 
@@ -174,21 +217,68 @@ class ProcessLanding:
 
     # --- the end
 
-    def close(self, timeout_ns: int, *, drained: bool) -> None:
-        """Stop the threads that stop in time; where everything is delivered, the spool becomes history."""
+    def close(self, timeout_ns: int, *, drained: bool, for_good: bool = False) -> None:
+        """Stop the threads that stop in time; where everything is delivered, the spool becomes history.
+
+        Args:
+            timeout_ns: How long to wait, nanoseconds.
+            drained: Whether everything is delivered.
+            for_good: Whether nothing is kept any more and the process goes on: then the spool is let go of, delivered
+                or not, as soon as all threads have ended.
+        """
+        self._closed = True
         timeout_ns = max(timeout_ns, SHORTEST_STOP_NS if drained else 0)
-        if self.pipeline.stop(timeout_ns) and drained and self._owned:
-            with guard:
-                within(timeout_ns, self._owned.let_go)
+        ended = self._stop(timeout_ns)
+        if for_good or (ended and drained):
+            # who asked does not wait for longer; the thread that is asked stays until it is done
+            within(timeout_ns, lambda: self._let_go(owes=not drained))
         questions.end()
+
+    def _stop(self, timeout_ns: int) -> bool:
+        try:
+            return self.pipeline.stop(timeout_ns)
+        except RuntimeError:  # its caretaker is a thread that could not be had
+            return False
+
+    def _let_go(self, *, owes: bool) -> None:
+        """Close the spool and free its lock once nobody uses it."""
+        with guard:
+            if self._owned is not None and self._stop(LONGEST_STOP_NS):
+                try:
+                    self._owned.let_go(owes=owes)
+                except (SpoolError, OSError) as error:
+                    logger.debug("%s", error)  # a disk that failed: the writer has said so
 
     # --- inside
 
+    def _show_alive(self) -> None:
+        """Touch the spool's files, and have its lock again where it was removed: cleaners go by age (tmpfiles.d)."""
+        if self._owned is None or self._closed:
+            return
+        try:
+            os.utime(self._owned.path, follow_symlinks=False)  # first: where the spool is gone, its lock is of no use
+            self._owned.ownership.refresh()
+        except OSError as error:
+            if not self._lock_lost:
+                self._lock_lost = True
+                logger.warning(
+                    "somebody removed spool %s or its lock, or has taken it (%s): its events may be delivered a second"
+                    " time, and what is not delivered when this process ends may be lost",
+                    self._owned.path,
+                    error,
+                )
+            return
+        for companion in COMPANIONS:
+            with contextlib.suppress(OSError):  # not there, or on a disk that fails, as the writer says
+                os.utime(f"{self._owned.path}{companion}", follow_symlinks=False)
+
     def _detect(self) -> dict[str, AttributeValue]:
-        # all of the SDK, in time: see runtime._flush_before_threads_end
-        from torchelastic_otel.deliver.otel import senders  # noqa: F401
+        # all of the SDK, in time: see runtime._flush_before_threads_end; and by one thread, since Python refuses
+        # threads that import in a circle: see runtime.install
+        from torchelastic_otel.deliver.otel import senders
         from torchelastic_otel.deliver.otel.resource import detect
 
+        senders.load(self._registry.exporters_of("null"), self._environ)
         return detect(self._environ)
 
     def _make_sender(self, exporter: Exporter) -> Sender[Any]:

@@ -36,6 +36,8 @@ _registered: dict[str, tuple[Any, ...]] = {}
 _uninstalled = False
 _READY_NS: Final = NS_PER_S
 """The longest that ``install()`` waits for its spool, nanoseconds; 50 to 100 ms where the disk answers."""
+_LOADED_NS: Final = 2 * NS_PER_S
+"""The longest that ``install()`` waits for OpenTelemetry's SDK to be imported, nanoseconds; about half a second."""
 
 
 def current() -> Installation | None:
@@ -157,6 +159,8 @@ def install(
     installation = _install(settings, activation, redact, watch=_elastics() if watch_torch else ())
     # a program that asks for it can wait until what it records next survives a kill
     installation.ready(_READY_NS)
+    # what it imports next may be what our threads import: of two that do so in a circle Python refuses one
+    installation.loaded(_LOADED_NS)
     return installation
 
 

@@ -7,13 +7,15 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 from support.watching import LONGEST_S, Clock, Server, in_threads
 
+from torchelastic_otel.capture import job_store
 from torchelastic_otel.capture.job_store import GIVEN_UP_AFTER_NS, JobStore, Keys
 
 
@@ -67,6 +69,17 @@ def store(table: Table, clock: Clock) -> Iterator[JobStore]:
     made.end()
 
 
+@pytest.fixture
+def patience(monkeypatch: pytest.MonkeyPatch) -> Callable[[], float]:
+    """From when it is called on, who waits may wait long, since 50 ms need not be enough; returns how long."""
+
+    def grow() -> float:
+        monkeypatch.setattr(job_store, "WAIT_S", LONGEST_S)
+        return LONGEST_S
+
+    return grow
+
+
 def settled(store: JobStore) -> None:
     """Wait until what was asked is done."""
     event = threading.Event()
@@ -104,21 +117,23 @@ def test_callers_that_come_first_at_once_get_one_thread_and_one_connection(clock
     assert len(connected) == 50
 
 
-def test_a_caller_that_does_not_wait_goes_on_and_one_that_waits_is_told(store: JobStore, table: Table) -> None:
+def test_a_caller_that_does_not_wait_goes_on_and_one_that_waits_is_told(
+    store: JobStore, table: Table, patience: Callable[[], float]
+) -> None:
     """Only who asks to waits, and then for the errand to be done."""
     table.open.clear()
     assert not store.ask(lambda keys: keys.put_first("a", "1"))
     assert table.asked.wait(LONGEST_S)
     assert table.held == {}
-    assert not store.ask(lambda keys: None, wait_s=5.0)  # not five seconds: 50 ms
+    assert not store.ask(lambda keys: None, wait_s=2 * LONGEST_S)  # 50 ms: by then the table would have given up
     table.open.set()
     settled(store)
     assert table.held == {"p/a": "1"}
-    assert store.ask(lambda keys: None, wait_s=0.05)
+    assert store.ask(lambda keys: None, wait_s=patience())
 
 
 def test_a_store_that_does_not_answer_is_given_up_and_taken_up_again_when_it_does(
-    store: JobStore, table: Table, clock: Clock
+    store: JobStore, table: Table, clock: Clock, patience: Callable[[], float]
 ) -> None:
     """A stopped host holds every call for as long as it is stopped; nobody may queue up behind it."""
     table.open.clear()
@@ -136,7 +151,7 @@ def test_a_store_that_does_not_answer_is_given_up_and_taken_up_again_when_it_doe
         pass
     settled(store)
     assert ran == []
-    assert store.ask(lambda keys: ran.append(2), wait_s=0.05)
+    assert store.ask(lambda keys: ran.append(2), wait_s=patience())
     assert ran == [2]
 
 
@@ -228,8 +243,14 @@ sys.stdin.readline()
 """
 
 
+def stop(host: subprocess.Popen[str]) -> None:
+    """Have the host stand still, with all of its threads."""
+    os.kill(host.pid, signal.SIGSTOP)
+    os.waitpid(host.pid, os.WUNTRACED)
+
+
 @pytest.mark.torch
-def test_a_stopped_host_holds_our_thread_alone() -> None:
+def test_a_stopped_host_holds_our_thread_alone(patience: Callable[[], float]) -> None:
     """With the store's host stopped, every call of its clients stays out, whatever its timeout (torch 2.15)."""
     from torch.distributed import TCPStore
 
@@ -244,7 +265,7 @@ def test_a_stopped_host_holds_our_thread_alone() -> None:
         clock = Clock()
         store = JobStore(connect, "p/", clock.monotonic_ns)
         settled(store)
-        os.kill(host.pid, signal.SIGSTOP)
+        stop(host)
         out = threading.Event()
 
         def put(keys: Keys) -> None:
@@ -265,12 +286,80 @@ def test_a_stopped_host_holds_our_thread_alone() -> None:
             assert not store.trouble
         settled(store)
         assert ran == [1]
-        assert store.ask(lambda keys: ran.append(len(keys.read("a") or "")), wait_s=0.05)
+        assert store.ask(lambda keys: ran.append(len(keys.read("a") or "")), wait_s=patience())
         assert ran == [1, 1]
         store.end()
     finally:
         host.kill()
         host.communicate()
+
+
+ENDING = """
+import atexit, os, sys, threading
+from datetime import timedelta
+from torch.distributed import TCPStore
+import torchelastic_otel
+from torchelastic_otel.capture.job_store import JobStore
+
+torchelastic_otel.install("memory", watch_torch=False)
+
+def connect():
+    patience = timedelta(seconds=90)
+    return TCPStore("127.0.0.1", int(sys.argv[1]), is_master=False, wait_for_workers=False, timeout=patience)
+
+store, connected, out = JobStore(connect, "p/"), threading.Event(), threading.Event()
+store.ask(lambda keys: connected.set())
+assert connected.wait(60)
+print("connected", flush=True)
+sys.stdin.readline()
+
+def put(keys):
+    out.set()
+    keys.put_first("a", "1")
+    os.write(1, b"answered\\n")
+
+store.ask(put)
+assert out.wait(60)
+store.end()
+atexit.register(print, "ends", flush=True)  # the last one registered runs first
+"""
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("comes_back", [True, False])
+def test_the_end_of_the_process_waits_for_a_call_that_is_out(comes_back: bool, tmp_path: Path) -> None:
+    """What comes back from C++ while the interpreter ends aborts the agent; what never does holds up no exit."""
+    host = subprocess.Popen([sys.executable, "-c", HOST], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    agent = None
+    try:
+        assert host.stdout is not None
+        port = host.stdout.readline().strip()
+        agent = subprocess.Popen(
+            [sys.executable, "-c", ENDING, port],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ
+            | {"TORCHELASTIC_OTEL_SPOOL_DIR": str(tmp_path)}
+            | {"TORCHELASTIC_OTEL_FLUSH_TIMEOUT": "60" if comes_back else "0.1"},
+        )
+        assert agent.stdin is not None
+        assert agent.stdout is not None
+        assert agent.stdout.readline() == "connected\n"
+        stop(host)
+        agent.stdin.write("\n")
+        agent.stdin.flush()
+        assert agent.stdout.readline() == "ends\n"
+        if comes_back:
+            with pytest.raises(subprocess.TimeoutExpired):
+                agent.wait(1)
+            os.kill(host.pid, signal.SIGCONT)
+        assert agent.communicate(timeout=90)[0] == ("answered\n" if comes_back else "")
+        assert agent.returncode == 0
+    finally:
+        for process in filter(None, (agent, host)):
+            process.kill()
+            process.communicate()
 
 
 @pytest.mark.torch

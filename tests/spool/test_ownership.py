@@ -10,6 +10,9 @@ import sys
 import threading
 from pathlib import Path
 
+import pytest
+from support.descriptors import descriptors
+
 from torchelastic_otel.spool import adoption, store
 from torchelastic_otel.spool.ownership import acquire
 
@@ -151,13 +154,12 @@ def test_a_lock_that_is_a_symbolic_link_or_a_fifo_is_an_error_and_leaks_nothing(
     dead_spool(tmp_path, "a")
     os.mkfifo(tmp_path / "b.lock")
     dead_spool(tmp_path, "b")
-    before = len(os.listdir("/proc/self/fd"))
     for _ in range(5):
         taken = list(adoption.adopt(tmp_path, BOUND))
         assert "a.spool" not in [owned.path.name for owned in taken]
         for owned in taken:
             owned.let_go()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert descriptors(str(tmp_path)) == []
     assert not (tmp_path / "target").exists()
 
 
@@ -172,3 +174,56 @@ def test_a_lock_whose_file_was_replaced_is_not_a_lock(tmp_path: Path) -> None:
     assert os.fstat(second._descriptor).st_ino == lock.stat().st_ino
     second.release(remove=True)
     assert not lock.exists()
+
+
+def test_a_living_owners_lock_that_a_cleaner_removes_is_had_again(tmp_path: Path) -> None:
+    """Cleaners of temporary folders go by age; whoever comes next must not take a living agent's spool."""
+    owned = adoption.create(tmp_path, "mine", BOUND)
+    owned.spool.subscribe({"x": ["d"]})
+    owned.spool.append([("d", "1"), ("d", "2")])
+    lock = tmp_path / "mine.lock"
+    os.utime(lock, (0, 0))
+    owned.ownership.refresh()
+    assert lock.stat().st_mtime > 0
+    lock.unlink()
+    owned.ownership.refresh()
+    with start(ADOPTER, tmp_path) as adopter:
+        assert adopter.communicate("go\nend\n", timeout=60)[0] == "done\n"
+    assert descriptors(str(lock)) == [str(lock)]
+    owned.spool.acknowledge("x", 2)
+    owned.let_go()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.delivered"]
+
+
+def test_a_lock_that_another_process_took_in_the_meantime_is_its_own(tmp_path: Path) -> None:
+    """Who was robbed is told, keeps trying, and takes nothing away from the new owner."""
+    lock = tmp_path / "dead.lock"
+    robbed = acquire(lock)
+    assert robbed is not None
+    lock.unlink()
+    with start(HOLDER, tmp_path) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "ready\n"
+        for _ in range(3):
+            with pytest.raises(BlockingIOError):
+                robbed.refresh()
+        assert descriptors(str(lock)) == [f"{lock} (deleted)"]
+        robbed.release(remove=True)
+        assert lock.exists()
+        holder.kill()
+
+
+def test_a_forked_child_does_not_refresh_its_parents_lock(tmp_path: Path) -> None:
+    """The lock would be the child's then, and the parent locked out."""
+    owned = acquire(tmp_path / "a.lock")
+    assert owned is not None
+    (tmp_path / "a.lock").unlink()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        with contextlib.suppress(BaseException):
+            owned.refresh()
+            status = int((tmp_path / "a.lock").exists())
+        os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    owned.release()

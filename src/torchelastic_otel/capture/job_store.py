@@ -6,7 +6,8 @@ What always holds:
 - Only ``compare_set`` and ``check`` are called (``get`` and ``wait`` block on a key that is not there); every call is
   outside the interpreter's lock. A call may block for as long as the store's host is stopped: the thread then waits
   alone, and whoever asked has gone on.
-- A caller waits only where it asks to, and then at most 50 ms.
+- A caller waits only where it asks to, and then at most 50 ms; but for the end of the process, which waits for calls
+  that are out as long as it is allowed to (:func:`wait_for_calls`).
 
 Read in and run on torch 2.2 to 2.15 (``TCPStore``). Before torch 2.4 ``compare_set`` makes its answer without the
 interpreter's lock, so there is no store for us there; nor with etcd, which has no ``compare_set``.
@@ -30,6 +31,8 @@ GIVEN_UP_AFTER_NS: Final = 2_000_000_000
 CONNECTED_WITHIN_NS: Final = 12_000_000_000
 """A connection that takes longer gives the store up, nanoseconds: torch's client asks for the reverse DNS name of whom
 it connects to, and a name server that does not answer takes five seconds at a time."""
+_out: list[_thread.LockType] = []
+"""Of stores that have ended with a call out: released when it has come back."""
 _NEVER: Final = "\x01"
 """No value is ever this: to compare with it is to read."""
 
@@ -73,6 +76,27 @@ class Keys:
 
 
 Errand = Callable[[Keys], None]
+
+
+def wait_for_calls(until_ns: int) -> None:
+    """Before the interpreter ends: wait for calls of stores that have ended.
+
+    A thread that comes back from C++ while the interpreter ends aborts the process (pybind11): not ours.
+
+    Args:
+        until_ns: When to wait no longer, monotonic clock, nanoseconds.
+    """
+    while _out:
+        _out[-1].acquire(True, max(0, until_ns - time.monotonic_ns()) / 1e9)
+        _out.pop()
+
+
+def _forget_in_child() -> None:
+    """The threads that would come back are the parent's."""
+    _out.clear()
+
+
+os.register_at_fork(after_in_child=_forget_in_child)
 
 
 class JobStore:
@@ -139,8 +163,9 @@ class JobStore:
         if not self._ended and self._pid == os.getpid():
             self._ended = True
             if self._asked:
-                # a thread that comes back from C++ while the interpreter ends aborts the process (pybind11): not ours
-                self._hand_over(None).acquire(True, WAIT_S)
+                done = self._hand_over(None)
+                if not done.acquire(True, WAIT_S):
+                    _out[:] = [*(other for other in _out if other.locked()), done]
 
     def _is_out(self, since_ns: int | None, longest_ns: int) -> bool:
         return since_ns is not None and self._monotonic_ns() - since_ns > longest_ns

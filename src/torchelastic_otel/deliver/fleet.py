@@ -1,6 +1,7 @@
 """The exporters of a process and their threads: one route for each exporter of logs or spans, or of metrics.
 
-What always holds: an exporter has one thread, whoever leads to it; what is new after the start is started at once.
+What always holds: an exporter has one thread, whoever leads to it; what is new after the start is started at once;
+where the system has no thread to spare, whoever asked is told, and asks again.
 """
 
 from __future__ import annotations
@@ -61,7 +62,11 @@ class Fleet:
         return [thread.state for thread in self.threads]
 
     def prepare(self) -> None:
-        """Have the threads ready, of what there is and of whatever comes."""
+        """Have the threads ready, of what there is and of whatever comes.
+
+        Raises:
+            RuntimeError: The system has no thread to spare; what lacks one gets it when this is called again.
+        """
         self._prepared = True
         for thread in self.threads:
             thread.prepare()
@@ -70,18 +75,28 @@ class Fleet:
         """Start what there is, and from here on whatever comes."""
         self._started = True
         for thread in self.threads:
-            thread.start()
+            try:
+                thread.start()
+            except RuntimeError:  # no thread: whoever added it was told, and comes again
+                continue
 
     def add(self, exporters: Iterable[Exporter]) -> None:
-        """Give a thread to each exporter that has none, and the sources that it has a cursor in."""
+        """Give a thread to each exporter that has none, and the sources that it has a cursor in.
+
+        Raises:
+            RuntimeError: The system has no thread to spare; what lacks one gets it when this is called again.
+        """
+        exporters = tuple(exporters)
         for exporter in exporters:
             if exporter.cursor not in self.exporters:
+                self._metrics_route(exporter) if exporter.signal is Signal.METRICS else self._route(exporter)
                 self.exporters[exporter.cursor] = exporter
-                made = self._metrics_route(exporter) if exporter.signal is Signal.METRICS else self._route(exporter)
-                if self._started:
-                    made.start()
-                elif self._prepared:
-                    made.prepare()
+        for exporter in exporters:
+            thread = self.routes.get(exporter.cursor) or self.metrics[exporter.cursor]
+            if self._started:
+                thread.start()
+            elif self._prepared:
+                thread.prepare()
 
     def read(self, source: Source) -> None:
         """Have every route read this source that has a cursor in it."""
@@ -89,7 +104,7 @@ class Fleet:
             if route.name in source.spool.cursors():
                 route.add(source)
 
-    def _route(self, exporter: Exporter) -> Route:
+    def _route(self, exporter: Exporter) -> None:
         terms = self._terms
         read: Read = read_event if terms.heartbeats else read_event_but_heartbeats
         if exporter.signal is Signal.TRACES:
@@ -101,10 +116,9 @@ class Fleet:
         for source in self._sources():
             if route.name in source.spool.cursors():
                 route.add(source)
-        return route
 
-    def _metrics_route(self, exporter: Exporter) -> MetricsRoute:
-        route = self.metrics[exporter.cursor] = MetricsRoute(
+    def _metrics_route(self, exporter: Exporter) -> None:
+        self.metrics[exporter.cursor] = MetricsRoute(
             exporter.cursor,
             lambda: self._make_sender(exporter),
             self._terms.metrics,
@@ -112,4 +126,3 @@ class Fleet:
             numbers=self._numbers,
             own=lambda: self._sources()[-1] if self._sources() else None,
         )
-        return route

@@ -156,8 +156,9 @@ class Pipeline:
         """Start the caretaker, which starts the routes."""
         questions.begin()
         self._fleet.prepare()
-        self._caretaker = threading.Thread(target=self._care, name="torchelastic-otel-caretaker", daemon=True)
-        self._caretaker.start()
+        caretaker = threading.Thread(target=self._care, name="torchelastic-otel-caretaker", daemon=True)
+        caretaker.start()
+        self._caretaker = caretaker  # not before: what has not begun cannot be joined
 
     def wake(self) -> None:
         """There is something new in this process's spool."""

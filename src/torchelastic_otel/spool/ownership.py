@@ -5,10 +5,14 @@ lets go of it when its process ends, however it ends; a forked child does not in
 record locks (``fcntl``): they belong to a process. Within a process they do not exclude, so the files held
 here are listed, and nobody in this process opens a lock file but this module (closing any descriptor of a
 file lets go of all of the process's locks on it).
+
+What is not promised: that nobody takes a spool whose lock file somebody else removes, in the time until the
+owner's next :meth:`Ownership.refresh`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import threading
@@ -38,19 +42,56 @@ class Ownership:
         self._name = name
         self._pid = os.getpid()
 
+    def refresh(self) -> None:
+        """Show that the owner lives; where the lock's file was removed, make and lock another.
+
+        Cleaners of temporary folders remove what nobody has touched for days. In a forked child: nothing.
+
+        Raises:
+            BlockingIOError: The file was removed, and another process holds the lock of the one that is there now.
+            OSError: The file cannot be made again, or not touched.
+        """
+        if self._pid != os.getpid():
+            return
+        with _held_guard:
+            if self._descriptor < 0:
+                return
+            if not _is_at(self._descriptor, self._name):
+                descriptor = _open(self._name)
+                try:
+                    fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except OSError:
+                    os.close(descriptor)
+                    raise
+                os.close(self._descriptor)
+                self._descriptor = descriptor
+            os.utime(self._descriptor)
+
     def release(self, *, remove: bool = False) -> None:
         """Let go of the lock; with ``remove`` its file goes too. In a forked child: nothing."""
-        if self._pid != os.getpid() or self._descriptor < 0:
+        if self._pid != os.getpid():
             return
-        if remove:
-            try:
-                os.unlink(self._name)
-            except FileNotFoundError:
-                pass  # gone is what was wanted
-        os.close(self._descriptor)
-        self._descriptor = -1
         with _held_guard:
+            if self._descriptor < 0:
+                return
+            if remove and _is_at(self._descriptor, self._name):  # else it is gone, or another owner's
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(self._name)
+            os.close(self._descriptor)
+            self._descriptor = -1
             _held.discard(self._name)
+
+
+def _open(name: str) -> int:
+    return os.open(name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+
+
+def _is_at(descriptor: int, name: str) -> bool:
+    """Whether the open file is the one of this name."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(name))
+    except FileNotFoundError:
+        return False
 
 
 def acquire(path: Path) -> Ownership | None:
@@ -63,13 +104,13 @@ def acquire(path: Path) -> Ownership | None:
     with _held_guard:
         if name in _held:
             return None
-        descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        descriptor = _open(name)
         same = False
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # the holder before us may have removed the file while we opened it: then this lock locks nothing
-            same = os.fstat(descriptor).st_ino == os.stat(name).st_ino
-        except (BlockingIOError, PermissionError, FileNotFoundError):
+            same = _is_at(descriptor, name)
+        except (BlockingIOError, PermissionError):
             pass  # somebody else's
         finally:
             if not same:

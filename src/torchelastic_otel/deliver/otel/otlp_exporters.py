@@ -41,7 +41,8 @@ def is_one(exporter: Any, name: str, signal: Signal) -> bool:
     return found is not None and isinstance(exporter, found)
 
 
-def _class(name: str, signal: Signal) -> Any:
+def load(name: str, signal: Signal) -> Any:
+    """The class of OpenTelemetry's OTLP exporter of this name and signal."""
     module, kind = _CLASSES[signal]
     with _importing:
         return getattr(importlib.import_module(f"{_PACKAGES[name]}.{module}"), kind)
@@ -52,7 +53,7 @@ def _make_http(signal: Signal, attempt_timeout_ns: int, environ: Mapping[str, st
     from opentelemetry.exporter.otlp.proto.http import Compression
 
     provider = environment.credential_provider(environ, signal)
-    return _class(HTTP, signal)(
+    return load(HTTP, signal)(
         session=_credentials(provider, requests.Session) if provider else requests.Session(),
         timeout=min(attempt_timeout_ns, environment.timeout_ns(environ, warn, signal)) / 1e9,
         compression=Compression(environment.compression(environ, warn, signal)),
@@ -69,7 +70,7 @@ def _make_grpc(signal: Signal, attempt_timeout_ns: int, environ: Mapping[str, st
         "gzip": grpc.Compression.Gzip,
         "deflate": grpc.Compression.Deflate,
     }[environment.compression(environ, warn, signal)]
-    return _reading(_class(GRPC, signal), environment.without_timeouts(os.environ, signal))(
+    return _reading(load(GRPC, signal), environment.without_timeouts(os.environ, signal))(
         endpoint=environment.endpoint_of(signal, "grpc", environ).url,
         timeout=min(attempt_timeout_ns, environment.timeout_ns(environ, warn, signal)) / 1e9,
         compression=compression,

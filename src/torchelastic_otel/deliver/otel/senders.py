@@ -1,13 +1,16 @@
 """From a registry's exporter to its sender: the built-in ones, and all others by OpenTelemetry's entry points.
 
-What always holds: only the exporter that is asked for is imported, on the thread that asks. The SDK's modules import
+What always holds: only the exporter that is asked for is imported, on the thread that asks; a package's own never holds
+up another exporter. The SDK's modules import
 each other in circles, which threads that import at once are refused (``_DeadlockError``): they are loaded here, before
 any.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+import importlib
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +19,7 @@ import opentelemetry.sdk.metrics.export
 import opentelemetry.sdk.trace.export  # noqa: F401 - see above
 
 from torchelastic_otel.deliver.destinations import Exporter
-from torchelastic_otel.deliver.otel import environment, exporters
+from torchelastic_otel.deliver.otel import environment, exporters, otlp_exporters
 from torchelastic_otel.deliver.otel.sending import ProjectingSender
 from torchelastic_otel.settings import Settings
 
@@ -54,6 +57,36 @@ _BUILT_IN: Final[Mapping[str, Callable[[Exporter, Settings, Path | None], Any]]]
     "memory": _memory,
     "sdk": _sdk,
 }
+
+_MODULES: Final[Mapping[str, tuple[str, ...]]] = {
+    "console_line": ("console",),
+    "file": ("file",),
+    "memory": ("memory",),
+    "sdk": ("application",),
+    otlp_exporters.HTTP: ("http",),
+    otlp_exporters.GRPC: ("grpc",),
+}
+"""What of this room an exporter needs beyond what all need."""
+
+
+def load(wanted: Iterable[Exporter], environ: Mapping[str, str]) -> None:
+    """Import what :func:`make` will need of OpenTelemetry's and ours; what cannot be had is said when it is made.
+
+    Not what other packages bring: whatever they do when they are imported, no other exporter waits for it.
+    """
+    needed = {"logs", "spans", "metrics"}
+    for exporter in wanted:
+        name = exporter.name
+        if name == "otlp":
+            name = otlp_exporters.NAMES[environment.protocol(environ, lambda what: None, exporter.signal)]
+        if exporter.instance is None and name in _MODULES:
+            needed.update(_MODULES[name])
+            if name in otlp_exporters.MAKERS:
+                with contextlib.suppress(ImportError):
+                    otlp_exporters.load(name, exporter.signal)
+    for module in sorted(needed):
+        with contextlib.suppress(ImportError):
+            importlib.import_module(f"{__package__}.{module}")
 
 
 def make(
