@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import pytest
 from support.job_plays import ANSWER_WITHIN_S, Job, failure
-from support.watching import Server, moment
+from support.watching import LONGEST_S, Server, moment
 
 from torchelastic_otel import semconv
+from torchelastic_otel.capture import job_facts, job_store
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Agents that wait for the store, as before they join, get what they wait for; 50 ms need not be enough."""
+    for module in (job_facts, job_store):
+        monkeypatch.setattr(module, "WAIT_S", LONGEST_S)
 
 
 @pytest.fixture

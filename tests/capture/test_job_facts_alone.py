@@ -167,5 +167,6 @@ def test_an_agent_that_ends_before_it_is_connected_says_its_own_view() -> None:
     """A job of two seconds behind a slow name server still has a trace, of its own."""
     agent, _ = _through(SlowDoor(lambda: None))
     agent.facts.finish()
+    agent.said.wait(semconv.ROUND_STARTED)
     assert [fact.name for fact in agent.said.facts] == [semconv.RUN_IDENTIFIED, semconv.ROUND_STARTED]
     assert agent.told(semconv.RUN_IDENTIFIED)[0][semconv.INFERRED_FROM] == "own_view"

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.ports import free_port
 from support.torch_stands import Stand, local_agent
-from support.watching import Said, free_port
+from support.watching import Said
 
 from torchelastic_otel import semconv
 from torchelastic_otel.capture import torch_agent

@@ -13,8 +13,9 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
+from support.ports import free_port
 from support.torch_stands import Stand, dynamic, local_agent, tcp_store
-from support.watching import LONGEST_S, free_port
+from support.watching import LONGEST_S
 
 from torchelastic_otel import semconv
 from torchelastic_otel.capture import torch_rendezvous

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 from support.collector import wait_until
+from support.descriptors import descriptors
 from support.watching import LONGEST_S, Clock, S, done, in_threads
 
 from torchelastic_otel.capture.watch_thread import WatchThread
@@ -216,13 +217,11 @@ def test_a_signal_in_the_middle_of_handing_over_leaves_no_lock_behind(thread: Wa
 def test_a_thread_that_is_let_go_ends_and_who_asks_again_begins_anew() -> None:
     """After an uninstall nothing of ours is left in the process."""
     watch = WatchThread()
-    before = set(os.listdir("/proc/self/fd"))
-    first: queue.SimpleQueue[int] = queue.SimpleQueue()
-    watch.do(lambda: first.put(threading.get_ident()))
-    old = first.get(timeout=10)
-    watch.end()
-    assert wait_until(lambda: old not in sys._current_frames(), 10)
-    assert set(os.listdir("/proc/self/fd")) <= before
-    watch.do(lambda: first.put(threading.get_ident()))
-    assert first.get(timeout=10)
-    watch.end()
+    before = len(descriptors("[eventfd]"))
+    threads: queue.SimpleQueue[int] = queue.SimpleQueue()
+    for _ in range(50):
+        watch.do(lambda: threads.put(threading.get_ident()))
+        mine = threads.get(timeout=LONGEST_S)
+        watch.end()
+        assert wait_until(lambda mine=mine: mine not in sys._current_frames())  # type: ignore[misc]
+        assert len(descriptors("[eventfd]")) <= before

@@ -95,12 +95,12 @@ def test_what_cannot_be_delivered_now_is_left_to_flush_with_the_same_uids(
     with HttpCollector() as collector:
         setenv(collector.env())
         collector.behaviour = UNAVAILABLE
-        status, result = replay(capsys, "--timeout", "0.5", FILES[0])
+        status, result = replay(capsys, "--timeout", "5", FILES[0])
         assert status == 1
         assert result["left"] == 45
         assert "HTTP 503" in result["why"]["otlp"]
         assert len(spools.files(SPOOL_SUFFIX)) == 1
-        assert main(["replay", "--timeout", "0.5", FILES[0]]) == 1
+        assert main(["replay", "--timeout", "5", FILES[0]]) == 1
         text = capsys.readouterr().out
         assert "45 of 45 events are left (otlp: HTTP 503" in text
         assert "'torchelastic-otel flush' delivers them" in text

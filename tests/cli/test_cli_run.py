@@ -28,14 +28,14 @@ sys.exit(main(sys.argv[1:]))
 
 
 def run(*arguments: str, program: tuple[str, ...] = ("-m", "torchelastic_otel")) -> subprocess.CompletedProcess[str]:
-    """The command in a process of its own."""
+    """The command in a process of its own, whose exit has time enough to deliver everything."""
     return subprocess.run(
         [sys.executable, *program, "run", *arguments],
         capture_output=True,
         text=True,
         timeout=180,
         check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "TORCHELASTIC_OTEL_FLUSH_TIMEOUT": "30"},
     )
 
 

@@ -80,6 +80,21 @@ def exits(count: int) -> None:
     times["begin"] = time.monotonic_ns()
 
 
+def exits_from_a_locked_spool(count: int) -> None:
+    """As ``exits``, after one more event; what waits for a lock of the spool waits for ten minutes."""
+    atexit.register(lambda: say(caller_ns=begin - asked, held_ns=time.monotonic_ns() - begin))
+    installation = install()
+    emit(range(count))
+    spool = installation._landing._owned.spool
+    with spool._lock:
+        spool._connection.execute("PRAGMA busy_timeout = 600000")
+    say(spool=str(installation.status.spool))
+    wait_for_word()
+    asked = time.monotonic_ns()
+    emit(range(1))
+    begin = time.monotonic_ns()
+
+
 def adopts(count: int) -> None:
     """Is there, and records nothing of its own."""
     install()
@@ -176,16 +191,19 @@ def hangs_in_sqlite(count: int) -> None:
     held: list[int] = []
     atexit.register(lambda: say(held_ns=time.monotonic_ns() - held[0]))
     installation = install()
-    emit(range(count))
+    inlet = installation._inlet
+    wait_s, inlet._wait_s = inlet._wait_s, 30.0
+    emit(range(count))  # kept, each of them
+    inlet._wait_s = 1.0
     never = threading.Event()
     spool = installation._landing._owned.spool
     spool._connection.set_progress_handler(lambda: never.wait() and 0, 1)
-    slowest = 0
-    for number in range(count):
-        begin = time.monotonic_ns()
-        emit(range(number, number + 1))
-        slowest = max(slowest, time.monotonic_ns() - begin)
-    say(slowest_ns=slowest, waiting=installation.status.waiting)
+    begin = time.monotonic_ns()
+    emit(range(1))
+    waited = time.monotonic_ns()
+    emit(range(1, count))
+    others_ns = time.monotonic_ns() - waited
+    say(wait_s=wait_s, first_ns=waited - begin, others_ns=others_ns, waiting=installation.status.waiting)
     held.append(time.monotonic_ns())
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -78,10 +78,15 @@ class Numbers:
 
 
 class Stand:
-    """A pipeline on a real registry, whose exporters are receivers by the names of their cursors."""
+    """A pipeline on a real registry, whose exporters are receivers by the names of their cursors.
 
-    def __init__(self, **options: Any) -> None:
-        self.receivers: dict[str, Receiver] = {}
+    Args:
+        answers: What receivers answer from the start, by the names of their cursors.
+        options: Of the pipeline.
+    """
+
+    def __init__(self, answers: Mapping[str, Outcome], **options: Any) -> None:
+        self.receivers = {cursor: Receiver(answer) for cursor, answer in answers.items()}
         self.registry = Registry(lambda group: {})
         self.registry.register("elsewhere", "memory")
         self.registry.lead_defaults_to(self.registry.exporters("otlp"))
@@ -113,8 +118,8 @@ Make = Callable[..., Stand]
 def _make() -> Iterator[Make]:
     stands: list[Stand] = []
 
-    def make(**options: Any) -> Stand:
-        stands.append(Stand(**options))
+    def make(answers: Mapping[str, Outcome] | None = None, **options: Any) -> Stand:
+        stands.append(Stand(answers or {}, **options))
         return stands[-1]
 
     yield make
@@ -264,8 +269,7 @@ def test_of_a_dead_process_everything_is_delivered_with_its_own_resource(
 def test_numbers_that_cannot_be_told_now_keep_the_spool_for_later(make: Make, tmp_path: Path) -> None:
     """The collector is away: the next look tries again."""
     left = leave(tmp_path, pending=False)
-    stand = make(directory=tmp_path, numbers=None)
-    stand["otlp metrics"].answer = Outcome(Verdict.RETRY, "away")
+    stand = make({"otlp metrics": Outcome(Verdict.RETRY, "away")}, directory=tmp_path, numbers=None)
     assert wait_until(lambda: bool(stand.pipeline.adopted()))
     assert left.exists()
     stand["otlp metrics"].answer = DELIVERED

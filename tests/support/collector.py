@@ -51,6 +51,11 @@ from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
+from support.ports import free_port
+
+LONGEST_S = 60.0
+"""Until then a test waits for what it says will come; none takes it where it does."""
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -291,15 +296,15 @@ class Collector:
         """``log.record.uid`` of each record taken, in order of arrival, with what came twice twice."""
         return [str(attributes_of(record.attributes).get("log.record.uid")) for _, record in self.records()]
 
-    def wait_for(self, n_records: int, timeout: float = 10.0) -> bool:
+    def wait_for(self, n_records: int, timeout: float = LONGEST_S) -> bool:
         """Wait until so many different records (by uid) were taken; False when the time is over."""
         return self.wait_until(lambda: len(set(self.uids())) >= n_records, timeout)
 
-    def wait_for_requests(self, count: int, timeout: float = 10.0) -> bool:
+    def wait_for_requests(self, count: int, timeout: float = LONGEST_S) -> bool:
         """Wait until so many requests came, taken or not; False when the time is over."""
         return self.wait_until(lambda: self.requests >= count, timeout)
 
-    def wait_until(self, holds: Callable[[], bool], timeout: float = 10.0) -> bool:
+    def wait_until(self, holds: Callable[[], bool], timeout: float = LONGEST_S) -> bool:
         """Wait until something about what came holds; looked at whenever a request comes."""
         with self._changed:
             return self._changed.wait_for(holds, timeout)
@@ -526,13 +531,11 @@ def _retry_info(seconds: float) -> bytes:
 
 
 def refusing_port() -> int:
-    """A loopback port that nobody listens on."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
+    """A loopback port that nobody listens on for as long as this process lives."""
+    return free_port()
 
 
-def wait_until(holds: Callable[[], bool], timeout: float = 10.0) -> bool:
+def wait_until(holds: Callable[[], bool], timeout: float = LONGEST_S) -> bool:
     """Wait for a state of another thread or process that has no event to wait for; looked at every 5 ms."""
     deadline = time.monotonic() + timeout
     while not holds():

@@ -32,7 +32,7 @@ class Driver:
             env={**os.environ, "PYTHONPATH": SOURCE, **environ},
         )
         # SIGABRT has faulthandler say where it hung; not a timer of faulthandler's own, which hangs forked children
-        self._limit = threading.Timer(90, self.process.send_signal, (signal.SIGABRT,))
+        self._limit = threading.Timer(600, self.process.send_signal, (signal.SIGABRT,))
         self._limit.daemon = True
         self._limit.start()
 

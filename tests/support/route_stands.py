@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from support.collector import LONGEST_S
 from torchelastic_otel.deliver.outcome import Outcome, Verdict
 from torchelastic_otel.deliver.sources import Source
 from torchelastic_otel.model.event import Delivery, ElasticEvent, Origin
@@ -58,12 +59,12 @@ class TestSender:
         """See ``Sender``."""
         self.closed.set()
 
-    def wait_for_batches(self, count: int, timeout: float = 10.0) -> bool:
+    def wait_for_batches(self, count: int, timeout: float = LONGEST_S) -> bool:
         """Until so many batches were sent."""
         with self.changed:
             return self.changed.wait_for(lambda: len(self.batches) >= count, timeout)
 
-    def wait_for_taken(self, count: int, timeout: float = 10.0) -> bool:
+    def wait_for_taken(self, count: int, timeout: float = LONGEST_S) -> bool:
         """Until so many events were taken."""
         with self.changed:
             return self.changed.wait_for(lambda: len(self.taken) >= count, timeout)

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from support.watching import Said, free_port
+from support.ports import free_port
+from support.watching import Said
 from torchelastic_otel import semconv
 from torchelastic_otel.capture.torch_agent import AgentHooks
 from torchelastic_otel.capture.torch_arming import Patches

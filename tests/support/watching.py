@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import socket
 import threading
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -134,10 +133,3 @@ def in_threads(tasks: Sequence[Callable[[], object]]) -> None:
         thread.join()
     if failed:
         raise failed[0]
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])

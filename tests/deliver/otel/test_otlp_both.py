@@ -131,7 +131,7 @@ def test_the_wait_that_the_receiver_asks_for_is_known(collector: Collector, answ
 def test_a_receiver_that_never_answers_ends_with_the_attempt_timeout(collector: Collector) -> None:
     """`export()` is not bounded in time by itself; ours is."""
     collector.behaviour = HANG
-    with sender_to(collector, timeout_s=0.3) as sender:
+    with sender_to(collector, timeout_s=3) as sender:
         assert sender.send(deliveries(1)).verdict is Verdict.RETRY
         collector.behaviour = OK
         assert sender.send(deliveries(1)).verdict is Verdict.DELIVERED

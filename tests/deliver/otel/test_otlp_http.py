@@ -95,10 +95,10 @@ def test_the_error_message_of_otlp_is_in_the_reason(collector: HttpCollector) ->
 def test_a_server_that_drips_header_bytes_ends_with_the_attempt_timeout(collector: HttpCollector) -> None:
     """Each byte renews the socket's own timeout: only cutting the socket ends it."""
     collector.behaviour = DRIP
-    with sender_to(collector, timeout_s=0.3) as sender:
+    with sender_to(collector, timeout_s=3) as sender:
         outcome = sender.send(deliveries(1))
         assert outcome.verdict is Verdict.RETRY
-        assert outcome.reason == "no full answer within 0.3 s"
+        assert outcome.reason == "no full answer within 3 s"
         collector.behaviour = OK
         assert sender.send(deliveries(1)).verdict is Verdict.DELIVERED
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
-from support.backends.ports import free_port
+from support.ports import free_port
 
 START_S = 90.0
 """The longest that a start may take; on 2 busy cores the slowest (Loki) took some seconds."""
