@@ -117,11 +117,9 @@ def forks(count: int) -> None:
     """Forks in a loop while exports run; each third child records, each third ends through its exit handlers."""
     installation = patient()
     statuses: list[int] = []
-    slowest = 0
     for number in range(count):
         emit(range(number * 10, number * 10 + 10))
         time.sleep(random.random() * 0.02)
-        begin = time.monotonic_ns()
         child = os.fork()
         if child == 0:
             if number % 3 == 0:
@@ -130,7 +128,7 @@ def forks(count: int) -> None:
                 emit(range(1_000_000 + number, 1_000_001 + number))
                 os._exit(0)
             sys.exit(0)
-        until = time.monotonic() + 20
+        until = time.monotonic() + 90
         while True:
             done, status = os.waitpid(child, os.WNOHANG)
             if done:
@@ -142,8 +140,7 @@ def forks(count: int) -> None:
                 statuses.append(-99)
                 break
             time.sleep(0.002)
-        slowest = max(slowest, time.monotonic_ns() - begin)
-    say(statuses=statuses, slowest_ns=slowest, drained=installation.flush(20_000_000_000))
+    say(statuses=statuses, drained=installation.flush(20_000_000_000))
 
 
 def leaves_the_host_alone(count: int) -> None:

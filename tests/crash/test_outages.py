@@ -199,7 +199,6 @@ def test_forks_in_the_middle_of_exports_harm_neither_child_nor_parent(drive: Dri
         agent = drive("forks", 30, collector.env())
         said = agent.heard()
         assert said["statuses"] == [0] * 30
-        assert said["slowest_ns"] / 1e9 < 10
         assert said["drained"]
         pid = agent.process.pid
         assert agent.ended()[0] == 0
