@@ -115,6 +115,9 @@ def install(
 ) -> Installation:
     """Watch this process's agents, and let the drop-in ``torchelastic_otel.events`` reach its exporters.
 
+    Waits until the spool is there and OpenTelemetry's SDK is imported: about half a second, at most three. An agent
+    that is watched by the entry point waits for neither.
+
     Args:
         destinations: Where torch's events go: names of destinations. Without: what the environment says, else ``otlp``.
         redact: Called with every event before it is kept; returns the event to keep. Runs on a thread of ours;

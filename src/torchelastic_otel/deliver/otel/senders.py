@@ -1,9 +1,8 @@
 """From a registry's exporter to its sender: the built-in ones, and all others by OpenTelemetry's entry points.
 
 What always holds: only the exporter that is asked for is imported, on the thread that asks; a package's own never holds
-up another exporter. The SDK's modules import
-each other in circles, which threads that import at once are refused (``_DeadlockError``): they are loaded here, before
-any.
+up another exporter. The SDK's modules import each other in circles, which threads that import at once are refused
+(``_DeadlockError``): they are loaded here, before any.
 """
 
 from __future__ import annotations
