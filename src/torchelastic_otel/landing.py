@@ -7,11 +7,9 @@ kept all the same, and delivered once there is one.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import socket
-import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
@@ -32,14 +30,12 @@ from torchelastic_otel.model.outside import Bridged, Outside
 from torchelastic_otel.model.text import bounded
 from torchelastic_otel.settings import Settings
 from torchelastic_otel.spool import adoption, store
-from torchelastic_otel.spool.directory import SpoolUnavailableError, folder, prepare
 from torchelastic_otel.spool.faults import SpoolError
+from torchelastic_otel.spool_place import memory_only, spool_directory
 
 logger = logging.getLogger("torchelastic_otel")
 
 NS_PER_MS: Final = 1_000_000
-COMPANIONS: Final = ("-wal", "-shm")
-"""What the names of the files end in that SQLite has beside a spool."""
 THREADS_AGAIN_NS: Final = 1_000 * NS_PER_MS
 """How long after the system had no thread to spare it is asked for one again."""
 LONGEST_STOP_NS: Final = 60_000 * NS_PER_MS
@@ -136,13 +132,13 @@ class ProcessLanding:
         try:
             owned = adoption.create(self._directory, self._origin.id, self._settings.spool_max_bytes)
         except SpoolError as error:
-            _memory_only(error, logger.warning)
+            memory_only(error, logger.warning)
             return None
         try:
             self.pipeline.add(owned.spool, self._origin)
         except SpoolError as error:
             # a disk that was full after the first pages
-            _memory_only(error, logger.warning)
+            memory_only(error, logger.warning)
             owned.discard()
             return None
         self._owned = owned
@@ -256,8 +252,7 @@ class ProcessLanding:
         if self._owned is None or self._closed:
             return
         try:
-            os.utime(self._owned.path, follow_symlinks=False)  # first: where the spool is gone, its lock is of no use
-            self._owned.ownership.refresh()
+            self._owned.show_alive()
         except OSError as error:
             if not self._lock_lost:
                 self._lock_lost = True
@@ -267,10 +262,6 @@ class ProcessLanding:
                     self._owned.path,
                     error,
                 )
-            return
-        for companion in COMPANIONS:
-            with contextlib.suppress(OSError):  # not there, or on a disk that fails, as the writer says
-                os.utime(f"{self._owned.path}{companion}", follow_symlinks=False)
 
     def _detect(self) -> dict[str, AttributeValue]:
         # all of the SDK, in time: see runtime._flush_before_threads_end; and by one thread, since Python refuses
@@ -285,25 +276,3 @@ class ProcessLanding:
         from torchelastic_otel.deliver.otel.senders import make
 
         return make(exporter, self._settings, self._environ, logger.warning, self._directory)
-
-
-def spool_directory(settings: Settings, warn: Callable[[str], object]) -> Path | None:
-    """The folder of this user's spools; ``None``, with a warning, where there can be none."""
-    temporary = Path(tempfile.gettempdir())
-    asked = Path(settings.spool_dir) if settings.spool_dir else temporary
-    trouble: SpoolUnavailableError | None = None
-    for base in dict.fromkeys((asked, temporary)):
-        try:
-            directory = prepare(base, os.geteuid())
-        except SpoolUnavailableError as error:
-            trouble = trouble or error
-        else:
-            if trouble is not None:
-                warn(f"{trouble}; using {folder(temporary, os.geteuid())}")
-            return directory
-    _memory_only(trouble, warn)
-    return None
-
-
-def _memory_only(why: Exception | None, warn: Callable[[str], object]) -> None:
-    warn(f"no spool on disk: {why}; events are kept in memory and are lost if the agent is killed")

@@ -18,7 +18,6 @@ from torchelastic_otel.cli.command import PROGRAM, CommandError
 from torchelastic_otel.cli.delivering import NS_PER_S, make_pipeline, try_until
 from torchelastic_otel.cli.masking import Masks
 from torchelastic_otel.deliver.destinations import Exporter
-from torchelastic_otel.landing import spool_directory
 from torchelastic_otel.model.event import ElasticEvent, Origin
 from torchelastic_otel.model.normalise import normalise
 from torchelastic_otel.model.standing import Standing, enrich
@@ -28,6 +27,7 @@ from torchelastic_otel.spool.directory import LOCK_SUFFIX, SPOOL_SUFFIX
 from torchelastic_otel.spool.faults import SpoolError
 from torchelastic_otel.spool.ownership import acquire
 from torchelastic_otel.spool.rows import CursorState, row_bytes
+from torchelastic_otel.spool_place import spool_directory
 
 
 @dataclass(slots=True)

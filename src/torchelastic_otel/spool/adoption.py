@@ -6,6 +6,7 @@ name, whole; a delivered one stays as history until it is old or its space is ne
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections.abc import Iterator
@@ -54,6 +55,18 @@ class Owned:
             finally:
                 # whatever went wrong: a lock that stays keeps everybody else from trying
                 self.ownership.release(remove=delivered)
+
+    def show_alive(self) -> None:
+        """Touch its files, and have its lock again where it was removed: cleaners go by age (tmpfiles.d).
+
+        Raises:
+            OSError: The spool is gone, or somebody else has its lock.
+        """
+        os.utime(self.path, follow_symlinks=False)  # first: where the spool is gone, its lock is of no use
+        self.ownership.refresh()
+        for companion in _COMPANIONS:
+            with contextlib.suppress(OSError):  # not there, or on a disk that fails, as the writer says
+                os.utime(f"{self.path}{companion}", follow_symlinks=False)
 
     def discard(self) -> None:
         """Close a spool of our own that holds nothing, and remove its file."""

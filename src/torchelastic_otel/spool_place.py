@@ -1,0 +1,38 @@
+"""Where this user's spools are on this node, and what is said where they cannot be on a disk.
+
+What always holds: a directory that cannot be had is said, with why; the temporary directory is tried then; nothing
+raises.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from torchelastic_otel.settings import Settings
+from torchelastic_otel.spool.directory import SpoolUnavailableError, folder, prepare
+
+
+def spool_directory(settings: Settings, warn: Callable[[str], object]) -> Path | None:
+    """The folder of this user's spools; ``None``, with a warning, where there can be none."""
+    temporary = Path(tempfile.gettempdir())
+    asked = Path(settings.spool_dir) if settings.spool_dir else temporary
+    trouble: SpoolUnavailableError | None = None
+    for base in dict.fromkeys((asked, temporary)):
+        try:
+            directory = prepare(base, os.geteuid())
+        except SpoolUnavailableError as error:
+            trouble = trouble or error
+        else:
+            if trouble is not None:
+                warn(f"{trouble}; using {folder(temporary, os.geteuid())}")
+            return directory
+    memory_only(trouble, warn)
+    return None
+
+
+def memory_only(why: Exception | None, warn: Callable[[str], object]) -> None:
+    """Say that there is no spool on a disk, and what that means."""
+    warn(f"no spool on disk: {why}; events are kept in memory and are lost if the agent is killed")
