@@ -330,6 +330,15 @@ def test_a_child_that_records_nothing_gets_no_thread() -> None:
     assert in_child(lambda: threading.active_count() == 1 and len(os.listdir("/proc/self/task")) == 1) == 0
 
 
+def test_a_child_that_is_forked_after_the_end_keeps_nothing() -> None:
+    """After ``uninstall`` an old handler is of no use in a worker either, and must not bring all our threads back."""
+    kept = Kept()
+    inlet = Inlet(kept.make, wait_s=LONG_S)
+    assert inlet.put("null", "before")
+    inlet.end()
+    assert in_child(lambda: not inlet.put("null", "late") and len(os.listdir("/proc/self/task")) == 1) == 0
+
+
 def test_a_system_without_a_thread_to_spare_raises_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Promise 1: a limit on processes is reached by a job's data loaders, not by us; the next event tries again."""
     import _thread

@@ -90,6 +90,7 @@ class Inlet:
         self._max_waiting = max_waiting
         self._wall_ns = wall_ns
         self._monotonic_ns = monotonic_ns
+        self._over = False  # once for all: a child that is forked after it has nothing to say either
         self._begin()
         _inlets.add(self)
 
@@ -100,7 +101,6 @@ class Inlet:
         self._running = False
         self._stalled = False
         self._stopping = False
-        self._over = False
         self._in_hand = 0  # texts that the writer took and has not kept yet
         self._errands = self._errands_done = 0  # what was put that is no text
         self.lost = 0
