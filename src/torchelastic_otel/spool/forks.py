@@ -23,13 +23,14 @@ _AGAIN_AFTER_S: Final = 0.02
 
 
 class ForkLock:
-    """As ``threading.RLock`` in a ``with``; no thread gets it once a fork waits for it."""
+    """As ``threading.RLock`` in a ``with``; no thread gets it once a fork waits for it. Never one within another."""
 
     __slots__ = ("__weakref__", "_lock")
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        _locks.add(self)
+        with _gate:  # a fork goes through them
+            _locks.add(self)
 
     def __enter__(self) -> None:
         with _gate:

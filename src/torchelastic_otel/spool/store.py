@@ -79,7 +79,7 @@ class Spool:
                     for statement in _SCHEMA.split(";"):
                         connection.execute(statement)
                     connection.execute("INSERT INTO meta VALUES ('schema', ?)", (str(_SCHEMA_VERSION),))
-            schema = self.meta("schema")
+            (schema,) = connection.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone() or (None,)
             if schema != str(_SCHEMA_VERSION):
                 raise SpoolCorruptError(f"spool {path} has schema {schema}, this version reads {_SCHEMA_VERSION}")
             used = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'events'").fetchone()
