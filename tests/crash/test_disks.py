@@ -105,7 +105,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         ["mount", "-t", "tmpfs", "-o", "size=96k,mode=700", "none", path], capture_output=True, check=False
     )
     if mounted.returncode != 0:
-        pytest.skip("needs the right to mount; the limit on file sizes in the other test does without")
+        pytest.skip("a full file system is NOT tested here: it needs the right to mount; run as root")
     yield path
     subprocess.run(["umount", "-l", path], check=True)
 

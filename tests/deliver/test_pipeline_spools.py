@@ -18,6 +18,8 @@ from torchelastic_otel.deliver.destinations import Exporter
 from torchelastic_otel.deliver.outcome import Outcome, Verdict
 from torchelastic_otel.deliver.pace import Pace
 from torchelastic_otel.deliver.pipeline import Pipeline
+from torchelastic_otel.deliver.route import Route
+from torchelastic_otel.deliver.sources import Source
 from torchelastic_otel.deliver.terms import Terms
 from torchelastic_otel.settling import ORIGIN_KEY, raw_payload
 from torchelastic_otel.spool import adoption, store
@@ -279,6 +281,35 @@ def test_a_spool_that_cannot_be_settled_now_is_let_go_of_and_tried_again(
     somebody.close()
     assert wait_until(lambda: (tmp_path / "dead.delivered").exists())
     assert registry["x"].taken == ["other-1", "dead-1"]
+
+
+def test_a_spool_that_fails_between_two_exporters_is_closed_when_neither_is_at_it(
+    pipelines: list[Pipeline], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The first exporter has begun by then: what it sends is acknowledged, and the second one gets it later."""
+    leave(tmp_path, "dead", "1", exporters=("x", "y"))
+    add, failed = Route.add, threading.Event()
+
+    def fails_once(route: Route, source: Source) -> None:
+        if source.origin.id == "dead" and len(began) == 1 and not failed.is_set():
+            failed.set()
+            raise SpoolError("disk I/O error")
+        began.append(route.name)
+        add(route, source)
+
+    began: list[str] = []
+    monkeypatch.setattr(Route, "add", fails_once)
+    adopting = Registry(null=("x", "y"))
+    pipeline = Pipeline(
+        adopting.make_sender, adopting.exporters_of, terms=TERMS, directory=tmp_path, adoption_interval_s=0.02
+    )
+    pipelines.append(pipeline)
+    pipeline.see(("null",))
+    pipeline.start()
+    assert wait_until(lambda: (tmp_path / "dead.delivered").exists())
+    assert failed.is_set()
+    assert adopting["x"].taken == adopting["y"].taken == ["dead-1"]
+    assert "it is left to a later look" in caplog.text
 
 
 def test_each_destination_reaches_its_own_exporters(pipelines: list[Pipeline]) -> None:

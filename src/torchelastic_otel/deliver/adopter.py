@@ -68,6 +68,11 @@ class _Adoption:
     pending: int
     cursors: Mapping[str, CursorState]
 
+    @property
+    def exporters(self) -> tuple[Route | MetricsRoute, ...]:
+        """Who delivers it here."""
+        return (*self.routes, *self.metrics)
+
 
 class Adopter:
     """See the header of this file.
@@ -182,10 +187,15 @@ class Adopter:
         metrics = tuple(each for each in list(self._metrics().values()) if each.owes(source))
         if not routes and not metrics:
             return False
-        self._adoptions.append(_Adoption(owned, source, routes, metrics, owned.spool.pending(), owned.spool.cursors()))
-        both: tuple[Route | MetricsRoute, ...] = (*routes, *metrics)
-        for route in both:
-            route.add(source)
+        adopted = _Adoption(owned, source, routes, metrics, owned.spool.pending(), owned.spool.cursors())
+        self._adoptions.append(adopted)
+        try:
+            for route in adopted.exporters:
+                route.add(source)
+        except SpoolError as error:
+            # one exporter may be at it already: it is closed at the next look, as any other
+            logger.warning("%s; it is left to a later look", error)
+            self._leave(adopted)
         return True
 
     def let_go(self, *, everything: bool = False) -> bool:
@@ -203,8 +213,7 @@ class Adopter:
                 if everything or not self._gets_on(adopted):
                     self._leave(adopted)
         for adopted in list(self._leaving):
-            both: tuple[Route | MetricsRoute, ...] = (*adopted.routes, *adopted.metrics)
-            if not any(route.is_at(adopted.source) for route in both):
+            if not any(route.is_at(adopted.source) for route in adopted.exporters):
                 self._leaving.remove(adopted)
                 with guard:
                     left |= self._close(adopted)
@@ -223,8 +232,7 @@ class Adopter:
 
     def _leave(self, adopted: _Adoption) -> None:
         """Have nobody begin anything with it any more; it is closed once nobody has it in hand."""
-        both: tuple[Route | MetricsRoute, ...] = (*adopted.routes, *adopted.metrics)
-        for route in both:
+        for route in adopted.exporters:
             route.remove(adopted.source)
         self._adoptions.remove(adopted)
         self._leaving.append(adopted)
