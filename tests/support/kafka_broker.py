@@ -132,10 +132,13 @@ class Kafka(Server):
         self._tool("TopicCommand", "--create", "--topic", name, "--partitions", str(partitions))
 
     def offsets(self, group: str) -> dict[tuple[str, int], tuple[int, int]]:
-        """For each topic and partition that a group has told an offset of: that offset, and where the log ends."""
+        """For each topic and partition of a group: the offset that it told, 0 if none yet, and where the log ends."""
         said = self._tool("consumer.group.ConsumerGroupCommand", "--describe", "--offsets", "--group", group)
-        found = re.findall(rf"^{re.escape(group)}\s+(\S+)\s+(\d+)\s+(\d+)\s+(\d+)", said, re.MULTILINE)
-        return {(topic, int(partition)): (int(told), int(end)) for topic, partition, told, end in found}
+        found = re.findall(rf"^{re.escape(group)}\s+(\S+)\s+(\d+)\s+(\d+|-)\s+(\d+)", said, re.MULTILINE)
+        return {
+            (topic, int(partition)): (0 if told == "-" else int(told), int(end))
+            for topic, partition, told, end in found
+        }
 
     def _tool(self, name: str, *arguments: str) -> str:
         return self._run(
