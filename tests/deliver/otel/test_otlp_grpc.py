@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NoReturn
 
 import grpc
 import pytest
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
+from grpc._cython import cygrpc
 from support.collector import Answer, GrpcCollector
 from support.deliveries import deliveries, delivery
 from support.relay import Relay
@@ -79,6 +80,23 @@ def test_headers_that_grpc_does_not_take_hold_the_queue(collector: GrpcCollector
         outcome = sender.send([delivery(1)])
     assert outcome.verdict is Verdict.HOLD
     assert "metadata" in outcome.reason
+
+
+def test_a_thread_that_is_refused_in_the_middle_holds_nothing_up(
+    collector: GrpcCollector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The interpreter may begin to end between two lines; and gRPC never asks again for a thread it did not get."""
+
+    def refused(target: object) -> NoReturn:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    with sender_to(collector) as sender:
+        monkeypatch.setattr(cygrpc, "ForkManagedThread", refused)
+        first = sender.send([delivery(1)])
+        monkeypatch.undo()
+        second = sender.send([delivery(2)])
+    assert (first.verdict, second.verdict) == (Verdict.DELIVERED, Verdict.DELIVERED)
+    assert set(collector.uids()) == {one.uid for one in (delivery(1), delivery(2))}
 
 
 def test_gzip_is_on_the_wire(collector: GrpcCollector) -> None:

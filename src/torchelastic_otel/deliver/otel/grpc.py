@@ -84,6 +84,7 @@ class _ObservedStub:
         self._export = stub.Export
         self._lifeline = lifeline
         self._accepted = accepted
+        self._has_a_thread = True
         self.delivered: list[Outcome] = []
 
     def Export(self, request: Any, metadata: Any = None, timeout: float | None = None) -> Any:
@@ -104,12 +105,30 @@ class _ObservedStub:
         return response
 
     def _call(self, request: Any, metadata: Any, timeout: float | None) -> Any:
-        if not self._lifeline.threads_can_be_had:
-            # gRPC wants one for a call that can be cancelled; one that cannot ends at its deadline
-            return self._export(request, metadata=metadata, timeout=timeout)
-        call = self._export.future(request, metadata=metadata, timeout=timeout)
-        self._lifeline.hold(call.cancel)
-        return call.result()
+        # gRPC wants a thread for a call that can be cancelled; one that cannot ends at its deadline
+        if self._lifeline.threads_can_be_had and self._has_a_thread:
+            try:
+                call = self._export.future(request, metadata=metadata, timeout=timeout)
+            except RuntimeError:  # refused just now, at the interpreter's end or by the system
+                self._has_a_thread = False
+                self._end_what_was_begun()
+            else:
+                self._lifeline.hold(call.cancel)
+                return call.result()
+        return self._export(request, metadata=metadata, timeout=timeout)
+
+    def _end_what_was_begun(self) -> None:
+        """Do what the refused thread would have done (grpcio 1.85, ``_channel._run_channel_spin_thread``).
+
+        The call is on its way by then, so that its batch may come twice; and gRPC takes its thread for started, asks
+        for none again, and would wait for ever for this call when the channel is closed.
+        """
+        with contextlib.suppress(AttributeError):  # an interceptor holds the channel, or it is another gRPC
+            channel = self._export._channel
+            while True:
+                event = channel.next_call_event()
+                if event.tag is not None and event.tag(event):
+                    return
 
 
 def outcome_of_status(error: Any) -> Outcome:
