@@ -55,3 +55,5 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith(("OTEL_", "TORCHELASTIC_OTEL", "PET_", "LOGLEVEL")):
             monkeypatch.delenv(name)
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(name, "127.0.0.1,localhost")  # where receivers listen, whatever proxy the machine has

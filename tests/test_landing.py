@@ -45,7 +45,7 @@ def landing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Process
 @contextmanager
 def no_thread_to_spare() -> Iterator[None]:
     """The system refuses every new thread: for what its stack would take."""
-    before = threading.stack_size(1 << 46)
+    before = threading.stack_size(1 << 50)
     try:
         with pytest.raises(RuntimeError, match="can't start new thread"):
             threading.Thread(target=int).start()
@@ -79,10 +79,13 @@ def test_a_spool_that_is_gone_is_said_once(landing: ProcessLanding, caplog: pyte
     landing.open_spool()
     path = landing.path
     assert path is not None
+    looked = threading.Semaphore(0)
+    landing.pipeline._at_each_look = looked.release
+    assert all(looked.acquire(timeout=60) for _ in range(2))  # no look is under way that found the spool
     path.unlink()
     path.with_suffix(".lock").unlink()
+    landing.pipeline._at_each_look = landing._show_alive
     assert wait_until(lambda: "somebody removed spool" in caplog.text, 60)
-    looked = threading.Semaphore(0)
     landing.pipeline._at_each_look = lambda: (landing._show_alive(), looked.release())
     assert all(looked.acquire(timeout=60) for _ in range(3))
     assert not path.with_suffix(".lock").exists()

@@ -471,7 +471,7 @@ from pathlib import Path
 import torchelastic_otel
 from torchelastic_otel import events, runtime
 
-runtime._LOADED_NS = 60_000_000_000  # a slow machine is no fault
+runtime._LOADED_NS = runtime._READY_NS = 60_000_000_000  # a slow machine is no fault
 late = []
 installed = False
 

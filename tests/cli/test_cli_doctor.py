@@ -88,7 +88,7 @@ def test_the_text_has_every_section_and_can_be_pasted(
 
 
 @pytest.mark.parametrize(
-    ("answer", "said"), [(UNAUTHORIZED, "HTTP 401"), (FORBIDDEN, "HTTP 403"), (HANG, "no full answer within 2 s")]
+    ("answer", "said"), [(UNAUTHORIZED, "HTTP 401"), (FORBIDDEN, "HTTP 403"), (HANG, "no full answer within 5 s")]
 )
 def test_what_the_endpoint_answers_is_told(
     answer: Any, said: str, spools: Spools, setenv: SetEnv, capsys: pytest.CaptureFixture[str]
@@ -97,7 +97,7 @@ def test_what_the_endpoint_answers_is_told(
     with HttpCollector() as collector:
         collector.behaviour = answer
         setenv(collector.env())
-        status, report = doctor(capsys, "--timeout", "2")
+        status, report = doctor(capsys, "--timeout", "5")
     assert status == 1
     assert said in report["exporters"][0]["answer"]
     assert [problem for problem in report["problems"] if said in problem and collector.endpoint in problem]

@@ -37,7 +37,7 @@ def test_a_disk_that_fills_up_loses_nothing_while_the_agent_lives(drive: Drive) 
         assert agent.heard() == {"drained": True, "lost": 0}
         collector.behaviour = OK
         agent.go_on()
-        assert collector.wait_for(2_000, 20)
+        assert collector.wait_for(2_000)
         assert numbers(collector) == list(range(2_000))
         instances = {resource["service.instance.id"] for resource, _ in collector.records()}
         assert len(instances) == 1

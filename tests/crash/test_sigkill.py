@@ -64,7 +64,7 @@ def test_killed_right_after_the_last_emit_everything_is_delivered_as_its_own(
     assert agent.ended()[0] == -signal.SIGKILL
     with make() as collector:
         finishing = adopt(drive, collector)
-        assert collector.wait_for(500, 30)
+        assert collector.wait_for(500)
         assert numbers(collector) == list(range(500))
         (left,) = {resource["service.instance.id"] for resource, _ in collector.records()}
         assert collector.uids() == [f"{left}-{number}" for number in range(1, 501)]
@@ -85,7 +85,7 @@ def test_host_name_is_the_dead_process_own(drive: Drive) -> None:
     agent.ended()
     with HttpCollector() as collector:
         finishing = adopt(drive, collector)
-        assert collector.wait_for(1, 30)
+        assert collector.wait_for(1)
         ((resource, record),) = collector.records()
         assert resource["host.name"] == socket.gethostname()
         assert attributes_of(record.attributes)["log.record.uid"] == resource["service.instance.id"] + "-1"
@@ -101,7 +101,7 @@ def test_killed_from_outside_in_the_middle_nothing_that_was_emitted_is_missing(d
     last = max([*said, *(each["n"] for each in rest)])
     with HttpCollector() as collector:
         finishing = adopt(drive, collector)
-        assert collector.wait_for(last + 1, 30)
+        assert collector.wait_for(last + 1)
         got = numbers(collector)
         assert got == list(range(len(got)))
         assert len(got) in {last + 1, last + 2}  # one more where it died after the commit and before it said so
@@ -116,7 +116,7 @@ def test_many_agents_on_the_node_exactly_one_adopts_each_spool(drive: Drive) -> 
         agent.ended()
     with HttpCollector() as collector:
         finishing = adopt(drive, collector, agents=3)
-        assert collector.wait_for(150, 30)
+        assert collector.wait_for(150)
         finish(finishing)
         assert len(collector.uids()) == len(set(collector.uids())) == 150
         for instance in {resource["service.instance.id"] for resource, _ in collector.records()}:
@@ -132,11 +132,11 @@ def test_an_adopter_that_is_killed_too_leaves_it_to_the_next(drive: Drive) -> No
     with HttpCollector() as collector:
         collector.behaviour = HANG
         (first,) = adopt(drive, collector)
-        assert collector.wait_for_requests(1, 30)
+        assert collector.wait_for_requests(1)
         first.process.kill()
         first.ended()
         collector.behaviour = OK
         finishing = adopt(drive, collector)
-        assert collector.wait_for(30, 30)
+        assert collector.wait_for(30)
         assert numbers(collector) == list(range(30))
         finish(finishing)

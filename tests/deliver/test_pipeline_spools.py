@@ -182,7 +182,7 @@ def test_damaged_spools_are_set_aside_and_keep_no_other_waiting(
         assert wait_until(lambda: len(list(tmp_path.glob("*.corrupt"))) == 3)
         assert wait_until(lambda: (tmp_path / "good.delivered").exists())
     assert not list(tmp_path.glob("*.spool"))
-    assert not list(tmp_path.glob("*.lock"))
+    assert wait_until(lambda: not list(tmp_path.glob("*.lock")))
     assert len([r for r in caplog.records if "set aside as" in r.message]) == 3
 
 

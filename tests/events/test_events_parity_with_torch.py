@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import logging
+import socket
 from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
@@ -208,9 +209,10 @@ CALLS: list[dict[str, Any]] = [
 @pytest.mark.parametrize("state", ["INIT", "RUNNING", "SUCCEEDED", "FAILED"])
 @pytest.mark.parametrize("handling", [False, True])
 def test_recorded_rendezvous_event_is_torchs_byte_for_byte(
-    kept: tuple[Kept, Kept], call: dict[str, Any], state: str, handling: bool
+    kept: tuple[Kept, Kept], call: dict[str, Any], state: str, handling: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """File, function, host, process and traceback are found out in another way, and come out the same."""
+    monkeypatch.setattr(socket, "getfqdn", lambda: "host.example")  # a resolver may answer once and time out once
 
     def both() -> None:
         for package in (ours, theirs):

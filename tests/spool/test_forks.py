@@ -48,7 +48,7 @@ os._exit(0)
 
 SIGNALLED = """
 import os, pathlib, signal, sys, threading, time
-from torchelastic_otel.spool import store
+from torchelastic_otel.spool import forks, store
 
 class SignalException(Exception):
     def __init__(self, sigval):
@@ -70,7 +70,15 @@ def hang():
 
 threading.Thread(target=hang, daemon=True).start()
 inside.wait()
-threading.Timer(0.02, os.kill, (os.getpid(), signal.SIGTERM)).start()
+forks.LONGEST_S = 60.0
+main = threading.get_ident()
+
+def send():
+    while sys._current_frames()[main].f_code.co_name != "hold":
+        time.sleep(0.001)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+threading.Thread(target=send, daemon=True).start()
 try:
     child = os.fork()
     if not child:

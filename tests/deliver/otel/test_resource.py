@@ -176,7 +176,7 @@ def test_a_detector_that_fails_hangs_or_is_unknown_is_left_out(monkeypatch: pyte
     monkeypatch.setattr(resource, "entry_points", entry_points(raising=Raising, hanging=Hanging))
     said: list[str] = []
     names = {"OTEL_EXPERIMENTAL_RESOURCE_DETECTORS": "raising,unknown,hanging"}
-    assert detect(names, timeout_s=0.1, warn=said.append) == {}
+    assert detect(names, timeout_s=2.0, warn=said.append) == {}
     assert [name in text for name, text in zip(["raising", "unknown", "hanging"], said, strict=True)] == [True] * 3
     assert "no metadata service" in said[0]
-    assert "0.1 s" in said[2]
+    assert "2 s" in said[2]
