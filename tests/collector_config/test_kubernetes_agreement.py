@@ -23,6 +23,7 @@ from support.manifests import (
     resolved,
     shell_blocks,
     size,
+    tries_s,
     variables,
 )
 
@@ -155,6 +156,17 @@ def test_every_port_that_the_configuration_opens_is_declared(workload: Workload)
         assert workload.container[probe]["httpGet"] == {"path": "/", "port": "health"}
 
 
+def test_prometheus_is_told_where_the_numbers_are(workload: Workload) -> None:
+    """A Prometheus that goes by annotations asks a pod that has them, on this port, and no other pod."""
+    told = workload.template["metadata"]["annotations"]
+    assert told == {"prometheus.io/scrape": "true", "prometheus.io/port": str(workload.ports["metrics"])}
+
+
+def test_a_stop_waits_for_the_last_tries(workload: Workload) -> None:
+    """What is killed in the middle of one sends it again; where all hangs, a stop takes as long as this."""
+    assert tries_s(workload.config) < workload.template["spec"]["terminationGracePeriodSeconds"]
+
+
 def test_the_queue_is_on_a_disk_that_outlives_the_pod_and_holds_it(workload: Workload) -> None:
     """The promise is that what was accepted is delivered; an emptyDir would break it at every rollout."""
     volume = workload.volume_of(workload.config["extensions"]["file_storage"]["directory"])
@@ -227,6 +239,8 @@ def test_the_gateways_services_lead_to_it() -> None:
             assert port["port"] == gateway.ports[port["targetPort"]]
     (budget,) = (each for each in manifests() if each["kind"] == "PodDisruptionBudget")
     assert budget["spec"]["selector"]["matchLabels"].items() <= labels.items()
+    # both broken, and no node could be drained
+    assert budget["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
 
     host, _, port = agent.environment["GATEWAY_ENDPOINT"].partition(":")
     assert int(port) in [each["port"] for each in services[host]["ports"]]
@@ -243,6 +257,25 @@ def test_the_gateways_services_lead_to_it() -> None:
     name = gateway.config["exporters"]["load_balancing"]["protocol"]["otlp"]["tls"]["server_name_override"]
     assert name == host
     assert f"DNS:{host}" in shell_blocks(KUBERNETES / "README.md")
+
+
+def test_no_service_says_clear_text_of_what_is_tls() -> None:
+    """A mesh goes by appProtocol, else by a port's name up to the hyphen, and would take it for HTTP/2."""
+    receivers = Workload("gateway").config["receivers"].values()
+    grpc = [receiver["protocols"]["grpc"] for receiver in receivers]
+    tls = {int(each["endpoint"].rpartition(":")[2]) for each in grpc if "tls" in each}
+    ports = [port for each in manifests() if each["kind"] == "Service" for port in each["spec"]["ports"]]
+    assert {port["port"] for port in ports} == tls
+    for port in ports:
+        assert "appProtocol" not in port
+        assert port["name"].partition("-")[0] not in ("grpc", "http", "http2")
+
+
+def test_a_trace_goes_to_no_gateway_that_is_not_ready() -> None:
+    """A headless Service names those alone that are ready, unless it is told otherwise; who is alone is ready, too."""
+    gateway = Workload("gateway")
+    peers = manifest("Service", gateway.manifest["spec"]["serviceName"])
+    assert not peers["spec"].get("publishNotReadyAddresses")
 
 
 def test_a_pod_of_the_node_finds_the_agent() -> None:

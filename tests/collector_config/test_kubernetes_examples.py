@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.manifests import EXAMPLES, documents, manifest, pod_templates
+from support.manifests import EXAMPLES, documents, manifest, pod_templates, size
 
 from torchelastic_otel.cli import make_parser
 from torchelastic_otel.model.origin_variables import JOB_ATTRIBUTES
@@ -36,14 +36,41 @@ def example(request: pytest.FixtureRequest) -> Example:
 def test_the_sidecar_delivers_what_the_trainer_keeps(example: Example) -> None:
     """The same spool on the same volume, as the same user, to the same place."""
     assert example.sidecar["env"] == example.trainer["env"]
-    assert example.sidecar["volumeMounts"] == example.trainer["volumeMounts"]
-    (mount,) = example.trainer["volumeMounts"]
+    (mount,) = example.sidecar["volumeMounts"]
+    assert mount in example.trainer["volumeMounts"]
     given = {each["name"]: each.get("value") for each in example.trainer["env"]}
     assert given["TORCHELASTIC_OTEL_SPOOL_DIR"] == mount["mountPath"]
-    assert [volume["name"] for volume in example.pod["volumes"]] == [mount["name"]]
+    assert mount["name"] in [volume["name"] for volume in example.pod["volumes"]]
     assert example.pod["securityContext"]["runAsUser"] > 0
     for container in (example.trainer, example.sidecar):
         assert "securityContext" not in container
+
+
+def test_the_trainer_has_shared_memory(example: Example) -> None:
+    """A container's own /dev/shm is of 64 MiB, which NCCL and data loaders of eight GPUs outgrow."""
+    (mount,) = (each for each in example.trainer["volumeMounts"] if each["mountPath"] == "/dev/shm")
+    (volume,) = (each for each in example.pod["volumes"] if each["name"] == mount["name"])
+    assert volume["emptyDir"]["medium"] == "Memory"
+    assert size(volume["emptyDir"]["sizeLimit"]) >= 2**30
+    # in memory, and the sidecar's limit is small
+    assert mount not in example.sidecar["volumeMounts"]
+
+
+def test_the_namespace_may_be_of_pod_security_level_baseline(example: Example) -> None:
+    """What the level forbids, of what a pod of ours could have: https://kubernetes.io/docs/concepts/security/pod-security-standards/."""
+    assert not [name for name in ("hostNetwork", "hostPID", "hostIPC") if example.pod.get(name)]
+    assert {kind for volume in example.pod["volumes"] for kind in volume} == {"name", "emptyDir"}
+    for container in (example.trainer, example.sidecar):
+        assert not [port for port in container.get("ports", ()) if "hostPort" in port]
+        assert "securityContext" not in container
+
+
+def test_the_jobs_name_is_the_jobs() -> None:
+    """The label is the Job controller's, on each of its pods since Kubernetes 1.27; a PyTorchJob has no Job."""
+    given = {each["name"]: each for each in Example(EXAMPLES / "jobset.yaml").trainer["env"]}
+    path = given["K8S_JOB_NAME"]["valueFrom"]["fieldRef"]["fieldPath"]
+    assert path == "metadata.labels['batch.kubernetes.io/job-name']"
+    assert "K8S_JOB_NAME" not in {each["name"] for each in Example(EXAMPLES / "pytorchjob.yaml").trainer["env"]}
 
 
 def test_the_sidecar_does_not_keep_the_job_from_ending(example: Example) -> None:

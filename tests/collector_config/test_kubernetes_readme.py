@@ -9,8 +9,21 @@ import subprocess
 import threading
 from pathlib import Path
 
+import jsonschema
 import pytest
-from support.manifests import CONFIG, EXAMPLES, KUBERNETES, documents, literals, shell_blocks
+import yaml
+from support.manifests import (
+    CONFIG,
+    EXAMPLES,
+    KUBERNETES,
+    KUSTOMIZATION,
+    documents,
+    literals,
+    manifests,
+    pod_templates,
+    shell_blocks,
+    yaml_blocks,
+)
 
 from torchelastic_otel.cli import COMMANDS
 
@@ -76,3 +89,68 @@ def test_every_manifest_and_example_stands_in_the_readme() -> None:
     shown = re.findall(rf"kubectl -n {namespace} (?:exec|logs) (\S+) -c (\S+)", text)
     assert {each for each, _ in shown} == {f"{name}-worker-0"}
     assert {each for _, each in shown} == {each["name"] for each in pod["containers"] + pod["initContainers"]}
+
+
+def test_the_namespaces_of_collectors_and_jobs_are_made_before_they_are_used() -> None:
+    """What is applied into a namespace that is not there is refused."""
+    lines = shell_blocks(README).splitlines()
+    spaces = {documents(path)[0]["metadata"]["namespace"] for path in EXAMPLES.glob("*.yaml")}
+    made = [lines.index(f"kubectl create namespace {name}") for name in spaces]
+    used = [number for number, line in enumerate(lines) if "kubernetes/examples/" in line]
+    assert made
+    assert used
+    assert max(made) < min(used)
+    # the Collectors' own: before the secrets that go there
+    own = lines.index("kubectl apply -f kubernetes/namespace.yaml")
+    assert own < min(number for number, line in enumerate(lines) if f"-n {KUSTOMIZATION['namespace']}" in line)
+
+
+def test_the_pod_monitor_finds_both_collectors() -> None:
+    """Fields as the operator's monitoring.coreos.com_podmonitors.yaml has them (github.com/prometheus-operator)."""
+    (found,) = (block for block in yaml_blocks(README) if block.get("kind") == "PodMonitor")
+    text = {"type": "string"}
+    relabeling = {"sourceLabels": {"type": "array", "items": text}, "targetLabel": text, "replacement": text}
+    endpoint = {"port": text, "relabelings": {"type": "array", "items": _closed(relabeling)}}
+    schema = {
+        "apiVersion": {"const": "monitoring.coreos.com/v1"},
+        "kind": {"const": "PodMonitor"},
+        "metadata": {"type": "object"},
+        "spec": _closed(
+            {
+                "selector": _closed({"matchLabels": {"type": "object", "additionalProperties": text}}),
+                "podMetricsEndpoints": {"type": "array", "items": _closed(endpoint)},
+            }
+        ),
+    }
+    jsonschema.validate(found, _closed(schema))
+    assert found["metadata"]["namespace"] == KUSTOMIZATION["namespace"]
+    wanted = found["spec"]["selector"]["matchLabels"].items()
+    (asked,) = found["spec"]["podMetricsEndpoints"]
+    for template in (template for each in manifests() for template in pod_templates(each)):
+        assert wanted <= template["metadata"]["labels"].items()
+        assert asked["port"] in [port["name"] for port in template["spec"]["containers"][0]["ports"]]
+    set_to = {each["targetLabel"]: each.get("replacement") for each in asked["relabelings"]}
+    assert set_to["cluster"] == literals("otel-site")["CLUSTER_NAME"]
+
+
+def _closed(properties: dict[str, object]) -> dict[str, object]:
+    return {"type": "object", "properties": properties, "additionalProperties": False}
+
+
+def test_the_operator_is_given_the_rules_as_they_are(tmp_path: Path) -> None:
+    """The README's lines in bash, with a kubectl that writes down what it is given."""
+    (command,) = re.findall(r"^for name in .*?^done$", shell_blocks(README), re.DOTALL | re.MULTILINE)
+    kubectl = tmp_path / "kubectl"
+    kubectl.write_text(
+        f'#!/bin/sh\n[ "$*" = "-n telemetry apply -f -" ] && {{ cat; echo ---; }} >>{tmp_path}/applied\n'
+    )
+    kubectl.chmod(0o755)
+    subprocess.run(
+        ["/bin/bash", "-euo", "pipefail", "-c", command], cwd=CONFIG, env={"PATH": f"{tmp_path}:/usr/bin:/bin"},
+        check=True, timeout=60,
+    )  # fmt: skip
+    applied = [each for each in yaml.safe_load_all((tmp_path / "applied").read_text()) if each]
+    files = sorted((CONFIG / "rules").glob("*.yaml"), reverse=True)
+    assert [each["spec"] for each in applied] == [yaml.safe_load(file.read_text()) for file in files]
+    assert [each["metadata"]["name"] for each in applied] == [f"torchelastic-{file.stem}" for file in files]
+    assert {each["kind"] for each in applied} == {"PrometheusRule"}

@@ -6,11 +6,23 @@ import configparser
 import re
 import shlex
 import shutil
+import stat
 import subprocess
 from pathlib import Path, PurePosixPath
 
 import pytest
-from support.manifests import CONFIG, SLURM, documents, environment_file, resolved, shell_blocks, size, variables
+from support.manifests import (
+    CONFIG,
+    SLURM,
+    documents,
+    environment_file,
+    resolved,
+    shell_blocks,
+    size,
+    to_fill_in,
+    tries_s,
+    variables,
+)
 
 UNIT = SLURM / "otelcol-agent.service"
 
@@ -43,8 +55,8 @@ def installed() -> dict[str, tuple[Path, int]]:
     """Where the README's commands put which file, with which mode."""
     found = {}
     for line in shell_blocks(SLURM / "README.md").splitlines():
-        words = shlex.split(line)
-        if words[:1] == ["install"]:
+        words = shlex.split(line, comments=True)
+        if {"install", "-m", "-t"} <= set(words):
             mode, target = words[words.index("-m") + 1], words[words.index("-t") + 1]
             for source in words[words.index("-t") + 2 :]:
                 found[f"{target}/{PurePosixPath(source).name}"] = (CONFIG / source, int(mode, 8))
@@ -80,7 +92,11 @@ def test_every_variable_without_a_default_is_given() -> None:
     needed, every = variables(config)
     given = set(environment_file(SLURM / "agent.env"))
     assert needed
-    assert needed <= given <= every
+    # the secret is for the site to say, and without it the Collector does not start
+    assert to_fill_in(SLURM / "agent.env") == {"GATEWAY_TOKEN"}
+    assert needed <= given | {"GATEWAY_TOKEN"}
+    assert "GATEWAY_TOKEN" not in given
+    assert given <= every
 
 
 def test_it_comes_back_with_its_queue() -> None:
@@ -102,6 +118,58 @@ def test_the_limiter_refuses_before_the_kernel_kills() -> None:
     limiter = resolved(config, environment_file(SLURM / "agent.env"))["processors"]["memory_limiter"]
     assert int(limiter["limit_mib"]) * 2**20 <= 0.8 * limit
     assert size(service["Environment"].removeprefix("GOMEMLIMIT=")) <= 0.8 * limit
+
+
+def test_a_stop_waits_for_the_last_tries() -> None:
+    """What is killed in the middle of one sends it again; where all hangs, a stop takes as long as this."""
+    (config,) = documents(CONFIG / "agent.yaml")
+    assert tries_s(config) < float(unit()["Service"]["TimeoutStopSec"].removesuffix("s"))
+
+
+def test_prometheus_reaches_the_numbers_and_no_job_takes_their_port() -> None:
+    """From another machine, on the port that the README lets through; 8888 is the first one that a Jupyter tries."""
+    (config,) = documents(CONFIG / "agent.yaml")
+    (reader,) = resolved(config, environment_file(SLURM / "agent.env"))["service"]["telemetry"]["metrics"]["readers"]
+    numbers = reader["pull"]["exporter"]["prometheus"]
+    assert numbers["host"] == "0.0.0.0"
+    assert f"port {numbers['port']} of each node" in (SLURM / "README.md").read_text()
+    assert int(numbers["port"]) not in (8888, *range(20000, 30000))  # train.sbatch's
+    assert int(numbers["port"]) < 32768  # the kernel's
+
+
+def test_an_update_leaves_what_the_site_has_edited(tmp_path: Path) -> None:
+    """The README's lines, run twice below another root: a token is there still, and for root alone; the rest is new."""
+    lines = [line for line in shell_blocks(SLURM / "README.md").splitlines() if "install -D" in line]
+    for source, _ in installed().values():
+        there = tmp_path / "source" / source.relative_to(CONFIG)
+        there.parent.mkdir(parents=True, exist_ok=True)
+        there.write_text(source.read_text() if source.is_file() else "a certificate")
+    command = ["/bin/bash", "-euc", "\n".join(lines).replace(" /etc/", f" {tmp_path}/etc/")]
+    subprocess.run(command, cwd=tmp_path / "source", check=True, timeout=60)
+    for path, (_, mode) in installed().items():
+        assert stat.S_IMODE((tmp_path / path.removeprefix("/")).stat().st_mode) == mode
+    settings, of_jobs, config = (
+        tmp_path / "etc" / name
+        for name in (
+            "otelcol-torchelastic/agent.env",
+            "torchelastic-otel/torchelastic-otel.env",
+            "otelcol-torchelastic/agent.yaml",
+        )
+    )
+    for path in (settings, of_jobs, config):
+        path.write_text("edited")
+    subprocess.run(command, cwd=tmp_path / "source", check=True, timeout=60)
+    assert (settings.read_text(), stat.S_IMODE(settings.stat().st_mode)) == ("edited", 0o600)
+    assert of_jobs.read_text() == "edited"
+    assert config.read_text() == (CONFIG / "agent.yaml").read_text()
+
+
+def test_the_settings_are_edited_before_the_collector_is_started() -> None:
+    """Installed, edited, started: with what stands in the file as it is shipped there is no token."""
+    text = (SLURM / "README.md").read_text()
+    edited = text.index(f"Edit `{unit()['Service']['EnvironmentFile']}`")
+    assert text.rindex("install -D") < edited < text.index(f"systemctl restart {UNIT.stem}")
+    assert "enable --now" not in text  # which leaves one that runs as it was, at an update
 
 
 def test_jobs_reach_the_collector_where_they_are_told_to() -> None:
@@ -129,7 +197,7 @@ def test_the_readme_puts_every_file_where_it_is_looked_for() -> None:
         (target,) = (path for path, (source, mode) in there.items() if (source, mode) == (script, 0o755))
         assert re.search(rf"^(Prolog|TaskProlog|Epilog)={re.escape(target)}$", text, re.MULTILINE)
     (program,) = re.findall(r"TORCHELASTIC_OTEL_PROGRAM:-([^}]+)\}", (SLURM / "epilog.sh").read_text())
-    assert f"{PurePosixPath(program).parent}/pip install torchelastic-otel" in text
+    assert f"{PurePosixPath(program).parent}/pip install --upgrade torchelastic-otel" in text
     assert f"`{service['ExecStart'].split()[0]}`" in text
     assert all(source.is_file() or source.name == "ca.crt" for source, _ in there.values())
 

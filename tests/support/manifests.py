@@ -78,6 +78,11 @@ def environment_file(path: Path) -> dict[str, str]:
     return dict(line.split("=", 1) for line in lines)
 
 
+def to_fill_in(path: Path) -> set[str]:
+    """The names that an EnvironmentFile leaves to whoever installs it: ``#NAME=``, a comment to systemd."""
+    return set(re.findall(r"^#([A-Z_]+)=$", path.read_text(), re.MULTILINE))
+
+
 def variables(config: Any) -> tuple[set[str], set[str]]:
     """The environment variables of a Collector's configuration: those without a default, and all."""
     text = json.dumps(config)
@@ -114,7 +119,20 @@ def queues(config: Mapping[str, Any]) -> list[int]:
     return found
 
 
+def tries_s(config: Mapping[str, Any]) -> float:
+    """Seconds that a stop takes where everything hangs: a try of each exporter for each signal, one after the other."""
+    tries = [
+        config["exporters"][name] for each in config["service"]["pipelines"].values() for name in each["exporters"]
+    ]
+    return sum(float(each["timeout"].removesuffix("s")) for each in tries)
+
+
 def shell_blocks(path: Path) -> str:
     """All shell that a document shows, continued lines joined."""
     blocks = re.findall(r"```sh\n(.*?)```", path.read_text(), re.DOTALL)
     return re.sub(r"\\\n\s*", " ", "\n".join(blocks))
+
+
+def yaml_blocks(path: Path) -> list[dict[str, Any]]:
+    """All YAML that a document shows, one for each block."""
+    return [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", path.read_text(), re.DOTALL)]
