@@ -26,6 +26,7 @@ from support.otlp_senders import send_logs
 
 STUCK, NAMED = "TorchelasticRendezvousStuck", "TorchelasticRendezvousStuckFor"
 FAILED, DOWN, LOSING = "TorchelasticJobFailed", "TorchelasticJobDown", "TorchelasticCollectorLosing"
+COLLECTOR_DOWN = "TorchelasticCollectorDown"
 WAIT_S = 60.0
 
 
@@ -36,7 +37,7 @@ def prometheus(programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> 
     folder = tmp_path_factory.mktemp("prometheus")
     config = yaml.safe_load(PROMETHEUS_CONFIG.read_text())
     config["global"] = {"evaluation_interval": "1s", "scrape_interval": "1s"}
-    config["rule_files"] = [str(path) for path in faster(folder, {"3m": "8s"})]
+    config["rule_files"] = [str(path) for path in faster(folder, {"3m": "8s", "1h:1m": "1h:1s"})]
     config["scrape_configs"] = [{"job_name": "otelcol", "file_sd_configs": [{"files": ["targets.json"]}]}]
     (folder / "prometheus.yaml").write_text(yaml.safe_dump(config))
     (folder / "targets.json").write_text("[]")
@@ -108,6 +109,22 @@ def fires(prometheus: Prometheus, alert: str, run_id: str, words: str = "") -> d
     found = eventually(asked, WAIT_S)
     assert found
     return found
+
+
+def evaluated(prometheus: Prometheus, times: int) -> None:
+    """Wait until all alerts on jobs were evaluated so often from now on."""
+
+    def last() -> str:
+        (group,) = [
+            group
+            for group in http.get_json(f"{prometheus.url}/api/v1/rules")["data"]["groups"]
+            if group["name"] == "torchelastic-jobs"
+        ]
+        return str(group["lastEvaluation"])
+
+    for _ in range(times):
+        before = last()
+        assert eventually(lambda before=before: last() != before, WAIT_S)  # type: ignore[misc]
 
 
 def clears(prometheus: Prometheus, alert: str, run_id: str) -> None:
@@ -194,21 +211,53 @@ def test_a_job_that_died_is_told_from_one_that_ended(prometheus: Prometheus, sta
     assert {each for each in told if each[1] in runs.values()} == {(FAILED, runs["b"]), (DOWN, runs["d"])}
 
 
-def test_a_collector_that_loses_logs_calls_somebody(prometheus: Prometheus, tmp_path: Path) -> None:
+def test_an_attempt_that_failed_is_forgotten_when_the_next_one_ends_well(prometheus: Prometheus, stage: Nodes) -> None:
+    """A container that is started again under its run id: whoever is called is called before it, and not after it."""
+    run_id = a_run_id("again")
+    stage.enter("a", nodes="1", conf="is_host=1", run_id=run_id, port=free_port())
+    (worker,) = stage.began("a")
+    ran = f'torchelastic_agent:ran_seconds:max1h{{torchelastic_run_id="{run_id}"}} > 0'
+    eventually(lambda: prometheus.query(ran), WAIT_S)
+    stage.order(worker, "exit 3")
+    assert stage.cast["a"].wait() != 0
+    fires(prometheus, FAILED, run_id)
+
+    stage.enter("b", nodes="1", conf="is_host=1", run_id=run_id, port=free_port())
+    stage.began("b")
+    eventually(lambda: len(prometheus.query(ran)) == 2, WAIT_S)
+    clears(prometheus, FAILED, run_id)
+    stage.done()
+    assert stage.cast["b"].wait() == 0
+    # the rules have seen its end, and that of the first attempt is still within their hour
+    ended = f'torchelastic_agent:ended:max1h{{torchelastic_run_id="{run_id}"}} > 0'
+    eventually(lambda: len(prometheus.query(ended)) == 2, WAIT_S)
+    alive = f'torchelastic_run:agents_alive:count{{torchelastic_run_id="{run_id}"}}'
+    eventually(lambda: prometheus.query(alive) == [], WAIT_S)
+    evaluated(prometheus, 3)
+    assert firing(prometheus, FAILED, run_id) is None
+    assert firing(prometheus, DOWN, run_id) is None
+
+
+def test_a_collector_that_loses_logs_is_told_of_and_one_that_is_gone(prometheus: Prometheus, tmp_path: Path) -> None:
     """By the Collector's own counter, whose first value is already the loss: a backend that refuses for good."""
     env = {"LOKI_ENDPOINT": f"{prometheus.url}/nothing", "PROMETHEUS_ENDPOINT": prometheus.otlp}
 
-    def lost() -> list[dict[str, Any]]:
-        return [each for each in prometheus.alerts() if each["labels"]["alertname"] == LOSING]
+    def told_of(alert: str) -> list[dict[str, Any]]:
+        firing_now = [each for each in prometheus.alerts() if each["state"] == "firing"]
+        return [each for each in firing_now if each["labels"]["alertname"] == alert]
 
     with Collector(QUICKSTART, tmp_path, env=env) as collector:
         targets = prometheus.folder / "targets.json"
         targets.with_suffix(".new").write_text(json.dumps([{"targets": [collector.telemetry]}]))
         targets.with_suffix(".new").rename(targets)
         eventually(lambda: prometheus.query(f'up{{instance="{collector.telemetry}"}} == 1'), WAIT_S)
-        assert not lost()
+        assert not told_of(LOSING) + told_of(COLLECTOR_DOWN)
         send_logs(collector.otlp_grpc, ["lost-1", "lost-2"])
-        (losing,) = eventually(lost, WAIT_S)
+        (losing,) = eventually(lambda: told_of(LOSING), WAIT_S)
     assert losing["labels"]["exporter"] == "otlp_http/loki"
-    assert losing["labels"]["lost"] == "log_records, send failed"
+    assert losing["labels"]["lost"] == "log_records"
+    assert losing["labels"]["severity"] == "warning"
     assert float(losing["value"]) == 2
+    # and it is gone now, and still a target
+    (down,) = eventually(lambda: told_of(COLLECTOR_DOWN), WAIT_S)
+    assert down["labels"]["instance"] == collector.telemetry

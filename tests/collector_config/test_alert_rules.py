@@ -3,15 +3,45 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
-from support.alert_rules import FILES, LOKI, RULES, RUNBOOKS, alerts_of, cases, groups_of, runbook_sections
+from support.alert_rules import (
+    FILES,
+    LOKI,
+    ROOT,
+    RULES,
+    RUNBOOKS,
+    alerts_of,
+    blocks,
+    cases,
+    groups_of,
+    recorded,
+    runbook_sections,
+    series_asked_for,
+)
 
-from torchelastic_otel import semconv
+sys.path.insert(0, str(ROOT / "scripts"))
+from prometheus_names import series_names
+
 from torchelastic_otel.model.tally.table import EVENT_NAMES
 
 PROMETHEUS = alerts_of(*FILES)
 ALL = {**PROMETHEUS, **alerts_of(LOKI)}
+OF_JOBS = {
+    rule["alert"] for group in groups_of(FILES[1]) if group["name"] == "torchelastic-jobs" for rule in group["rules"]
+}
+TEXTS = (*FILES, LOKI, *(RULES / "tests").glob("*.yaml"))
+NUMBERS = {
+    "torchelastic_cluster:lost_node_hours:increase1d",
+    "torchelastic_cluster:node_mean_time_to_failure_seconds:1d",
+    "torchelastic_run:training_time:ratio_rate1d",
+}
+"""Recorded for whoever reports them: nothing of ours reads them."""
+OURS = {name for names in series_names().values() for name in names}
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -54,7 +84,7 @@ def test_only_prometheus_rules_lie_where_prometheus_looks() -> None:
     assert sorted(path.name for path in RULES.glob("*.yaml")) == ["alerts.yaml", "recording.yaml"]
 
 
-def test_rules_ask_for_events_and_metrics_that_exist() -> None:
+def test_rules_ask_for_events_that_exist() -> None:
     """A name that was mistyped, or renamed, is an alert that never fires again."""
     texts = [rule["expr"] for path in (*FILES, LOKI) for group in groups_of(path) for rule in group["rules"]]
     events = {
@@ -65,9 +95,62 @@ def test_rules_ask_for_events_and_metrics_that_exist() -> None:
     }
     assert events <= set(EVENT_NAMES)
     assert len(events) > 5
-    known = {value.replace(".", "_") for key, value in vars(semconv).items() if key.isupper() and type(value) is str}
-    known |= {f"{semconv.CAUSE}.host".replace(".", "_")}
-    for text in texts:
-        for word in re.findall(r"(?<![\w:])torchelastic_\w+(?![\w:])", text):
-            name = re.sub(r"(_seconds|_bytes)?(_total|_sum|_count)?$", "", word)
-            assert name in known, f"{word} in {text}"
+
+
+def test_rules_ask_for_series_that_our_agents_make_or_a_rule_records() -> None:
+    """The same, of metrics: by the exporter's own table, with unit and ending."""
+    asked = {
+        name
+        for path in FILES
+        for group in groups_of(path)
+        for rule in group["rules"]
+        for name in series_asked_for(rule["expr"])
+    }
+    assert asked <= OURS | recorded() | {"up"}
+    assert len(asked & OURS) > 10
+    # and nothing is recorded for nobody
+    dashboards = "".join(path.read_text() for path in (RULES.parent / "dashboards").glob("*.json"))
+    assert recorded() <= asked | {name for name in recorded() if name in RUNBOOKS.read_text() + dashboards} | NUMBERS
+
+
+def test_the_runbook_asks_for_series_that_exist() -> None:
+    """A query with a mistyped name answers that nothing is wrong. The Collector's own names its own test knows."""
+    asked = {
+        name
+        for text in runbook_sections().values()
+        for query in blocks(text, "promql")
+        for name in series_asked_for(query)
+    }
+    assert {name for name in asked if name.startswith("torchelastic")} <= OURS | recorded()
+    assert len(asked & OURS) > 8
+
+
+def test_severities_are_what_the_rules_and_the_runbook_say_that_they_mean() -> None:
+    """Who is woken at night is woken for a job, and for nothing that can wait."""
+    rows = dict(re.findall(r"^\| (critical|warning) \| (.+) \|$", RUNBOOKS.read_text(), flags=re.MULTILINE))
+    told = {anchor: severity for severity, row in rows.items() for _, anchor in re.findall(r"\[(\w+)\]\(#(\w+)\)", row)}
+    assert told == {name.lower(): rule["labels"]["severity"] for name, rule in ALL.items()}
+    named = re.findall(r"\[(\w+)\]\(#(\w+)\)", "".join(rows.values()))
+    assert all(anchor == f"torchelastic{name}".lower() for name, anchor in named)
+    critical = {name for name, rule in ALL.items() if rule["labels"]["severity"] == "critical"}
+    # the same wait, told by Loki with names
+    assert critical - {"TorchelasticRendezvousStuckFor"} <= OF_JOBS
+
+
+def test_files_that_the_rules_name_are_there() -> None:
+    """A comment that sends its reader to a file that is gone."""
+    for path in TEXTS:
+        for word in re.findall(r"(?<![\w/<>.-])[\w./<>-]+\.(?:yaml|md|py|json)\b", path.read_text()):
+            if "<" not in word:  # a place on the reader's own machine
+                assert any((folder / word).exists() for folder in (path.parent, RULES.parent, ROOT)), (path.name, word)
+
+
+def test_the_runbooks_link_is_made_whole_by_the_line_that_is_given(tmp_path: Path) -> None:
+    """In Alertmanager a relative path is a dead link; we do not know where somebody keeps the runbooks."""
+    rules = shutil.copytree(RULES, tmp_path / "rules")
+    (line,) = re.findall(r"^# +(sed -i .+)$", FILES[1].read_text(), flags=re.MULTILINE)
+    subprocess.run(["sh", "-c", line], cwd=rules, check=True, timeout=30)
+    there = alerts_of(rules / "alerts.yaml", rules / "loki" / "alerts.yaml")
+    assert {name: rule["annotations"]["runbook_url"] for name, rule in there.items()} == {
+        name: f"https://git.example.org/torchelastic-otel/blob/main/docs/runbooks.md#{name.lower()}" for name in ALL
+    }

@@ -76,6 +76,20 @@ def runbook_sections() -> dict[str, str]:
     return {re.sub(r"[^\w -]", "", title).strip().lower().replace(" ", "-"): t for title, t in zip(titles, texts)}  # noqa: B905
 
 
+_LABELS = re.compile(r"\{[^{}]*\}|\b(?:by|without|on|ignoring|group_left|group_right) \([^()]*\)")
+
+
+def series_asked_for(promql: str) -> set[str]:
+    """The names of series in a query: no label, no function, and nothing in quotes (a pattern of names)."""
+    bare = _LABELS.sub("", re.sub(r'"[^"]*"', "", promql))
+    return set(re.findall(r"\b(?:torchelastic|otelcol)[\w:]*|\bup\b", bare))
+
+
+def recorded() -> set[str]:
+    """The names of the series that the recording rules make."""
+    return {rule["record"] for group in groups_of(FILES[0]) for rule in group["rules"]}
+
+
 def blocks(text: str, language: str) -> list[str]:
     """The fenced blocks of a language in a text."""
     return [block.strip() for block in re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)]
