@@ -17,9 +17,10 @@ from dashboard_source.queries import (
     FAILURES,
     HOST,
     JOB_TIME,
-    MEMBERSHIP,
     MISSING,
+    NODE,
     NODE_TIME,
+    ONE_HOST,
     REASON,
     REJECTED,
     RESTARTS,
@@ -27,29 +28,32 @@ from dashboard_source.queries import (
     RUNS,
     SET_ASIDE,
     SPOOL_AGE,
-    SPOOL_DROPPED,
     SPOOL_SIZE,
     STALE,
     STATE,
     WORLD_SIZE,
+    all_lost_by_collectors,
+    by_node,
     grown,
     grown_each_step,
     label,
+    lost_by_agents,
+    lost_by_collectors,
     now,
     of_the_round,
     over_time,
     rows,
     series,
+    together,
 )
 from dashboard_source.variables import cluster, data_sources, host, job, runs
 from torchelastic_otel import semconv
 
 UID = "torchelastic-fleet"
-ONE_HOST = f'{HOST}=~"$host"'
 RUNNING = f'{STATE}="running"'
 NOT_RUNNING = f'{STATE}!="running"'
 CAUSES, VICTIMS = (f'{label(semconv.FAILURE_ROLE)}="{role}"' for role in ("cause", "victim"))
-LOST = 'torchelastic_membership_change="lost"'
+NODE_LOST = f'{REASON}="node_lost"'
 MOST = 20
 """Rows of a table."""
 
@@ -84,9 +88,9 @@ def build(traces: str = "jaeger") -> d.Dashboard:
 
 def _at_a_glance():
     running_now = f"sum by ({BY_RUN}) (irate({series(NODE_TIME, RUNS, RUNNING)}[3m])) > 0"
-    failures = (
-        f"(sum({grown(FAILURES, RUNS, CAUSES)}) + (sum({grown(MEMBERSHIP, RUNS, LOST)}) or vector(0)))"
-    )  # fmt: skip
+    # as torchelastic_run:failures:increase1d counts them (rules/recording.yaml)
+    ended = {"worker": grown(FAILURES, RUNS, CAUSES), "node": grown(RESTARTS, RUNS, NODE_LOST)}
+    failures = f"sum({together('failed', ended)})"
     return (
         look.number(
             "How many jobs run now?",
@@ -116,8 +120,8 @@ def _at_a_glance():
         ),
         look.number(
             "What is mean time to failure?",
-            "Time in which workers ran, for each failure (workers that were a cause, and lost nodes): of a job, and"
-            " of a node. Set the interval of checkpoints by the job's; compare the node's with what your supplier"
+            "Time in which workers ran, for each failure (a worker that was a cause, or nodes lost at once): of a job,"
+            " and of a node. Set the interval of checkpoints by the job's; compare the node's with what your supplier"
             " promises.",
             [
                 now(f"sum({grown(JOB_TIME, RUNS, RUNNING)}) / ({failures} > 0)", "a job"),
@@ -127,16 +131,10 @@ def _at_a_glance():
         ),
         look.number(
             "Does telemetry lose anything?",
-            "Events that full spools dropped, records that no attempt could deliver, and records that a receiver"
-            " refused. Above 0: the last row says where.",
-            [
-                now(
-                    " + ".join(
-                        f"(sum({grown(metric, RUNS)}) or vector(0))" for metric in (SPOOL_DROPPED, SET_ASIDE, REJECTED)
-                    )
-                )
-            ],
-            unit="none", nothing="not known", width=4, decimals=0, steps=look.NONE_IS_GOOD,
+            "What agents lost (dropped by full spools, not deliverable, refused), and what Collectors gave up. Above"
+            " 0: the last row says where. No word of Collectors: nobody scrapes their own metrics, and nobody knows.",
+            [now(f"sum({lost_by_agents(RUNS)})", "agents"), now(all_lost_by_collectors(), "Collectors", "B")],
+            unit="none", nothing="not known", width=4, decimals=0, named=True, steps=look.NONE_IS_GOOD,
         ),
     )  # fmt: skip
 
@@ -146,9 +144,10 @@ def _tables():
     most = f"and on ({BY_RUN}) topk({MOST}, {lost})"
     ratio = f"sum by ({BY_RUN}) ({grown(JOB_TIME, RUNS, RUNNING)}) / (sum by ({BY_RUN}) ({grown(JOB_TIME, RUNS)}) > 0)"
     causes, victims = (grown(FAILURES, RUNS, f"{role}, {ONE_HOST}") for role in (CAUSES, VICTIMS))
-    caused, suffered = (f"sum by (cluster, {HOST}) ({failures})" for failures in (causes, victims))
-    top = f"and on (cluster, {HOST}) topk({MOST}, {caused} * 1000000 + {suffered} > 0)"
-    runs_hurt = f"count by (cluster, {HOST}) (sum by (cluster, {HOST}, {RUN}) ({causes}) > 0)"
+    causes, victims = by_node(causes), by_node(victims)
+    caused, suffered = (f"sum by (cluster, {NODE}) ({failures})" for failures in (causes, victims))
+    top = f"and on (cluster, {NODE}) topk({MOST}, {caused} * 1000000 + {suffered} > 0)"
+    runs_hurt = f"count by (cluster, {NODE}) (sum by (cluster, {NODE}, {RUN}) ({causes}) > 0)"
     sources = "${prometheus:queryparam}&${loki:queryparam}&${traces:queryparam}&${__url_time_range}"
     to_job = f"/d/{JOB_UID}/?var-run_id=${{__value.raw}}&${{cluster:queryparam}}&${{job:queryparam}}&{sources}"
     return (
@@ -172,14 +171,14 @@ def _tables():
         ),
         look_of_tables.columns(
             "Which nodes fail most?",
-            f"The {MOST} hosts with most worker failures, and how many runs they hurt. Causes in several runs: take"
-            " the host out. Victims only: leave it alone.",
+            f"The {MOST} nodes (Kubernetes' names of them, elsewhere hosts) with most worker failures, and how many"
+            " runs they hurt. Causes in several runs: take the node out. Victims only: leave it alone.",
             [
                 rows(f"{caused} {top}"),
                 rows(f"{suffered} {top}", "B"),
                 rows(f"{runs_hurt} {top}", "C"),
             ],
-            {"cluster": "Cluster", HOST: "Host", "Value #A": "Causes", "Value #B": "Victims", "Value #C": "Runs hurt"},
+            {"cluster": "Cluster", NODE: "Node", "Value #A": "Causes", "Value #B": "Victims", "Value #C": "Runs hurt"},
             of="rows", nothing="no worker failed", width=10, sort_by="Causes",
         ),
     )  # fmt: skip
@@ -256,36 +255,37 @@ def _rendezvous():
 
 
 def _telemetry():
-    lost = {"dropped by full spools": SPOOL_DROPPED, "not deliverable": SET_ASIDE, "refused by a receiver": REJECTED}
+    of_agents = lost_by_agents(RUNS, ONE_HOST)
+    refused = {"not deliverable": grown(SET_ASIDE, RUNS, ONE_HOST), "refused": grown(REJECTED, RUNS, ONE_HOST)}
+    of_collectors = f"sum by (instance, exporter, lost) ({lost_by_collectors()})"
     return (
         look.ranked(
-            "What was lost on the way?",
+            "What did agents lose?",
             "dropped: the spool was full, give it more room or repair the way to the Collector. not deliverable and"
             " refused: the Collector's own log says why.",
-            [
-                now(f"sum({grown(metric, RUNS)})", name, ref)
-                for (name, metric), ref in zip(lost.items(), "ABC", strict=True)
-            ],
+            [now(f"sum by (lost) ({of_agents})", "{{lost}}")],
             unit="none", nothing="not known", steps=look.NONE_IS_GOOD, width=6,
         ),
         look.ranked(
             "Which destination refuses?",
-            "Records that were refused or could not be delivered, by destination.",
-            [
-                now(
-                    f"sum by ({DESTINATION}) ({grown(SET_ASIDE, RUNS)})"
-                    f" + sum by ({DESTINATION}) ({grown(REJECTED, RUNS)}) > 0",
-                    f"{{{{{DESTINATION}}}}}",
-                )
-            ],
+            "Records of agents that were refused or could not be delivered, by destination.",
+            [now(f"sum by ({DESTINATION}) ({together('lost', refused)}) > 0", f"{{{{{DESTINATION}}}}}")],
             unit="none", nothing="none", steps=look.NONE_IS_GOOD, width=6,
+        ),
+        look.ranked(
+            "What do Collectors throw away?",
+            "Items that a Collector gave up since a backend refused them for good (400, 401, 403, 413 ...), of whatever"
+            " job: they do not come back. Its own log says what the backend said. Collectors are known by their own"
+            " metrics: scrape them.",
+            [now(f"topk(10, {of_collectors} > 0)", "{{instance}} to {{exporter}}: {{lost}}")],
+            unit="none", nothing="nothing that is known", steps=look.NONE_IS_GOOD, width=12,
         ),
         look.ranked(
             "Whose spool is the largest?",
             "The ten hosts with the largest spools. At TORCHELASTIC_OTEL_SPOOL_MAX_BYTES (64 MiB where you set none)"
             " the oldest events go.",
             [now(f"topk(10, max by ({HOST}) ({series(SPOOL_SIZE, RUNS, ONE_HOST)}))", f"{{{{{HOST}}}}}")],
-            unit="bytes", nothing="not known", width=6,
+            unit="bytes", nothing="not known", width=12,
             steps=((None, "green"), (32 << 20, "yellow"), (56 << 20, "red")),
         ),
         look.ranked(
@@ -293,6 +293,6 @@ def _telemetry():
             "The ten hosts whose oldest undelivered record is the oldest. Minutes: the Collector is slow, or not"
             " there.",
             [now(f"topk(10, max by ({HOST}) ({series(SPOOL_AGE, RUNS, ONE_HOST)}))", f"{{{{{HOST}}}}}")],
-            unit="s", nothing="nobody", steps=((None, "green"), (60, "yellow"), (600, "red")), width=6,
+            unit="s", nothing="nobody", steps=((None, "green"), (60, "yellow"), (600, "red")), width=12,
         ),
     )  # fmt: skip

@@ -10,11 +10,13 @@ from grafana_foundation_sdk.models import dashboard as d
 from dashboard_source import look, look_of_tables
 from dashboard_source.job_course import costs, course, event_log, nodes
 from dashboard_source.queries import (
+    CHOSEN_ROUND,
     HOST,
     JOB_TIME,
     LOGS,
     MISSING,
     NODE_TIME,
+    ONE_HOST,
     ONE_RUN,
     REASON,
     RESTARTS,
@@ -38,7 +40,6 @@ UID = "torchelastic-job"
 OUTCOME, PHASE = label(semconv.AGENT_OUTCOME), label(semconv.PHASE)
 CAUSE = label(semconv.CAUSE)
 TOOK = label(semconv.RESTART_DURATION)
-ONE_HOST = f'{HOST}=~"$host"'
 RUNNING = f'{STATE}="running"'
 NOT_RUNNING = f'{STATE}!="running"'
 
@@ -55,7 +56,7 @@ def build(traces: str = "jaeger") -> d.Dashboard:
         .tooltip(d.DashboardCursorSync.CROSSHAIR)
         .link(look.link_to("All jobs", "/d/torchelastic-fleet/"))
     )
-    for variable in (*data_sources(traces), cluster(), job(), run(), newest_round(), round_(), host(ONE_RUN)):
+    for variable in (*data_sources(traces), cluster(), job(), run(), round_(), newest_round(), host(ONE_RUN)):
         board = board.with_variable(variable)
     for annotation in _annotations():
         board = board.annotation(annotation)
@@ -157,7 +158,9 @@ def _at_a_glance():
 
 def _causes(traces: str):
     link = {"Trace": ("Show the trace", look_of_tables.address_of_trace(traces))}
-    first = logs_of(semconv.WORKER_FAILED, f'{label(semconv.FAILURE_ROLE)}="cause"', f'{ROUND}="$newest_round"')
+    first = logs_of(
+        semconv.WORKER_FAILED, f'{label(semconv.FAILURE_ROLE)}="cause"', f'{ROUND}="$newest_round"', ONE_HOST
+    )
     return (
         look_of_tables.columns(
             "Why did it restart, who failed first, and how long did it take?",
@@ -165,7 +168,7 @@ def _causes(traces: str):
             " it and look at its hardware. Another host each time and the same message: the program. node_lost and"
             " node_left name the node that went. 'Agreed' false: torch below 2.4, or another store than c10d; then"
             " it is one agent's own view.",
-            [records(logs_of(semconv.RESTART_COMPLETED, TOLD_ONCE))],
+            [records(logs_of(semconv.RESTART_COMPLETED, TOLD_ONCE, CHOSEN_ROUND))],
             {
                 "Time": "Time", ROUND: "Into round", REASON: "Reason", f"{CAUSE}_host": "Host", f"{CAUSE}_rank": "Rank",
                 f"{CAUSE}_exit_code": "Exit code", f"{CAUSE}_signal": "Signal", f"{CAUSE}_error_type": "Error",
@@ -180,9 +183,9 @@ def _causes(traces: str):
         ),
         look_of_tables.columns(
             "Who failed first in the newest round?",
-            "The earliest twenty failures of the newest round, by the clocks of the hosts: the first is the cause, what"
-            " follows within seconds are most likely its victims. Look here when no restart followed: restarts are"
-            " exhausted, or the rendezvous waits. Open the trace, or the event log for the traceback.",
+            "The earliest twenty failures of the newest of the chosen rounds, by the hosts' clocks: the first is the"
+            " cause, what follows within seconds are most likely its victims. Look here when no restart followed:"
+            " restarts are exhausted, or the rendezvous waits. Open the trace, or the event log for the traceback.",
             [records(first, most=20, newest_first=False)],
             {
                 "Time": "Time", ROUND: "Round", HOST: "Host", label(semconv.WORKER_RANK): "Rank",

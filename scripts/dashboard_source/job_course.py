@@ -7,6 +7,7 @@ from dashboard_source import look, look_of_tables
 from dashboard_source.queries import (
     BEAT_AGE,
     BEATS_FAILED,
+    CHOSEN_ROUND,
     DESTINATION,
     FAILURES,
     HOST,
@@ -14,6 +15,7 @@ from dashboard_source.queries import (
     MEMBERSHIP,
     MISSING,
     NODE_TIME,
+    ONE_HOST,
     ONE_RUN,
     PARTICIPANTS,
     REASON,
@@ -22,14 +24,15 @@ from dashboard_source.queries import (
     ROUND,
     ROUND_NOW,
     SET_ASIDE,
-    SPOOL_DROPPED,
     STATE,
     TOLD_ONCE,
     WORLD_SIZE,
+    all_lost_by_collectors,
     grown,
     label,
     logs,
     logs_of,
+    lost_by_agents,
     now,
     of_the_round,
     over_time,
@@ -39,7 +42,6 @@ from dashboard_source.queries import (
 )
 from torchelastic_otel import semconv
 
-ONE_HOST = f'{HOST}=~"$host"'
 CHANGE = label(semconv.MEMBERSHIP_CHANGE)
 RUNNING = f'{STATE}="running"'
 
@@ -89,7 +91,7 @@ def costs():
             "Each restart by its phases, as the agent that speaks for the job saw it. detect: worker monitoring, or a"
             " lost node's keep-alive timeout. stop: workers that ignore SIGTERM. rendezvous: nodes that come late, or"
             " torch's last-call timeout. assign_ranks and start: the store, images, imports.",
-            [records(logs_of(semconv.RESTART_COMPLETED, TOLD_ONCE), most=30)],
+            [records(logs_of(semconv.RESTART_COMPLETED, TOLD_ONCE, CHOSEN_ROUND), most=30)],
             (ROUND, "Round"), parts, unit="s", nothing="no restart", colours=look.PHASES, width=9,
         ),
         look.ranked(
@@ -123,7 +125,7 @@ def nodes():
     caused, suffered = (f"sum by ({HOST}) ({grown(FAILURES, ONE_RUN, role)})" for role in (causes, victims))
     top = f"topk(10, {caused} * 1000000 + {suffered} > 0)"
     lost = [
-        f"sum by ({DESTINATION}) ({grown(metric, ONE_RUN)}) > 0" for metric in (SET_ASIDE, REJECTED)
+        f"sum by ({DESTINATION}) ({grown(metric, ONE_RUN, ONE_HOST)}) > 0" for metric in (SET_ASIDE, REJECTED)
     ]  # fmt: skip
     return (
         look_of_tables.columns(
@@ -131,7 +133,7 @@ def nodes():
             "What agents said of a rendezvous that is held up, the newest first: how many nodes are there, how many are"
             " missing, and which of the round before did not come back. Missing nodes without a name never came: look"
             " in the scheduler whether they were started at all.",
-            [records(logs_of(semconv.RENDEZVOUS_WAITING), most=20)],
+            [records(logs_of(semconv.RENDEZVOUS_WAITING, ONE_HOST), most=20)],
             {
                 "Time": "Time", HOST: "Told by", label(semconv.RENDEZVOUS_WAITED): "Waits since",
                 label(semconv.RENDEZVOUS_MISSING): "Missing", label(semconv.RENDEZVOUS_MISSING_NODES): "Missing nodes",
@@ -174,10 +176,14 @@ def nodes():
         ),
         look.number(
             "Is anything missing from this?",
-            "Telemetry of this job that was dropped by a full spool. Above 0: this dashboard has gaps; give the spool"
-            " more room (TORCHELASTIC_OTEL_SPOOL_MAX_BYTES) or repair the way to the Collector.",
-            [now(f"sum({grown(SPOOL_DROPPED, ONE_RUN)})", "dropped")],
-            unit="suffix: events", nothing="not known", width=6, height=6, decimals=0, steps=look.NONE_IS_GOOD,
+            "What agents of this job lost (dropped by full spools, set aside, refused), and what Collectors gave up, of"
+            " whatever job; no word of Collectors: nobody scrapes them. Above 0 this dashboard has gaps: give spools"
+            " more room (TORCHELASTIC_OTEL_SPOOL_MAX_BYTES), or see in a Collector's log what its backend says.",
+            [
+                now(f"sum({lost_by_agents(ONE_RUN)})", "its agents"),
+                now(all_lost_by_collectors(), "Collectors", "B"),
+            ],
+            unit="none", nothing="not known", width=6, height=6, decimals=0, named=True, steps=look.NONE_IS_GOOD,
         ),
         look.ranked(
             "Who refused what was sent?",
@@ -190,7 +196,7 @@ def nodes():
 
 def event_log():
     """Everything, line by line."""
-    kept = logs(ONE_HOST, f'{ROUND}=~"$round"', 'severity_text!="DEBUG"')
+    kept = logs(ONE_HOST, CHOSEN_ROUND, 'severity_text!="DEBUG"')
     said = "| line_format `{{ .host_name }}: {{ __line__ }}`"
     return look.event_log(
         "What happened, step by step?",

@@ -6,6 +6,8 @@ is the largest value less the smallest, exactly. ``increase()`` guesses what lay
 and makes 1.5 restarts of 1 in a short run.
 """
 
+from collections.abc import Mapping
+
 from grafana_foundation_sdk.builders import loki, prometheus
 from grafana_foundation_sdk.models.common import DataSourceRef
 from grafana_foundation_sdk.models.loki import LokiQueryDirection
@@ -53,6 +55,14 @@ ONE_RUN = f'{JOB}, {RUN}="$run_id"'
 RUNS = f'{JOB}, {RUN}=~"$run_id"'
 """The series of all runs that the fleet dashboard looks at."""
 BY_RUN = f"cluster, job, {RUN}"
+ONE_HOST = f'{HOST}=~"$host"'
+"""The chosen hosts, in both languages."""
+CHOSEN_ROUND = f'{ROUND}=~"$round"'
+"""The log records of the chosen rounds."""
+NODE = "node"
+"""The label that :func:`by_node` gives."""
+COLLECTORS = 'cluster=~"$cluster|"'
+"""The Collectors of the chosen clusters, and those that nobody gave a cluster."""
 
 
 def series(metric: str, where: str, more: str = "") -> str:
@@ -64,6 +74,52 @@ def grown(metric: str, where: str, more: str = "", at: str = "") -> str:
     """What each series of a counter grew by in the dashboard's window (see the header of this file)."""
     selected = f"{series(metric, where, more)}[$__range]{at}"
     return f"(max_over_time({selected}) - min_over_time({selected}))"
+
+
+def by_node(expr: str) -> str:
+    """Each series with the machine that it is about: Kubernetes' node, and elsewhere the host.
+
+    On Kubernetes host.name is the pod's, and a pod is another one after each start.
+    """
+    hosts = f'label_replace({expr}, "{NODE}", "$1", "{HOST}", "(.*)")'
+    return f'label_replace({hosts}, "{NODE}", "$1", "k8s_node_name", "(.+)")'
+
+
+def together(label_name: str, parts: Mapping[str, str]) -> str:
+    """The series of all parts, each with its part's name as a label: else `or` would take two of them for one."""
+    return " or ".join(f'label_replace({expr}, "{label_name}", "{name}", "", "")' for name, expr in parts.items())
+
+
+def lost_by_agents(where: str, more: str = "") -> str:
+    """What agents lost for good, by what became of it; nothing where no agent tells."""
+    metrics = {"dropped": SPOOL_DROPPED, "not deliverable": SET_ASIDE, "refused": REJECTED}
+    return together("lost", {name: grown(metric, where, more) for name, metric in metrics.items()})
+
+
+def lost_by_collectors() -> str:
+    """What Collectors gave up in the dashboard's window, by signal and exporter, by their own counters.
+
+    Such a counter begins with its first failure, and not with 0: its first value is loss too, unless it was there
+    before the window. Where it began anew (another process at the same address) increase() says about how much.
+    """
+
+    def of(signal: str) -> str:
+        # scraped, or pushed by OTLP (_total)
+        failed = f'{{__name__=~"otelcol_exporter_send_failed_{signal}(_total)?", {COLLECTORS}}}'
+        window = f"{failed}[$__range]"
+        anew = f"increase({window}) and resets({window}) > 0"
+        first = f"min_over_time({window}) unless {failed} offset $__range"
+        return together(
+            "part", {"first": first, "more": f"{anew} or max_over_time({window}) - min_over_time({window})"}
+        )
+
+    return together("lost", {signal: of(signal) for signal in ("log_records", "spans", "metric_points")})
+
+
+def all_lost_by_collectors() -> str:
+    """The sum of it; 0 only where a Collector tells its own numbers, and nothing where none does."""
+    told = f'{{__name__=~"otelcol_process_uptime(_seconds)?(_total)?", {COLLECTORS}}}'
+    return f"sum({lost_by_collectors()}) or 0 * sum(last_over_time({told}[$__range]))"
 
 
 def grown_each_step(metric: str, where: str) -> str:
@@ -94,9 +150,13 @@ def logs_of(event: str, *more: str) -> str:
 
 
 def logs(*filters: str) -> str:
-    """The log records of one run, in LogQL."""
-    where = ('cluster=~"$cluster"', f'{RUN}="$run_id"', *filters)
-    return '{service_name=~"$job"}' + "".join(f" | {each}" for each in where)
+    """The log records of one run, in LogQL.
+
+    What is in the braces says which streams Loki reads; service_name and cluster are its labels. A cluster that is not
+    there is as good as any while all are chosen.
+    """
+    where = (f'{RUN}="$run_id"', *filters)
+    return f'{{service_name=~"$job", {CLUSTER}}}' + "".join(f" | {each}" for each in where)
 
 
 TOLD_ONCE = f'{label(semconv.WRITER)}="true"'

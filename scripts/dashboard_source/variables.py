@@ -1,7 +1,8 @@
 """The variables of both dashboards.
 
 What always holds: data sources are variables, so that the JSON names no installation; "All" is a pattern and no list,
-so that a query is as short with a thousand hosts as with one, and matches series that lack the label.
+so that a query is as short with a thousand hosts as with one, and matches series that lack the label. Only of jobs it
+is the list of what is offered: it says which streams Loki reads, and a pattern for any job would be all of its logs.
 """
 
 from grafana_foundation_sdk.builders import dashboard
@@ -45,21 +46,22 @@ def _asked(name: str, label: str, said: str, query: str) -> dashboard.QueryVaria
     return variable.refresh(d.VariableRefresh.ON_TIME_RANGE_CHANGED).sort(d.VariableSort.NATURAL_ASC)
 
 
-def _any_of(variable: dashboard.QueryVariable, pattern: str) -> dashboard.QueryVariable:
-    return variable.multi(True).include_all(True).all_value(pattern).current(ALL)
+def _any_of(variable: dashboard.QueryVariable, pattern: str | None = ".*") -> dashboard.QueryVariable:
+    variable = variable.multi(True).include_all(True).current(ALL)
+    return variable if pattern is None else variable.all_value(pattern)
 
 
 def cluster() -> dashboard.QueryVariable:
     """Clusters."""
     said = "Clusters whose jobs are shown; the Collector says the cluster of each job."
-    return _any_of(_asked("cluster", "Cluster", said, f"label_values({EVENTS}, cluster)"), ".*")
+    return _any_of(_asked("cluster", "Cluster", said, f"label_values({EVENTS}, cluster)"))
 
 
 def job() -> dashboard.QueryVariable:
     """Services; the namespace in front of the name is left out, since logs do not have it there."""
     said = "Services (OTEL_SERVICE_NAME); torchrun where nobody named one."
     query = f"label_values({series(EVENTS, CLUSTER)}, job)"
-    return _any_of(_asked("job", "Job", said, query).regex("/^(?:.*\\/)?([^\\/]+)$/"), ".+")
+    return _any_of(_asked("job", "Job", said, query).regex("/^(?:.*\\/)?([^\\/]+)$/"), None)
 
 
 def run() -> dashboard.QueryVariable:
@@ -73,7 +75,7 @@ def run() -> dashboard.QueryVariable:
 def runs() -> dashboard.QueryVariable:
     """The runs that are looked at."""
     said = "Runs that are shown (torchrun --rdzv-id)."
-    return _any_of(_asked("run_id", "Run id", said, f"label_values({series(EVENTS, JOB)}, {RUN})"), ".*")
+    return _any_of(_asked("run_id", "Run id", said, f"label_values({series(EVENTS, JOB)}, {RUN})"))
 
 
 def _largest_round() -> str:
@@ -82,27 +84,33 @@ def _largest_round() -> str:
     return f"max(max_over_time({series(ROUND_NOW, ONE_RUN)}[$__range] @ end()) or {restarts})"
 
 
+def _each_round() -> str:
+    """A series for each round of the run: its number, also as the label ``round``.
+
+    A round is a gauge's value and no label, and a short one falls between two samples. So the numbers from 0 to the
+    largest are counted up: a subquery that steps through a thousand seconds has each number up to 999 in turn.
+    """
+    number = f"(vector(time() % 1000) <= scalar({_largest_round()}))"
+    return f'last_over_time((count_values("round", {number}) * on () group_left () {number})[1000s:1s])'
+
+
 def newest_round() -> dashboard.QueryVariable:
-    """The newest round, for a query; nobody chooses it."""
-    said = "The newest round of the run."
-    query = f'query_result(count_values("round", {_largest_round()}))'
+    """The newest of the chosen rounds, for a query; nobody chooses it."""
+    said = "The newest of the chosen rounds."
+    chosen = f'label_replace({_each_round()}, "chosen", "yes", "round", "$round")'
+    query = f'query_result(topk(1, {chosen} and on (chosen) label_replace(vector(1), "chosen", "yes", "", "")))'
     variable = _asked("newest_round", "Newest round", said, query).regex(_A_ROUND)
     return variable.hide(d.VariableHide.HIDE_VARIABLE)
 
 
 def round_() -> dashboard.QueryVariable:
-    """The rounds of the run.
-
-    A round is a gauge's value and no label, and a short one falls between two samples. So the numbers from 0 to the
-    largest are counted up: a subquery that steps through a thousand seconds has each number up to 999 in turn.
-    """
-    each = f'count_values("round", vector(time() % 1000) <= scalar({_largest_round()}))'
-    said = "The round of the event log; all panels above it tell of the whole run."
-    variable = _asked("round", "Round", said, f"query_result(last_over_time({each}[1000s:1s]))").regex(_A_ROUND)
-    return _any_of(variable, ".*").sort(d.VariableSort.NUMERICAL_DESC)
+    """The rounds of the run."""
+    said = "Rounds of the restarts, of the first failures (the newest of the rounds), and of the event log."
+    variable = _asked("round", "Round", said, f"query_result({_each_round()})").regex(_A_ROUND)
+    return _any_of(variable).sort(d.VariableSort.NUMERICAL_DESC)
 
 
 def host(where: str = RUNS) -> dashboard.QueryVariable:
     """The hosts of the runs that ``where`` selects."""
-    said = "Hosts of the panels that tell of single nodes, and of the event log."
-    return _any_of(_asked("host", "Host", said, f"label_values({series(EVENTS, where)}, {HOST})"), ".*")
+    said = "Hosts of the panels that tell of single nodes, and of what agents lost, failures and the event log."
+    return _any_of(_asked("host", "Host", said, f"label_values({series(EVENTS, where)}, {HOST})"))

@@ -173,13 +173,15 @@ def _hosts_of_trace(seen: Seen, trace_id: str) -> set[str]:
 
 
 def _nodes_over_time(answer: Any, seen: Seen) -> None:
+    """What most nodes do, and when; how many, to the node, is asked of a made-up job, whose exports are in time."""
     running = dict(answer["running"])
     for since, until in ((seen.began_s(0)[-1], seen.raised_s), (seen.began_s(1)[-1], min(seen.ended_s))):
         # a rate over four seconds sees a part of what was before
-        assert max(value for at, value in running.items() if since <= at <= until + 1) == pytest.approx(3, abs=0.7)
+        moments = [at for at in running if since <= at <= until + 4]
+        others = [dict(points) for state, points in answer.items() if state != "running"]
+        assert any(running[at] > max(each.get(at, 0) for each in others) for at in moments)
     assert max(value for _, value in answer["rendezvous"]) > 0
-    total = [sum(dict(points).get(at, 0) for points in answer.values()) for at in running]
-    assert max(total) == pytest.approx(3, abs=0.5)
+    assert set(answer) == {"running", "detecting", "stopping", "rendezvous", "starting", "exit_barrier"}
 
 
 def _sizes(answer: Any, seen: Seen) -> None:
@@ -233,6 +235,21 @@ def _beats(answer: Any, seen: Seen) -> None:
     assert all(0 <= age < 30 for age in answer.values())
 
 
+def _lossless(agents: str) -> Check:
+    """Agents lost nothing; the Collector told its numbers, whatever other tests made it lose."""
+
+    def check(answer: Any, seen: Seen) -> None:
+        assert answer.pop(agents) == 0
+        assert set(answer) == {"Collectors"}
+
+    return check
+
+
+def _of_the_collector(answer: Any, seen: Seen) -> None:
+    """Nobody knows here what other tests made their Collector lose; test_dashboards_of_collectors.py has its own."""
+    assert all(name.startswith(f"{seen.stack.collector.telemetry} to otlp_") for name in answer)
+
+
 def _log(answer: Any, seen: Seen) -> None:
     told = [each for each in seen.job.records() if "torchelastic.rendezvous.round" in each.attributes]
     bodies = [body for _, body, _ in answer]
@@ -267,7 +284,7 @@ JOB: dict[str, Check] = {
     "Whose heartbeats are late?": _beats,
     "Which nodes came, went or were lost?": nothing,
     "Which hosts fail to send heartbeats?": nothing,
-    "Is anything missing from this?": same({"dropped": 0}),
+    "Is anything missing from this?": _lossless("its agents"),
     "Who refused what was sent?": nothing,
     "What happened, step by step?": _log,
 }
@@ -335,10 +352,10 @@ FLEET: dict[str, Check] = {
     "How many node-hours are lost?": _node_hours,
     "How often did jobs restart?": same({"": 1}),
     "What is mean time to failure?": _mean_time_to_failure,
-    "Does telemetry lose anything?": same({"": 0}),
+    "Does telemetry lose anything?": _lossless("agents"),
     "Which jobs lose the most?": _jobs,
     "Which nodes fail most?": same(
-        [{"Cluster": "cluster-of-the-tests", "Host": "train-1", "Causes": 1, "Victims": 0, "Runs hurt": 1}]
+        [{"Cluster": "cluster-of-the-tests", "Node": "train-1", "Causes": 1, "Victims": 0, "Runs hurt": 1}]
     ),
     "What do all nodes do, over time?": _nodes_over_time,
     "Why did jobs restart?": same({"worker_failure": 1}),
@@ -348,8 +365,9 @@ FLEET: dict[str, Check] = {
     "In which jobs do nodes collide?": _conflicts,
     "How many conflicts per heartbeat?": _conflicts_each,
     "Which hosts fail to send heartbeats?": nothing,
-    "What was lost on the way?": same({"dropped by full spools": 0, "not deliverable": 0, "refused by a receiver": 0}),
+    "What did agents lose?": same({"dropped": 0, "not deliverable": 0, "refused": 0}),
     "Which destination refuses?": nothing,
+    "What do Collectors throw away?": _of_the_collector,
     "Whose spool is the largest?": _spools,
     "Who is behind with delivering?": _behind,
 }

@@ -13,7 +13,7 @@ import yaml
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard
-from support.dashboards import FOLDER, NAMES, ROOT, panels, read, texts, variables
+from support.dashboards import FOLDER, NAMES, ROOT, following, panels, read, texts, variables
 
 GLOBAL = {"__range", "__interval", "__rate_interval", "__url_time_range", "__value", "__from", "__to"}
 """Variables of Grafana's own that are used."""
@@ -98,7 +98,7 @@ def test_series_are_named_by_what_tells_them_apart(name: str) -> None:
 def test_only_variables_that_are_there_are_used(name: str) -> None:
     """A name that Grafana does not know stays in the query as it is, and the answer is empty."""
     board = read(name)
-    used = {found for text in texts(board) for found in re.findall(r"\$\{?(\w+)", text)} - {"__all"}
+    used = {found for text in texts(board) for found in re.findall(r"\$\{?([a-z_]\w*)", text)} - {"__all"}
     used -= {found for found in used if found.startswith("__data")}
     assert used - GLOBAL == set(variables(board))
 
@@ -156,3 +156,17 @@ def test_provisioning_loads_both_and_links_logs_to_traces() -> None:
     assert field["url"] == "$${__value.raw}"  # $$: Grafana fills in environment variables first
     back = sources["jaeger"]["jsonData"]["tracesToLogsV2"]
     assert back["datasourceUid"] == sources["loki"]["uid"]
+    # only streams of the span's own cluster and service: Grafana shows no link where a span has neither
+    assert back["query"] == '{$${__tags}} | trace_id="$${__trace.traceId}"'
+    assert {tag["value"] for tag in back["tags"]} == {"cluster", "service_name"}
+
+
+@every_board
+@pytest.mark.parametrize("variable", ["round", "host"])
+def test_what_a_variable_narrows_is_said_in_the_documentation(name: str, variable: str) -> None:
+    """Who chooses a host must know which panels still tell of all of them."""
+    section = (ROOT / "docs" / "dashboards.md").read_text().partition("## Variables")[2].partition("\n## ")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line[:1] == "|"]
+    said = {(board, what.lower()): titles.split("; ") for board, what, titles in (row for row in rows if len(row) == 3)}
+    found = following(read(name), variable)
+    assert said.get((name, variable), []) == found

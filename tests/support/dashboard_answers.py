@@ -9,7 +9,7 @@ error.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +22,7 @@ ALL = "$__all"
 HIDDEN = 2
 """Grafana's number for a variable that nobody chooses."""
 
+Chosen = str | Sequence[str]
 Row = dict[str, Any]
 Points = list[tuple[float, float]]
 
@@ -33,7 +34,7 @@ class View:
     Attributes:
         board: Which.
         stack: The backends.
-        chosen: The value of each variable; :data:`ALL` for all.
+        chosen: The value of each variable, or several; :data:`ALL` for all.
         start_s: The beginning of the time range, seconds since the epoch.
         end_s: Its end.
         step_s: The time between two points of a graph; what ``$__interval`` would be.
@@ -42,7 +43,7 @@ class View:
 
     board: Board
     stack: Stack
-    chosen: Mapping[str, str]
+    chosen: Mapping[str, Chosen]
     start_s: float
     end_s: float
     step_s: float = 1.0
@@ -50,8 +51,8 @@ class View:
 
     @staticmethod
     def of_run(
-        board: Board, stack: Stack, run_id: str, start_s: float, end_s: float, *, step_s: float = 1.0,
-        scrape_s: float = 1.0, **chosen: str,
+        board: Board, stack: Stack, run_id: Chosen, start_s: float, end_s: float, *, step_s: float = 1.0,
+        scrape_s: float = 1.0, **chosen: Chosen,
     ) -> View:  # fmt: skip
         """One run on a dashboard; everything else is chosen, and what is hidden is what Grafana makes of it."""
         everything = {name: ALL for name, each in variables(board).items() if each["type"] == "query"}
@@ -60,9 +61,8 @@ class View:
         found = {name: [*view.options(name), ""][0] for name in hidden}
         return replace(view, chosen={**view.chosen, **found})
 
-    def filled(self, text: str) -> str:
-        """A text with its variables filled in."""
-        known = variables(self.board)
+    def filled(self, text: str, language: str = "prometheus") -> str:
+        """A text with its variables filled in, as the data source of that type has it done."""
 
         def value(found: re.Match[str]) -> str:
             name = found[1] or found[2]
@@ -72,12 +72,22 @@ class View:
                 return f"{round(max(self.step_s + self.scrape_s, 4 * self.scrape_s))}s"
             if name == "__interval":
                 return f"{round(self.step_s)}s"
-            chosen = self.chosen[name]
-            return str(known[name]["allValue"]) if chosen == ALL else chosen
+            return self._chosen(name, language)
 
-        filled = re.sub(r"\$(?:(\w+)|\{(\w+)\})", value, text)
-        assert "$" not in filled, filled
-        return filled
+        # no variable of Grafana's begins with a digit: "$1" is label_replace's
+        return re.sub(r"\$(?:([a-z_]\w*)|\{([a-z_]\w*)\})", value, text)
+
+    def _chosen(self, name: str, language: str) -> str:
+        """What is chosen of a variable, as it stands in a query."""
+        variable, chosen = variables(self.board)[name], self.chosen[name]
+        if chosen == ALL:
+            if everything := variable.get("allValue"):
+                return str(everything)  # as it is
+            chosen = self.options(name)
+        if not variable["multi"] and not variable["includeAll"]:
+            assert isinstance(chosen, str)
+            return chosen
+        return as_pattern([chosen] if isinstance(chosen, str) else chosen, language)
 
     def answers(self, panel: Panel) -> Any:
         """What the panel shows.
@@ -90,7 +100,7 @@ class View:
             steps = max(self.step_s, int(at_least.removesuffix("m")) * self.scrape_s)
             if steps > self.step_s:
                 return replace(self, step_s=steps).answers(panel)
-        found = [self._asked(target) for target in panel["targets"]]
+        found = [self.asked(target) for target in panel["targets"]]
         pairs = list(zip(panel["targets"], found, strict=True))
         if panel["type"] in ("stat", "bargauge", "timeseries"):
             return {name: value for target, series in pairs for name, value in named(panel, target, series)}
@@ -98,8 +108,9 @@ class View:
             return found[0]
         return transformed(panel, [(target["refId"], each) for target, each in pairs])
 
-    def _asked(self, target: Mapping[str, Any]) -> list[Any]:
-        expr = self.filled(target["expr"])
+    def asked(self, target: Mapping[str, Any]) -> list[Any]:
+        """What one query of a panel answers."""
+        expr = self.filled(target["expr"], target["datasource"]["type"])
         if target["datasource"]["type"] == "prometheus":
             prometheus: Prometheus = self.stack.prometheus
             if target.get("instant"):
@@ -125,7 +136,7 @@ class View:
         """Time in seconds, title and text of each annotation, by the name of its query."""
         told: dict[str, list[tuple[float, str, str]]] = {}
         for each in self.board["annotations"]["list"]:
-            lines = self._records(self.filled(each["expr"]), 1000)
+            lines = self._records(self.filled(each["expr"], "loki"), 1000)
             told[each["name"]] = [(at / S, rendered(each["titleFormat"], labels), body) for at, body, labels in lines]
         return told
 
@@ -150,6 +161,17 @@ class View:
             pattern = re.compile(variable["regex"].strip("/").replace("\\/", "/"))
             found = [match[1] for each in found if (match := pattern.search(each))]
         return list(dict.fromkeys(found))
+
+
+def as_pattern(values: Sequence[str], language: str) -> str:
+    """Values of a variable that takes several, as Grafana's data source of Prometheus or Loki writes them into a query.
+
+    Each is a pattern that matches it alone, escaped once for the pattern and once for the text in quotes around it;
+    several are alternatives, which Prometheus' data source puts in parentheses and Loki's does not.
+    """
+    escaped = [re.sub(r"[$^*{}\[\]'+?.()|]", r"\\\\\g<0>", each.replace("\\", "\\" * 4)) for each in values]
+    one_of = "|".join(escaped)
+    return f"({one_of})" if language == "prometheus" and len(escaped) != 1 else one_of
 
 
 def rendered(template: str, labels: Mapping[str, str]) -> str:

@@ -6,6 +6,7 @@ What always holds: what is read is the JSON in collector-config/dashboards, neve
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,23 @@ def panels(board: Board) -> list[Panel]:
 def variables(board: Board) -> dict[str, dict[str, Any]]:
     """Its variables, by name."""
     return {variable["name"]: variable for variable in board["templating"]["list"]}
+
+
+def following(board: Board, variable: str) -> list[str]:
+    """The titles of the panels that a variable narrows, by their queries; through a hidden variable, too."""
+    names = {variable}
+    for name, each in variables(board).items():
+        if each.get("hide") and any(_uses(text, variable) for text in texts(each["query"])):
+            names.add(name)
+    return [
+        panel["title"]
+        for panel in panels(board)
+        if any(_uses(target["expr"], name) for target in panel["targets"] for name in names)
+    ]
+
+
+def _uses(text: str, variable: str) -> bool:
+    return re.search(rf"\${variable}\b|\${{{variable}\b", text) is not None
 
 
 def texts(value: Any) -> Iterator[str]:

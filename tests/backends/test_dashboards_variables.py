@@ -1,0 +1,225 @@
+"""What is chosen on a dashboard, filled in as Grafana does it, narrows what its panels say to just that.
+
+What always holds: the telemetry is made up (tests/support/synthetic_jobs.py); beside what is chosen there is something
+that the chosen names, read as patterns, would match.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.request
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+from support.backends import Stack, eventually
+from support.dashboard_answers import ALL, Chosen, S, View
+from support.dashboards import NAMES, following, panels, read
+from support.synthetic_jobs import MISSING, SyntheticJob
+from synthetic_truth import told_of
+
+NODES = 3
+
+
+@dataclass(frozen=True)
+class Sent:
+    """Jobs that the backends hold."""
+
+    stack: Stack
+    jobs: Sequence[SyntheticJob]
+
+    def view(self, name: str, **chosen: Chosen) -> View:
+        """A dashboard at their end; what is not chosen is everything."""
+        last, first = max(job.end_ns for job in self.jobs), min(job.start_ns for job in self.jobs)
+        run = chosen.pop("run_id", self.jobs[0].run_id)
+        times = (first / S - 60, last / S)
+        return View.of_run(read(name), self.stack, run, *times, step_s=60, scrape_s=60, **chosen)
+
+    def answer(self, name: str, title: str, **chosen: Chosen) -> Any:
+        """What a panel says."""
+        view = self.view(name, **chosen)
+        (panel,) = [each for each in panels(view.board) if each["title"] == title]
+        return view.answers(panel)
+
+
+def send(stack: Stack, *jobs: SyntheticJob) -> Sent:
+    """Send jobs, and wait until the backends hold all of them."""
+    for job in jobs:
+        job.send(stack.otlp_http)
+
+    def arrived() -> bool:
+        for job in jobs:
+            run = f'torchelastic_run_id="{job.run_id}"'
+            ended = f'count(torchelastic_agent_time_seconds_total{{{run}, torchelastic_time_state="running"}} == 540)'
+            told = f'sum(count_over_time({{service_name="{job.service}"}} | {run} [1h]))'
+            found = (*stack.prometheus.query(ended, job.end_ns / S), *stack.loki.instant(told))
+            if [n for _, n in found] != [job.nodes, job.records]:
+                return False
+        return True
+
+    eventually(arrived, deadline_s=180)
+    return Sent(stack, jobs)
+
+
+@pytest.fixture(scope="module")
+def jobs(stack: Stack) -> Sent:
+    """Three jobs: the names of the first, read as patterns, match the third's; the second's are plain."""
+    now_ns, some = time.time_ns(), uuid.uuid4().hex[:6]
+    named = (("a.b+c", "llm.v1+x", "east.1"), ("plain", "torchrun", "west"), ("aXbbc", "llmXv11x", "eastX1"))
+    return send(
+        stack,
+        *(
+            SyntheticJob(NODES, now_ns, f"{run}-{some}", service, {"cluster": cluster, "host.name": f"{run}-{{node}}"})
+            for run, service, cluster in named
+        ),
+    )
+
+
+def runs_of(rows: list[dict[str, Any]]) -> set[str]:
+    """The runs that a table names."""
+    return {row["Run id"] for row in rows}
+
+
+@pytest.mark.parametrize("by", ["run_id", "job", "cluster"])
+def test_two_values_are_both_of_them_and_nothing_else(jobs: Sent, by: str) -> None:
+    """Grafana writes `(a|b)`, each one escaped: a dot in a name is a dot."""
+    values = {
+        "run_id": [job.run_id for job in jobs.jobs],
+        "job": [job.service for job in jobs.jobs],
+        "cluster": [job.resource["cluster"] for job in jobs.jobs],
+    }[by]
+    everything: dict[str, Chosen] = {"run_id": [job.run_id for job in jobs.jobs]}
+    title = "Which jobs lose the most?"
+    assert runs_of(jobs.answer("fleet", title, **everything)) == {job.run_id for job in jobs.jobs}
+    two = jobs.answer("fleet", title, **{**everything, by: values[:2]})
+    assert runs_of(two) == {job.run_id for job in jobs.jobs[:2]}
+    one = jobs.answer("fleet", title, **{**everything, by: values[:1]})
+    assert runs_of(one) == {jobs.jobs[0].run_id}
+    waiting = jobs.answer("fleet", "Which jobs wait for nodes?", **{**everything, by: values[:2]})
+    assert waiting == {job.run_id: MISSING for job in jobs.jobs[:2]}
+
+
+def test_a_run_id_with_signs_of_patterns_is_one_run(jobs: Sent) -> None:
+    """The job's dashboard takes one run, as it is written, in both languages."""
+    assert jobs.answer("job", "How many restarts?") == {"": 2}
+    assert jobs.answer("job", "Has it ended, and how?") == {"succeeded": NODES - 1, "not succeeded": 1}
+    assert {labels["torchelastic_run_id"] for _, _, labels in jobs.answer("job", "What happened, step by step?")} == {
+        jobs.jobs[0].run_id
+    }
+
+
+@pytest.mark.parametrize("all_jobs", [True, False])
+def test_the_logs_of_two_services_and_hosts_are_read_and_no_others(jobs: Sent, all_jobs: bool) -> None:
+    """Loki's data source writes `a|b`; all jobs are the names that are offered: a pattern would be all of its logs."""
+    first, second, _ = jobs.jobs
+    chosen: dict[str, Chosen] = {
+        "job": ALL if all_jobs else [first.service, second.service],
+        "cluster": [first.resource["cluster"], second.resource["cluster"]],
+        "host": [f"{first.run_id.rpartition('-')[0]}-{node}" for node in (0, 1)],
+        "round": ["0", "1"],
+    }
+    lines = jobs.answer("job", "What happened, step by step?", **chosen)
+    assert {labels["host_name"] for _, _, labels in lines} == {"a.b+c-0", "a.b+c-1"}
+    assert {labels["torchelastic_rendezvous_round"] for _, _, labels in lines} == {"0", "1"}
+    assert {labels["service_name"] for _, _, labels in lines} == {first.service}
+    assert jobs.answer("job", "What happened, step by step?", **{**chosen, "job": second.service}) == []
+    assert jobs.answer("job", "What happened, step by step?", **{**chosen, "cluster": "eastX1"}) == []
+
+
+def test_loki_is_never_asked_for_all_of_its_streams(jobs: Sent) -> None:
+    """Each minute, for hours: every query of logs names the services in the braces, and the cluster with them."""
+    view = jobs.view("job")
+    asked = [t["expr"] for panel in panels(view.board) for t in panel["targets"] if t["datasource"]["type"] == "loki"]
+    asked += [each["expr"] for each in view.board["annotations"]["list"]]
+    assert len(asked) > 9
+    for expr in asked:
+        braces = view.filled(expr, "loki").partition("{")[2].partition("}")[0]
+        services, _, cluster = braces.partition(", ")
+        offered = services.removeprefix('service_name=~"').removesuffix('"').replace(r"\\", "").split("|")
+        assert sorted(offered) == sorted(view.options("job"))
+        assert cluster == 'cluster=~".*"'
+
+
+def test_logs_without_a_cluster_are_found_while_all_clusters_are_chosen(stack: Stack) -> None:
+    """A Collector of one's own may say none: Loki has no such label then, and ".*" matches what is not there."""
+    run_id, at_ns = f"nowhere-{uuid.uuid4().hex[:6]}", time.time_ns()
+    said = {"torchelastic.run.id": run_id, "event_name": "torchelastic.round.started"}
+    record = {"timeUnixNano": str(at_ns), "body": {"stringValue": "a round"}, "attributes": _pairs(said)}
+    resource = {"attributes": _pairs({"service.name": "torchrun", "host.name": "here"})}
+    logs = {"resourceLogs": [{"resource": resource, "scopeLogs": [{"logRecords": [record]}]}]}
+    url = f"{stack.loki.otlp}/v1/logs"
+    request = urllib.request.Request(url, json.dumps(logs).encode(), {"Content-Type": "application/json"})
+    urllib.request.urlopen(request, timeout=30).close()
+    chosen: dict[str, Chosen] = {"cluster": ALL, "job": "torchrun", "run_id": run_id, "host": ALL, "round": ALL}
+    view = View(read("job"), stack, chosen, at_ns / S - 60, at_ns / S + 60)
+    (panel,) = [each for each in panels(view.board) if each["title"] == "What happened, step by step?"]
+    ((_, body, labels),) = eventually(lambda: view.answers(panel))
+    assert body == "here: a round"
+    assert "cluster" not in labels
+    assert replace(view, chosen={**chosen, "cluster": "east.1"}).answers(panel) == []
+
+
+def _pairs(said: dict[str, str]) -> list[dict[str, Any]]:
+    return [{"key": key, "value": {"stringValue": value}} for key, value in said.items()]
+
+
+def test_on_kubernetes_the_nodes_are_named_and_not_the_pods(stack: Stack) -> None:
+    """Two runs, each with pods of its own, on the same two nodes: a node that hurts both runs is one row."""
+    now_ns = time.time_ns()
+    cluster = f"k8s-{uuid.uuid4().hex[:6]}"
+    pods = [
+        SyntheticJob(2, now_ns, f"{name}-{cluster}", resource={
+            "cluster": cluster, "host.name": f"{name}-pod-{{node}}", "k8s.node.name": "gpu-{node}",
+        })
+        for name in ("one", "two")
+    ]  # fmt: skip
+    sent = send(stack, *pods)
+    failing, other = {"Causes": 4, "Victims": 0, "Runs hurt": 2}, {"Causes": 0, "Victims": 2}
+    first = pods[0].first
+    assert sent.answer("fleet", "Which nodes fail most?", cluster=cluster, run_id=ALL) == [
+        {"Cluster": cluster, "Node": f"gpu-{first}", **failing},
+        {"Cluster": cluster, "Node": f"gpu-{1 - first}", **other},
+    ]
+    alone = sent.answer("fleet", "Which nodes fail most?", cluster=cluster, run_id=ALL, host=f"one-pod-{first}")
+    assert alone == [{"Cluster": cluster, "Node": f"gpu-{first}", "Causes": 2, "Victims": 0, "Runs hurt": 1}]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("variable", ["host", "round"])
+def test_panels_follow_the_variables_that_are_said_to_narrow_them(jobs: Sent, name: str, variable: str) -> None:
+    """A host or a round that is not there leaves nothing in a panel that follows it, and changes no other."""
+    board = read(name)
+    follow = following(board, variable)
+    everything, nobody = jobs.view(name), jobs.view(name, **{variable: "999"})
+    for panel in panels(board):
+        answer = nobody.answers(panel)
+        if panel["title"] in follow:
+            assert everything.answers(panel), panel["title"]
+            assert not answer, panel["title"]
+        else:
+            assert answer == everything.answers(panel), panel["title"]
+
+
+def test_a_chosen_host_and_round_leave_what_is_theirs(jobs: Sent) -> None:
+    """What somebody who suspects one node looks at."""
+    job = jobs.jobs[0]
+    suspect, other = f"a.b+c-{job.first}", "a.b+c-0"
+    failures = "Who failed first in the newest round?"
+    assert [row["Host"] for row in jobs.answer("job", failures, host=suspect)] == [suspect]
+    assert jobs.answer("job", failures, host=other) == []
+    rows = jobs.answer("job", failures, host=[other], round=["0", "1"])
+    assert rows == [], "nobody failed in round 1, the newest of the two"
+    rows = jobs.answer("job", failures, round="0")
+    assert [row["Host"] for row in rows] == [f"a.b+c-{node}" for node in (2, 0, 1)]
+    restarts = "Why did it restart, who failed first, and how long did it take?"
+    assert [row["Into round"] for row in jobs.answer("job", restarts)] == ["2", "1"]
+    assert [row["Into round"] for row in jobs.answer("job", restarts, round=["0", "1"])] == ["1"]
+    (bar,) = jobs.answer("job", "Which part of a restart takes long?", round="2")
+    assert bar == told_of(job)["job"]["Which part of a restart takes long?"][1]
+    assert [row["Told by"] for row in jobs.answer("job", "Who is missing?", host=other)] == [other]
+    assert jobs.answer("fleet", "What did agents lose?", host=other) == dict.fromkeys(
+        ("dropped", "not deliverable", "refused"), 0
+    )
