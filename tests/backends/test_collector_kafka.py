@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from support import collector_tiers as tiers
 from support.backends import Collector, Programs, eventually
-from support.collector import HttpCollector
+from support.collector import OK, UNAVAILABLE, HttpCollector
 from support.kafka_broker import Kafka, NoKafka
 from support.otlp_senders import point, record, send_logs, send_metrics, send_spans, span, trace_id
 
@@ -108,6 +108,47 @@ def test_the_consumer_is_killed_in_the_middle_and_nothing_is_lost(
             taker.start()
     assert backend.wait_for(count, 60)
     assert set(backend.uids()) == {str(each) for each in range(count)}
+
+
+def told_all(kafka: Kafka, prefix: str) -> bool:
+    """Whether the group has told the end of everything that was sent; its client tells each second."""
+    return {end - told for told, end in kafka.offsets(prefix).values() if end} == {0}
+
+
+def test_the_consumer_is_killed_in_the_middle_and_no_point_is_lost(
+    node: Collector, taker: Collector, kafka: Kafka, prefix: str, backend: HttpCollector
+) -> None:
+    """The same for metrics, and at the worst moment: Kafka was told, and the backend does not have it yet."""
+    taker.start()
+    names = [f"metric.{number}" for number in range(300)]
+    for first in range(0, len(names), 100):
+        part = names[first : first + 100]
+        send_metrics(node.otlp_grpc, [point(name, 1.0) for name in part[:50]])
+        eventually(lambda part=part: {one.name for _, one in backend.metrics()} >= set(part[:50]), 60)
+        backend.behaviour = UNAVAILABLE
+        send_metrics(node.otlp_grpc, [point(name, 1.0) for name in part[50:]])
+        eventually(lambda: tiers.queued(taker) > 0 and told_all(kafka, prefix), 60)
+        taker.kill()
+        backend.behaviour = OK
+        taker.start()
+    eventually(lambda: {one.name for _, one in backend.metrics()} == set(names), 60)
+
+
+def test_the_consumer_is_killed_and_the_spans_that_wait_in_its_sampler_are_lost(
+    node: Collector, taker: Collector, kafka: Kafka, prefix: str, backend: HttpCollector
+) -> None:
+    """As with the gateway's: their offset was told when they were with the sampler, and it has them in memory."""
+    waiting = {"processors": {"tail_sampling": {"decision_wait": "60s"}}}
+    taker.overrides = tiers.merged(taker.overrides, waiting)
+    taker.start()
+    send_spans(node.otlp_grpc, [span(trace, 1, error=True) for trace in range(1, 11)])
+    eventually(lambda: taker.metrics().get(RECEIVED) == 10)
+    eventually(lambda: told_all(kafka, prefix))  # what it has not told would come again
+    taker.kill()
+    taker.overrides = tiers.merged(taker.overrides, SAMPLING)
+    taker.start()
+    send_spans(node.otlp_grpc, [span(11, 1, error=True)])
+    eventually(lambda: {one.trace_id for _, one in backend.spans()} == {trace_id(11)})
 
 
 def test_broker_and_gateway_are_killed_in_the_middle_and_nothing_is_lost(

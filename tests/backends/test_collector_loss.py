@@ -7,23 +7,31 @@ as they are shipped, and behind these a receiver that counts.
 from __future__ import annotations
 
 import json
+import struct
 import subprocess
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import grpc
 import pytest
 import yaml
 from support import collector_tiers as tiers
-from support.backends import Collector, Programs, eventually
-from support.collector import HttpCollector
+from support.backends import Collector, NotReady, Programs, eventually
+from support.collector import OK, UNAVAILABLE, HttpCollector
 from support.drivers import Driver
-from support.otlp_senders import point, send_logs, send_metrics, send_spans, span, trace_id
+from support.otlp_senders import point, record, send_logs, send_metrics, send_spans, span, trace_id
 
 from torchelastic_otel.spool.glance import glance
 
 SENT_FAILED = "otelcol_exporter_send_failed_log_records"
 ACCEPTED = "otelcol_receiver_accepted_log_records"
 ENQUEUE_FAILED = "otelcol_exporter_enqueue_failed_log_records"
+REFUSED = "otelcol_receiver_refused_log_records"
+QUEUE_SIZE = "otelcol_exporter_queue_size"
 OF_A_REQUEST = 50
 """Records that a process sends at once: more requests than by default, so that a kill meets some."""
 SAMPLING = {"processors": {"tail_sampling": {"decision_wait": "2s"}}}
@@ -91,6 +99,65 @@ def all_came(backend: HttpCollector, count: int, deadline_s: float = 60) -> None
     assert came(backend) == sent(backend, count)
 
 
+class Sender:
+    """Sends points and spans to a Collector, one after the other, each until it is taken, and goes on until the end.
+
+    Attributes:
+        taken: How many pairs of a point and a span were taken so far: ``metric.0`` with trace 1, and so on.
+    """
+
+    def __init__(self, node: Collector) -> None:
+        self.taken = 0
+        self._node = node
+        self._ending, self._leaving = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._send, daemon=True)
+
+    def __enter__(self) -> Sender:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._leaving.set()
+        self._thread.join()
+
+    def wait_for(self, more: int) -> None:
+        """Wait until so many more were taken."""
+        wanted = self.taken + more
+        eventually(lambda: self.taken >= wanted, 90)
+
+    def ended(self) -> int:
+        """Have it end with a pair that is taken; how many it were."""
+        self._ending.set()
+        self._thread.join(90)
+        assert not self._thread.is_alive()
+        return self.taken
+
+    def _send(self) -> None:
+        while not self._ending.is_set():
+            self._insist(send_metrics, [point(f"metric.{self.taken}", self.taken)])
+            self._insist(send_spans, [span(self.taken + 1, 1)])
+            if self._leaving.is_set():
+                return
+            self.taken += 1
+
+    def _insist(self, send: Callable[[str, Sequence[Any]], None], items: Sequence[Any]) -> None:
+        while not self._leaving.wait(0.005):
+            try:
+                return send(self._node.otlp_grpc, items)
+            except grpc.RpcError:
+                pass  # nobody is there, or nobody has room: again
+
+
+def metrics_of(backend: HttpCollector) -> set[str]:
+    """The metrics that came, by name."""
+    return {one.name for _, one in backend.metrics()}
+
+
+def traces_of(backend: HttpCollector) -> set[bytes]:
+    """The traces of which something came."""
+    return {one.trace_id for _, one in backend.spans()}
+
+
 # torchrun
 
 
@@ -137,6 +204,27 @@ def test_the_nodes_collector_is_killed_in_the_middle_of_a_stream_and_nothing_is_
     assert missing == set()
 
 
+def test_the_nodes_collector_is_killed_and_neither_a_point_nor_a_span_is_lost(
+    node: Collector, gate: Collector, backend: HttpCollector
+) -> None:
+    """The same for the other two signals, each with a queue of its own; the last time while it sends."""
+    gate.env["TRACE_SAMPLE_PERCENT"] = "100"
+    node.start()
+    with Sender(node) as sender:
+        for kill in range(3):
+            sender.wait_for(100)
+            if kill == 2:
+                gate.start()
+                eventually(lambda: backend.metrics() and backend.spans(), 60)
+            node.kill()
+            node.start()
+        sender.wait_for(100)
+        count = sender.ended()
+    eventually(lambda: len(metrics_of(backend)) == count and len(traces_of(backend)) == count, 90)
+    assert metrics_of(backend) == {f"metric.{number}" for number in range(count)}
+    assert traces_of(backend) == {trace_id(number + 1) for number in range(count)}
+
+
 def test_without_a_collector_on_the_node_the_spool_keeps_everything(
     drive: Drive, node: Collector, gate: Collector, backend: HttpCollector
 ) -> None:
@@ -180,6 +268,26 @@ def test_the_gateway_is_killed_in_the_middle_of_a_stream_and_no_record_is_lost(
     all_came(backend, count, 90)
 
 
+def test_the_gateway_is_killed_in_the_middle_of_a_stream_and_no_point_is_lost(
+    node: Collector, gate: Collector, backend: HttpCollector
+) -> None:
+    """Metrics go from disk to disk, as log records do. Of the spans that come beside them, the next test tells."""
+    gate.start()
+    node.start()
+    with Sender(node) as sender:
+        for _ in range(3):
+            came_before = len(metrics_of(backend))
+            eventually(lambda came_before=came_before: len(metrics_of(backend)) >= came_before + 50, 90)
+            backend.behaviour = UNAVAILABLE  # so that something is there that could be lost
+            eventually(lambda: gate.metrics(exporter="otlp_http/metrics")[QUEUE_SIZE] > 0)
+            gate.kill()
+            backend.behaviour = OK
+            gate.start()
+        count = sender.ended()
+    eventually(lambda: len(metrics_of(backend)) == count, 90)
+    assert metrics_of(backend) == {f"metric.{number}" for number in range(count)}
+
+
 def test_the_gateway_is_killed_and_the_spans_that_wait_in_its_sampler_are_lost(
     node: Collector, gate: Collector, backend: HttpCollector
 ) -> None:
@@ -211,6 +319,33 @@ def test_the_gateway_is_stopped_in_order_and_the_spans_in_its_sampler_are_judged
     assert gate.stop() == 0
     gate.start()
     eventually(lambda: {one.trace_id for _, one in backend.spans()} == {trace_id(trace) for trace in range(1, 11)})
+
+
+@pytest.mark.parametrize("way", ["kill", "stop"])
+def test_of_a_trace_that_goes_on_meanwhile_each_part_is_judged_by_itself(
+    node: Collector, gate: Collector, backend: HttpCollector, way: str
+) -> None:
+    """A gateway that stops decides about what it has, and the next one knows nothing of it.
+
+    So here the first part of a failed bring-up is left out, and the root with the error comes alone.
+    """
+    received = "otelcol_processor_tail_sampling_new_trace_id_received"
+    gate.overrides = tiers.merged(gate.overrides, {"processors": {"tail_sampling": {"decision_wait": "60s"}}})
+    gate.env["TRACE_SAMPLE_PERCENT"] = "0"
+    gate.start()
+    node.start()
+    send_spans(node.otlp_grpc, [span(1, number, "torchelastic.rendezvous", round=0) for number in (1, 2)])
+    eventually(lambda: gate.metrics().get(received) == 1)
+    if way == "kill":
+        gate.kill()
+    else:
+        assert gate.stop() == 0
+    gate.overrides = tiers.merged(gate.overrides, SAMPLING)
+    gate.start()
+    send_spans(node.otlp_grpc, [span(1, 3, "torchelastic.round", error=True, round=0)])
+    eventually(lambda: backend.spans())
+    assert gate.stop() == 0
+    assert [one.name for _, one in backend.spans()] == ["torchelastic.round"]
 
 
 def test_the_gateway_is_away_for_an_hour_and_nothing_is_lost(
@@ -280,18 +415,95 @@ def test_the_nodes_queue_is_full_and_it_is_killed_and_nothing_is_lost(
     all_came(backend, 3_000)
 
 
-@pytest.fixture
-def small_disk(node: Collector) -> Iterator[Path]:
-    """A disk of 1 MiB under the node's queue. Needs the right to mount."""
-    path = Path(node.env["QUEUE_DIR"])
+def test_the_gateways_queue_is_full_and_the_nodes_keep_the_rest(
+    drive: Drive, node: Collector, gate: Collector, backend: HttpCollector
+) -> None:
+    """It says no, and what it says no to stays where it is: in the queues of the nodes."""
+    port = backend.port
+    backend.stop()
+    gate.env["QUEUE_MAX_BYTES"] = "300000"  # its batches are of 262144
+    gate.start()
+    node.start()
+    drive("exits", 3_000).heard()
+    eventually(lambda: gate.metrics().get(ENQUEUE_FAILED, 0) > 0)
+    eventually(lambda: node.metrics().get(ACCEPTED) == 3_000)
+    eventually(lambda: gate.metrics()[REFUSED] > 0)
+    assert tiers.queued(node) > 0
+    backend.start(port)
+    all_came(backend, 3_000)
+    assert node.metrics().get(SENT_FAILED, 0) == gate.metrics().get(SENT_FAILED, 0) == 0
+
+
+def test_a_full_queue_takes_no_more_of_the_disk_than_three_times_its_bound(node: Collector) -> None:
+    """QUEUE_MAX_BYTES counts what was sent; the file has pages, of which small requests fill less than half.
+
+    Here each is one record of a few hundred bytes, as small as they come.
+    """
+    bound = 4_000_000
+    node.env["QUEUE_MAX_BYTES"] = str(bound)
+    node.overrides = tiers.merged(node.overrides, {"extensions": {"file_storage": {"fsync": False}}})
+    node.start()
+
+    def is_full(number: int) -> bool:
+        try:
+            send_logs(node.otlp_grpc, [record(str(number), padding="x" * 200)])
+        except grpc.RpcError:
+            return True
+        return False
+
+    with ThreadPoolExecutor(8) as pool:
+        assert any(pool.map(is_full, range(20_000)))
+    file = max(Path(node.env["QUEUE_DIR"]).iterdir(), key=lambda path: path.stat().st_size)
+    assert tiers.queued(node) > 0.99 * bound
+    assert bound < file.stat().st_blocks * 512 < 3 * bound
+
+
+@contextmanager
+def small_disk_under(collector: Collector) -> Iterator[Path]:
+    """A disk of 1 MiB under a Collector's queue. Needs the right to mount."""
+    path = Path(collector.env["QUEUE_DIR"])
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=1m,mode=700", "none", path], capture_output=True, check=False
     )
     if mounted.returncode != 0:
         pytest.skip("a full disk under the Collector is NOT tested here: it needs the right to mount; run as root")
-    yield path
-    node.kill()
-    subprocess.run(["umount", "-l", path], check=True)
+    try:
+        yield path
+    finally:
+        collector.kill()
+        subprocess.run(["umount", "-l", path], check=True)
+
+
+@pytest.fixture
+def small_disk(node: Collector) -> Iterator[Path]:
+    """Such a one under the node's."""
+    with small_disk_under(node) as path:
+        yield path
+
+
+def test_the_disk_under_the_gateways_queue_is_full_and_the_nodes_keep_what_it_says_no_to(
+    drive: Drive, node: Collector, gate: Collector, backend: HttpCollector
+) -> None:
+    """All of it is taken in the end. What the gateway had taken before is another matter: see the table.
+
+    Before it sends something it makes a note of it in the file; where that finds no room it leaves it out, and whether
+    it does is chance. So nothing is said here of how much arrives, but that it is nothing else.
+    """
+    port = backend.port
+    backend.stop()
+    with small_disk_under(gate):
+        gate.start()
+        node.start()
+        drive("exits", 5_000).heard()
+        eventually(lambda: gate.metrics().get(ENQUEUE_FAILED, 0) > 0)
+        eventually(lambda: "no space left on device" in gate.text())
+        eventually(lambda: node.metrics().get(ACCEPTED) == 5_000)
+        backend.start(port)
+        eventually(lambda: node.metrics().get("otelcol_exporter_sent_log_records") == 5_000, 120)
+        eventually(lambda: tiers.queued(node) == tiers.queued(gate) == 0, 120)
+        assert node.metrics().get(SENT_FAILED, 0) == 0
+        assert backend.wait_for(1, 60)
+        assert came(backend) <= sent(backend, 5_000)
 
 
 def test_the_disk_under_the_nodes_queue_is_full_and_the_spool_keeps_the_rest(
@@ -363,3 +575,73 @@ def few_are_missing(spool: Path, node: Collector, gate: Collector, backend: Http
     assert len(missing) <= bound < count / 4
     assert came(backend) <= sent(backend, count)
     return missing
+
+
+# a file that is broken
+
+
+def broken(node: Collector, damage: Callable[[bytearray], None]) -> Path:
+    """The queue of a Collector that waited with 500 log records, after something has damaged the file."""
+    node.start()
+    for first in range(0, 500, 50):
+        send_logs(node.otlp_grpc, [str(number) for number in range(first, first + 50)])
+    node.kill()
+    (file,) = (path for path in Path(node.env["QUEUE_DIR"]).iterdir() if path.name.endswith("_logs"))
+    content = bytearray(file.read_bytes())
+    damage(content)
+    file.write_bytes(content)
+    return file
+
+
+PAGE = 4096
+"""Of the file, which is bbolt's: two pages say what is in force, all others begin with their number and their kind."""
+KIND = struct.Struct("<H")
+LEAF, FREE_LIST = 0x02, 0x10
+
+
+def wrong_kind(content: bytearray) -> None:
+    """A page that is in use says that it is something else."""
+    for at in range(2 * PAGE, len(content), PAGE):
+        if KIND.unpack_from(content, at + 8) == (LEAF,):
+            KIND.pack_into(content, at + 8, FREE_LIST)
+
+
+def zeroed(content: bytearray) -> None:
+    """Pages that never came to the disk."""
+    content[2 * PAGE :] = bytes(len(content) - 2 * PAGE)
+
+
+def without_a_head(content: bytearray) -> None:
+    """The same of the two that say what is in force."""
+    content[: 2 * PAGE] = bytes(2 * PAGE)
+
+
+def test_a_file_with_a_wrong_page_is_set_aside_and_it_starts(
+    node: Collector, gate: Collector, backend: HttpCollector
+) -> None:
+    """`recreate`: what waited is lost, the log says so, and what comes next is kept and sent."""
+    file = broken(node, wrong_kind)
+    node.start()
+    assert any("Database corruption detected" in line for line in tiers.trouble(node))
+    assert [path.name for path in file.parent.glob("*_logs.*.backup")] != []
+    gate.start()
+    send_logs(node.otlp_grpc, ["next"])
+    assert backend.wait_for(1, 60)
+    assert came(backend) == {"next"}
+
+
+@pytest.mark.parametrize("damage", [zeroed, without_a_head])
+def test_a_file_that_is_worse_keeps_it_from_starting_until_it_is_moved_away(
+    node: Collector, gate: Collector, backend: HttpCollector, damage: Callable[[bytearray], None]
+) -> None:
+    """What `recreate` does not see: who runs it has to know what to do."""
+    file = broken(node, damage)
+    with pytest.raises(NotReady, match="ended with status"):
+        node.start()
+    assert "invalid database" in node.text() or "go.etcd.io/bbolt" in node.text()
+    file.rename(file.with_suffix(".broken"))
+    node.start()
+    gate.start()
+    send_logs(node.otlp_grpc, ["next"])
+    assert backend.wait_for(1, 60)
+    assert came(backend) == {"next"}

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support import collector_tiers as tiers
 from support.backends import Collector, Programs, eventually
 from support.collector import HttpCollector, attributes_of
 from support.otlp_senders import point, record, send_logs, send_metrics, send_spans, span, trace_id
+from support.relay import Relay
 
 QUICK = {"processors": {"tail_sampling": {"decision_wait": "2s"}}}
 RECEIVED = "otelcol_processor_tail_sampling_new_trace_id_received"
@@ -159,6 +162,47 @@ def test_of_two_gateways_all_spans_of_a_trace_come_to_one(
         assert all(len(half) >= 5 for half in halves)
 
 
+def test_while_the_number_of_gateways_changes_a_trace_is_judged_in_parts(
+    tmp_path: Path, backend: HttpCollector, shared: tiers.Secrets, programs: Programs
+) -> None:
+    """Some traces move to the new one: what came before is judged without what comes after.
+
+    The first gateway still knows itself alone, the second one knows both: as for a moment when one was added.
+    """
+    with HttpCollector() as other:
+        old, new = (
+            tiers.gateway(tmp_path / name, there, shared, overrides=QUICK, TRACE_SAMPLE_PERCENT="0")
+            for name, there in (("old", backend), ("new", other))
+        )
+        both = {"static": {"hostnames": [tiers.peer_of(old), tiers.peer_of(new)]}}
+        new.overrides = tiers.merged(new.overrides, {"exporters": {"load_balancing": {"resolver": both}}})
+        slow = {"processors": {"tail_sampling": {"decision_wait": "60s"}}}
+        for gate in (old, new):
+            gate.overrides = tiers.merged(gate.overrides, slow)
+        with old, new:
+            nodes = [
+                tiers.agent(tmp_path / f"agent-{number}", tiers.nodes_of(gate), shared)
+                for number, gate in enumerate((old, new))
+            ]
+            with nodes[0], nodes[1]:
+                traces = range(1, 41)
+                send_spans(nodes[0].otlp_grpc, [span(trace, 1, round=0) for trace in traces])
+                eventually(lambda: old.metrics().get(RECEIVED) == len(traces), 60)
+                send_spans(nodes[1].otlp_grpc, [span(trace, 2, error=True, round=0) for trace in traces])
+                spans = "otelcol_exporter_sent_spans"
+                eventually(lambda: new.metrics(exporter="load_balancing").get(spans) == len(traces), 60)
+            for gate in (old, new):  # each judges what it has, and sends what of that is in its queue then
+                assert gate.stop() == 0
+                gate.start()
+            eventually(lambda: len({one.trace_id for _, one in backend.spans() + other.spans()}) == len(traces), 60)
+            eventually(lambda: tiers.queued(old) == tiers.queued(new) == 0)
+        stayed = Counter(one.trace_id for _, one in backend.spans())
+        moved = Counter(one.trace_id for _, one in other.spans())
+        assert set(stayed.values()) == {2}
+        assert set(moved.values()) == {1}, "the part without the error was judged by itself, and left out"
+        assert stayed.keys() | moved.keys() == {trace_id(trace) for trace in traces}
+
+
 def test_the_name_of_the_peers_is_looked_up(
     tmp_path: Path, backend: HttpCollector, shared: tiers.Secrets, programs: Programs
 ) -> None:
@@ -187,3 +231,46 @@ def test_the_rest_is_sampled_by_trace(
         eventually(lambda: len(backend.spans()) == 2 * kept)
         assert 25 <= kept <= 75
         assert set(Counter(one.trace_id for _, one in backend.spans()).values()) == {2}
+
+
+class Silencing(Relay):
+    """A relay whose connections can fall silent: they stay open, and nothing passes on them any more."""
+
+    def __init__(self, server_port: int) -> None:
+        super().__init__(server_port)
+        self._silent: set[Any] = set()
+
+    def silence(self) -> None:
+        """All that are there now; the next ones pass."""
+        self._silent.update(self._open[1:])
+
+    def _pass(self, source: Any, target: Any, count: bool) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                if source not in self._silent:
+                    target.sendall(data)
+
+
+def test_a_gateway_that_falls_silent_and_closes_nothing_is_left_for_another(
+    tmp_path: Path, backend: HttpCollector, shared: tiers.Secrets, programs: Programs
+) -> None:
+    """A machine without power says no goodbye: the node asks whether somebody is there, and goes where somebody is.
+
+    Each 30 s as it is shipped; here after 10, which is the least that gRPC lets a client ask.
+    """
+    soon = {"exporters": {"otlp_grpc/gateway": {"keepalive": {"time": "10s", "timeout": "1s"}}}}
+    allowed = {"keepalive": {"enforcement_policy": {"min_time": "5s"}}}
+    welcome = {"receivers": {"otlp/nodes": {"protocols": {"grpc": allowed}}}}
+    with (
+        tiers.gateway(tmp_path / "gateway", backend, shared, overrides=welcome) as gate,
+        Silencing(int(tiers.nodes_of(gate).rpartition(":")[2])) as relay,
+        tiers.agent(tmp_path / "agent", f"127.0.0.1:{relay.port}", shared, overrides=soon) as node,
+    ):
+        send_logs(node.otlp_grpc, ["before"])
+        assert backend.wait_for(1, 60)
+        connections = relay.connections
+        relay.silence()
+        send_logs(node.otlp_grpc, ["after"])
+        assert backend.wait_for(2, 60)
+        assert relay.connections > connections
+        assert set(backend.uids()) == {"before", "after"}

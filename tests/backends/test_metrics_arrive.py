@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 import sys
+import uuid
 from pathlib import Path
 
 import pytest
 from dashboard_truth import SLACK_S
-from jobs import RUNNING_S, Job
+from harness import Agents, free_port
+from jobs import FAST, RUNNING_S, Job, stage_of
 from support.backends import Stack, eventually
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -17,6 +19,9 @@ sys.path.append(str(ROOT / "scripts"))
 from prometheus_names import series_names  # noqa: E402
 
 S = 1_000_000_000
+WAIT_S = 60.0
+WAITING = ("torchelastic.keep_alive.age", "torchelastic.rendezvous.missing", "torchelastic.spool.age")
+"""Told while there is something to tell: the job that failed once may be between two exports then."""
 ALL = "30m"
 """A range that holds the whole job, which took half a minute."""
 
@@ -49,8 +54,7 @@ def test_every_metric_has_the_name_that_the_documents_say(stack: Stack, failed_j
     there = {name for name in said if ":" not in name} - {"ALERTS", "ALERTS_FOR_STATE"}
     names = series_names()
     for metric, called in names.items():
-        # the age of heartbeats and who is missing are told while there is something to tell
-        if metric not in ("torchelastic.keep_alive.age", "torchelastic.rendezvous.missing", "torchelastic.spool.age"):
+        if metric not in WAITING:  # the next test
             assert called <= there, metric
     unknown = {name for name in there - set().union(*names.values()) if not name.startswith("torchelastic_agent_")}
     assert not unknown
@@ -58,6 +62,23 @@ def test_every_metric_has_the_name_that_the_documents_say(stack: Stack, failed_j
     assert {name.removesuffix("_count").removesuffix("_sum") for called in names.values() for name in called} <= {
         name.removesuffix("_bucket") for name in documented
     } | documented
+
+
+def test_what_is_told_only_while_something_waits_has_its_name_too(stack: Stack, tmp_path: Path) -> None:
+    """A node waits for another one, its heartbeats go on, and nobody takes its log records: all three are there."""
+    run_id = f"waits-{uuid.uuid4().hex[:6]}"
+    with Agents(tmp_path) as agents:
+        stage = stage_of(agents, tmp_path, stack)
+        nobody = {"OTEL_EXPORTER_OTLP_LOGS_ENDPOINT": f"http://127.0.0.1:{free_port()}"}
+        stage.enter("a", nodes="2", conf=FAST, run_id=run_id, env=nobody)
+        series = series_names()
+        for metric in WAITING:
+            (called,) = series[metric]
+            asked = f'{called}{{torchelastic_run_id="{run_id}", host_name="train-0"}}'
+            found = eventually(lambda asked=asked: stack.prometheus.query(asked), WAIT_S)
+            assert all(value >= 0 for _, value in found), metric
+        missing = f'torchelastic_rendezvous_missing{{torchelastic_run_id="{run_id}"}}'
+        assert [value for _, value in stack.prometheus.query(missing)] == [1]
 
 
 def test_labels_are_the_resource_and_the_attributes(stack: Stack, failed_job: Job, at_s: float) -> None:

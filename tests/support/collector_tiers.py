@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from support.backends import Collector
+from support.backends import Collector, Stack
 from support.collector import Collector as Receiver
 from support.collector import make_certificate
 
@@ -21,6 +21,8 @@ CONFIGS = Path(__file__).resolve().parents[2] / "collector-config"
 _TROUBLE = re.compile(r"^\S+\t(warn|error|dpanic|panic|fatal)\t", re.MULTILINE)
 
 Overrides = Mapping[str, Any]
+Backend = Receiver | Stack
+"""A receiver that takes all three signals, or the real Loki, Prometheus and Jaeger."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def agent(
 
 
 def gateway(
-    folder: Path, backend: Receiver, shared: Secrets, *, peers: list[str] | None = None,
+    folder: Path, backend: Backend, shared: Secrets, *, peers: list[str] | None = None,
     overrides: Overrides | None = None, **env: str,
 ) -> Collector:  # fmt: skip
     """``gateway.yaml``, sending to a backend; by itself, or one of some (host:port of each one's peer port)."""
@@ -94,7 +96,7 @@ def kafka_gateway(
 
 
 def consumer(
-    folder: Path, kafka: Any, backend: Receiver, shared: Secrets, *, overrides: Overrides | None = None, **env: str
+    folder: Path, kafka: Any, backend: Backend, shared: Secrets, *, overrides: Overrides | None = None, **env: str
 ) -> Collector:  # fmt: skip
     """``consumer.yaml`` between a broker and a backend."""
     told = {**_broker(kafka, shared), **_endpoints(backend), **env}
@@ -132,7 +134,10 @@ def _served(shared: Secrets) -> dict[str, str]:
     return {"GATEWAY_TOKEN": shared.token, "TLS_CERT_FILE": certificate, "TLS_KEY_FILE": key}
 
 
-def _endpoints(backend: Receiver) -> dict[str, str]:
+def _endpoints(backend: Backend) -> dict[str, str]:
+    if isinstance(backend, Stack):
+        loki, prometheus, jaeger = backend.loki.otlp, backend.prometheus.otlp, backend.jaeger.otlp_http
+        return {"LOGS_ENDPOINT": loki, "METRICS_ENDPOINT": prometheus, "TRACES_ENDPOINT": jaeger}
     url = f"http://127.0.0.1:{backend.port}"
     return {"LOGS_ENDPOINT": url, "METRICS_ENDPOINT": url, "TRACES_ENDPOINT": url}
 
