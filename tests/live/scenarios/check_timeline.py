@@ -11,6 +11,7 @@ from typing import Any
 from findings import Case, S, pid_of, slack_s
 from truth import failing
 
+STOPPED = ("SIGTERM", "SIGINT", "SIGKILL")
 OUTCOMES = {"error": "failed", None: "lost"}
 
 
@@ -74,7 +75,13 @@ def _round(case: Case, source: str, number: int, told: Mapping[str, Any], job: s
         case.same((told["first_failure"] or {}).get("kind"), "agent_error", f"{where}: first failure")
     elif not silent or told["first_failure"] is not None:
         _failure(case, where, told["first_failure"], true.first)
-    said_victims = {victim["pid"] for victim in told["victims"] if victim["exit_code"] not in (-15, None)}
+    struck = {deed.worker.pid for deed in case.stage.deeds if deed.worker}
+    # others are victims, too: the workers that their agents stopped
+    said_victims = {
+        victim["pid"]
+        for victim in told["victims"]
+        if victim["exit_code"] is not None and (victim["pid"] in struck or victim["signal"] not in STOPPED)
+    }
     victims = {case.stage.deeds[index].worker for index in true.victims}
     case.same(said_victims, {worker.pid for worker in victims if worker}, f"{where}: victims")
     if nodes and case.agreed and case.truth.backend == "c10d":

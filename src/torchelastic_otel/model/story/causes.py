@@ -2,7 +2,8 @@
 
 What always holds: the cause that the agents agreed on wins; else the failures of all nodes are merged and the
 earliest holds, one whose error bound reaches back to it makes it ambiguous; a node that was lost and last heard of
-before the failure comes before it; an agent that died of losing the others is never the cause.
+before the failure comes before it; an agent that died of losing the others is never the cause. Who an agent stopped is
+a victim where something failed, and nobody's victim where nothing did.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from torchelastic_otel.model.phases import Phase
 from torchelastic_otel.model.story.course import Course
 from torchelastic_otel.model.story.ending import SIGNALLED
 from torchelastic_otel.model.story.losses import Loss
@@ -27,7 +29,7 @@ class Verdict:
 
     Attributes:
         cause: What failed first; ``None`` where nothing did, or nobody told.
-        victims: What else failed.
+        victims: What else failed, or was stopped since something had; each worker once, by time.
         agreed: What the agents agreed on, or one of them held; ``None`` where none said anything.
     """
 
@@ -64,11 +66,22 @@ def verdict_on(round_: int, courses: Sequence[Course], losses: Iterable[Loss], t
         # others know it by its address; where its own events are here, so is its name
         hosts = {course.agent.node_id: course.agent.origin.host_name for course in courses}
         cause = replace(cause, host=hosts.get(cause.node_id, cause.host))
-    if cause is not None and cause.kind == "node_lost":
-        # the others know its address only; its own file knows the host
-        own = next((course.agent.origin.host_name for course in courses if course.agent.node_id == cause.node_id), None)
-        cause = replace(cause, host=own or cause.host)
+    if cause is not None:
+        failures += [failure for course in courses for failure in _stopped_workers(course, round_)]
+        failures.sort(key=_order)
     return Verdict(cause, tuple(failure for failure in failures if not _same(failure, cause)), agreed)
+
+
+def _stopped_workers(course: Course, round_: int) -> list[Failure]:
+    """The workers that fell while its agent stopped them: by a signal, or not well; none of them is told as failed."""
+    part = course.parts[round_]
+    stops = [s.start_ns for s in course.stretches if (s.round, s.phase) == (round_, Phase.STOP) and s.start_ns]
+    began_ns = min(stops, default=0)
+    return [
+        replace(failure, group_rank=part.group_rank, error_type=failure.error_type or failure.signal or "exit")
+        for key, failure in part.fallen.items()
+        if key not in part.failures and _at(failure) >= began_ns
+    ]
 
 
 def _left_before(course: Course, round_: int, cause: Failure) -> bool:
@@ -101,7 +114,7 @@ def _earliest(failures: Sequence[Failure], lost: Sequence[Failure]) -> Failure |
     first = candidates[0] if candidates else None
     gone = min(lost, key=_order, default=None)
     if gone is not None and (first is None or (gone.at_ns is not None and gone.at_ns <= _at(first))):
-        return gone
+        return replace(gone, ambiguous=any(other is not gone and other.at_ns is None for other in lost))
     if first is None:
         return None
     doubt = any(
@@ -156,6 +169,8 @@ def agents_error(courses: Sequence[Course]) -> Failure | None:
 def _same(failure: Failure, cause: Failure | None) -> bool:
     if cause is None or failure.node_id != cause.node_id:
         return False
+    if failure.node_id is None and failure.host != cause.host:
+        return False  # static and etcd have no node ids, and containers the same process ids
     if (failure.kind == "agent_error") != (cause.kind == "agent_error"):
         return False
     if failure.pid is not None and cause.pid is not None:

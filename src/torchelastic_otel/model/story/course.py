@@ -19,7 +19,7 @@ from torchelastic_otel.model.story.attributes import number_of, text_of, texts_o
 from torchelastic_otel.model.story.failures import failure_of
 from torchelastic_otel.model.story.peers import Report, Waiting, reports_of, waiting_of
 from torchelastic_otel.model.story.phases import phase_named, stretches_of, tells_phases
-from torchelastic_otel.model.story.types import Failure, Stretch, Worker
+from torchelastic_otel.model.story.types import Failure, Outcome, Stretch, Worker
 
 _IN_A_ROUND: Final = frozenset(
     {Phase.ASSIGN_RANKS, Phase.START, Phase.RUNNING, Phase.DETECT, Phase.STOP, Phase.EXIT_BARRIER}
@@ -50,6 +50,7 @@ class Part:
         trace_id: The trace of the bring-up.
         workers: By global rank.
         failures: By worker's pid, or minus its rank where that is not told.
+        fallen: How each worker ended that did not end well, by the same; where it is no failure, its agent stopped it.
         restart_count: Restarts that this agent's own workers had caused by then.
         trigger: Why this agent restarted its workers out of this round, as it saw it.
         restarted_ns: When it did.
@@ -65,6 +66,7 @@ class Part:
     trace_id: str | None = None
     workers: dict[int, Worker] = field(default_factory=dict)
     failures: dict[int, Failure] = field(default_factory=dict)
+    fallen: dict[int, Failure] = field(default_factory=dict)
     restart_count: int | None = None
     trigger: str | None = None
     restarted_ns: int | None = None
@@ -105,6 +107,28 @@ class Course:
     def last_round(self) -> int | None:
         """The last round that it took part in."""
         return max(self.parts, default=None)
+
+    def is_node_of(self, failure: Failure) -> bool:
+        """Whether something failed on its node; static and etcd have no node ids, there the host tells."""
+        agent = self.agent
+        if agent.node_id is None:
+            return failure.node_id is None and failure.host == agent.origin.host_name
+        return failure.node_id == agent.node_id
+
+    @property
+    def is_open(self) -> bool:
+        """Whether its events stop without an end."""
+        return self.end.at_ns is None and self.end.outcome == Outcome.UNKNOWN
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether they do, and its process is known to be gone."""
+        return self.is_open and self.agent.alive is False
+
+    @property
+    def beats(self) -> bool:
+        """Whether its heartbeats are among its events, so that the last event is when it was last heard of."""
+        return any(event.name in semconv.HEARTBEATS for event in self.agent.events)
 
 
 def course_of(agent: Agent) -> Course:
@@ -221,8 +245,10 @@ class _Builder:
                 learned["ended_ns"] = event.time_ns
         if rank is not None:
             self._learn(part, rank, **learned)
+        key = pid if pid is not None else -1 - (rank or 0)
+        if event.name == semconv.WORKER_EXITED and number_of(event, semconv.PROCESS_EXIT_CODE):
+            part.fallen[key] = failure_of(event, self._agent, part.group_rank, part.fallen.get(key))
         if event.name == semconv.WORKER_FAILED:
-            key = pid if pid is not None else -1 - (rank or 0)
             part.failures[key] = failure_of(event, self._agent, part.group_rank, part.failures.get(key))
 
     def _part_of_worker(self, event: ElasticEvent, round_: int | None) -> Part:

@@ -83,9 +83,8 @@ def _completed(following: int, courses: Iterable[Course], verdict: Verdict) -> T
 
     Else as the agent that speaks for the job told it, else as the slowest one did.
     """
-    node_id = verdict.cause.node_id if verdict.cause is not None else None
     told = [
-        (course.agent.node_id is not None and course.agent.node_id == node_id, report)
+        (verdict.cause is not None and course.is_node_of(verdict.cause), report)
         for course in courses
         for report in course.reports
         if isinstance(report, Told) and report.round == following and any(took is not None for _, took in report.phases)
@@ -100,9 +99,7 @@ def _phases(round_: Round, following: int, here: Sequence[Course]) -> dict[str, 
     went_on = [course for course in here if following in course.parts]
     if not went_on:
         return dict.fromkeys(PHASES)
-    course = next(
-        (course for course in went_on if cause is not None and course.agent.node_id == cause.node_id), went_on[0]
-    )
+    course = next((course for course in went_on if cause is not None and course.is_node_of(cause)), went_on[0])
     phases: dict[str, int | None] = dict.fromkeys(PHASES)
     for stretch in course.stretches:
         own = (stretch.phase in (Phase.DETECT, Phase.STOP) and stretch.round == round_.round) or (

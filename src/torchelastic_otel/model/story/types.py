@@ -222,7 +222,7 @@ class Round:
         missing: Who was waited for and did not come.
         missing_count: How many those are, also where not all are known by name.
         first_failure: The cause of its end; ``None`` where nothing failed, or nobody told.
-        victims: What else failed, or was stopped by a failure elsewhere.
+        victims: What else failed, and, where something failed first, the workers that their agents stopped for it.
         joined: Node ids that were not in the round before.
         left: Node ids that left for good in this round.
         lost: Node ids that were lost in this round.
@@ -306,7 +306,9 @@ class Run:
         nodes: Every agent that took part, stood by or waited.
         time: How long the job was at each state; what nobody can tell is in none of them.
         wall_ns: From the first event to the end, or to the last event.
-        training_ratio: Training time by wall time, an upper bound: work lost since the last checkpoint is not known.
+        training_ratio: The most that training can be of the wall time, from 0 to 1: what nobody told of may have been
+            training, and work lost since the last checkpoint is not known. ``None`` where nobody knows how the run
+            ended, or how long a node of it went on.
         rounds: Its rounds.
         inferred: What was derived, and from what.
         unknown: What the events here cannot tell.
