@@ -35,7 +35,7 @@ def attempt(rounds: Sequence[Round], courses: Sequence[Course]) -> Round | None:
             None,
             joined_ns=next((s.start_ns for s in course.stretches[-2:] if s.phase == Phase.RENDEZVOUS), None),
             left_ns=course.end.at_ns,
-            left_reason=None if course.end.at_ns is None else LEFT.get(course.end.outcome, LeftReason.ERROR),
+            left_reason=_why_left(course),
             phases=tuple(s for s in course.stretches[-2:] if s.phase == Phase.RENDEZVOUS),
         )
         for course in trying
@@ -53,6 +53,12 @@ def attempt(rounds: Sequence[Round], courses: Sequence[Course]) -> Round | None:
         nodes=nodes,
         first_failure=agents_error(trying),
     )
+
+
+def _why_left(course: Course) -> LeftReason | None:
+    if course.end.at_ns is None:
+        return LeftReason.LOST if course.is_gone else None
+    return LEFT.get(course.end.outcome, LeftReason.ERROR)
 
 
 def with_missing(rounds: Sequence[Round], courses: Sequence[Course]) -> list[Round]:

@@ -1,18 +1,18 @@
-"""What the events cannot tell, and what was derived rather than told: sentences for the person who reads the story."""
+"""What the events cannot tell, and what was derived rather than told: sentences for the person who reads the story.
+
+What always holds: there is one sentence for each kind of doubt, however many nodes and rounds it is of.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from torchelastic_otel.model.phases import Phase
 from torchelastic_otel.model.story.agents import STORE
 from torchelastic_otel.model.story.course import Course
 from torchelastic_otel.model.story.losses import Loss
-from torchelastic_otel.model.story.ranges import ranges
+from torchelastic_otel.model.story.ranges import named, ranges
 from torchelastic_otel.model.story.types import LeftReason, Outcome, Round, Run
-
-_MOST = 8
-"""Nodes that are named in one sentence."""
 
 
 def inferred(
@@ -43,9 +43,18 @@ def inferred(
             f"the phases of {_named(torchs)} are inferred from torch's own events: detecting and stopping are within"
             " the time of training there"
         )
-    for loss in sorted(losses.values(), key=lambda loss: (loss.round, loss.node_id)):
-        if loss.source == "stream":
-            said.append(f"{loss.node_id} is held for lost in round {loss.round} since its events stop without an end")
+    held = [(loss.round, loss.node_id) for loss in losses.values() if loss.source == "stream"]
+    held += [
+        (course.last_round, course.agent.name)
+        for course in courses
+        if course.is_gone and course.agent.node_id is None and course.last_round is not None
+    ]
+    if held:
+        are, their = ("is", "its") if len(held) == 1 else ("are", "their")
+        names, numbers = [name for _, name in sorted(held)], [number for number, _ in held]
+        said.append(
+            f"{named(names)} {are} held for lost in {_rounds(numbers)} since {their} events stop without an end"
+        )
     decided = [
         r.round
         for r in run.rounds
@@ -59,22 +68,26 @@ def inferred(
     return tuple(said)
 
 
-def unknown(run: Run, courses: Sequence[Course], notes: Iterable[str]) -> tuple[str, ...]:
-    """What the events cannot tell."""
+def unknown(run: Run, courses: Sequence[Course], silent: Sequence[Course], notes: Iterable[str]) -> tuple[str, ...]:
+    """What the events cannot tell.
+
+    Args:
+        run: The run, as far as it is known.
+        courses: Its agents.
+        silent: Those of them of which nobody knows how long they went on.
+        notes: What is known to be missing.
+    """
     said: list[str] = []
     said += _missing_files(run)
     if run.outcome == Outcome.UNKNOWN:
         said.append(_why_no_outcome(run, courses))
-    for round_ in run.rounds:
-        said += _of_round(round_, courses)
-    for course in courses:
-        if course.end.why_unknown:
-            said.append(f"how {course.agent.name} ended: {course.end.why_unknown}")
-        if course.end.is_victim and course.end.outcome == Outcome.FAILED and run.outcome != Outcome.SUCCEEDED:
-            lost = "lost" if course.parts else "did not reach"
-            said.append(
-                f"why {course.agent.name} {lost} the others: it ended with {course.end.error_type}, which does not say"
-            )
+    if any(course.parts for course in silent) and run.outcome != Outcome.UNKNOWN:
+        said.append(f"the effective training time: how long {_named(silent)} went on after the last event is not told")
+    said += _by_rounds((each, round_.round) for round_ in run.rounds for each in _of_round(round_, courses))
+    for why in sorted({course.end.why_unknown for course in courses} - {""}):
+        said.append(f"how {_named([course for course in courses if course.end.why_unknown == why])} ended: {why}")
+    if run.outcome != Outcome.SUCCEEDED:
+        said += _why_they_lost_the_others(courses)
     if any(course.agent.times[0] is None for course in courses):
         said.append("times: the recordings of torch's own JSON carry none; captures, spools and OTLP do")
     if run.rounds and run.rounds[0].round > 0:
@@ -90,50 +103,76 @@ def _missing_files(run: Run) -> list[str]:
     said = []
     untold = [member for member in run.nodes if not member.told]
     if untold:
-        names = ", ".join(member.node_id or "?" for member in untold[:_MOST])
-        more = f" and {len(untold) - _MOST} more" if len(untold) > _MOST else ""
-        said.append(f"the events of {len(untold)} of {len(run.nodes)} nodes are not here: {names}{more}")
+        names = named([member.node_id or "?" for member in untold])
+        said.append(f"the events of {len(untold)} of {len(run.nodes)} nodes are not here: {names}")
     everywhere = {node.group_rank for round_ in run.rounds for node in round_.nodes}
+    absent: list[tuple[_Doubt, int]] = []
     for round_ in run.rounds:
         # under static a round is each agent's own count
         ranks = everywhere if run.backend == "static" else {node.group_rank for node in round_.nodes}
         if round_.world_size is not None and len(ranks) < round_.world_size:
-            absent = [rank for rank in range(round_.world_size) if rank not in ranks]
-            said.append(
-                f"round {round_.round} had {round_.world_size} nodes; nothing is here of nodes {ranges(absent)}"
-            )
-    return said
+            missing = ranges(rank for rank in range(round_.world_size) if rank not in ranks)
+            absent.append((("", f" had {round_.world_size} nodes; nothing is here of nodes {missing}"), round_.round))
+    return said + _by_rounds(absent)
 
 
 def _why_no_outcome(run: Run, courses: Sequence[Course]) -> str:
     if not run.rounds and courses and all(course.stood_by_ns or course.waited_ns for course in courses):
         return f"how the run went: {_named(courses)} only stood by, or waited for a place in it"
-    endless = [course for course in courses if course.end.at_ns is None and course.end.outcome == Outcome.UNKNOWN]
+    endless = [course for course in courses if course.is_open and not course.is_gone]
     if endless:
         return f"how the run ended: the events of {_named(endless)} stop without an end; it may still run"
     return "how the run ended: not all of its nodes are here; those that are did not fail"
 
 
-def _of_round(round_: Round, courses: Sequence[Course]) -> list[str]:
-    said = []
-    number = round_.round
-    if round_.first_failure is not None and round_.first_failure.ambiguous:
-        said.append(f"which failure came first in round {number}: others lie within the error of the clock readings")
-    rose = [node for node in round_.nodes if node.left_reason == LeftReason.WORKER_FAILURE and not node.failures]
-    if rose and round_.first_failure is not None and not (round_.restart is not None and round_.restart.agreed):
-        said.append(
-            f"when the workers of {len(rose)} of its nodes failed in round {number}: torch records no event for that"
+def _why_they_lost_the_others(courses: Sequence[Course]) -> list[str]:
+    groups: dict[tuple[str, str], list[Course]] = {}
+    for course in courses:
+        if course.end.is_victim and course.end.outcome == Outcome.FAILED:
+            lost = "lost" if course.parts else "did not reach"
+            groups.setdefault((lost, course.end.error_type or ""), []).append(course)
+    return [
+        f"why {_named(group)} {lost} the others: {'it' if len(group) == 1 else 'they'} ended with {error},"
+        " which does not say"
+        for (lost, error), group in groups.items()
+    ]
+
+
+_Doubt = tuple[str, str]
+"""What stands before and behind the numbers of the rounds that a doubt is of."""
+
+
+def _by_rounds(doubts: Iterable[tuple[_Doubt, int]]) -> list[str]:
+    """One sentence for each doubt, of all its rounds."""
+    groups: dict[_Doubt, list[int]] = {}
+    for doubt, number in doubts:
+        groups.setdefault(doubt, []).append(number)
+    return [f"{before}{_rounds(numbers)}{behind}" for (before, behind), numbers in groups.items()]
+
+
+def _of_round(round_: Round, courses: Sequence[Course]) -> Iterator[_Doubt]:
+    number, first, restart = round_.round, round_.first_failure, round_.restart
+    if first is not None and first.ambiguous:
+        within = "nobody tells when" if first.at_ns is None else "others lie within the error of the clock readings"
+        yield "which failure came first in ", f": {within}"
+    gone = [node for node in round_.nodes if node.left_reason == LeftReason.LOST and node.left_ns is None]
+    if gone and first is not None and first.kind != "node_lost" and not (restart is not None and restart.agreed):
+        names = named([node.node_id or node.host or "?" for node in gone])
+        yield (
+            f"whether {names} {'was' if len(gone) == 1 else 'were'} lost before what failed first in ",
+            (": no heartbeat is here"),
         )
-    if round_.restart is not None and round_.first_failure is None:
-        if round_.restart.reason == "worker_failure":
-            said.append(
-                f"which worker failed in round {number}: torch records no event for a failure that leads to a restart"
-            )
-        elif round_.restart.reason == "unknown":
-            said.append(f"why round {number} ended: what is here does not tell")
-    steps = [phase for phase, took in round_.restart.phases.items() if took is None] if round_.restart else []
+    rose = [node for node in round_.nodes if node.left_reason == LeftReason.WORKER_FAILURE and not node.failures]
+    if rose and first is not None and not (restart is not None and restart.agreed):
+        yield f"when the workers of {len(rose)} of its nodes failed in ", ": torch records no event for that"
+    if restart is not None and first is None:
+        if restart.reason == "worker_failure":
+            yield "which worker failed in ", ": torch records no event for a failure that leads to a restart"
+        elif restart.reason == "unknown":
+            yield "why ", " ended: what is here does not tell"
+    steps = [phase for phase, took in restart.phases.items() if took is None] if restart else []
     if steps:
-        said.append(f"how long {', '.join(steps)} took in the restart after round {number}")
+        yield f"how long {', '.join(steps)} took in the restart after ", ""
     here = [course for course in courses if number in course.parts]
     gaps = [
         course
@@ -141,23 +180,21 @@ def _of_round(round_: Round, courses: Sequence[Course]) -> list[str]:
         if any(s.round == number and s.end_ns is None and s is not course.stretches[-1] for s in course.stretches)
     ]
     if gaps:
-        said.append(f"when phases of round {number} ended on {_named(gaps)}: events are missing")
+        yield "when phases of ", f" ended on {_named(gaps)}: events are missing"
     if round_.world_size is None and round_.missing_count > len(round_.missing):
-        said.append(f"who {round_.missing_count - len(round_.missing)} of the missing nodes of round {number} are")
-    if round_.outcome == Outcome.FAILED and round_.first_failure is None and round_.restart is None:
+        yield f"who {round_.missing_count - len(round_.missing)} of the missing nodes of ", " are"
+    if round_.outcome == Outcome.FAILED and first is None and restart is None:
         ends = {node.left_reason.value for node in round_.nodes if node.left_reason is not None}
         if not ends <= {"terminated", "succeeded"}:
-            said.append(f"what failed first in round {number}: no event here tells")
+            yield "what failed first in ", ": no event here tells"
     running = any(s.phase == Phase.RUNNING for course in here for s in course.stretches if s.round == number)
     if here and not running and round_.outcome != Outcome.RUNNING:
-        said.append(f"when workers ran in round {number}")
-    return said
+        yield "when workers ran in ", ""
 
 
 def _rounds(numbers: Sequence[int]) -> str:
-    return f"round {numbers[0]}" if len(numbers) == 1 else f"rounds {ranges(numbers)}"
+    return f"round {numbers[0]}" if len(set(numbers)) == 1 else f"rounds {ranges(numbers)}"
 
 
 def _named(courses: Sequence[Course]) -> str:
-    names = ", ".join(course.agent.name for course in courses[:_MOST])
-    return names + (f" and {len(courses) - _MOST} more" if len(courses) > _MOST else "")
+    return named([course.agent.name for course in courses])

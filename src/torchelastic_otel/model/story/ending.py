@@ -126,7 +126,7 @@ def _outcome(
     if torchs == semconv.AGENT_SUCCEEDED:
         if last is not None and last.failures and last.restarted_ns is None:
             return Outcome.FAILED, ""
-        return Outcome.UNKNOWN, "it came to its end, and what became of its workers is not told"
+        return Outcome.UNKNOWN, "what became of the workers is not told"
     return Outcome.UNKNOWN, ""
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from torchelastic_otel.model.story.course import Course
 from torchelastic_otel.model.story.peers import Changed, Lost
+from torchelastic_otel.model.story.ranges import named
 
 
 @dataclass(slots=True)
@@ -115,9 +116,9 @@ def _contradict(one: Course, other: Course) -> bool:
 
 
 def without_repeats(courses: Sequence[Course]) -> tuple[list[Course], list[str]]:
-    """Each agent once: of two recordings of one agent the fuller one, and a sentence for each that was left out."""
+    """Each agent once: of two recordings of one agent the fuller one, and a sentence that names those agents."""
     kept: list[Course] = []
-    said = []
+    twice: dict[str, None] = {}
     for course in sorted(courses, key=lambda course: (-len(course.agent.events), course.agent.key)):
         same = next(
             (
@@ -133,5 +134,6 @@ def without_repeats(courses: Sequence[Course]) -> tuple[list[Course], list[str]]
         if same is None:
             kept.append(course)
         else:
-            said.append(f"two recordings tell of {same.agent.name}; the one with more events is used")
+            twice[same.agent.name] = None
+    said = [f"two recordings tell of {named(list(twice))}; the one with more events is used"] if twice else []
     return sorted(kept, key=_order), said

@@ -24,7 +24,8 @@ class Loss:
         node_id: Who.
         round: In which round.
         group_rank: Its rank in it, where a peer said so.
-        heard_ns: When it was last heard of: its last heartbeat, or the last event of its own.
+        heard_ns: When it was last heard of; ``None`` where nobody's heartbeats of it are here: the last event of an
+            agent that trains may be hours before it was lost.
         source: heartbeat, membership, stream (its events stop, and its process is gone or the others went on).
     """
 
@@ -72,7 +73,7 @@ def _add(losses: dict[tuple[str, int], Loss], loss: Loss) -> None:
 def _add_if_silent(losses: dict[tuple[str, int], Loss], course: Course, rounds: Sequence[int]) -> None:
     """An agent whose events stop: lost where its process is gone, or where the others went on without it."""
     last, node_id = course.last_round, course.agent.node_id
-    if node_id is None or last is None or course.end.outcome != Outcome.UNKNOWN or course.end.at_ns is not None:
+    if node_id is None or last is None or not course.is_open:
         return
     went_on = any(round_ > last for round_ in rounds) and course.agent.alive is not True
     if course.agent.alive is False or went_on:
@@ -88,6 +89,7 @@ def _with_own_word(loss: Loss, own: Mapping[str, Course]) -> Loss:
     course = own.get(loss.node_id)
     if course is None or course.last_round != loss.round:
         return loss
-    heard = [heard_ns for heard_ns in (loss.heard_ns, course.agent.times[1]) if heard_ns is not None]
+    own_ns = course.agent.times[1] if course.beats or loss.heard_ns is not None else None
+    heard = [heard_ns for heard_ns in (loss.heard_ns, own_ns) if heard_ns is not None]
     rank = loss.group_rank if loss.group_rank is not None else course.parts[loss.round].group_rank
     return Loss(loss.node_id, loss.round, rank, max(heard) if heard else None, loss.source)

@@ -1,8 +1,8 @@
-"""Numbers in groups, for a person: ``0-37,39``."""
+"""Numbers and names in groups, for a person: ``0-37,39``; ``a, b and 6 more``."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 _MOST: Final = 8
@@ -20,3 +20,9 @@ def ranges(numbers: Iterable[int], most: int = _MOST) -> str:
     if len(groups) <= most:
         return shown
     return f"{shown},... ({sum(last - first + 1 for first, last in groups)} of them)"
+
+
+def named(names: Sequence[str], most: int = _MOST) -> str:
+    """The first names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -157,8 +157,8 @@ def _leaving(course: Course, part: Part, loss: Loss | None) -> tuple[int | None,
     if course.last_round != part.round or part.trigger is not None or again_ns is not None:
         return left_ns, _restarting(course, part)
     end = course.end
-    if end.at_ns is None and end.outcome == Outcome.UNKNOWN:
-        return None, None
+    if course.is_open:
+        return None, LeftReason.LOST if course.is_gone else None
     if end.outcome == Outcome.FAILED:
         return end.at_ns, LeftReason.WORKER_FAILURE if part.failures else LeftReason.ERROR
     return end.at_ns, LEFT.get(end.outcome)
@@ -240,7 +240,9 @@ def _outcome(
     ends = [course.end.outcome for course in here]
     if any(course.agent.alive is True and course.end.at_ns is None for course in here):
         return Outcome.RUNNING
-    if verdict.cause is not None or any(end in (Outcome.FAILED, Outcome.TERMINATED) for end in ends) or round_.lost:
+    if verdict.cause is not None or any(end in (Outcome.FAILED, Outcome.TERMINATED) for end in ends):
+        return Outcome.FAILED
+    if round_.lost or any(course.is_gone for course in here):
         return Outcome.FAILED
     complete = known >= (round_.world_size or 1) and all(node.told for node in round_.nodes)
     succeeded = complete and all(end in (Outcome.SUCCEEDED, Outcome.LEFT) for end in ends) and Outcome.SUCCEEDED in ends

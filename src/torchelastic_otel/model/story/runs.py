@@ -10,8 +10,8 @@ from torchelastic_otel.model.story import doubts
 from torchelastic_otel.model.story.course import Course
 from torchelastic_otel.model.story.losses import Loss, losses_of
 from torchelastic_otel.model.story.rounds import address_of, rounds_of
-from torchelastic_otel.model.story.times import times_of
-from torchelastic_otel.model.story.types import Member, Outcome, Round, Run, State
+from torchelastic_otel.model.story.times import times_of, training_ratio, unheard
+from torchelastic_otel.model.story.types import Member, Outcome, Round, Run
 
 
 def run_of(
@@ -37,6 +37,7 @@ def run_of(
     started_ns, last_ns = min(starts, default=None), max(lasts, default=None)
     time = times_of(_partakers(courses), rounds, losses)
     wall_ns = last_ns - started_ns if started_ns is not None and last_ns is not None else None
+    silent = unheard(_partakers(courses), losses)
     run = Run(
         run_id=run_id,
         nonce=nonce,
@@ -49,12 +50,14 @@ def run_of(
         nodes=_members(courses, rounds, losses),
         time=time,
         wall_ns=wall_ns,
-        training_ratio=time[State.TRAINING] / wall_ns if wall_ns else None,
+        training_ratio=None if outcome == Outcome.UNKNOWN or silent else training_ratio(time, wall_ns),
         rounds=rounds,
         agents=tuple(course.agent for course in courses),
     )
     return replace(
-        run, inferred=doubts.inferred(run, courses, by_time, losses), unknown=doubts.unknown(run, courses, notes)
+        run,
+        inferred=doubts.inferred(run, courses, by_time, losses),
+        unknown=doubts.unknown(run, courses, silent, notes),
     )
 
 
@@ -133,7 +136,7 @@ def _member(course: Course, losses: Mapping[tuple[str, int], Loss]) -> Member:
     outcome = end.outcome
     if outcome == Outcome.UNKNOWN and agent.alive is True:
         outcome = Outcome.RUNNING
-    elif outcome == Outcome.UNKNOWN and (agent.node_id, course.last_round) in losses:
+    elif outcome == Outcome.UNKNOWN and (course.is_gone or (agent.node_id, course.last_round) in losses):
         outcome = Outcome.LOST
     counts = [part.restart_count for part in course.parts.values() if part.restart_count is not None]
     names = [event.name for event in agent.events]

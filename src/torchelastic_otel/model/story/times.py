@@ -2,7 +2,7 @@
 
 What always holds: no moment is counted twice, so that all states together are at most the wall time; what is missing
 is time of which nobody told anything. Training ends with the round's first failure anywhere: a node that goes on has
-not noticed yet.
+not noticed yet. The share of training is an upper bound: time of which nobody told anything may have been training.
 """
 
 from __future__ import annotations
@@ -55,6 +55,34 @@ def times_of(
         if holding is not None:
             time[State.RENDEZVOUS if holding == _NEWCOMER else _ORDER[holding]] += until_ns - at_ns
     return time
+
+
+def training_ratio(time: Mapping[State, int], wall_ns: int | None) -> float | None:
+    """The most that training can be of the wall time; from 0 to 1."""
+    if not wall_ns:
+        return None
+    untold_ns = max(0, wall_ns - sum(time.values()))
+    return (time[State.TRAINING] + untold_ns) / wall_ns
+
+
+def unheard(courses: Sequence[Course], losses: Mapping[tuple[str, int], Loss]) -> list[Course]:
+    """Agents of which nobody knows how long they went on: their events stop without an end, and so does the story.
+
+    One that the others went on without, or whose heartbeats are here, its own or as a peer told, is none of them.
+    """
+    last = max((course.last_round for course in courses if course.last_round is not None), default=None)
+    return [
+        course
+        for course in courses
+        if course.is_open
+        and (course.backend == "static" or course.last_round == last)
+        and not _is_heard(course, losses)
+    ]
+
+
+def _is_heard(course: Course, losses: Mapping[tuple[str, int], Loss]) -> bool:
+    loss = losses.get((course.agent.node_id or "", course.last_round if course.last_round is not None else -1))
+    return course.beats or (loss is not None and loss.heard_ns is not None)
 
 
 def _intervals(
