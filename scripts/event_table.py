@@ -42,7 +42,7 @@ TOLD = {
     semconv.RESTART_CAUSE_AGREED: "why the round before ended, as all agents hold it",
     semconv.RESTART_COMPLETED: "workers run again: reason, cause, and how long each phase took",
     semconv.MEMBERSHIP_CHANGED: "nodes joined, left or were lost from one round to the next; told by one agent",
-    semconv.RENDEZVOUS_WAITING: "a rendezvous is held up: who is there, how many are missing, and who",
+    semconv.RENDEZVOUS_WAITING: "a rendezvous is held up: who and how many are there, how many are missing, and who",
     semconv.ROUND_STARTED: "the workers of all nodes run; told by the agent that speaks for the job",
 }
 

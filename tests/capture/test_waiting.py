@@ -59,6 +59,7 @@ def test_it_says_who_is_there_and_how_many_are_missing(held: Held) -> None:
         {
             semconv.RENDEZVOUS_WAITED: 5,
             semconv.NODES_MIN: 3,
+            semconv.RENDEZVOUS_PRESENT: 3,
             semconv.RENDEZVOUS_PARTICIPANTS: ("a_1_0", "b_2_0", "c_3_0"),
             semconv.RENDEZVOUS_MISSING: 0,
             semconv.RENDEZVOUS_MISSING_NODES: (),
@@ -126,13 +127,14 @@ def test_a_backend_that_tells_nothing_is_said_to_wait_all_the_same() -> None:
 
 
 def test_a_thousand_nodes_are_not_a_wall_of_names(held: Held) -> None:
-    """Attributes are bounded."""
+    """Attributes are bounded; how many are there is told all the same."""
     nodes = tuple(f"n{number}_1_0" for number in range(1000))
     held.view = RendezvousView(0, False, nodes[:500], (), "n0_1_0")
     held.waiting.remember(nodes)
     held.waiting.begin()
     done(held.thread)
     held.at(5)
+    assert held.said[0][semconv.RENDEZVOUS_PRESENT] == 500
     assert len(held.said[0][semconv.RENDEZVOUS_PARTICIPANTS]) == 64
     assert len(held.said[0][semconv.RENDEZVOUS_MISSING_NODES]) == 64
 

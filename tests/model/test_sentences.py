@@ -90,12 +90,30 @@ def test_a_failure_says_who_and_how(more: dict[str, Any], text: str) -> None:
             semconv.RENDEZVOUS_WAITING,
             {
                 semconv.RENDEZVOUS_WAITED: 5.0,
+                semconv.RENDEZVOUS_PRESENT: 1,
                 semconv.RENDEZVOUS_PARTICIPANTS: ("a_1_0",),
                 semconv.RENDEZVOUS_MISSING: 1,
                 semconv.RENDEZVOUS_MISSING_NODES: ("gpu-7, last rank 1 (gpu-7_9_0)",),
             },
-            "Rendezvous waits since 5.000 s: 1 nodes are there, 1 are missing: gpu-7, last rank 1 (gpu-7_9_0)",
+            "Rendezvous waits since 5.000 s: 1 node is there, 1 is missing: gpu-7, last rank 1 (gpu-7_9_0)",
         ),
+        (
+            semconv.RENDEZVOUS_WAITING,
+            {
+                semconv.RENDEZVOUS_WAITED: 5.0,
+                semconv.RENDEZVOUS_PRESENT: 500,
+                semconv.RENDEZVOUS_PARTICIPANTS: tuple(f"n{number}_1_0" for number in range(64)),
+                semconv.RENDEZVOUS_MISSING: 500,
+                semconv.RENDEZVOUS_MISSING_NODES: (),
+            },
+            "Rendezvous waits since 5.000 s: 500 nodes are there, 500 are missing",
+        ),
+        (
+            semconv.RENDEZVOUS_WAITING,
+            {semconv.RENDEZVOUS_WAITED: 5.0, semconv.RENDEZVOUS_PRESENT: 2},
+            "Rendezvous waits since 5.000 s: 2 nodes are there",
+        ),
+        (semconv.RENDEZVOUS_WAITING, {semconv.RENDEZVOUS_WAITED: 5.0}, "Rendezvous waits since 5.000 s"),
         (semconv.AGENT_LEAVING, {semconv.WORKER_SIGNAL: "SIGTERM"}, "Agent leaves: it got SIGTERM"),
         (
             semconv.ROUND_STARTED,

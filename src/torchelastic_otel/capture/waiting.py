@@ -93,6 +93,7 @@ class Waiting:
             if view.complete and view.node_id not in view.participants:
                 return  # it stands by
             there = {*view.participants, *view.waiting}
+            told[semconv.RENDEZVOUS_PRESENT] = len(there)
             told[semconv.RENDEZVOUS_PARTICIPANTS] = tuple(sorted(there))[:_NAMED]
             if self._nodes_min is not None:
                 told[semconv.RENDEZVOUS_MISSING] = max(0, self._nodes_min - len(there))

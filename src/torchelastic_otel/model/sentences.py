@@ -150,14 +150,12 @@ def _agent_leaving(of: _Attributes) -> str:
 
 
 def _waiting(of: _Attributes) -> str:
-    there = of.get(semconv.RENDEZVOUS_PARTICIPANTS)
-    count = len(there) if isinstance(there, tuple) else 0
-    text = f"Rendezvous waits since {_seconds(of.get(semconv.RENDEZVOUS_WAITED))}: {count} nodes are there"
-    if semconv.RENDEZVOUS_MISSING in of:
-        text += f", {of.get(semconv.RENDEZVOUS_MISSING)} are missing"
-    if semconv.RENDEZVOUS_MISSING_NODES in of:
-        text += f": {_listed(of.get(semconv.RENDEZVOUS_MISSING_NODES))}"
-    return text
+    text = f"Rendezvous waits since {_seconds(of.get(semconv.RENDEZVOUS_WAITED))}"
+    present, missing = of.get(semconv.RENDEZVOUS_PRESENT), of.get(semconv.RENDEZVOUS_MISSING)
+    counts = [] if present is None else [f"{present} {'node is' if present == 1 else 'nodes are'} there"]
+    counts += [] if missing is None else [f"{missing} {'is' if missing == 1 else 'are'} missing"]
+    listed = _listed(of.get(semconv.RENDEZVOUS_MISSING_NODES))
+    return ": ".join(part for part in (text, ", ".join(counts), listed) if part)
 
 
 def _training_started(of: _Attributes) -> str:

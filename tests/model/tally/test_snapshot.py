@@ -105,10 +105,15 @@ def test_the_jobs_gauges_are_told_by_the_one_that_speaks_and_no_longer() -> None
     told = stream.snapshot(5)
     assert [told[name][()] for name in gauges] == [3, 2, 2, 0]
     stream.enter(10, Phase.RENDEZVOUS)
-    waiting = {"rendezvous_participants": ("a",) * 64, "rendezvous_missing": 28, "nodes_min": 100}
-    stream.say(15, semconv.RENDEZVOUS_WAITING, **waiting)
-    told = stream.snapshot(16)
-    assert [told[name][()] for name in gauges] == [3, 2, 72, 28]
+    named = ("a",) * 64
+    for second, present, missing in ((15, 72, 28), (17, 101, 0)):
+        waiting = {"rendezvous_present": present, "rendezvous_participants": named, "rendezvous_missing": missing}
+        stream.say(second, semconv.RENDEZVOUS_WAITING, **waiting)
+        told = stream.snapshot(second + 1)
+        assert [told[name][()] for name in gauges] == [3, 2, present, missing]
+    stream.say(19, semconv.RENDEZVOUS_WAITING)
+    told = stream.snapshot(19.5)
+    assert [told[name][()] for name in gauges] == [3, 2, 101, 0], "where nobody can look, nothing is known anew"
     stream.join(20, 4)
     stream.enter(21, Phase.RUNNING)
     told = stream.snapshot(22)
@@ -123,7 +128,7 @@ def test_who_hosts_the_store_says_how_many_the_first_rendezvous_lacks(hosts: boo
     stream.say(0, semconv.AGENT_STARTED)
     stream.say(0, semconv.RUN_IDENTIFIED, hosts_store=hosts)
     stream.enter(0, Phase.RENDEZVOUS)
-    stream.say(5, semconv.RENDEZVOUS_WAITING, rendezvous_participants=("a", "b"), rendezvous_missing=2, nodes_min=4)
+    stream.say(5, semconv.RENDEZVOUS_WAITING, rendezvous_present=2, rendezvous_missing=2)
     told = stream.snapshot(6)
     assert told.get(semconv.METRIC_MISSING) == ({(): 2} if hosts else None)
     assert told.get(semconv.METRIC_PARTICIPANTS) == ({(): 2} if hosts else None)

@@ -123,15 +123,13 @@ def _waiting(run: Run, event: ElasticEvent, at_ns: int) -> Run:
     elif not (run.times.speaks or run.times.spoke):
         return run
     of = event.attributes.get
-    there, missing, needed = of(semconv.RENDEZVOUS_PARTICIPANTS), of(semconv.RENDEZVOUS_MISSING), of(semconv.NODES_MIN)
-    gauges = dict(run.gauges)
-    if isinstance(missing, int):
-        gauges[semconv.METRIC_MISSING] = missing
-    if isinstance(missing, int) and isinstance(needed, int) and missing > 0:
-        gauges[semconv.METRIC_PARTICIPANTS] = needed - missing  # the names are a bounded list
-    elif isinstance(there, tuple):
-        gauges[semconv.METRIC_PARTICIPANTS] = len(there)
-    return replace(run, gauges=gauges)
+    told = {
+        semconv.METRIC_PARTICIPANTS: of(semconv.RENDEZVOUS_PRESENT),
+        semconv.METRIC_MISSING: of(semconv.RENDEZVOUS_MISSING),
+    }
+    return replace(
+        run, gauges={**run.gauges, **{name: count for name, count in told.items() if isinstance(count, int)}}
+    )
 
 
 def _beat(run: Run, event: ElasticEvent, at_ns: int) -> Run:
