@@ -255,6 +255,26 @@ def test_agents_without_a_store_tell_whole_traces_of_their_own() -> None:
     check(*stories)
 
 
+def test_the_root_of_a_running_is_the_part_of_who_speaks_and_others_may_be_longer() -> None:
+    """Nobody waits for the others to end: a root that came last would be lost with whoever was to tell it."""
+    speaker, longer = Story("a"), Story("b")
+    for rank, story in enumerate((speaker, longer)):
+        story.begin(0, hosts=story is speaker)
+        story.join(2 - rank, 0, rank=rank, size=2)
+    speaker.round_started(5, 0, 0, size=2)
+    speaker.enter(30, Phase.EXIT_BARRIER)
+    root = next(span for span in speaker.spans if span.name == semconv.SPAN_TRAINING)
+    longer.fail(50)
+    longer.enter(51, Phase.STOP)
+    for story in (speaker, longer):
+        story.enter(60, Phase.ENDED)
+    parts = [span for story in (speaker, longer) for span in story.spans if span.name == semconv.SPAN_WORKERS]
+    assert times([root, *parts]) == [("training", 4, 30), ("workers", 4, 30), ("workers", 3, 50)]
+    assert {(part.trace_id, part.parent_id) for part in parts} == {(root.trace_id, root.span_id)}
+    assert [span.error is not None for span in (root, *parts)] == [False, False, True]
+    check(speaker, longer)
+
+
 def test_under_static_the_run_is_known_only_after_the_workers_run_and_nothing_is_lost() -> None:
     """Its store comes with the first rendezvous; starting workers takes less time than asking it."""
     stories = [Story("a", backend="static"), Story("b", backend="static")]

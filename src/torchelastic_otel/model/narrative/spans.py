@@ -1,6 +1,9 @@
 """From a narrative to finished spans: the bring-up of a round, and its running.
 
 What always holds: pure; a span never ends before it begins; nothing is told while the run is not identified.
+
+Not promised: that the root of a running encloses it. It is the part of who speaks for the job, told when that has
+ended; another node's part may begin before it and end after it.
 """
 
 from __future__ import annotations
