@@ -7,7 +7,7 @@ the end) is one failure; an agent's word for its own end is weighed against what
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 from torchelastic_otel import semconv
@@ -17,6 +17,7 @@ from torchelastic_otel.model.story import ending
 from torchelastic_otel.model.story.agents import Agent
 from torchelastic_otel.model.story.attributes import number_of, text_of, texts_of
 from torchelastic_otel.model.story.failures import failure_of
+from torchelastic_otel.model.story.part import Part
 from torchelastic_otel.model.story.peers import Report, Waiting, reports_of, waiting_of
 from torchelastic_otel.model.story.phases import phase_named, stretches_of, tells_phases
 from torchelastic_otel.model.story.types import Failure, Outcome, Stretch, Worker
@@ -34,43 +35,6 @@ _OF_WORKERS: Final = frozenset(
         semconv.TRAINING_STARTED,
     }
 )
-
-
-@dataclass(slots=True)
-class Part:
-    """An agent's part in one round, while it is put together.
-
-    Attributes:
-        round: The round's number.
-        group_rank: The node's rank.
-        world_size: Nodes in the round.
-        joined_ns: When torch or we said that it is in.
-        running_ns: When its workers ran.
-        participants: All nodes of the round by rank, where this agent told them.
-        trace_id: The trace of the bring-up.
-        workers: By global rank.
-        failures: By worker's pid, or minus its rank where that is not told.
-        fallen: How each worker ended that did not end well, by the same; where it is no failure, its agent stopped it.
-        restart_count: Restarts that this agent's own workers had caused by then.
-        trigger: Why this agent restarted its workers out of this round, as it saw it.
-        restarted_ns: When it did.
-        writer: Whether it speaks for the job in this round.
-    """
-
-    round: int
-    group_rank: int | None = None
-    world_size: int | None = None
-    joined_ns: int | None = None
-    running_ns: int | None = None
-    participants: tuple[str, ...] = ()
-    trace_id: str | None = None
-    workers: dict[int, Worker] = field(default_factory=dict)
-    failures: dict[int, Failure] = field(default_factory=dict)
-    fallen: dict[int, Failure] = field(default_factory=dict)
-    restart_count: int | None = None
-    trigger: str | None = None
-    restarted_ns: int | None = None
-    writer: bool = False
 
 
 @dataclass(frozen=True, slots=True)

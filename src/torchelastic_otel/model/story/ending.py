@@ -8,17 +8,15 @@ FAILED (1.13 to 2.15).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from torchelastic_otel import semconv
 from torchelastic_otel.model.event import ElasticEvent
 from torchelastic_otel.model.phases import Phase
 from torchelastic_otel.model.story.agents import Agent
 from torchelastic_otel.model.story.attributes import number_of, text_of
+from torchelastic_otel.model.story.part import Part
 from torchelastic_otel.model.story.types import Outcome
-
-if TYPE_CHECKING:
-    from torchelastic_otel.model.story.course import Part
 
 _JOINED: Final = frozenset({semconv.RENDEZVOUS_JOINED, semconv.WORKER_STARTED})
 VICTIMS: Final = frozenset({"RendezvousConnectionError", "RendezvousClosedError"})

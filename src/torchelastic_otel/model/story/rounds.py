@@ -13,8 +13,9 @@ from torchelastic_otel.model.phases import Phase
 from torchelastic_otel.model.story import restarts
 from torchelastic_otel.model.story.attempts import LEFT, attempt, with_missing
 from torchelastic_otel.model.story.causes import Verdict, verdict_on
-from torchelastic_otel.model.story.course import Course, Part
+from torchelastic_otel.model.story.course import Course
 from torchelastic_otel.model.story.losses import Loss
+from torchelastic_otel.model.story.part import Part
 from torchelastic_otel.model.story.peers import Begun, Changed, Told
 from torchelastic_otel.model.story.types import LeftReason, Node, Outcome, Round
 
