@@ -81,7 +81,7 @@ def unknown(run: Run, courses: Sequence[Course], silent: Sequence[Course], notes
     said += _missing_files(run)
     if run.outcome == Outcome.UNKNOWN:
         said.append(_why_no_outcome(run, courses))
-    if any(course.parts for course in silent) and run.outcome != Outcome.UNKNOWN:
+    if any(course.parts for course in silent):
         said.append(f"the effective training time: how long {_named(silent)} went on after the last event is not told")
     said += _by_rounds((each, round_.round) for round_ in run.rounds for each in _of_round(round_, courses))
     for why in sorted({course.end.why_unknown for course in courses} - {""}):
