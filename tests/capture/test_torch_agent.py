@@ -34,7 +34,7 @@ def stand(tmp_path: Path) -> Iterator[Stand]:
     made.patches.undo()
     for number, handler in before.items():
         signal.signal(number, handler)
-    gc.collect()  # stores lie in circles; one that goes away while the next test connects may take torch's whole timeout
+    gc.collect()  # a store in a circle that goes away while the next test connects may take torch's whole timeout
 
 
 def test_a_clean_end(stand: Stand) -> None:

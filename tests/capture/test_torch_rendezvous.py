@@ -37,7 +37,7 @@ def stand(tmp_path: Path) -> Iterator[Stand]:
     made.patches.undo()
     for number, handler in before.items():
         signal.signal(number, handler)
-    gc.collect()  # stores lie in circles; one that goes away while the next test connects may take torch's whole timeout
+    gc.collect()  # a store in a circle that goes away while the next test connects may take torch's whole timeout
 
 
 def test_with_the_dynamic_rendezvous_the_round_and_the_node_are_its_own(stand: Stand) -> None:
