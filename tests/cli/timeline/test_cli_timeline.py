@@ -33,7 +33,7 @@ VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
 def timeline(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[str, Any]:
     """The document, valid."""
     assert main(["timeline", "--json", *map(str, arguments)]) == 0
-    document: dict[str, Any] = json.loads(capsys.readouterr().out)
+    document: dict[str, Any] = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
     VALIDATOR.validate(document)
     return document
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from torchelastic_otel.cli.command import PROGRAM, Command, CommandError
 from torchelastic_otel.cli.timeline.options import round_number, since
+from torchelastic_otel.cli.timeline.page import clean
 
 if TYPE_CHECKING:
     from torchelastic_otel.cli.timeline.inputs import Told
@@ -66,11 +67,17 @@ class Timeline(Command):
     def run(self, arguments: argparse.Namespace) -> int:
         """Read, fold, tell."""
         from torchelastic_otel.cli.timeline.choice import chosen, events_of
+        from torchelastic_otel.cli.timeline.spools import with_shortfalls
         from torchelastic_otel.model.story.fold import Story, fold, runs_of
 
-        told, where = _read(arguments.paths)
+        try:
+            told, where = _read(arguments.paths)
+        except CommandError as error:
+            # names of files and of runs are anybody's text
+            raise CommandError(clean(str(error)), exit_code=error.exit_code) from None
         story = fold(Story(), told.deliveries)
-        everything = runs_of(story, living=told.living, gone=told.gone, notes=told.notes)
+        found = runs_of(story, living=told.living, gone=told.gone)
+        everything = [with_shortfalls(run, told.short) for run in found]
         runs = chosen(everything, arguments.run, arguments.round, arguments.since, arguments.node)
         events = [events_of(run, arguments.round) for run in runs] if arguments.all else None
         if arguments.json:
@@ -89,7 +96,7 @@ class Timeline(Command):
             encoding = sys.stdout.encoding or "utf-8"
             print(page.text().encode(encoding, "backslashreplace").decode(encoding), flush=True)
         if not runs:
-            raise CommandError(_nothing(everything, where), exit_code=1)
+            raise CommandError(clean(_nothing(everything, where)), exit_code=1)
         return 0
 
 
@@ -97,7 +104,7 @@ def _read(paths: Sequence[str]) -> tuple[Told, str]:
     from torchelastic_otel.cli.timeline.inputs import read_node, read_paths
 
     def say(what: str) -> None:
-        print(f"{PROGRAM} timeline: {what}", file=sys.stderr)
+        print(f"{PROGRAM} timeline: {clean(what)}", file=sys.stderr)
 
     if paths:
         return read_paths(paths, say), "the files given"

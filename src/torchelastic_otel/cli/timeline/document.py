@@ -5,6 +5,7 @@ What always holds: times are RFC 3339 in UTC with nanoseconds, durations are sec
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -171,7 +172,9 @@ PHASES = ("detect", "stop", "rendezvous", "assign_ranks", "start")
 
 
 def _event(host: str, event: ElasticEvent) -> dict[str, Any]:
-    def listed(value: object) -> object:
+    def plain(value: object) -> object:
+        if isinstance(value, float) and not math.isfinite(value):
+            return None  # JSON has no word for it
         return list(value) if isinstance(value, Iterable) and not isinstance(value, str) else value
 
     return {
@@ -180,5 +183,5 @@ def _event(host: str, event: ElasticEvent) -> dict[str, Any]:
         "name": event.name,
         "severity": event.severity.name,
         "body": event.body,
-        "attributes": {key: listed(value) for key, value in event.attributes.items()},
+        "attributes": {key: plain(value) for key, value in event.attributes.items()},
     }

@@ -2,12 +2,15 @@
 
 What always holds: only the standard library is used; a log record that is not ours is passed over; what a Collector
 changed on the way (added resource attributes, another order, several requests) changes no event. An event is the one
-that its ``log.record.uid`` names; where a processor took that away, its place in the file stands in for it.
+that its ``log.record.uid`` names; where a processor took that away, what it says and when it was seen stand in for it.
+A number that no receiver would take (beyond 64 bits, not finite) is none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from torchelastic_otel import semconv
@@ -17,6 +20,10 @@ SIGNALS: Final = ("resourceLogs", "resourceSpans", "resourceMetrics", "resourceP
 _OURS: Final = "torchelastic."
 _OLD_EVENT_NAME: Final = "event.name"
 """Where event names stood before the log data model had a field for them."""
+_NO_NUMBER: Final = 0
+"""The sequence of an event whose uid is gone; a process counts from 1."""
+_AFTER_ALL: Final = 10**18
+"""Behind every number that a uid can name, see :func:`_delivery`."""
 
 
 def is_request(line: object) -> bool:
@@ -24,25 +31,36 @@ def is_request(line: object) -> bool:
     return isinstance(line, dict) and any(isinstance(line.get(name), list) for name in SIGNALS)
 
 
-def deliveries_of(request: Mapping[str, Any], number: int) -> Iterator[Delivery]:
-    """Our events in one request.
-
-    Args:
-        request: The line's JSON.
-        number: The line's number, for records that name no place of their own.
-    """
-    place = 0
+def deliveries_of(request: Mapping[str, Any]) -> Iterator[Delivery]:
+    """Our events in one request; :func:`numbered` gives those a number that have none."""
     for resource_logs in _lists(request, "resourceLogs"):
         resource = _attributes(_mapping(resource_logs, "resource").get("attributes"))
         for scope_logs in _lists(resource_logs, "scopeLogs"):
             for record in _lists(scope_logs, "logRecords"):
-                place += 1
-                delivery = _delivery(record, resource, number * 1_000_000 + place)
+                delivery = _delivery(record, resource)
                 if delivery is not None:
                     yield delivery
 
 
-def _delivery(record: Mapping[str, Any], resource: Mapping[str, AttributeValue], place: int) -> Delivery | None:
+def numbered(deliveries: Iterable[Delivery]) -> list[Delivery]:
+    """All events, each with a number of its own in its process.
+
+    Those without one are counted in the order in which they were seen, whatever file they are in; one that says the
+    same at the same time as another of its process is the same one.
+    """
+    told: list[Delivery] = []
+    unnumbered: dict[tuple[str, str], Delivery] = {}
+    for delivery in deliveries:
+        if delivery.sequence == _NO_NUMBER:
+            unnumbered.setdefault((delivery.origin.id, delivery.event.to_json()), delivery)
+        else:
+            told.append(delivery)
+    # a stable sort: what was seen at one moment stays in the order of the file
+    in_order = sorted(unnumbered.values(), key=lambda each: each.event.observed_ns or each.event.time_ns or 0)
+    return told + [replace(delivery, sequence=_AFTER_ALL + i) for i, delivery in enumerate(in_order)]
+
+
+def _delivery(record: Mapping[str, Any], resource: Mapping[str, AttributeValue]) -> Delivery | None:
     attributes = _attributes(record.get("attributes"))
     name = record.get("eventName") or attributes.get(_OLD_EVENT_NAME)
     if not isinstance(name, str) or not name.startswith(_OURS):
@@ -51,13 +69,13 @@ def _delivery(record: Mapping[str, Any], resource: Mapping[str, AttributeValue],
     uid = str(attributes.pop(semconv.LOG_RECORD_UID, ""))
     origin_id, _, sequence = uid.rpartition("-")
     if not (origin_id and sequence.isascii() and sequence.isdigit() and len(sequence) < 19):
-        origin_id, sequence = str(resource.get(semconv.SERVICE_INSTANCE_ID, f"{host}-{pid}")), str(place)
+        origin_id, sequence = str(resource.get(semconv.SERVICE_INSTANCE_ID, f"{host}-{pid}")), str(_NO_NUMBER)
     event = ElasticEvent(
         name=name,
         destination="",
         body=_body(record.get("body")),
-        time_ns=_whole(record.get("timeUnixNano")) or None,
-        observed_ns=_whole(record.get("observedTimeUnixNano")) or 0,
+        time_ns=max(0, _whole(record.get("timeUnixNano")) or 0) or None,
+        observed_ns=max(0, _whole(record.get("observedTimeUnixNano")) or 0),
         severity=_severity(_whole(record.get("severityNumber"))),
         attributes=attributes,
         trace_id=_id(record.get("traceId")),
@@ -91,10 +109,12 @@ def _attributes(pairs: object) -> dict[str, AttributeValue]:
 def _value(value: object) -> AttributeValue | None:
     if not isinstance(value, dict):
         return None
-    for kind in ("stringValue", "boolValue", "doubleValue"):
-        if isinstance(value.get(kind), (str, bool, int, float)):
-            told: str | bool | int | float = value[kind]
-            return told
+    if isinstance(value.get("stringValue"), str):
+        return str(value["stringValue"])
+    if isinstance(value.get("boolValue"), bool):
+        return bool(value["boolValue"])
+    if "doubleValue" in value:
+        return _finite(value["doubleValue"])
     if "intValue" in value:
         return _whole(value["intValue"])
     if isinstance(value.get("arrayValue"), dict):
@@ -107,10 +127,24 @@ def _whole(value: object) -> int | None:
     """A number of 64 bits: a string in protobuf's JSON, a number where a sender is lax."""
     if isinstance(value, str) and len(value) < 21:
         try:
-            return int(value)
+            value = int(value)
         except ValueError:
             return None
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+    return value if isinstance(value, int) and not isinstance(value, bool) and -_BEYOND <= value < _BEYOND else None
+
+
+_BEYOND: Final = 1 << 63
+
+
+def _finite(value: object) -> float | None:
+    """A number that JSON can say again; protobuf's JSON writes the others as strings, Python's as bare words."""
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _body(value: object) -> str:

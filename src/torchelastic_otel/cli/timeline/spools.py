@@ -1,23 +1,56 @@
 """Spools to events, also where their owner is writing at this moment; nothing is written, locked for long or adopted.
 
 What always holds: rows that nobody has settled yet are read as their owner would; a process counts as living where it
-holds its spool's lock, and as gone only where this node can tell.
+holds its spool's lock, and as gone only where this node can tell; a spool that is retired in this moment is read as
+the history that it became.
 """
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
+import sqlite3
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 from torchelastic_otel import settling
 from torchelastic_otel.model.event import Delivery, ElasticEvent, Origin
 from torchelastic_otel.model.narrative import Narrative
 from torchelastic_otel.model.standing import Standing
+from torchelastic_otel.model.story.types import Run
 from torchelastic_otel.spool import adoption
 from torchelastic_otel.spool.directory import DELIVERED_SUFFIX, LOCK_SUFFIX, SPOOL_SUFFIX
+from torchelastic_otel.spool.faults import SpoolError
 from torchelastic_otel.spool.glance import KeptRow, contents
+
+_MOST: Final = 8
+"""Spools that are named in one sentence."""
+
+
+class OldSpoolError(SpoolError):
+    """The spool is of an older version, which kept its rows otherwise."""
+
+
+class SpoolGoneError(SpoolError):
+    """The spool is no longer there, nor what it became."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shortfall:
+    """A spool that lost its oldest events.
+
+    Attributes:
+        whose: Its process, for a person.
+        events: How many are lost.
+        spool: The file's name.
+    """
+
+    whose: str
+    events: int
+    spool: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,18 +61,13 @@ class SpoolEvents:
         origin_id: Its process.
         deliveries: Its events.
         alive: Whether the process lives; ``None`` where that cannot be told from here.
-        notes: What is known to be missing.
+        short: What it lost; ``None`` where it is whole.
     """
 
     origin_id: str
     deliveries: tuple[Delivery, ...]
     alive: bool | None
-    notes: tuple[str, ...]
-
-
-def spools_in(directory: Path) -> list[Path]:
-    """The spools of a folder, delivered ones too: they stay as history."""
-    return sorted(path for suffix in (SPOOL_SUFFIX, DELIVERED_SUFFIX) for path in directory.glob("*" + suffix))
+    short: Shortfall | None
 
 
 def read_spool(path: Path, ours: bool) -> SpoolEvents | None:
@@ -50,10 +78,46 @@ def read_spool(path: Path, ours: bool) -> SpoolEvents | None:
         ours: Whether it is in this node's spool directory, and not brought here from elsewhere.
 
     Raises:
+        OldSpoolError: An older version wrote it.
+        SpoolGoneError: It is not there.
         SpoolError: It cannot be read.
     """
+    try:
+        return _read(path, ours)
+    except SpoolError as error:
+        if "no such column" in str(error) and isinstance(error.__cause__, sqlite3.OperationalError):
+            raise OldSpoolError(f"spool {path} was written by an older version of torchelastic-otel") from error
+        if os.path.lexists(path):
+            raise
+    retired = path.with_suffix(DELIVERED_SUFFIX)
+    if path.suffix == SPOOL_SUFFIX and os.path.lexists(retired):
+        return read_spool(retired, ours)
+    raise SpoolGoneError(f"{path}: {os.strerror(errno.ENOENT)}")
+
+
+def with_shortfalls(run: Run, short: Mapping[str, Shortfall]) -> Run:
+    """The run with one more sentence of what is unknown: whose oldest events are gone.
+
+    Args:
+        run: The run.
+        short: Spools that lost some, by the origin id of their process.
+    """
+    lost = [short[origin] for origin in dict.fromkeys(agent.origin.id for agent in run.agents) if origin in short]
+    if not lost:
+        return run
+    if len(lost) == 1:
+        [one] = lost
+        said = f"the first {one.events} events of {one.whose}: they went to make room in {one.spool}"
+    else:
+        names = ", ".join(f"{each.whose} ({each.events})" for each in lost[:_MOST])
+        more = f" and {len(lost) - _MOST} more" if len(lost) > _MOST else ""
+        said = f"the first events of {len(lost)} agents: they went to make room in their spools: {names}{more}"
+    return replace(run, unknown=(*run.unknown, said))
+
+
+def _read(path: Path, ours: bool) -> SpoolEvents | None:
     # first the lock: an owner that ends in between leaves a state that is too old, never one that is too good
-    owned = path.with_suffix(LOCK_SUFFIX).exists() and adoption.is_owned(path)
+    owned = os.path.exists(path.with_suffix(LOCK_SUFFIX)) and adoption.is_owned(path)
     inside = contents(path)
     try:
         origin = Origin.from_json(inside.meta[settling.ORIGIN_KEY])
@@ -62,14 +126,10 @@ def read_spool(path: Path, ours: bool) -> SpoolEvents | None:
             return None
         origin = Origin(path.stem, "unknown", 0, 0)
     events = _events(inside.rows, inside.meta, origin.started_ns)
-    notes = []
-    if inside.rows and inside.rows[0].sequence > 1:
-        notes.append(
-            f"the first {inside.rows[0].sequence - 1} events of {origin.host_name} pid {origin.pid}: they went to make"
-            f" room in {path.name}"
-        )
+    first = inside.rows[0].sequence if inside.rows else 1
+    short = Shortfall(f"{origin.host_name} pid {origin.pid}", first - 1, path.name) if first > 1 else None
     deliveries = tuple(Delivery(sequence, event, origin) for sequence, event in events)
-    return SpoolEvents(origin.id, deliveries, _is_alive(path, origin, owned, ours), tuple(notes))
+    return SpoolEvents(origin.id, deliveries, _is_alive(path, origin, owned, ours), short)
 
 
 def _events(rows: Sequence[KeptRow], meta: Mapping[str, str], started_ns: int) -> list[tuple[int, ElasticEvent]]:
@@ -108,5 +168,5 @@ def _is_alive(path: Path, origin: Origin, owned: bool, ours: bool) -> bool | Non
         # another process may hold the lock of a dead one's spool, to deliver it
         return not here or not origin.pid or Path(f"/proc/{origin.pid}").exists()
     if path.suffix == DELIVERED_SUFFIX or ours or here:
-        return False if path.suffix == DELIVERED_SUFFIX or path.with_suffix(LOCK_SUFFIX).exists() else None
+        return False if path.suffix == DELIVERED_SUFFIX or os.path.exists(path.with_suffix(LOCK_SUFFIX)) else None
     return None
