@@ -111,7 +111,7 @@ def test_many_rounds_are_told_by_the_first_the_last_and_a_count() -> None:
     assert len(text.splitlines()) < 40
     assert "  rounds 1-37: worker_failure 37\n    failed first there, by host: node-a 37\n" in text
     [seventh] = chosen([tell(agents)], None, 7, None, None)
-    assert "round 7  failed  1 node" in shown(seventh)
+    assert "round 7  failed  1 node" in shown(seventh.run)
 
 
 def test_what_is_unknown_and_which_files_are_missing_comes_last() -> None:

@@ -78,7 +78,8 @@ class Timeline(Command):
         story = fold(Story(), told.deliveries)
         found = runs_of(story, living=told.living, gone=told.gone)
         everything = [with_shortfalls(run, told.short) for run in found]
-        runs = chosen(everything, arguments.run, arguments.round, arguments.since, arguments.node)
+        choices = chosen(everything, arguments.run, arguments.round, arguments.since, arguments.node)
+        runs = [choice.run for choice in choices]
         events = [events_of(run, arguments.round) for run in runs] if arguments.all else None
         if arguments.json:
             from torchelastic_otel.cli.timeline.document import document
@@ -89,8 +90,8 @@ class Timeline(Command):
             from torchelastic_otel.cli.timeline.text import write_events, write_run
 
             page = Page(_look(arguments))
-            for i, run in enumerate(runs):
-                write_run(page, run)
+            for i, choice in enumerate(choices):
+                write_run(page, choice.run, choice.whole)
                 if events is not None:
                     write_events(page, events[i])
             encoding = sys.stdout.encoding or "utf-8"

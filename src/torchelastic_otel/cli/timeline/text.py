@@ -29,31 +29,51 @@ _BRIEF: Final = 12
 """Rounds in between that have a line of their own; more are counted."""
 
 
-def write_run(page: Page, run: Run) -> None:
-    """One run."""
+def write_run(page: Page, run: Run, whole: Run | None = None) -> None:
+    """One run.
+
+    Args:
+        page: Where to.
+        run: What is shown of it.
+        whole: All of it, where that is more.
+    """
     utc = page.look.utc
-    names = Names(run)
-    head = f"run {run.run_id or '(no run id)'}  {run.outcome.value}  {named(len(run.nodes), 'node')}"
-    head += f"  {day_and_clock(run.started_ns, utc)}"
-    if run.ended_ns is not None:
-        head += f" to {day_and_clock(run.ended_ns, utc)}"
-    if run.wall_ns is not None:
-        head += f" ({duration(run.wall_ns)}{', so far' if run.ended_ns is None else ''})"
+    whole = whole or run
+    names = Names(whole)
+    head = f"run {whole.run_id or '(no run id)'}  {whole.outcome.value}  {named(len(whole.nodes), 'node')}"
+    head += f"  {day_and_clock(whole.started_ns, utc)}"
+    if whole.ended_ns is not None:
+        head += f" to {day_and_clock(whole.ended_ns, utc)}"
+    if whole.wall_ns is not None:
+        head += f" ({duration(whole.wall_ns)}{', so far' if whole.ended_ns is None else ''})"
     page.gap()
-    page.line(head, STYLES.get(run.outcome, Style.HEAD))
-    page.line(_restarts(run), indent=2)
-    page.line(_times(run), indent=2)
+    page.line(head, STYLES.get(whole.outcome, Style.HEAD))
+    page.line(_restarts(whole), indent=2)
+    page.line(_times(whole), indent=2)
+    of = _part(run, whole)
+    if of:
+        page.line(f"shown: {of}; what is said of the run is of all of it", indent=2)
     _others(page, run, names)
     told, between = _chosen(run.rounds)
     for round_ in run.rounds:
         if round_ in told:
             page.gap()
-            write_round(page, run, round_, names)
+            write_round(page, whole, round_, names)
         elif between and round_ == between[0]:
             page.gap()
             _brief(page, between, names)
-    _sentences(page, "inferred", run.inferred, Style.FAINT)
-    _sentences(page, "unknown", run.unknown, Style.DOUBT)
+    of_all = ", in the whole run" if of else ""
+    _sentences(page, f"inferred{of_all}", whole.inferred, Style.FAINT)
+    _sentences(page, f"unknown{of_all}", whole.unknown, Style.DOUBT)
+
+
+def _part(run: Run, whole: Run) -> str:
+    """How much of a run is shown; empty where that is all of it."""
+    parts = []
+    for shown, every, what in ((run.rounds, whole.rounds, "round"), (run.nodes, whole.nodes, "node")):
+        if len(shown) < len(every):
+            parts.append(f"{len(shown)} of {named(len(every), what)}")
+    return ", ".join(parts)
 
 
 def _restarts(run: Run) -> str:
@@ -103,6 +123,10 @@ def _others(page: Page, run: Run, names: Names) -> None:
                 else ""
             )
             page.line(f"{names.member(member)} {member.outcome.value}{error}", indent=2)
+        if len(run.nodes) > 4:
+            ends = Counter(member.outcome.value for member in run.nodes[4:])
+            told = ", ".join(f"{count} {end}" for end, count in sorted(ends.items()))
+            page.line(f"and {len(run.nodes) - 4} more: {told}", indent=2)
 
 
 def _chosen(rounds: Sequence[Round]) -> tuple[list[Round], list[Round]]:
