@@ -226,6 +226,8 @@ def test_a_node_is_found_by_its_host_its_id_and_its_rank(node: str, hosts: list[
     assert "\n  shown: 1 of 2 nodes; what is said of the run is of all of it\n" in text
     assert "failed     12:53:40.000 node 1 (node-b), rank 3" in text
     assert text.startswith("run job  succeeded  2 nodes  ")
+    alone, every = (document([run])["runs"][0] for run in (choice.run, choice.whole))
+    assert {key for key in every if alone[key] != every[key]} == {"nodes", "rounds"}
 
 
 def test_nodes_of_one_host_keep_their_names_when_one_is_shown() -> None:

@@ -56,7 +56,7 @@ class Timeline(Command):
             "--since",
             type=since,
             metavar="WHEN",
-            help="only runs that were going on since then: 90m, 2h, 7d, or a time as 2026-01-31T12:00:00Z",
+            help="not the runs that had ended before: 90m, 2h, 7d ago, or a time as 2026-01-31T12:00:00Z",
         )
         parser.add_argument("--node", metavar="NODE", help="only this node: its host, torch's node id, or its rank")
         parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
