@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Iterable
+from dataclasses import dataclass
 
 from torchelastic_otel.cli.captures import Capture, Recorded
 from torchelastic_otel.model.event import Delivery, Origin
@@ -36,36 +36,42 @@ def mixed(capture: Capture) -> tuple[str, ...]:
     Agents that came one after the other on one host are not mixed: a job's log goes on with the next job's lines. Of
     several hosts they are, in any order, for a recording has one host.
     """
-    for kind in ("node_state", "source"):  # torch's rendezvous events, and its agents' and workers'
-        named = _without_repeats(name for each in capture.recorded if (name := _writer(each, kind)) is not None)
-        if len({host for host, _ in named}) > 1 or len(set(named)) < len(named):
-            return tuple(f"{host} {beside}".rstrip() for host, beside in dict.fromkeys(named))
+    kinds: dict[str, list[_Writer]] = {}
+    for each in capture.recorded:
+        writer = _writer(each)
+        if writer is not None:
+            named = kinds.setdefault(writer.kind, [])
+            if named[-1:] != [writer]:
+                named.append(writer)
+    for named in kinds.values():
+        if len({writer.host for writer in named}) > 1 or len(set(named)) < len(named):
+            return tuple(f"{writer.host} {writer.beside}".rstrip() for writer in dict.fromkeys(named))
     return ()
 
 
-def _writer(each: Recorded, kind: str) -> tuple[str, str] | None:
-    """The host of a line's writer, and what else tells it from others; ``None`` where the line does not say."""
+@dataclass(frozen=True, slots=True)
+class _Writer:
+    """What a line calls the agent that wrote it: kinds of lines write the host's name in different ways."""
+
+    kind: str
+    host: str
+    beside: str
+
+
+def _writer(each: Recorded) -> _Writer | None:
+    """Who wrote a line; ``None`` where it does not say."""
     try:
         event = json.loads(each.text)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(event, dict) or kind not in event:
+    if not isinstance(event, dict):
         return None
-    if kind == "node_state":
-        return (event["hostname"], f"pid {event.get('pid')}") if isinstance(event.get("hostname"), str) else None
+    if isinstance(event.get("hostname"), str):
+        return _Writer("rendezvous", event["hostname"], f"pid {event.get('pid')}")
     told = event.get("metadata")
     if not isinstance(told, dict) or not isinstance(told.get("hostname"), str):
         return None
     if told.get("rdzv_backend") != "static":
-        return told["hostname"], ""  # the rank changes from round to round; the rendezvous tells of the process
+        return _Writer("agent", told["hostname"], "")  # its rank changes from round to round
     rank = told.get("group_rank")
-    return None if rank is None else (told["hostname"], f"node {rank} of {told.get('run_id')}")
-
-
-def _without_repeats(names: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Names in their order, one once where it follows itself."""
-    kept: list[tuple[str, str]] = []
-    for name in names:
-        if not kept or kept[-1] != name:
-            kept.append(name)
-    return kept
+    return None if rank is None else _Writer("agent", told["hostname"], f"node {rank} of {told.get('run_id')}")
