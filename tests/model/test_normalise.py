@@ -241,6 +241,14 @@ def test_no_exception_is_read_where_there_was_none() -> None:
     assert semconv.EXCEPTION_TYPE not in read(status("FAILED", raw_error="NoneType: None\n")).attributes
 
 
+@pytest.mark.parametrize("duration", [10**400, float("inf"), float("nan")])
+def test_a_duration_beyond_any_number_is_left_out(duration: float) -> None:
+    """Torch's are milliseconds of a step; a raw event of any program is read, too."""
+    event = status("SUCCEEDED")
+    event["metadata"]["duration_ms"] = duration
+    assert semconv.AGENT_STEP_DURATION not in read(event).attributes
+
+
 def test_where_a_rendezvous_event_was_recorded_is_fully_qualified() -> None:
     """semconv: ``code.function.name`` is fully qualified; torch gives a file's base name."""
     attributes = read(rendezvous(DYNAMIC + "_close", f"{NODE} has closed the {RUN}.")).attributes

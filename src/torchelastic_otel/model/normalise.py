@@ -164,7 +164,7 @@ def _agent_or_worker(event: dict[str, Any]) -> tuple[str, str, _Attributes, Seve
     _put_int(attributes, semconv.GROUP_WORLD_SIZE, inner.get("group_world_size"))
     _put_int(attributes, semconv.AGENT_RUN_TIME, metadata.get("total_run_time"))
     duration = metadata.get("duration_ms")
-    if isinstance(duration, (int, float)):
+    if isinstance(duration, (int, float)) and abs(duration) < 1 << 63:  # a raw event of any program may be read here
         attributes[semconv.AGENT_STEP_DURATION] = duration / 1_000
     raw_error = metadata.get("raw_error")
     if name.startswith("torchelastic.worker."):

@@ -172,3 +172,27 @@ def test_an_agreed_cause_is_filled_in_by_its_own_host(failed: int) -> None:
     assert [victim.host for victim in round_.victims] == [agents[1 - failed].name]
     assert round_.restart is not None
     assert round_.restart.phases["detect"] == (500_000_000, 1_500_000_000)[failed]
+
+
+def test_a_cause_that_was_agreed_without_its_host_has_the_host_of_its_own_node() -> None:
+    """Another version may have left it out; the node that tells of the same failure knows."""
+    first, second = training("a", "b")
+    second.fail(20, local=1)
+    cause = {"node.id": second.node_id, "rank": 3, "pid": 1011, "time": at(20)}
+    second.restart(21, "worker_failure", 1)
+    first.restart(22, "membership_change")
+    for rank, agent in enumerate((first, second)):
+        agent.bring_up(23, 1, rank, [first, second])
+        agent.agree(30, "worker_failure", cause=cause)
+        agent.succeed(45)
+    failed = tell(first, second).rounds[0].first_failure
+    assert failed is not None
+    assert (failed.host, failed.rank, failed.exit_code) == ("node-b", 3, 1)
+
+
+def test_a_round_below_zero_breaks_nothing() -> None:
+    """No torch has one; a log that somebody rewrote may."""
+    agent = AgentTape("node-a")
+    agent.say(1, semconv.WORKER_STARTED, rendezvous_round=-1, worker_rank=0, worker_pid=1)
+    agent.say(2, semconv.WORKER_FAILED, worker_rank=1, worker_pid=2, process_exit_code=1)
+    assert tell(agent).nodes[0].host == "node-a"

@@ -184,5 +184,5 @@ def _fuller(cause: Failure, failures: Iterable[Failure]) -> Failure:
     if own is None:
         return cause
     missing = {name: getattr(own, name) for name in Failure.__slots__ if getattr(cause, name) is None}
-    source = own.inferred_from or cause.inferred_from
-    return replace(cause, **missing, kind=own.kind, host=own.host or cause.host, inferred_from=source)
+    missing |= {"kind": own.kind, "host": own.host or cause.host}
+    return replace(cause, **missing, inferred_from=own.inferred_from or cause.inferred_from)

@@ -230,7 +230,7 @@ class _Builder:
                 round_ = _or(self._current, number_of(event, semconv.RESTART_COUNT)) or 0
             part = self._parts.setdefault(round_, Part(round_))
             if self._current is None or trusted:
-                self._current = max(round_, self._current or 0)
+                self._current = round_ if self._current is None else max(round_, self._current)
             return part
         return self._parts[self._current]
 

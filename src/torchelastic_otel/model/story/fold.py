@@ -48,20 +48,13 @@ def _fullness(delivery: Delivery) -> tuple[bool, int, str, str]:
     return event.monotonic_ns is not None, len(event.attributes), event.to_json(), delivery.origin.to_json()
 
 
-def runs_of(
-    story: Story,
-    *,
-    living: Collection[str] = (),
-    gone: Collection[str] = (),
-    notes: Mapping[str, Iterable[str]] | None = None,
-) -> tuple[Run, ...]:
+def runs_of(story: Story, *, living: Collection[str] = (), gone: Collection[str] = ()) -> tuple[Run, ...]:
     """The runs that the events tell of, the first one first.
 
     Args:
         story: The events.
         living: Origin ids of processes that are known to live.
         gone: Origin ids of processes that are known to be gone.
-        notes: What is known to be missing of a process's events, by its origin's id: sentences for ``unknown``.
     """
     by_process: dict[str, list[Delivery]] = {}
     for (origin_id, _), delivery in story.events.items():
@@ -71,6 +64,5 @@ def runs_of(
     runs = []
     for group in groups_of(courses):
         kept, repeats = without_repeats(group.courses)
-        said = {note for course in kept for note in (notes or {}).get(course.agent.origin.id, ())}
-        runs.append(run_of(group.run_id, group.nonce, kept, group.by_time, (*repeats, *sorted(said))))
+        runs.append(run_of(group.run_id, group.nonce, kept, group.by_time, repeats))
     return tuple(sorted(runs, key=lambda run: (run.started_ns or 0, run.run_id, run.nonce or "", repr(run.nodes[:1]))))
