@@ -119,7 +119,9 @@ def test_annotations_are_at_the_moments_that_they_tell_of(stack: Stack, job: Job
     assert [title for _, title, _ in rounds] == ["Round 0 runs", "Round 1 runs"]
     since_s = (job.truth.began_ns / S, seen.raised_s)
     for start, (at, _, _) in enumerate(rounds):
-        assert since_s[start] < at < seen.began_s(start)[-1] + 1
+        assert (
+            since_s[start] < at < seen.began_s(start)[-1] + 3
+        )  # told within two seconds, and rounds are further apart
     ((at, title, text),) = told["Restarts"]
     assert (at, title) == (pytest.approx(seen.restart.time_ns / S), "Restarted: worker_failure")
     assert MESSAGE in text
@@ -131,7 +133,7 @@ def test_variables_offer_what_there_is(stack: Stack, job: Job) -> None:
     for name in NAMES:
         view = view_of(name, stack, job)
         assert "cluster-of-the-tests" in view.options("cluster")
-        assert view.options("job") == ["torchrun"]
+        assert "torchrun" in view.options("job")
         assert job.run_id in view.options("run_id")
         assert sorted(view.options("host")) == list(job.truth.hosts)
     view = view_of("job", stack, job)

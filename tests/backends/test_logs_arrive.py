@@ -150,7 +150,9 @@ def test_the_truth_is_what_the_logs_tell(stack: Stack, failed_job: Job) -> None:
 def test_each_record_leads_to_its_span(stack: Stack, failed_job: Job, lines: dict[str, Line]) -> None:
     """Whoever clicks on the trace of a log line finds the span that it happened in."""
     with_trace = {record.uid for record in failed_job.records() if record.trace_id}
-    assert len(with_trace) > len(lines) * 0.8
+    # of a rendezvous that takes long nobody has a round yet
+    waiting = {record.uid for record in failed_job.records() if record.name == "torchelastic.rendezvous.waiting"}
+    assert len(with_trace - waiting) > (len(lines) - len(waiting)) * 0.8
     traces: dict[str, set[str]] = {}
     for uid in with_trace:
         labels = lines[uid][2]

@@ -41,7 +41,9 @@ def types() -> Path:
         folder.mkdir(parents=True)
         (folder / "package.json").write_text('{"private": true}')
         options = ["--ignore-scripts", "--no-save", "--no-audit", "--no-fund", "--loglevel=error"]
-        subprocess.run(["npm", "install", *options, SCHEMA, TYPESCRIPT], cwd=folder, check=True, timeout=300)
+        fetch = ["npm", "install", *options, SCHEMA, TYPESCRIPT]
+        if subprocess.run(fetch, cwd=folder, check=False, timeout=300).returncode != 0:
+            subprocess.run(fetch, cwd=folder, check=True, timeout=300)  # a registry may hiccup once
         (folder / "complete").touch()
     return folder
 

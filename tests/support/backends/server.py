@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import signal
 import subprocess
@@ -29,7 +30,18 @@ class NotReady(AssertionError):
     """A program did not come up, or what was waited for did not come; says what was seen instead."""
 
 
-def eventually(ask: Callable[[], Answer], deadline_s: float = 30.0, poll_s: float = 0.1) -> Answer:
+_NOT_YET = (
+    OSError,
+    RuntimeError,
+    LookupError,
+    ValueError,
+    AssertionError,
+    subprocess.SubprocessError,
+    http.client.HTTPException,
+)
+
+
+def eventually(ask: Callable[[], Answer], deadline_s: float = 60.0, poll_s: float = 0.1) -> Answer:
     """The first answer that is true; asks again until then. Raises :class:`NotReady` with the last one, or its error.
 
     What a question raises counts as "not yet": a backend that has never heard of a service refuses to search for it.
@@ -41,7 +53,7 @@ def eventually(ask: Callable[[], Answer], deadline_s: float = 30.0, poll_s: floa
             if answer:
                 return answer
             last: object = answer
-        except (OSError, RuntimeError, LookupError, ValueError, AssertionError) as error:
+        except _NOT_YET as error:
             last = error
         if time.monotonic() > until:
             raise NotReady(f"not within {deadline_s} s; last: {last!r}") from (
