@@ -148,7 +148,7 @@ def test_the_consumer_is_killed_and_the_spans_that_wait_in_its_sampler_are_lost(
     taker.overrides = tiers.merged(taker.overrides, SAMPLING)
     taker.start()
     send_spans(node.otlp_grpc, [span(11, 1, error=True)])
-    eventually(lambda: {one.trace_id for _, one in backend.spans()} == {trace_id(11)})
+    eventually(lambda: {one.trace_id for _, one in backend.spans()} == {trace_id(11)}, 120)
 
 
 def test_broker_and_gateway_are_killed_in_the_middle_and_nothing_is_lost(
@@ -194,6 +194,13 @@ def test_without_a_backend_the_rest_stays_in_kafka_and_nothing_is_lost(
     eventually(lambda: behind() == 0)
 
 
+def held(taker: Collector) -> float:
+    """The partitions that it reads."""
+    told = taker.metrics()
+    began, ended = (told.get(f"otelcol_kafka_receiver_partition_{what}", 0) for what in ("start", "close"))
+    return began - ended
+
+
 def test_of_two_consumers_all_spans_of_a_trace_come_to_one(
     tmp_path: Path, node: Collector, kafka: Kafka, prefix: str, shared: tiers.Secrets
 ) -> None:
@@ -205,15 +212,17 @@ def test_of_two_consumers_all_spans_of_a_trace_come_to_one(
             for number, there in enumerate((first, second))
         ]
         with takers[0], takers[1]:
-            # both have partitions before anything is sent
-            has = "otelcol_kafka_receiver_partition_start"
-            eventually(lambda: all(taker.metrics().get(has, 0) > 0 for taker in takers))
+            # each has half of the partitions of each topic, and keeps them, before anything is sent
+            half = PARTITIONS // 2 * len(SIGNALS)
+            eventually(lambda: [held(taker) for taker in takers] == [half, half], 90)
             traces = range(1, 41)
             # the half with the error is with its sampler first: how long the other one takes is then no matter
             send_spans(node.otlp_grpc, [span(trace, 2, error=True) for trace in traces])
             eventually(lambda: sum(taker.metrics().get(RECEIVED, 0) for taker in takers) >= len(traces), 60)
             send_spans(node.otlp_grpc, [span(trace, 1) for trace in traces])
-            eventually(lambda: len(first.spans()) + len(second.spans()) == 80, 60)
+            eventually(
+                lambda: len({(one.trace_id, one.span_id) for _, one in first.spans() + second.spans()}) == 80, 60
+            )
         halves = [{one.trace_id for _, one in there.spans()} for there in (first, second)]
         assert halves[0] & halves[1] == set()
         assert halves[0] | halves[1] == {trace_id(trace) for trace in traces}

@@ -21,7 +21,7 @@ import pytest
 import yaml
 from support import collector_tiers as tiers
 from support.backends import Collector, NotReady, Programs, eventually
-from support.collector import OK, UNAVAILABLE, HttpCollector
+from support.collector import OK, UNAVAILABLE, Answer, HttpCollector, attributes_of, items_of
 from support.drivers import Driver
 from support.otlp_senders import point, record, send_logs, send_metrics, send_spans, span, trace_id
 
@@ -93,7 +93,21 @@ def sent(backend: HttpCollector, count: int) -> set[str]:
     return {f"{instance}-{number}" for number in range(1, count + 1)}
 
 
-def all_came(backend: HttpCollector, count: int, deadline_s: float = 60) -> None:
+def until(backend: HttpCollector, least: int) -> Callable[[Any], Answer]:
+    """Takes requests until that many records came; so the rest is on its way, however slow who watches it is."""
+    taken, lock = came(backend), threading.Lock()
+
+    def judge(request: Any) -> Answer:
+        with lock:
+            if len(taken) >= least:
+                return UNAVAILABLE
+            taken.update(str(attributes_of(one.attributes)["log.record.uid"]) for _, one in items_of(request))
+            return OK
+
+    return judge
+
+
+def all_came(backend: HttpCollector, count: int, deadline_s: float = 120) -> None:
     """Wait for all events of the one process, and for no other ids than its."""
     backend.wait_for(count, deadline_s)
     assert came(backend) == sent(backend, count)
@@ -242,7 +256,7 @@ def test_it_is_stopped_in_order_and_nothing_is_lost(
     """An update of the DaemonSet, with the gateway away: the queue is still there afterwards."""
     node.start()
     drive("exits", 500).heard()
-    eventually(lambda: node.metrics().get(ACCEPTED) == 500)
+    eventually(lambda: node.metrics().get(ACCEPTED, 0) >= 500)
     assert node.stop() == 0
     gate.start()
     node.start()
@@ -261,11 +275,14 @@ def test_the_gateway_is_killed_in_the_middle_of_a_stream_and_no_record_is_lost(
     node.start()
     drive("exits", count).heard()
     for kill in range(1, kills + 1):
-        assert backend.wait_for(count * kill // (kills + 3), 60)
+        least = count * kill // (kills + 3)
+        backend.behaviour = until(backend, least)
+        assert backend.wait_for(least, 60)
         gate.kill()
         assert len(came(backend)) < count
         gate.start()
-    all_came(backend, count, 90)
+    backend.behaviour = OK
+    all_came(backend, count)
 
 
 def test_the_gateway_is_killed_in_the_middle_of_a_stream_and_no_point_is_lost(
@@ -297,7 +314,8 @@ def test_the_gateway_is_killed_and_the_spans_that_wait_in_its_sampler_are_lost(
     gate.start()
     node.start()
     send_spans(node.otlp_grpc, [span(trace, 1, error=True) for trace in range(1, 11)])
-    eventually(lambda: gate.metrics().get(received) == 10)
+    # what is still in the queue in front of the sampler would come again
+    eventually(lambda: gate.metrics().get(received) == 10 and tiers.queued(gate) == 0)
     began = gate.metrics()["otelcol_process_uptime"]
     gate.kill()
     gate.start()
@@ -360,12 +378,12 @@ def test_the_gateway_is_away_for_an_hour_and_nothing_is_lost(
     driver.heard()
     for minute in range(60):
         send_metrics(node.otlp_grpc, [point(f"metric.{number}", minute) for number in range(200)])
-    eventually(lambda: node.metrics().get(ACCEPTED) == 3_600)
+    eventually(lambda: node.metrics().get(ACCEPTED, 0) >= 3_600)
     driver.go_on()
     assert driver.ended()[0] == 0
     gate.start()
     all_came(backend, 3_600)
-    eventually(lambda: len(backend.metrics()) == 60 * 200)
+    eventually(lambda: len(backend.metrics()) >= 60 * 200)
     values = [one.gauge.data_points[0].as_double for _, one in backend.metrics() if one.name == "metric.7"]
     assert values == sorted(values)
     assert node.metrics().get(ENQUEUE_FAILED, 0) == 0
@@ -379,8 +397,9 @@ def test_an_exporter_that_gives_up_would_lose_it(node: Collector, gate: Collecto
     send_logs(node.otlp_grpc, ["one", "two"])
     eventually(lambda: node.metrics().get(SENT_FAILED) == 2)
     gate.start()
+    node.restart()  # its connection, which has failed, is tried again ever more rarely, and "three" has one second
     send_logs(node.otlp_grpc, ["three"])
-    assert backend.wait_for(1, 30)
+    assert backend.wait_for(1, 60)
     assert came(backend) == {"three"}
 
 
@@ -426,7 +445,7 @@ def test_the_gateways_queue_is_full_and_the_nodes_keep_the_rest(
     node.start()
     drive("exits", 3_000).heard()
     eventually(lambda: gate.metrics().get(ENQUEUE_FAILED, 0) > 0)
-    eventually(lambda: node.metrics().get(ACCEPTED) == 3_000)
+    eventually(lambda: node.metrics().get(ACCEPTED, 0) >= 3_000)
     eventually(lambda: gate.metrics()[REFUSED] > 0)
     assert tiers.queued(node) > 0
     backend.start(port)
@@ -497,9 +516,9 @@ def test_the_disk_under_the_gateways_queue_is_full_and_the_nodes_keep_what_it_sa
         drive("exits", 5_000).heard()
         eventually(lambda: gate.metrics().get(ENQUEUE_FAILED, 0) > 0)
         eventually(lambda: "no space left on device" in gate.text())
-        eventually(lambda: node.metrics().get(ACCEPTED) == 5_000)
+        eventually(lambda: node.metrics().get(ACCEPTED, 0) >= 5_000)
         backend.start(port)
-        eventually(lambda: node.metrics().get("otelcol_exporter_sent_log_records") == 5_000, 120)
+        eventually(lambda: node.metrics().get("otelcol_exporter_sent_log_records", 0) >= 5_000, 120)
         eventually(lambda: tiers.queued(node) == tiers.queued(gate) == 0, 120)
         assert node.metrics().get(SENT_FAILED, 0) == 0
         assert backend.wait_for(1, 60)
@@ -541,7 +560,7 @@ def test_killed_again_while_it_starts_it_loses_at_most_what_was_on_its_way(
     """For a moment it holds that in memory alone, between taking it out of the file and putting it back."""
     node.start()
     spool = drive("exits", 2_000).heard()["spool"]
-    eventually(lambda: node.metrics().get(ACCEPTED) == 2_000)
+    eventually(lambda: node.metrics().get(ACCEPTED, 0) >= 2_000)
     node.kill()
     said = len(node.text())
     again = subprocess.Popen(

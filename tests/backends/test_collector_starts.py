@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -86,6 +87,12 @@ def test_it_validates(make: Make, name: str) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+CUT_SHORT = re.compile(
+    r"createTransport failed .*(use of closed network connection|operation was canceled|context canceled)"
+)
+"""A connection that was still shaking hands when the Collector was told to stop."""
+
+
 @pytest.mark.parametrize("name", ["agent.yaml", "gateway.yaml", "gateway-kafka.yaml", "quickstart.yaml"])
 def test_it_starts_and_stops_without_a_warning(make: Make, name: str) -> None:
     """A deprecated name, an unset variable, a risky default: the Collector says so at its start, and nowhere else.
@@ -94,7 +101,7 @@ def test_it_starts_and_stops_without_a_warning(make: Make, name: str) -> None:
     """
     with make(name) as started:
         assert started.stop() == 0
-        assert tiers.trouble(started) == []
+        assert [line for line in tiers.trouble(started) if not CUT_SHORT.search(line)] == []
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -280,5 +287,5 @@ def test_an_agent_with_a_wrong_token_says_so(tmp_path: Path, programs: Programs)
         with tiers.agent(tmp_path / "agent", tiers.nodes_of(gate), wrong) as node:
             send_logs(node.otlp_grpc, ["one", "two"])
             eventually(lambda: node.metrics()["otelcol_exporter_send_failed_log_records"] == 2)
-            assert any("Unauthenticated" in line for line in tiers.trouble(node))
+            eventually(lambda: any("Unauthenticated" in line for line in tiers.trouble(node)))
         assert backend.uids() == []
