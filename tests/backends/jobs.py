@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from environments import NEWEST
-from harness import Agents, free_port
+from harness import Agents
 from stage import Being, Deed, Stage
+from support.ports import free_port
 from written import LOGS, SPANS, Written, written
 
 HOSTS = ("train-0", "train-1", "train-2")

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
-from harness import Agents, free_port
+from harness import Agents
 from jobs import Nodes, stage_of
 from plays import FAST
 from support.alert_rules import LOKI, alerts_of, faster, faster_in_loki
@@ -23,6 +23,7 @@ from support.backends import QUICKSTART, Collector, Loki, Programs, Prometheus, 
 from support.backends.loki import CONFIG as LOKI_CONFIG
 from support.backends.prometheus import CONFIG as PROMETHEUS_CONFIG
 from support.otlp_senders import send_logs
+from support.ports import free_port
 
 STUCK, NAMED = "TorchelasticRendezvousStuck", "TorchelasticRendezvousStuckFor"
 FAILED, DOWN, LOSING = "TorchelasticJobFailed", "TorchelasticJobDown", "TorchelasticCollectorLosing"

@@ -3,7 +3,7 @@
     python tee_agent.py torch.distributed.run --nnodes 1 ...
 
 What really happened, told by torch's own classes and by none of our hooks: each line of the file ``TEE_FILE`` is
-``{"pid", "thread", "event"}``, the event as torch made it. Events are serialised in the process that records them, in
+``{"pid", "thread", "at_ns", "event"}``, the event as torch made it, and when. Events are serialised in the process that records them, in
 the order in which they are recorded. With ``TEE_STOCK`` set, ``dynamic_rendezvous`` gets a handler that drops
 what it gets: stock torch makes no rendezvous events for a ``NullHandler``. With ``TEE_GATE`` set, a directory, it says
 there, by a file named after its process id, that torch is imported, and goes on once the file ``open`` is there.
@@ -28,7 +28,8 @@ def tee(kind: type[Any], path: str) -> None:
 
     def serialize(self: Any) -> str:
         text: str = original(self)
-        line = {"pid": os.getpid(), "thread": threading.current_thread().name, "event": json.loads(text)}
+        thread = threading.current_thread().name
+        line = {"pid": os.getpid(), "thread": thread, "at_ns": time.time_ns(), "event": json.loads(text)}
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         try:
             os.write(descriptor, (json.dumps(line) + "\n").encode())

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 from environments import COPY
-from harness import WORKERS, Agents, by_entry_point, c10d, free_port, otlp
+from harness import WORKERS, Agents, by_entry_point, c10d, otlp
+from support.ports import free_port
 
 from torchelastic_otel.demo.receiver import Receiver
 

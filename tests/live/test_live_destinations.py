@@ -6,21 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+from arrivals import assert_arrived, names, of
 from environments import ENVIRONMENTS, NEWEST
-from harness import (
-    PROGRAMS,
-    WORKERS,
-    Agent,
-    Agents,
-    assert_arrived,
-    by_command,
-    by_entry_point,
-    c10d,
-    free_port,
-    names,
-    of,
-    otlp,
-)
+from harness import PROGRAMS, WORKERS, Agent, Agents, by_command, by_entry_point, c10d, otlp
+from support.ports import free_port
 
 from torchelastic_otel.demo.receiver import Receiver
 

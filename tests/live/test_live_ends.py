@@ -6,8 +6,10 @@ import os
 import signal
 
 import pytest
+from arrivals import assert_arrived, names, of
 from environments import Environment
-from harness import PATIENCE_S, WORKERS, Agents, assert_arrived, c10d, free_port, names, of, otlp, usual_way
+from harness import PATIENCE_S, WORKERS, Agents, c10d, otlp, usual_way
+from support.ports import free_port
 
 from torchelastic_otel.demo.receiver import Receiver
 
@@ -31,10 +33,11 @@ def test_sigterm_ends_an_agent_as_without_us_and_its_failure_arrives(
         os.kill(agent.pid, signal.SIGTERM)
         assert bell.wait("stopped") == worker
     ours, stock = (agent for agent, _ in ours_and_stock)
-    assert ours.wait() == stock.wait() != 0
+    assert ours.wait_told() == stock.wait_told() != 0
     for agent in (ours, stock):
         assert "SignalException: Process" in agent.output
-    failed = assert_arrived(ours, receiver)[-1]
+    # torch's heartbeats go on while the exit waits
+    failed = assert_arrived(ours, receiver, beats=False)[-1]
     assert failed.event_name == "torchelastic.agent.failed"
     assert failed.attributes["exception.type"].endswith("SignalException")
     assert failed.attributes["torchelastic.group.rank"] == 0
@@ -56,6 +59,7 @@ def test_what_a_killed_agent_left_is_delivered_by_the_next_one_on_the_node(
     )
     bell.wait("began")
     dead.looks_after_its_workers()
+    dead.keeps_what_it_told()
     os.kill(dead.pid, signal.SIGKILL)
     assert dead.wait() == -signal.SIGKILL
     assert of(dead, receiver.records) == []
@@ -63,7 +67,7 @@ def test_what_a_killed_agent_left_is_delivered_by_the_next_one_on_the_node(
     done = agents.directory / "done"
     arguments = [*c10d(free_port()), WORKERS / "wait.py", bell.path, done]
     later = agents.start(usual_way(torch), *arguments, env=otlp(receiver), spools=node)
-    delivered = assert_arrived(dead, receiver, timeout_s=PATIENCE_S)
+    delivered = assert_arrived(dead, receiver, timeout_s=PATIENCE_S, beats=False)
     done.touch()
     assert later.wait() == 0
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
+from arrivals import assert_arrived, names, of
 from environments import Environment
-from harness import WORKERS, Agents, assert_arrived, c10d, free_port, names, of, otlp
+from harness import WORKERS, Agents, c10d, otlp
+from support.ports import free_port
 
 from torchelastic_otel.demo.receiver import Receiver
 
@@ -53,7 +53,7 @@ def test_uninstall_leaves_torch_as_found(
 ) -> None:
     """A guest leaves the house as it was: every attribute the same object, every logger as it was, no thread."""
     agent = agents.run("come_and_go.py", str(free_port()), c10d_first, used, env=otlp(receiver), on=torch)
-    report = json.loads(agent.output.strip().splitlines()[-1])
+    report = agent.report
     assert report["hooked"] != []
     assert report["changed"] == {}
     assert report["threads"] == []
@@ -62,6 +62,6 @@ def test_uninstall_leaves_torch_as_found(
 def test_uninstrument_leaves_torch_as_found(agents: Agents, receiver: Receiver) -> None:
     """The instrumentor's face of the same, after a rendezvous and before any."""
     agent = agents.run("come_and_go.py", str(free_port()), "instrumentor", "used before", env=otlp(receiver))
-    report = json.loads(agent.output.strip().splitlines()[-1])
+    report = agent.report
     assert report["hooked"] != []
     assert report["changed"] == {}

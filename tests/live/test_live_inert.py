@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 from environments import NEWEST, Environment
-from harness import WORKERS, Agents, by_instrument, c10d, free_port, otlp, usual_way
+from harness import WORKERS, Agents, by_instrument, c10d, otlp, usual_way
+from support.ports import free_port
 
 from torchelastic_otel.demo.receiver import Receiver
 
@@ -31,7 +32,7 @@ def test_an_agent_that_nobody_asked_to_watch_is_as_it_was(
     env |= {"TMPDIR": str(agents.directory / "temporary")}
     (agents.directory / "temporary").mkdir()
     agent = agents.run("report_agent.py", *c10d(free_port()), WORKERS / "quick.py", env=env)
-    report = json.loads(agent.output.strip().splitlines()[-1])
+    report = agent.report
     assert report["threads"] == 1
     assert report["ours"] == []
     assert report["sdk"] == []

@@ -6,8 +6,10 @@ import socket
 from pathlib import Path
 
 import pytest
+from arrivals import assert_arrived, names
 from environments import Environment
-from harness import WORKERS, Agents, assert_arrived, c10d, free_port, names, otlp, static, usual_way
+from harness import WORKERS, Agents, c10d, otlp, static, usual_way
+from support.ports import free_port
 
 from torchelastic_otel.demo.receiver import Received, Receiver
 

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 from environments import NEWEST
-from harness import WORKERS, Agents, by_entry_point, c10d, free_port
+from harness import WORKERS, Agents, by_entry_point, c10d
 from support.collector import SIGNALS, HttpCollector
+from support.ports import free_port
 
 pytestmark = [pytest.mark.live, pytest.mark.torch]
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,7 +28,7 @@ def variables(vendor: str, server: str) -> dict[str, str]:
     (lines,) = re.findall(rf"<!-- {vendor} -->\n```sh\n(.*?)```", BACKENDS, re.DOTALL)
     lines = re.sub(r"https://[a-z0-9.-]+", server, lines)
     script = f"set -eu\n{lines}\nenv -0"
-    home = {key: os.environ[key] for key in ("PATH", "HOME")}
+    home = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
     done = subprocess.run(["bash", "-c", script], env={**home, **SECRETS}, capture_output=True, text=True, check=True)
     pairs = (line.partition("=") for line in done.stdout.split("\0") if line)
     return {key: value for key, _, value in pairs if key.startswith("OTEL_")}

@@ -2,24 +2,11 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
+from arrivals import assert_arrived, names, of
 from environments import NEWEST, Environment
-from harness import (
-    WORKERS,
-    Agents,
-    assert_arrived,
-    by_command,
-    by_entry_point,
-    by_instrument,
-    c10d,
-    free_port,
-    names,
-    of,
-    otlp,
-    usual_way,
-)
+from harness import WORKERS, Agents, by_command, by_entry_point, by_instrument, c10d, otlp, usual_way
+from support.ports import free_port
 
 from torchelastic_otel.demo.receiver import Receiver
 
@@ -70,7 +57,7 @@ def test_all_ways_at_once_install_once(agents: Agents, receiver: Receiver) -> No
 def test_a_program_that_installs_launches_and_uninstalls(agents: Agents, receiver: Receiver, start_method: str) -> None:
     """A notebook's way: `elastic_launch` returns what its functions return, and all is as before afterwards."""
     agent = agents.run("launch_function.py", str(free_port()), start_method, "install", env=otlp(receiver))
-    assert last_line(agent.output) == {"returned": {"0": 10, "1": 11}, "again": {"0": 20, "1": 21}, "threads": []}
+    assert agent.report == {"returned": {"0": 10, "1": 11}, "again": {"0": 20, "1": 21}, "threads": []}
     # the second launch came after uninstall(): what it recorded is nobody's
     recorded = agent.told
     arrived = of(agent, receiver.records)
@@ -90,8 +77,8 @@ def test_a_program_that_only_launches_is_an_agent_too(agents: Agents, receiver: 
     else:
         # nothing of ours is loaded there: unharmed is all that can be asked
         assert of(agent, receiver.records) == []
-    assert last_line(agent.output)["returned"] == {"0": 10, "1": 11}
-    assert last_line(agent.output)["again"] == {"0": 20, "1": 21}
+    assert agent.report["returned"] == {"0": 10, "1": 11}
+    assert agent.report["again"] == {"0": 20, "1": 21}
 
 
 def test_loglevel_warning_exports_everything(agents: Agents, receiver: Receiver) -> None:
@@ -127,9 +114,3 @@ def test_the_recording_functions_are_named_as_stock_torch_names_them(
     )
     assert len(stock_names) > 5
     assert our_names == stock_names
-
-
-def last_line(output: str) -> dict[str, object]:
-    """What a program printed last, as JSON."""
-    found: dict[str, object] = json.loads(output.strip().splitlines()[-1])
-    return found

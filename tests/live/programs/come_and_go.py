@@ -11,6 +11,7 @@ import json
 import logging
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,16 @@ def ours(found: dict[str, Any]) -> list[str]:
     return sorted(name for name, value in found.items() if "torchelastic_otel" in str(getattr(value, "__module__", "")))
 
 
+def threads_left(timeout_s: float = 20.0) -> list[str]:
+    """Our threads that do not end; uninstall waits only a moment for them."""
+    end = time.monotonic() + timeout_s
+    while True:
+        left = [thread.name for thread in threading.enumerate() if thread.name.startswith("torchelastic-otel")]
+        if not left or time.monotonic() > end:
+            return left
+        time.sleep(0.01)
+
+
 def main() -> None:
     """See the header of this file."""
     port, when, used = sys.argv[1:]
@@ -109,8 +120,7 @@ def main() -> None:
     if used != "used before":
         # torch has made loggers of its own since
         before = {name: value for name, value in before.items() if name in after}
-    left = [thread.name for thread in threading.enumerate() if thread.name.startswith("torchelastic-otel")]
-    print(json.dumps({"hooked": hooked, "changed": differences(before, after), "threads": left}))
+    print(json.dumps({"hooked": hooked, "changed": differences(before, after), "threads": threads_left()}))
 
 
 if __name__ == "__main__":

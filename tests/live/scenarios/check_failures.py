@@ -111,7 +111,7 @@ def _restarts(case: Case, name: str) -> None:
             if agreed or own:
                 # it begins with the worker's end, and ends with the start, before Python's own start, of the next one
                 end_s = slack_s(cause) - SLACK_S
-                true_s = 0.4 * took_s - end_s - 0.3 <= lasted <= took_s + SLACK_S
+                true_s = 0.4 * took_s - end_s - SLACK_S <= lasted <= took_s + SLACK_S
                 case.expect(true_s, f"{name}: restart {round_} took {took_s:.2f} s, not {lasted}")
         if reason in ("node_lost", "node_left") and agreed:
             gone = next(iter(before.lost + before.left))

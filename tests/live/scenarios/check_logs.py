@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 
+from arrivals import assert_tells
 from findings import Case, changes, ours, pid_of
-from harness import assert_tells
 
 from torchelastic_otel import semconv
 from torchelastic_otel.demo.receiver import Received

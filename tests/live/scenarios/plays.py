@@ -17,7 +17,11 @@ FAST = "keep_alive_interval=1,keep_alive_max_attempt=3,last_call_timeout=1"
 """A node that is gone is noticed after 3 s; before torch 2.8 after 15 s."""
 BOTH = "keep_alive_interval=1,keep_alive_max_attempt=3,last_call_timeout=5"
 """The same, and the first of two nodes waits for the other one, which may be slow to come."""
+SLOW = "keep_alive_interval=1,keep_alive_max_attempt=6,last_call_timeout=5"
+"""The same, and time to do something before a node that is gone is noticed."""
 SOON = "last_call_timeout=1"
+PATIENT = "last_call_timeout=5"
+"""A round waits for more nodes than it needs, for longer than an agent looks away: torch looks once a second."""
 ODD_RUN_ID = 'größe 7:"x"'  # a slash is what torch itself cannot bear: it names a directory after the id
 
 
@@ -133,6 +137,7 @@ def agent_ends(number: int) -> Callable[[Stage], None]:
         stage.began("b")
         stage.runs("a", "b")
         stage.strike_agent("b", number)
+        stage.cast["b"].wait()
         # torch restarts nobody for a node that is gone: it is the collective that breaks which does
         time.sleep(0.2)
         stage.order(worker, "exit 3")
@@ -153,6 +158,7 @@ def comes_back(stage: Stage) -> None:
     stage.strike_agent("b", signal.SIGKILL)
     time.sleep(0.2)
     stage.order(worker, "exit 3")
+    stage.said("a", "attempts to join", times=2)
     stage.enter("c", nodes="2", conf=FAST, restarts=1)
     stage.began("a", 1)
     stage.began("c")
@@ -178,16 +184,15 @@ def terminated_while_it_waits(stage: Stage) -> None:
     stage.enter("a", nodes="2", conf=SOON)
     stage.said("a", "added itself to the participants")
     # kept is what is on the disk: the spool is opened beside the agent's start
-    stage.until(lambda: any(path.suffix == ".spool" for path in stage.cast["a"].spool_files()), "the spool of agent a")
-    time.sleep(0.5)
+    stage.cast["a"].keeps_what_it_told()
     stage.strike_agent("a", signal.SIGTERM)
 
 
 def joins(stage: Stage) -> None:
     """A second node comes while the first one trains."""
-    stage.enter("a", nodes="1:2", conf=FAST, restarts=1)
+    stage.enter("a", nodes="1:2", conf=PATIENT, restarts=1)
     stage.began("a")
-    stage.enter("b", nodes="1:2", conf=FAST, restarts=1)
+    stage.enter("b", nodes="1:2", conf=PATIENT, restarts=1)
     stage.began("a", 1)
     stage.began("b")
     time.sleep(0.5)
@@ -196,17 +201,17 @@ def joins(stage: Stage) -> None:
 
 def flaps(stage: Stage) -> None:
     """A second node comes, is told to go, and another comes in its place."""
-    stage.enter("a", nodes="1:2", conf=FAST, restarts=1)
+    stage.enter("a", nodes="1:2", conf=BOTH, restarts=1)
     stage.began("a")
-    stage.enter("b", nodes="1:2", conf=FAST, restarts=1)
+    stage.enter("b", nodes="1:2", conf=BOTH, restarts=1)
     (worker,) = stage.began("a", 1)
     stage.began("b")
     stage.runs("a", "b", round_=1)
     stage.strike_agent("b", signal.SIGTERM)
-    time.sleep(0.2)
+    stage.cast["b"].wait()
     stage.order(worker, "exit 3")
     stage.began("a", 2)
-    stage.enter("c", nodes="1:2", conf=FAST, restarts=1)
+    stage.enter("c", nodes="1:2", conf=BOTH, restarts=1)
     stage.began("a", 3)
     stage.began("c")
     time.sleep(0.5)
@@ -216,15 +221,17 @@ def flaps(stage: Stage) -> None:
 def promoted(stage: Stage) -> None:
     """A third node stands by; when the second one is told to go, it takes its place."""
     for name in "ab":
-        stage.enter(name, nodes="1:2", conf=BOTH, restarts=1, held=True)
+        stage.enter(name, nodes="1:2", conf=SLOW, restarts=1, held=True)
     stage.together()
     (worker,) = stage.began("a")
     stage.began("b")
     stage.runs("a", "b")
-    stage.enter("c", nodes="1:2", conf=BOTH, restarts=1)
+    stage.enter("c", nodes="1:2", conf=SLOW, restarts=1)
     stage.said("c", "attempts to join")
     time.sleep(2.5)  # it stands by: on the redundancy list where this torch has one
     stage.strike_agent("b", signal.SIGTERM)
+    # before c is let in, which is when b's heartbeats are missed: on a until it is gone
+    stage.said("b", "status.FAILED")
     time.sleep(0.2)
     stage.order(worker, "exit 3")
     stage.began("c")
@@ -234,9 +241,9 @@ def promoted(stage: Stage) -> None:
 
 
 def times_out(stage: Stage) -> None:
-    """Two of three nodes come, and wait in vain."""
+    """Two of three nodes come, and wait in vain; that is said after 5 s and after 10 s."""
     for name in "ab":
-        stage.enter(name, nodes="3", conf="join_timeout=7", held=True)
+        stage.enter(name, nodes="3", conf="join_timeout=14", held=True)
     stage.together()
 
 
@@ -278,6 +285,16 @@ def static_fails(stage: Stage) -> None:
     stage.began("a", 1)
     time.sleep(0.5)
     stage.done()
+
+
+def static_fails_for_good(stage: Stage) -> None:
+    """The static rendezvous, two nodes: a worker of the second fails, and the collective breaks the other one's."""
+    for rank, name in enumerate("ab"):
+        stage.enter(name, nodes="2", backend=static_of(stage, rank))
+    (one,), (other,) = stage.began("a"), stage.began("b")
+    stage.order(other, "raise")
+    assert stage.cast["b"].wait() == 1
+    stage.order(one, "exit 3")
 
 
 def standalone(stage: Stage) -> None:
@@ -338,9 +355,10 @@ def deaf(stage: Stage) -> None:
 
 
 def ends_first(stage: Stage) -> None:
-    """The second node is done 2 s before the first, and waits in the exit barrier."""
-    for name in "ab":
-        stage.enter(name, nodes="2", conf=SOON)
+    """The second node comes last; it is done 2 s before the first, and waits in the exit barrier."""
+    stage.enter("a", nodes="2", conf=SOON)
+    stage.said("a", "added itself to the participants")
+    stage.enter("b", nodes="2", conf=SOON)
     stage.began("a")
     (worker,) = stage.began("b")
     stage.order(worker, "done")

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness import otlp
+from harness import is_beat, otlp
 from stage import Stage
 
 from torchelastic_otel import semconv
@@ -130,7 +130,7 @@ def _rows(pid: int, spools: Path) -> list[Row]:
                     span = row.destination == "spans"
                     name = "" if span or row.raw else json.loads(row.payload)[0]
                     # a heartbeat that came when the last delivery was over
-                    beat = row.raw and ("keep-alive" in row.payload or "synced its local changes" in row.payload)
+                    beat = row.raw and is_beat(row.payload)
                     found.append(Row(row.sequence, semconv.RENDEZVOUS_KEEP_ALIVE_SENT if beat else name, span, row.raw))
     return found
 

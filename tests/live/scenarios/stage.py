@@ -67,6 +67,9 @@ class Stage:
         directory: What all agents share.
         port: Of the job's store.
         other_port: Of another job's.
+        cast: The agents, by letter.
+        deeds: What was done to workers and agents, in order.
+        entered: When each agent was started, nanoseconds since the epoch.
     """
 
     agents: Agents
@@ -77,6 +80,7 @@ class Stage:
     other_port: int
     cast: dict[str, Agent] = field(default_factory=dict)
     deeds: list[Deed] = field(default_factory=list)
+    entered: dict[str, int] = field(default_factory=dict)
 
     def enter(
         self,
@@ -126,6 +130,7 @@ class Stage:
         command = usual_way(self.torch)
         if program:
             command[2:2] = [str(PROGRAMS / program)]
+        self.entered[name] = time.time_ns()
         self.cast[name] = self.agents.start(
             command,
             *("--nnodes", nodes, "--nproc-per-node", str(workers), "--max-restarts", str(restarts)),
@@ -263,17 +268,6 @@ class Stage:
         (self.directory / "done").touch()
 
     def exits(self) -> dict[str, int]:
-        """Wait for all agents' ends; their exit statuses.
-
-        An agent that a signal told to go leaves torch's heartbeats on (torch 2.2 to 2.15, ``launch_agent``). One that
-        is out in the store while the interpreter ends aborts the process, with or without us: a thread that only calls
-        ``TCPStore.compare_set`` aborts a bare Python each time (6 of 6). Counted as the end that it was about to be.
-        """
+        """Wait for all agents' ends; their exit statuses."""
         told = {deed.agent for deed in self.deeds if deed.worker is None}
-
-        def exit_of(name: str, agent: Agent) -> int:
-            status = agent.wait()
-            aborted = status == -signal.SIGABRT and "terminate called without an active exception" in agent.output
-            return 1 if aborted and name in told else status
-
-        return {name: exit_of(name, agent) for name, agent in self.cast.items()}
+        return {name: agent.wait_told() if name in told else agent.wait() for name, agent in self.cast.items()}

@@ -13,9 +13,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from environments import Environment
-from harness import Agents, free_port
+from harness import Agents
 from seen import flush
 from stage import Stage
+from support.ports import free_port
 from table import Scenario
 
 from torchelastic_otel.demo.receiver import Receiver
