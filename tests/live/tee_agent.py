@@ -3,7 +3,8 @@
     python tee_agent.py torch.distributed.run --nnodes 1 ...
 
 What really happened, told by torch's own classes and by none of our hooks: each line of the file ``TEE_FILE`` is
-``{"pid", "thread", "at_ns", "event"}``, the event as torch made it, and when. Events are serialised in the process that records them, in
+``{"pid", "thread", "at_ns", "event"}``: the event as torch made it, and when, nanoseconds since the epoch. Events are
+serialised in the process that records them, in
 the order in which they are recorded. With ``TEE_STOCK`` set, ``dynamic_rendezvous`` gets a handler that drops
 what it gets: stock torch makes no rendezvous events for a ``NullHandler``. With ``TEE_GATE`` set, a directory, it says
 there, by a file named after its process id, that torch is imported, and goes on once the file ``open`` is there.

@@ -6,7 +6,7 @@ import itertools
 from collections import Counter
 
 from arrivals import assert_tells
-from findings import Case, changes, ours, pid_of
+from findings import Case, changes, named, ours, pid_of
 
 from torchelastic_otel import semconv
 from torchelastic_otel.demo.receiver import Received
@@ -37,6 +37,7 @@ def check_logs(case: Case) -> None:
     _membership(case)
     _lost_and_left(case)
     _waiting(case)
+    _beats(case)
 
 
 def _complete(case: Case, name: str) -> None:
@@ -169,3 +170,12 @@ def _waiting(case: Case) -> None:
             case.expect(waiting, f"{name}: says nothing of its waiting")
             missing = {each.get(semconv.RENDEZVOUS_MISSING) for each in waiting}
             case.same(missing, {case.truth.waiting}, f"{name}: nodes that are missing")
+
+
+def _beats(case: Case) -> None:
+    """A heartbeat that fails is told by whose it is; one that fails is nothing to anybody else."""
+    failed = {name for name in case.stage.cast if named(case.seen.records[name], semconv.RENDEZVOUS_KEEP_ALIVE_FAILED)}
+    if case.truth.beats_failed:
+        case.same(failed, set(case.truth.beats_failed), "agents whose heartbeats failed")
+        silent = ours(case.seen.all_records, semconv.AGENT_SILENT)
+        case.same([each[semconv.PEER_NODE_ID] for each in silent], [], "agents told as silent")

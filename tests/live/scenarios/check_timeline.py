@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Any
 
-from findings import Case, S, pid_of, slack_s
+from findings import Case, S, moment_ns, pid_of, slack_s
 from truth import failing
 
 STOPPED = ("SIGTERM", "SIGINT", "SIGKILL")
@@ -48,7 +47,7 @@ def _run(case: Case, source: str, run: Mapping[str, Any], job: str) -> None:
     states = run["time"]
     case.expect(all(value >= 0 for value in states.values()), f"{source}: negative time {states}")
     if run["ended_at"]:
-        wall_s = _ns(run["ended_at"]) / S - _ns(run["started_at"]) / S
+        wall_s = moment_ns(run["ended_at"]) / S - moment_ns(run["started_at"]) / S
         case.expect(abs(sum(states.values()) - wall_s) < 0.1, f"{source}: {states} do not sum to {wall_s:.2f} s")
 
 
@@ -120,7 +119,7 @@ def _failure(case: Case, where: str, told: Mapping[str, Any] | None, first: int 
         true.message,
     )
     case.same(tuple(told[key] for key in keys), expected, f"{where}: first failure")
-    late_s = (_ns(told["at"]) - deed.at_ns) / S
+    late_s = (moment_ns(told["at"]) - deed.at_ns) / S
     case.expect(-0.01 <= late_s <= slack_s(deed), f"{where}: first failure told {late_s:.3f} s late")
 
 
@@ -137,11 +136,6 @@ def _text(case: Case) -> None:
         if true.restart is not None:
             case.expect(true.restart in text, f"text: no {true.restart!r}")
     case.expect("Traceback" not in text.partition("\n")[0], "text: begins with a traceback")
-
-
-def _ns(moment: str) -> int:
-    seconds, _, below = moment.removesuffix("Z").partition(".")
-    return int(datetime.fromisoformat(seconds + "+00:00").timestamp()) * S + int(below)
 
 
 def dump(case: Case) -> str:

@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
+from environments import NEWEST
 from seen import Seen
 from stage import Being, Deed, Stage
 from truth import Truth
@@ -52,6 +54,11 @@ class Case:
         """Whether agents can agree through the store: not on torch before 2.4, nor on a round under ``static``."""
         return self.stage.torch.torch != "2.2"
 
+    @property
+    def newest(self) -> bool:
+        """Whether this is the newest torch, which tells most of itself."""
+        return self.stage.torch.torch == NEWEST.torch
+
     def pid(self, agent: str) -> int:
         """An agent's process id."""
         return self.stage.cast[agent].pid
@@ -86,6 +93,12 @@ class Case:
 def pid_of(node_id: object) -> int:
     """The agent's process id in torch's ``addr_pid_localid``."""
     return int(str(node_id).rsplit("_", 2)[1])
+
+
+def moment_ns(text: str) -> int:
+    """Nanoseconds since the epoch of a moment in the timeline's document."""
+    seconds, _, below = text.removesuffix("Z").partition(".")
+    return int(datetime.fromisoformat(seconds + "+00:00").timestamp()) * S + int(below)
 
 
 def slack_s(deed: Deed) -> float:

@@ -105,7 +105,7 @@ SCENARIOS = (
             WELL,
             (
                 Round("ab", "failed", first=0, victims=(1,), restart="node_lost", lost="b"),
-                Round("ac", WELL, joined="c"),
+                Round("ac", WELL, joined="c", last="c"),
             ),
             {"a": 0, "b": -9, "c": 0},
             {"a": WELL, "b": None, "c": WELL},
@@ -212,15 +212,31 @@ SCENARIOS = (
             run_id="none",
         ),
     ),
+    Scenario(
+        "static, a worker of the second node fails for good",
+        plays.static_fails_for_good,
+        Truth(
+            "failed",
+            (Round("ab", "failed", first=0, victims=(1,)),),
+            {"a": 1, "b": 1},
+            {"a": "failed", "b": "failed"},
+            backend="static",
+            run_id="none",
+        ),
+    ),
     Scenario("standalone, a worker raises", plays.standalone, _one_failure("a")),
     Scenario("a role with several workers", plays.roles, _one_failure()),
-    Scenario("a heartbeat fails", plays.beats_fail, _well("ab")),
+    Scenario("a heartbeat fails", plays.beats_fail, _well("ab", beats_failed="b")),
     Scenario(
         "two jobs with one run id on one node",
         plays.twins,
         Truth(WELL, (Round("ab", WELL),), {"a": 0, "b": 0}, {"a": WELL, "b": WELL}, runs=("a", "b")),
     ),
-    Scenario("a worker ignores SIGTERM", plays.deaf, _one_failure("a"), only=("newest",)),
-    Scenario("a node ends first", plays.ends_first, _well("ab")),
+    Scenario("a worker ignores SIGTERM", plays.deaf, _one_failure("a")),
+    Scenario(
+        "a node ends first",
+        plays.ends_first,
+        Truth(WELL, (Round("ab", WELL, last="b"),), dict.fromkeys("ab", 0), dict.fromkeys("ab", WELL)),
+    ),
     Scenario("the store's host is stopped and continued", plays.store_host_stopped, _well("ab")),
 )

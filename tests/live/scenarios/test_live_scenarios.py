@@ -9,6 +9,7 @@ import pytest
 from check_failures import check_failures
 from check_logs import check_logs
 from check_metrics import check_metrics
+from check_nodes import check_nodes
 from check_spans import check_spans
 from check_timeline import check_timeline
 from environments import ENVIRONMENTS, Environment
@@ -32,6 +33,6 @@ def test_what_is_told_is_what_happened(scenario: Scenario, torch: Environment, t
     with theatre.played(scenario, torch) as (stage, exits):
         assert exits == dict(scenario.truth.exits)
         case = Case(stage, scenario.truth, Seen.of(stage, scenario.flushed))
-        for check in (check_logs, check_failures, check_spans, check_metrics, check_timeline):
+        for check in (check_logs, check_failures, check_spans, check_metrics, check_timeline, check_nodes):
             check(case)
         assert not case.wrong, "\n".join(case.wrong)

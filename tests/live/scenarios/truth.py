@@ -26,6 +26,7 @@ class Round:
         left: Agents that were told to go and went.
         lost: Agents that were gone without a word.
         raised: Whether an agent raised, and no worker failed.
+        last: The agent that came last, where the play sees to who does.
     """
 
     nodes: str
@@ -37,6 +38,7 @@ class Round:
     left: str = ""
     lost: str = ""
     raised: bool = False
+    last: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,7 @@ class Truth:
         told_own_view: On a torch whose store agents cannot use (2.2): why each restart came in the eyes of the node
             with rank 0 in the round that followed; the same reasons as agreed where it is empty.
         made: The agents that came to be made; torch makes one when it has a rendezvous.
+        beats_failed: The agents of which a heartbeat failed.
     """
 
     outcome: str
@@ -69,6 +72,7 @@ class Truth:
     runs: tuple[str, ...] = ()
     told_own_view: tuple[str, ...] = ()
     made: str = "abc"
+    beats_failed: str = ""
 
     @property
     def reasons(self) -> list[str]:

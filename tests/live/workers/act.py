@@ -69,6 +69,7 @@ elif "slow" in words:
 if "training" in words:
     from torchelastic_otel import training_started
 
+    write("is about to train")
     training_started()
 write("began")
 orders, end = directory / "orders" / str(os.getpid()), time.monotonic() + 600
