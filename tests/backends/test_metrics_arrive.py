@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 from dashboard_truth import SLACK_S
-from harness import Agents, free_port
+from harness import Agents
 from jobs import FAST, RUNNING_S, Job, stage_of
 from support.backends import Stack, eventually
+from support.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "scripts"))
