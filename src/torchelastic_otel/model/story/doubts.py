@@ -160,7 +160,7 @@ def _of_round(round_: Round, courses: Sequence[Course]) -> Iterator[_Doubt]:
         names = named([node.node_id or node.host or "?" for node in gone])
         yield (
             f"whether {names} {'was' if len(gone) == 1 else 'were'} lost before what failed first in ",
-            (": no heartbeat is here"),
+            ": no heartbeat is here",
         )
     rose = [node for node in round_.nodes if node.left_reason == LeftReason.WORKER_FAILURE and not node.failures]
     if rose and first is not None and not (restart is not None and restart.agreed):
