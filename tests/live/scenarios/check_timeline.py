@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from findings import Case, S, moment_ns, pid_of, slack_s
-from truth import Round, failing
+from truth import failing
 
 STOPPED = ("SIGTERM", "SIGINT", "SIGKILL")
 OUTCOMES = {"error": "failed", None: "lost"}
@@ -43,9 +43,7 @@ def _run(case: Case, source: str, run: Mapping[str, Any], job: str) -> None:
         ends = {pid: "lost" if end == "unknown" else end for pid, end in ends.items()}
     case.same(ends, true, f"{source}: how the agents ended")
     for number, told in enumerate(run["rounds"][: len(truth.rounds)]):
-        doubt = f"before what failed first in round {number}: no heartbeat is here"
-        doubted = source == "logs" and any(each.endswith(doubt) for each in run["unknown"])
-        _round(case, source, number, told, job, silent and number == len(truth.rounds) - 1, doubted)
+        _round(case, source, number, told, job, silent and number == len(truth.rounds) - 1)
     states = run["time"]
     case.expect(all(value >= 0 for value in states.values()), f"{source}: negative time {states}")
     if run["ended_at"]:
@@ -53,9 +51,7 @@ def _run(case: Case, source: str, run: Mapping[str, Any], job: str) -> None:
         case.expect(abs(sum(states.values()) - wall_s) < 0.1, f"{source}: {states} do not sum to {wall_s:.2f} s")
 
 
-def _round(
-    case: Case, source: str, number: int, told: Mapping[str, Any], job: str, silent: bool, doubted: bool
-) -> None:
+def _round(case: Case, source: str, number: int, told: Mapping[str, Any], job: str, silent: bool) -> None:
     true, where = case.truth.rounds[number], f"{source}: round {number}"
     if not (silent and told["outcome"] in ("unknown", "running")):
         case.same(told["outcome"], true.outcome, f"{where}: outcome")
@@ -68,28 +64,12 @@ def _round(
         case.same(ranks, expected, f"{where}: nodes and their ranks")
         workers = {worker["pid"] for node in told["nodes"] for worker in node["workers"]}
         case.same(workers, {w.pid for name in nodes for w in case.workers(name, number)}, f"{where}: workers")
+    restart = told["restart"]
+    case.same(restart and restart["reason"], true.restart, f"{where}: why it restarted")
     for change, names in (("joined", true.joined), ("left", true.left), ("lost", true.lost)):
         said = {pid_of(node) for node in told["membership"][change]}
         if not (change == "joined" and number == 0) and not (change == "lost" and silent):
             case.same(said, {case.pid(name) for name in names}, f"{where}: nodes that {change}")
-    if doubted:
-        # nobody told when the lost node was last heard of: what failed is the cause, and the doubt is said
-        struck = {deed.worker.pid for deed in case.stage.deeds if deed.worker}
-        case.expect(told["first_failure"]["pid"] in struck, f"{where}: first failure {told['first_failure']}")
-    else:
-        _cause(case, where, told, true, silent)
-    if nodes and case.agreed and case.truth.backend == "c10d":
-        traces = {s.trace_id for s in case.seen.all_spans if s.name == "torchelastic.round" and _is_of(s, number)}
-        case.expect(told["trace_id"] in traces, f"{where}: trace {told['trace_id']} is none of {traces}")
-
-
-def _is_of(span: Any, number: int) -> bool:
-    return bool(span.attributes.get("torchelastic.rendezvous.round") == number)
-
-
-def _cause(case: Case, where: str, told: Mapping[str, Any], true: Round, silent: bool) -> None:
-    restart = told["restart"]
-    case.same(restart and restart["reason"], true.restart, f"{where}: why it restarted")
     if true.raised:
         case.same((told["first_failure"] or {}).get("kind"), "agent_error", f"{where}: first failure")
     elif not silent or told["first_failure"] is not None:
@@ -103,6 +83,13 @@ def _cause(case: Case, where: str, told: Mapping[str, Any], true: Round, silent:
     }
     victims = {case.stage.deeds[index].worker for index in true.victims}
     case.same(said_victims, {worker.pid for worker in victims if worker}, f"{where}: victims")
+    if nodes and case.agreed and case.truth.backend == "c10d":
+        traces = {s.trace_id for s in case.seen.all_spans if s.name == "torchelastic.round" and _is_of(s, number)}
+        case.expect(told["trace_id"] in traces, f"{where}: trace {told['trace_id']} is none of {traces}")
+
+
+def _is_of(span: Any, number: int) -> bool:
+    return bool(span.attributes.get("torchelastic.rendezvous.round") == number)
 
 
 def _failure(case: Case, where: str, told: Mapping[str, Any] | None, first: int | None) -> None:

@@ -13,6 +13,8 @@ from torchelastic_otel.model.story.fold import Story, fold, runs_of
 from torchelastic_otel.model.story.types import LeftReason, Outcome, Run, State
 
 HOURS_10 = 36_000
+HEARD = "2026-11-22T12:54:50Z"
+"""Second 90."""
 
 
 def tell(*agents: AgentTape, **known: Any) -> Run:
@@ -101,6 +103,26 @@ def test_who_was_lost_without_a_heartbeat_here_does_not_go_before_what_failed() 
     doubt = f"whether {second.node_id} was lost before what failed first in round 0: no heartbeat is here"
     assert [doubt in runs[beats].unknown for beats in (True, False)] == [False, True]
     assert [runs[beats].rounds[0].nodes[1].left_ns for beats in (True, False)] == [at(120), None]
+
+
+@pytest.mark.parametrize(("its_own", "joins"), [(True, True), (False, True), (True, False)])
+def test_a_newcomer_tells_when_the_node_was_last_heard_of_whose_place_it_takes(its_own: bool, joins: bool) -> None:
+    """It removes the dead one from the rendezvous, and was in no round itself; it may never come to one."""
+    first, second = training("a", "b")
+    third = AgentTape("node-c", nonce=None)
+    first.fail(100)
+    first.restart(101, "membership_change")
+    third.start(102)
+    third.lose(105, second, HEARD, 1)
+    world = [first, third] if joins else [first]
+    for rank, agent in enumerate(world):
+        agent.bring_up(130, 1, rank, world)
+        agent.succeed(200)
+    round_ = tell(first, third, *([second] if its_own else [])).rounds[0]
+    assert round_.lost == (second.node_id,)
+    assert round_.first_failure is not None
+    assert (round_.first_failure.kind, round_.first_failure.node_id) == ("node_lost", second.node_id)
+    assert round_.first_failure.at_ns == at(90)
 
 
 def test_of_two_that_were_lost_without_a_heartbeat_nobody_can_tell_which_was_first() -> None:

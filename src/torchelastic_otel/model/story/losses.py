@@ -43,8 +43,10 @@ def losses_of(courses: Sequence[Course]) -> dict[tuple[str, int], Loss]:
     losses: dict[tuple[str, int], Loss] = {}
     for course in courses:
         for report in course.reports:
-            if isinstance(report, Lost) and report.round is not None:
-                _add(losses, Loss(report.node_id, report.round, report.group_rank, report.heartbeat_ns, "heartbeat"))
+            if isinstance(report, Lost):
+                round_ = report.round if report.round is not None else _before(course, own.get(report.node_id), rounds)
+                if round_ is not None:
+                    _add(losses, Loss(report.node_id, round_, report.group_rank, report.heartbeat_ns, "heartbeat"))
             elif isinstance(report, Changed) and report.round is not None:
                 before = max((round_ for round_ in rounds if round_ < report.round), default=None)
                 for node_id in report.lost if before is not None else ():
@@ -52,6 +54,14 @@ def losses_of(courses: Sequence[Course]) -> dict[tuple[str, int], Loss]:
     for course in courses:
         _add_if_silent(losses, course, rounds)
     return {key: _with_own_word(loss, own) for key, loss in losses.items() if not _is_well(loss, own)}
+
+
+def _before(newcomer: Course, lost: Course | None, rounds: Sequence[int]) -> int | None:
+    """The round that a node was lost in, where one tells of it that was in none yet."""
+    if lost is not None and lost.last_round is not None:
+        return lost.last_round
+    first = min(newcomer.parts, default=None)
+    return max((round_ for round_ in rounds if first is None or round_ < first), default=None)
 
 
 def _add(losses: dict[tuple[str, int], Loss], loss: Loss) -> None:
