@@ -194,6 +194,19 @@ class AgentTape:
             second, semconv.AGENT_LOST, peer_node_id=peer.node_id, peer_group_rank=rank, peer_last_heartbeat=heard
         )
 
+    def lack(self, second: float, missing: int, peer: AgentTape, rank: int) -> None:
+        """It has asked for round 1 at second 22, and still waits, among others for this peer."""
+        self.seek(22)
+        self.say(22, semconv.RENDEZVOUS_PARTICIPANT_ADDED, rendezvous_round=1)
+        self.ours(
+            second,
+            semconv.RENDEZVOUS_WAITING,
+            rendezvous_participants=(self.node_id,),
+            rendezvous_missing=missing,
+            rendezvous_missing_nodes=(f"{peer.origin.host_name}, last rank {rank} ({peer.node_id})",),
+            rendezvous_waited=second - 22,
+        )
+
     def beat(self, second: float) -> None:
         """A heartbeat."""
         self.say(second, semconv.RENDEZVOUS_KEEP_ALIVE_SENT, Severity.DEBUG)

@@ -39,16 +39,7 @@ def test_who_was_waited_for_and_that_the_round_never_formed() -> None:
     first, second = two()
     first.fail(20)
     first.restart(21, "worker_failure", 1)
-    first.seek(22)
-    first.say(22, semconv.RENDEZVOUS_PARTICIPANT_ADDED, rendezvous_round=1)
-    first.ours(
-        60,
-        semconv.RENDEZVOUS_WAITING,
-        rendezvous_participants=(first.node_id,),
-        rendezvous_missing=3,
-        rendezvous_missing_nodes=(f"node-b, last rank 1 ({second.node_id})",),
-        rendezvous_waited=38.0,
-    )
+    first.lack(60, 3, second, 1)
     first.die(82, "error", "RendezvousTimeoutError")
     told = rows([first])
     assert "round 1  failed  never formed  12:53:42.000 to 12:54:42.000 (1 min 00 s)" in told

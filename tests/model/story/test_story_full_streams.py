@@ -351,16 +351,7 @@ def test_a_rendezvous_that_times_out_names_who_was_missing() -> None:
         agent.bring_up(0, 0, rank, agents)
     first.fail(20)
     first.restart(21, "worker_failure", 1)
-    first.seek(22)
-    first.say(22, semconv.RENDEZVOUS_PARTICIPANT_ADDED, rendezvous_round=1)
-    first.ours(
-        60,
-        semconv.RENDEZVOUS_WAITING,
-        rendezvous_participants=(first.node_id,),
-        rendezvous_missing=1,
-        rendezvous_missing_nodes=(f"node-b, last rank 1 ({second.node_id})",),
-        rendezvous_waited=38.0,
-    )
+    first.lack(60, 1, second, 1)
     first.die(82, "error", "RendezvousTimeoutError")
     run = tell(first)
     round_ = run.rounds[1]

@@ -21,6 +21,7 @@ from torchelastic_otel.cli.timeline.otlp import deliveries_of, is_request, numbe
 from torchelastic_otel.cli.timeline.recordings import mixed, recorded
 from torchelastic_otel.cli.timeline.spools import OldSpoolError, Shortfall, SpoolGoneError, read_spool
 from torchelastic_otel.model.event import Delivery
+from torchelastic_otel.model.story.ranges import named
 from torchelastic_otel.spool.directory import DELIVERED_SUFFIX, SPOOL_SUFFIX
 from torchelastic_otel.spool.faults import SpoolError
 
@@ -188,7 +189,5 @@ def _take_data(data: bytes, shown: str, told: Told, say: Callable[[str], object]
     told.deliveries += recorded(capture)
     agents = mixed(capture)
     if agents:
-        names = ", ".join(agents[:_MAX_NAMED]) + (
-            f" and {len(agents) - _MAX_NAMED} more" if agents[_MAX_NAMED:] else ""
-        )
+        names = named(agents, _MAX_NAMED)
         say(f"{shown}: several agents' lines are mixed ({names}); give one file for each agent, or the story is wrong")

@@ -14,20 +14,17 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
 
 from torchelastic_otel import settling
 from torchelastic_otel.model.event import Delivery, ElasticEvent, Origin
 from torchelastic_otel.model.narrative import Narrative
 from torchelastic_otel.model.standing import Standing
+from torchelastic_otel.model.story.ranges import named
 from torchelastic_otel.model.story.types import Run
 from torchelastic_otel.spool import adoption
 from torchelastic_otel.spool.directory import DELIVERED_SUFFIX, LOCK_SUFFIX, SPOOL_SUFFIX
 from torchelastic_otel.spool.faults import SpoolError
 from torchelastic_otel.spool.glance import KeptRow, contents
-
-_MOST: Final = 8
-"""Spools that are named in one sentence."""
 
 
 class OldSpoolError(SpoolError):
@@ -109,9 +106,8 @@ def with_shortfalls(run: Run, short: Mapping[str, Shortfall]) -> Run:
         [one] = lost
         said = f"the first {one.events} events of {one.whose}: they went to make room in {one.spool}"
     else:
-        names = ", ".join(f"{each.whose} ({each.events})" for each in lost[:_MOST])
-        more = f" and {len(lost) - _MOST} more" if len(lost) > _MOST else ""
-        said = f"the first events of {len(lost)} agents: they went to make room in their spools: {names}{more}"
+        names = named([f"{each.whose} ({each.events})" for each in lost])
+        said = f"the first events of {len(lost)} agents: they went to make room in their spools: {names}"
     return replace(run, unknown=(*run.unknown, said))
 
 
