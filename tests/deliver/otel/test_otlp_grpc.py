@@ -99,6 +99,20 @@ def test_a_thread_that_is_refused_in_the_middle_holds_nothing_up(
     assert set(collector.uids()) == {one.uid for one in (delivery(1), delivery(2))}
 
 
+def test_a_fault_before_the_call_is_an_outcome_and_no_wait(
+    collector: GrpcCollector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where no call was begun gRPC would wait for ever for one that ends."""
+
+    def fault(*_: object, **__: object) -> NoReturn:
+        raise RuntimeError("an interceptor's")
+
+    with sender_to(collector) as sender:
+        monkeypatch.setattr(sender._stub._export, "future", fault)
+        outcome = sender.send([delivery(1)])
+    assert (outcome.verdict, "RuntimeError" in outcome.reason) == (Verdict.HOLD, True)
+
+
 def test_gzip_is_on_the_wire(collector: GrpcCollector) -> None:
     """The exporter's setting is not the proof; the bytes that pass are."""
     sizes = {}

@@ -109,7 +109,10 @@ class _ObservedStub:
         if self._lifeline.threads_can_be_had and self._has_a_thread:
             try:
                 call = self._export.future(request, metadata=metadata, timeout=timeout)
-            except RuntimeError:  # refused just now, at the interpreter's end or by the system
+            except RuntimeError as error:
+                if "new thread" not in str(error):
+                    raise  # nothing was begun that could be waited for
+                # CPython 3.10 to 3.13 at the interpreter's end, or where the system refuses one
                 self._has_a_thread = False
                 self._end_what_was_begun()
             else:
