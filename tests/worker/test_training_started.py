@@ -1,4 +1,4 @@
-"""A worker says that it trains: once, in microseconds, and whatever happens without raising."""
+"""A worker says that it trains: once, and whatever happens without raising."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """A worker says that it trains, so that the time before its first step is known for what it is.
 
-What always holds: the first call of a process costs microseconds (one small file beside the agent's), every later one
+What always holds: the first call of a process makes one small file beside the agent's and no more, every later one
 an attribute look-up; without an agent of ours it does nothing; it never raises, and imports nothing that the process
 has not.
 """
