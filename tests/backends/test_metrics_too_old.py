@@ -100,6 +100,6 @@ def test_points_within_the_window_come_and_older_ones_take_their_request_along(
 def test_the_documents_say_the_same_window() -> None:
     """Where it is not Prometheus' own file, somebody copies the number from here."""
     folder = CONFIG.parents[1]
-    for path in (folder / "README.md", folder.parent / "docs" / "backends.md"):
+    for path in (folder / "README.md", folder.parent / "docs" / "reference" / "backends.md"):
         said = set(re.findall(r"out_of_order_time_window: (\w+)", path.read_text()))
         assert said == {f"{window_h()}h"}, path

@@ -165,7 +165,9 @@ def test_provisioning_loads_both_and_links_logs_to_traces() -> None:
 @pytest.mark.parametrize("variable", ["round", "host"])
 def test_what_a_variable_narrows_is_said_in_the_documentation(name: str, variable: str) -> None:
     """Who chooses a host must know which panels still tell of all of them."""
-    section = (ROOT / "docs" / "dashboards.md").read_text().partition("## Variables")[2].partition("\n## ")[0]
+    section = (
+        (ROOT / "docs" / "how-to" / "dashboards.md").read_text().partition("## Variables")[2].partition("\n## ")[0]
+    )
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line[:1] == "|"]
     said = {(board, what.lower()): titles.split("; ") for board, what, titles in (row for row in rows if len(row) == 3)}
     found = following(read(name), variable)

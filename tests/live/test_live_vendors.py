@@ -1,4 +1,4 @@
-"""What docs/backends.md says to set for a vendor is what our exporters do: path, header and kind of metrics.
+"""What docs/reference/backends.md says to set for a vendor is what our exporters do: path, header and kind of metrics.
 
 The variables are taken from the document as they stand; only the vendor's host becomes a server of the test's.
 """
@@ -19,7 +19,7 @@ from support.ports import free_port
 
 pytestmark = [pytest.mark.live, pytest.mark.torch]
 ROOT = Path(__file__).resolve().parents[2]
-BACKENDS = (ROOT / "docs" / "backends.md").read_text()
+BACKENDS = (ROOT / "docs" / "reference" / "backends.md").read_text()
 SECRETS = {"INSTANCE_ID": "123456", "TOKEN": "glc_secret", "API_KEY": "hcaik_secret", "DD_API_KEY": "dd_secret"}
 
 

@@ -25,7 +25,7 @@ from torchelastic_otel.model.event import Delivery
 from torchelastic_otel.settling import ORIGIN_KEY, raw_payload
 from torchelastic_otel.spool import adoption
 
-SCHEMA = json.loads((Path(__file__).parents[3] / "docs" / "timeline.schema.json").read_text())
+SCHEMA = json.loads((Path(__file__).parents[3] / "docs" / "reference" / "timeline.schema.json").read_text())
 RECORDED = sorted(DIRECTORY.glob("*.jsonl"))
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
 

@@ -1,4 +1,4 @@
-"""What docs/timeline.md and the schema say is held against the command."""
+"""What docs/reference/timeline.md and the schema say is held against the command."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torchelastic_otel.model.cause import REASONS
 from torchelastic_otel.model.phases import Phase
 from torchelastic_otel.model.story.types import LeftReason, Outcome, State
 
-DOCS = Path(__file__).parents[3] / "docs"
+DOCS = Path(__file__).parents[3] / "docs" / "reference"
 TEXT = (DOCS / "timeline.md").read_text()
 DEFINED = json.loads((DOCS / "timeline.schema.json").read_text())["$defs"]
 

@@ -1,4 +1,4 @@
-"""The story as one JSON document; ``docs/timeline.schema.json`` is its schema.
+"""The story as one JSON document; ``docs/reference/timeline.schema.json`` is its schema.
 
 What always holds: times are RFC 3339 in UTC with nanoseconds, durations are seconds; ``null`` is "nobody said".
 """
