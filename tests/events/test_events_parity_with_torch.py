@@ -27,6 +27,8 @@ from torchelastic_otel import events as ours
 from torchelastic_otel.events import api as our_api
 from torchelastic_otel.events import handlers as our_handlers
 
+pytestmark = pytest.mark.torch
+
 FUNCTIONS = ["_get_or_create_logger", "construct_and_record_rdzv_event", "record", "record_rdzv_event"]
 
 

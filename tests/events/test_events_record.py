@@ -60,6 +60,7 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     events._events_loggers.pop("fresh", None)
 
 
+@pytest.mark.torch_unloaded
 def test_nothing_is_configured_by_an_import() -> None:
     """The import is free of torch and the SDK, and its handlers are torch's defaults."""
     program = """if True:

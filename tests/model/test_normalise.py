@@ -301,6 +301,7 @@ def test_strings_are_bounded_and_valid_utf8() -> None:
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda x: st.lists(x) | st.dictionaries(st.text(), x),
+    max_leaves=10,
 )
 
 

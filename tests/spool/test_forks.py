@@ -8,8 +8,9 @@ from pathlib import Path
 
 BUSY = """
 import os, pathlib, sqlite3, sys, threading, time
-from torchelastic_otel.spool import store
+from torchelastic_otel.spool import forks, store
 
+forks.LONGEST_S = 60.0  # on a busy machine a thread is not scheduled for longer than a fork waits
 spool = store.create(pathlib.Path(sys.argv[1]), 1 << 26)
 spool.subscribe({"x": ["d"]})
 

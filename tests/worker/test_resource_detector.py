@@ -63,6 +63,7 @@ def test_what_is_no_number_and_no_text_is_left_out_or_mended() -> None:
     assert str(told[semconv.ROLE_NAME]).encode()
 
 
+@pytest.mark.torch_unloaded
 def test_opentelemetry_finds_it_by_its_name(tmp_path: Path) -> None:
     """``OTEL_EXPERIMENTAL_RESOURCE_DETECTORS=torchelastic`` is all that a user sets."""
     group = "opentelemetry_resource_detector"

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 
+@pytest.mark.torch_unloaded
 @pytest.mark.parametrize(
     "call",
     ["training_started()", "attach_context()"],
@@ -22,6 +23,7 @@ def test_a_call_that_has_nothing_to_do_imports_nothing_of_weight(call: str) -> N
     assert not {name for name in loaded if name.startswith("torchelastic_otel.capture")}
 
 
+@pytest.mark.torch_unloaded
 @pytest.mark.parametrize("room", ["training", "context"])
 def test_importing_it_imports_nothing_but_itself(room: str) -> None:
     """What a worker has not imported already it does not pay for."""

@@ -215,6 +215,7 @@ def test_since_takes_how_long_ago_and_times() -> None:
     assert clean("a\tb") == "a   b"
 
 
+@pytest.mark.torch_unloaded
 def test_the_help_and_the_parser_need_nothing_heavy() -> None:
     """``--help`` works where torch and the SDK are missing, and telling a story needs neither."""
     program = (

@@ -1,0 +1,57 @@
+"""The stages of ``make test``: together they run every test."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from pathlib import Path
+
+import pytest
+
+MAKEFILE = (Path(__file__).parents[2] / "Makefile").read_text()
+STAGES = ("unit", "unit-torch", "crash", "live", "backends-live")
+MARKERS = ("torch", "config", "live", "crash", "backends")
+
+
+def recipe(target: str) -> str:
+    """The lines of a target's recipe."""
+    match = re.search(rf"^{target}:.*\n((?:\t.*\n)+)", MAKEFILE, re.MULTILINE)
+    assert match, f"the Makefile has no target {target}"
+    return match[1]
+
+
+def selection(target: str) -> str:
+    """The expression with which a stage selects tests by their markers."""
+    match = re.search(r'pytest .*?-m "?([^"$]+?)"? (?:\\|\$)', recipe(target))
+    assert match, f"make {target} selects no tests by marker"
+    return match[1]
+
+
+COMBINATIONS = [
+    dict(zip(MARKERS, marked, strict=True)) for marked in itertools.product((False, True), repeat=len(MARKERS))
+]
+
+
+@pytest.mark.parametrize(
+    "marked",
+    [each for each in COMBINATIONS if not (each["live"] and each["crash"])],
+    ids=lambda marked: "-".join(name for name, has in marked.items() if has) or "none",
+)
+def test_every_test_runs_in_one_stage(marked: dict[str, bool]) -> None:
+    """A test whose markers no stage selects never runs, and one that two stages select costs its time twice."""
+    markers = marked | {"torch_unloaded": False}
+    selecting = [stage for stage in STAGES if eval(selection(stage), {}, markers)]
+    assert len(selecting) == 1, selecting
+
+
+def test_a_test_that_torch_is_not_imported_runs_with_and_without_torch() -> None:
+    """Where torch is not installed, nothing can import it, and such a test cannot fail."""
+    markers = dict.fromkeys(MARKERS, False) | {"torch_unloaded": True}
+    assert [stage for stage in STAGES if eval(selection(stage), {}, markers)] == ["unit", "unit-torch"]
+
+
+def test_make_test_runs_every_stage() -> None:
+    """A stage that ``make test`` does not run is a stage that nobody runs."""
+    match = re.search(r"^test:([^#\n]*)", MAKEFILE, re.MULTILINE)
+    assert match
+    assert set(STAGES) | {"lint", "types", "contracts", "pythons"} <= set(match[1].split())
