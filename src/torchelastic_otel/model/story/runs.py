@@ -34,6 +34,9 @@ def run_of(
     starts += [stretch.start_ns for course in courses for stretch in course.stretches if stretch.start_ns is not None]
     # a spare may outlive the job that it stood by
     lasts = [last for course in _partakers(courses) if (last := course.agent.times[1]) is not None]
+    # a peer may report a later heartbeat of a lost node than the last event of the node that is here
+    partakers = {course.agent.node_id for course in _partakers(courses)}
+    lasts += [loss.heard_ns for loss in losses.values() if loss.node_id in partakers and loss.heard_ns is not None]
     started_ns, last_ns = min(starts, default=None), max(lasts, default=None)
     time = times_of(_partakers(courses), rounds, losses)
     wall_ns = last_ns - started_ns if started_ns is not None and last_ns is not None else None
