@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from torchelastic_otel.runtime.api.activation import Activation, decide
 
-from torchelastic_otel.activation import Activation, decide
 from torchelastic_otel.model.signals import Signal
 from torchelastic_otel.settings import from_environment
 

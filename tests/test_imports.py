@@ -25,11 +25,11 @@ def modules_after(statements: str) -> set[str]:
     "statements",
     [
         "import torchelastic_otel",
-        "import torchelastic_otel.autoload",
+        "import torchelastic_otel.runtime.entry_point",
         "import torchelastic_otel.capture.torch_hooks",
         "import torchelastic_otel.events",
         "import torchelastic_otel.cli",
-        "import torchelastic_otel.runtime",
+        "import torchelastic_otel.runtime.api",
     ],
 )
 def test_importing_it_imports_neither_torch_nor_the_sdk_nor_the_spool(statements: str) -> None:

@@ -19,10 +19,11 @@ from support.descriptors import descriptors
 from support.spans import span
 
 import torchelastic_otel
-from torchelastic_otel import events, runtime, semconv
+from torchelastic_otel import events, semconv
 from torchelastic_otel.capture.torch_hooks import HookReport
 from torchelastic_otel.model.event import ElasticEvent
 from torchelastic_otel.model.outside import Bridged
+from torchelastic_otel.runtime.api import api
 from torchelastic_otel.settling import SPANS
 from torchelastic_otel.spool import adoption
 
@@ -32,7 +33,7 @@ def _fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A process in which nothing was installed, whose spool is the test's."""
     monkeypatch.setenv("TORCHELASTIC_OTEL_SPOOL_DIR", str(tmp_path))
     monkeypatch.setenv("OTEL_BLRP_SCHEDULE_DELAY", "10")
-    monkeypatch.setattr(runtime, "_uninstalled", False)
+    monkeypatch.setattr(api, "_uninstalled", False)
     torchelastic_otel.finished_logs().clear()
     yield
     torchelastic_otel.uninstall()
@@ -53,7 +54,7 @@ def attributes(readable: ReadableLogRecord) -> dict[str, object]:
     return dict(readable.log_record.attributes or {})
 
 
-def install(*destinations: str, **options: object) -> runtime.Installation:
+def install(*destinations: str, **options: object) -> api.Installation:
     """Install without torch."""
     return torchelastic_otel.install(*destinations, watch_torch=False, **options)  # type: ignore[arg-type]
 
@@ -110,7 +111,7 @@ def test_each_signal_is_led_where_the_environment_says(
     """An endpoint for traces sends no logs or numbers anywhere; `none` holds for destinations, too."""
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    installation = runtime.install_from_environment()
+    installation = api.install_from_environment()
     assert installation is not None
     led = {exporter.cursor for exporter in installation.registry.exporters_of("null")}
     assert led == (cursors or {"console_line", "file", "file traces"})
@@ -151,7 +152,7 @@ def test_an_unknown_destination_is_one_error_and_nothing_is_installed() -> None:
         torchelastic_otel.UnknownDestinationError, match=r"unknown destination 'memry'.*known: .*memory"
     ):
         install("memry")
-    assert runtime.current() is None
+    assert api.current() is None
 
 
 def test_a_bad_destination_in_the_environment_stops_nothing(
@@ -309,7 +310,7 @@ def test_a_bad_mode_is_said_also_where_nothing_is_active(
     """`TORCHELASTIC_OTEL=yes` must not be a silent no."""
     monkeypatch.delenv("TORCHELASTIC_OTEL_SPOOL_DIR")
     monkeypatch.setenv("TORCHELASTIC_OTEL", "yes")
-    runtime.install_from_environment()
+    api.install_from_environment()
     assert "TORCHELASTIC_OTEL='yes' is not allowed; allowed: auto, on, off" in caplog.text
 
 

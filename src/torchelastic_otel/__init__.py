@@ -11,8 +11,7 @@ from torchelastic_otel.version import __version__
 
 if TYPE_CHECKING:
     from torchelastic_otel.bindings import UnknownDestinationError
-    from torchelastic_otel.installation import Installation, Status
-    from torchelastic_otel.runtime import (
+    from torchelastic_otel.runtime.api.api import (
         finished_logs,
         finished_metrics,
         finished_spans,
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
         uninstall,
         unregister_destination,
     )
+    from torchelastic_otel.runtime.api.installation import Installation, Status
     from torchelastic_otel.settings import Settings
     from torchelastic_otel.worker.context import WorkerContext, attach_context
     from torchelastic_otel.worker.training import training_started
@@ -48,8 +48,8 @@ __all__ = [
 _HOMES = {
     "UnknownDestinationError": "torchelastic_otel.bindings",
     "Settings": "torchelastic_otel.settings",
-    "Installation": "torchelastic_otel.installation",
-    "Status": "torchelastic_otel.installation",
+    "Installation": "torchelastic_otel.runtime.installation",
+    "Status": "torchelastic_otel.runtime.installation",
     "WorkerContext": "torchelastic_otel.worker.context",
     "attach_context": "torchelastic_otel.worker.context",
     "training_started": "torchelastic_otel.worker.training",
@@ -65,4 +65,4 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'torchelastic_otel' has no attribute {name!r}")
     import importlib
 
-    return getattr(importlib.import_module(_HOMES.get(name, "torchelastic_otel.runtime")), name)
+    return getattr(importlib.import_module(_HOMES.get(name, "torchelastic_otel.runtime.api")), name)

@@ -51,7 +51,7 @@ def test_a_worker_gets_nothing_of_ours(agents: Agents, receiver: Receiver, torch
     ours = {name for name in modules if name.startswith("torchelastic_otel")}
     assert ours <= {
         "torchelastic_otel",
-        "torchelastic_otel.autoload",
+        "torchelastic_otel.runtime.entry_point",
         "torchelastic_otel.capture",
         "torchelastic_otel.capture.torch_arming",
         "torchelastic_otel.guard",
@@ -64,9 +64,9 @@ def test_a_worker_under_opentelemetry_instrument_gets_no_thread_and_no_spool(
 ) -> None:
     """OpenTelemetry instruments the workers, too; they are no agents for that."""
     report = worker_report(agents, by_instrument(NEWEST.python), receiver, tmp_path)
-    assert "torchelastic_otel.instrumentor" in report["modules"]
+    assert "torchelastic_otel.runtime.otel_instrumentor" in report["modules"]
     assert [file for file in report["threads"] if "torchelastic_otel" in file] == []
-    assert not {"torchelastic_otel.runtime", "torchelastic_otel.spool.store"} & {*report["modules"]}
+    assert not {"torchelastic_otel.runtime.api", "torchelastic_otel.spool.store"} & {*report["modules"]}
     assert_only_the_agents_spool(report)
 
 

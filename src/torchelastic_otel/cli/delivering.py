@@ -12,13 +12,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from torchelastic_otel.activation import decide
 from torchelastic_otel.bindings import UnknownDestinationError
 from torchelastic_otel.cli.command import PROGRAM, CommandError
 from torchelastic_otel.deliver.destinations import Exporter, Registry
 from torchelastic_otel.deliver.pipeline import Pipeline
 from torchelastic_otel.deliver.terms import terms_of
 from torchelastic_otel.model.signals import Signal
+from torchelastic_otel.runtime.api.activation import decide
 from torchelastic_otel.settings import PREFIX, Mode, Settings, from_environment
 
 NS_PER_S = 1_000_000_000

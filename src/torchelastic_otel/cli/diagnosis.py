@@ -16,8 +16,8 @@ from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from typing import Any, Final, NoReturn
 
-from torchelastic_otel.activation import Activation, decide
 from torchelastic_otel.cli.masking import Masks
+from torchelastic_otel.runtime.api.activation import Activation, decide
 from torchelastic_otel.settings import SETTINGS, Mode, Settings, from_environment
 
 _PACKAGES: Final = (

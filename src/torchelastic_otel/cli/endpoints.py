@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torchelastic_otel.activation import OTLP, Activation
 from torchelastic_otel.cli.command import CommandError
 from torchelastic_otel.cli.delivering import exporters_asked_for
 from torchelastic_otel.deliver.destinations import Exporter
@@ -16,6 +15,7 @@ from torchelastic_otel.deliver.otel.exporters import ExporterError
 from torchelastic_otel.deliver.outcome import Verdict
 from torchelastic_otel.deliver.terms import terms_of
 from torchelastic_otel.model.signals import Signal
+from torchelastic_otel.runtime.api.activation import OTLP, Activation
 from torchelastic_otel.settings import Settings
 
 if TYPE_CHECKING:

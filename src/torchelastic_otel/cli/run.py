@@ -76,8 +76,8 @@ class Run(Command):
 
 def install() -> None:
     """Install as the environment says; who runs this command has asked for it, so that ``auto`` means ``on``."""
-    from torchelastic_otel import runtime
-    from torchelastic_otel.activation import decide
+    from torchelastic_otel.runtime.api import api
+    from torchelastic_otel.runtime.api.activation import decide
     from torchelastic_otel.settings import Mode, from_environment
 
     settings, complaints = from_environment(os.environ)
@@ -87,8 +87,8 @@ def install() -> None:
     if not activation.active:
         logger.warning("torchrun runs without torchelastic-otel: %s", activation.why)
         return
-    if runtime.current() is not None:
+    if api.current() is not None:
         return
     for complaint in complaints:
         logger.warning("%s", complaint)
-    runtime.install(settings=settings, watch_torch=True)
+    api.install(settings=settings, watch_torch=True)

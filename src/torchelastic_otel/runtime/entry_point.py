@@ -34,18 +34,18 @@ def arm_at_first_rendezvous(elastic: str | None = None) -> Callable[[], None]:
 
 
 def _refused() -> None:
-    from torchelastic_otel import runtime
+    from torchelastic_otel.runtime.api import api
 
-    installation = runtime.current()
+    installation = api.current()
     if installation is not None:
         installation.load_before_the_end()
 
 
 def _arm(elastic: str) -> Callable[[str], None] | None:
-    from torchelastic_otel.runtime import install_from_environment
+    from torchelastic_otel.runtime.api.api import install_from_environment
 
-    runtime = install_from_environment(elastic)
-    return None if runtime is None else runtime.check_destination
+    api = install_from_environment(elastic)
+    return None if api is None else api.check_destination
 
 
 def _no_backend(params: object) -> NoReturn:

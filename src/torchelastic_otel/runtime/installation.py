@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from torchelastic_otel.capture.inlet import Keeper
     from torchelastic_otel.capture.writer import Redact
     from torchelastic_otel.deliver.sources import RouteState
-    from torchelastic_otel.landing import ProcessLanding
     from torchelastic_otel.model.outside import Bridged
+    from torchelastic_otel.runtime.api.process import ProcessLanding
 
 logger = logging.getLogger("torchelastic_otel")
 
@@ -128,7 +128,7 @@ class Installation:
     def _make_keeper(self) -> Keeper:
         """On the writer thread; in each process once, and again where that failed: then with the same landing."""
         from torchelastic_otel.capture.writer import Writer
-        from torchelastic_otel.landing import ProcessLanding
+        from torchelastic_otel.runtime.api.process import ProcessLanding
 
         landing = self._own_landing
         if landing is None:

@@ -14,12 +14,12 @@ import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from torchelastic_otel.activation import Activation, decide
 from torchelastic_otel.bindings import UnknownDestinationError
 from torchelastic_otel.deliver.destinations import Exporter, Registry
 from torchelastic_otel.guard import guard
-from torchelastic_otel.installation import Installation
 from torchelastic_otel.model.signals import Signal
+from torchelastic_otel.runtime.api.activation import Activation, decide
+from torchelastic_otel.runtime.api.installation import Installation
 from torchelastic_otel.settings import NS_PER_S, Settings, from_environment
 
 if TYPE_CHECKING:

@@ -25,8 +25,8 @@ class TorchelasticInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         return ("torch >= 2.2",)
 
     def _instrument(self, **kwargs: Any) -> None:
-        from torchelastic_otel.autoload import arm_at_first_rendezvous
         from torchelastic_otel.capture.torch_arming import ELASTICS
+        from torchelastic_otel.runtime.api.entry_point import arm_at_first_rendezvous
 
         self._undo: list[Callable[[], None]] = []
         for elastic in ELASTICS:
@@ -44,7 +44,7 @@ class TorchelasticInstrumentor(BaseInstrumentor):  # type: ignore[misc]
             self._undo.append(finder.remove)
 
     def _uninstrument(self, **kwargs: Any) -> None:
-        from torchelastic_otel.runtime import uninstall
+        from torchelastic_otel.runtime.api.api import uninstall
 
         uninstall()
         for undo in self._undo:
