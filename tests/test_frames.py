@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from torchelastic_otel import frames
+from torchelastic_otel.events import caller
 
 
 class Stack:
@@ -32,29 +32,29 @@ STACK = Stack(("/p/frames.py", "caller"), ("/p/events/__init__.py", "construct")
 
 def test_caller_is_file_and_function_of_who_called_the_one_that_asks() -> None:
     """An event's name starts with these two."""
-    assert frames.caller(get_frame=STACK) == ("train.py", "join")
+    assert caller.caller(get_frame=STACK) == ("train.py", "join")
 
 
 @pytest.mark.parametrize(("depth", "name"), [(0, "caller"), (1, "construct"), (2, "join")])
 def test_depth_counts_as_in_inspect_stack(depth: int, name: str) -> None:
     """Hooks put our look-up in the place of torch's, with torch's depth."""
-    assert frames.caller(depth, STACK)[1] == name
-    assert frames.method_name(depth, STACK) == name
+    assert caller.caller(depth, STACK)[1] == name
+    assert caller.method_name(depth, STACK) == name
 
 
 def test_stack_that_is_too_short_gives_the_names_torch_gives() -> None:
     """A recorder embedded in another program may have no caller; that is no reason to fail."""
-    assert frames.caller(3, STACK) == ("no_file", "")
-    assert frames.method_name(3, STACK) == "no_method_name"
-    assert frames.caller(100_000) == ("no_file", "")
-    assert frames.method_name(100_000) == "no_method_name"
+    assert caller.caller(3, STACK) == ("no_file", "")
+    assert caller.method_name(3, STACK) == "no_method_name"
+    assert caller.caller(100_000) == ("no_file", "")
+    assert caller.method_name(100_000) == "no_method_name"
 
 
 def test_real_frames_give_what_inspect_stack_gives() -> None:
     """The names must not change when the look-up takes the place of ``inspect.stack()``."""
 
     def asks() -> tuple[tuple[str, str], str, inspect.FrameInfo]:
-        return frames.caller(), frames.method_name(), inspect.stack()[1]
+        return caller.caller(), caller.method_name(), inspect.stack()[1]
 
     found, name, expected = asks()
     assert found == (os.path.basename(expected.filename), expected.function)
@@ -65,6 +65,6 @@ def test_code_without_a_file_keeps_its_made_up_name() -> None:
     """Interactive and generated code records too."""
     code = compile("found = frames.caller(1)", "<made up>", "exec")
     assert isinstance(code, CodeType)
-    scope: dict[str, Any] = {"frames": frames}
+    scope: dict[str, Any] = {"frames": caller}
     exec(code, scope)
     assert scope["found"] == ("<made up>", "<module>")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torchelastic_otel.version import __version__
 
 if TYPE_CHECKING:
-    from torchelastic_otel.bindings import UnknownDestinationError
+    from torchelastic_otel.events.handler_registry import UnknownDestinationError
     from torchelastic_otel.runtime.api.api import (
         finished_logs,
         finished_metrics,
@@ -46,7 +46,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "UnknownDestinationError": "torchelastic_otel.bindings",
+    "UnknownDestinationError": "torchelastic_otel.events.handler_registry",
     "Settings": "torchelastic_otel.settings",
     "Installation": "torchelastic_otel.runtime.installation",
     "Status": "torchelastic_otel.runtime.installation",

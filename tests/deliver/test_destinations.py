@@ -7,7 +7,6 @@ from importlib.metadata import EntryPoint
 import pytest
 
 from torchelastic_otel import settling
-from torchelastic_otel.bindings import UnknownDestinationError as Unknown
 from torchelastic_otel.deliver.destinations import (
     ENTRY_POINT_GROUP,
     EPHEMERAL_EXPORTERS,
@@ -16,6 +15,7 @@ from torchelastic_otel.deliver.destinations import (
     Exporter,
     Registry,
 )
+from torchelastic_otel.events.handler_registry import UnknownDestinationError as Unknown
 from torchelastic_otel.model.signals import Signal
 
 

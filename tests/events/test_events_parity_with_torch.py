@@ -236,7 +236,7 @@ def test_torchs_own_method_name_in_a_wrapper_names_the_same_method(kept: tuple[K
     """The wrapper of torch's docstring, with torch's helper and with ours."""
     from torch.distributed.elastic.rendezvous.dynamic_rendezvous import get_method_name
 
-    from torchelastic_otel.frames import method_name
+    from torchelastic_otel.events.caller import method_name
 
     class Node:
         def _record(self, package: Any, find: Callable[[], str]) -> None:

@@ -17,7 +17,7 @@ import pytest
 
 from torchelastic_otel import events
 from torchelastic_otel.events import Event, EventSource, NodeState, RdzvEvent, handlers
-from torchelastic_otel.frames import method_name
+from torchelastic_otel.events.caller import method_name
 
 EVENT = Event(name="saved", source=EventSource.WORKER, metadata={"percent": "100%s"})
 

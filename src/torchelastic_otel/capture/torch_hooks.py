@@ -24,7 +24,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from torchelastic_otel.bindings import Bindings
 from torchelastic_otel.capture.torch_agent import HOOK_POINTS, AgentHooks
 from torchelastic_otel.capture.torch_arming import (
     TORCHS_OWN,
@@ -36,7 +35,8 @@ from torchelastic_otel.capture.torch_arming import (
     takes,
 )
 from torchelastic_otel.capture.torch_metrics import TorchMetrics
-from torchelastic_otel.frames import caller, method_name
+from torchelastic_otel.events.caller import caller, method_name
+from torchelastic_otel.events.handler_registry import Bindings
 from torchelastic_otel.guard import guard
 
 if TYPE_CHECKING:

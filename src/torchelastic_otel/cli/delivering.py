@@ -12,11 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from torchelastic_otel.bindings import UnknownDestinationError
 from torchelastic_otel.cli.command import PROGRAM, CommandError
 from torchelastic_otel.deliver.destinations import Exporter, Registry
 from torchelastic_otel.deliver.pipeline import Pipeline
 from torchelastic_otel.deliver.terms import terms_of
+from torchelastic_otel.events.handler_registry import UnknownDestinationError
 from torchelastic_otel.model.signals import Signal
 from torchelastic_otel.runtime.api.activation import decide
 from torchelastic_otel.settings import PREFIX, Mode, Settings, from_environment

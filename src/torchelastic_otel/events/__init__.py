@@ -23,7 +23,7 @@ import os
 import socket
 import traceback
 
-from torchelastic_otel import frames
+from torchelastic_otel.events import caller
 from torchelastic_otel.events.handlers import get_logging_handler
 
 from .api import Event, EventMetadataValue, EventSource, NodeState, RdzvEvent
@@ -117,7 +117,7 @@ def construct_and_record_rdzv_event(
         A wrapper that records on its callers' behalf, and names them:
 
         >>> from torchelastic_otel.events import NodeState, construct_and_record_rdzv_event
-        >>> from torchelastic_otel.frames import method_name
+        >>> from torchelastic_otel.events.caller import method_name
         >>> class Handler:
         ...     def _record(self, message: str, node_state: NodeState = NodeState.RUNNING) -> None:
         ...         construct_and_record_rdzv_event(
@@ -135,7 +135,7 @@ def construct_and_record_rdzv_event(
     if isinstance(get_logging_handler("dynamic_rendezvous"), logging.NullHandler):
         return
 
-    filename, function = frames.caller()
+    filename, function = caller.caller()
     record_rdzv_event(
         RdzvEvent(
             name=f"{filename}:{name or function}",

@@ -4,7 +4,7 @@ What always holds:
 
 - Until something is bound, the destinations and their handlers are torch's (1.13 to 2.15): ``console`` writes
   to standard error, ``dynamic_rendezvous`` and ``null`` drop what they get.
-- :func:`bind` and :func:`unbind` keep what ``torchelastic_otel.bindings`` promises.
+- :func:`bind` and :func:`unbind` keep what ``torchelastic_otel.events.handler_registry`` promises.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from torchelastic_otel.bindings import Bindings, UnknownDestinationError
+from torchelastic_otel.events.handler_registry import Bindings, UnknownDestinationError
 
 _log_handlers: dict[str, logging.Handler] = {
     "console": logging.StreamHandler(),

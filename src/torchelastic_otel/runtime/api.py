@@ -14,8 +14,8 @@ import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from torchelastic_otel.bindings import UnknownDestinationError
 from torchelastic_otel.deliver.destinations import Exporter, Registry
+from torchelastic_otel.events.handler_registry import UnknownDestinationError
 from torchelastic_otel.guard import guard
 from torchelastic_otel.model.signals import Signal
 from torchelastic_otel.runtime.api.activation import Activation, decide
