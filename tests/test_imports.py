@@ -26,7 +26,7 @@ def modules_after(statements: str) -> set[str]:
     [
         "import torchelastic_otel",
         "import torchelastic_otel.runtime.entry_point",
-        "import torchelastic_otel.capture.torch_hooks",
+        "import torchelastic_otel.instrument.events_hook",
         "import torchelastic_otel.events",
         "import torchelastic_otel.cli",
         "import torchelastic_otel.runtime.api",

@@ -20,7 +20,7 @@ from support.spans import span
 
 import torchelastic_otel
 from torchelastic_otel import events, semconv
-from torchelastic_otel.capture.torch_hooks import HookReport
+from torchelastic_otel.instrument.events_hook import HookReport
 from torchelastic_otel.model.event import ElasticEvent
 from torchelastic_otel.model.outside import Bridged
 from torchelastic_otel.runtime.api import api

@@ -16,7 +16,7 @@ from support.torch_stands import Stand, local_agent
 from support.watching import Said
 
 from torchelastic_otel import semconv
-from torchelastic_otel.capture import torch_agent
+from torchelastic_otel.instrument import agent_hook
 from torchelastic_otel.model.facts import Fact
 
 pytestmark = pytest.mark.torch
@@ -154,7 +154,7 @@ def test_workers_get_the_agents_word_in_their_environment_and_keep_their_own(sta
 
 def test_a_worker_that_trains_is_heard(stand: Stand) -> None:
     """From the worker's file to the agent's word."""
-    source = str(Path(torch_agent.__file__).parents[2])
+    source = str(Path(agent_hook.__file__).parents[2])
     code = f"PYTHONPATH={source} {sys.executable} -c 'import torchelastic_otel as o; o.training_started()'"
     stand.agent(local_agent(), code).run()
     assert stand.said.wait(semconv.TRAINING_STARTED)[0].attributes[semconv.WORKER_RANK] == 0
@@ -171,7 +171,7 @@ def test_hooks_that_fail_reach_nobody(stand: Stand, monkeypatch: pytest.MonkeyPa
     watch = stand.hooks._agents[agent].watch
     for name in [name for name in dir(watch) if not name.startswith("_") and callable(getattr(watch, name))]:
         monkeypatch.setattr(watch, name, fail)
-    monkeypatch.setattr(torch_agent, "_codes", fail)
+    monkeypatch.setattr(agent_hook, "_codes", fail)
     assert agent.run().is_failed()
 
 

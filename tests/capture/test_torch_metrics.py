@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from torchelastic_otel.capture.torch_arming import Patches
-from torchelastic_otel.capture.torch_metrics import MAX_NAMES, TorchMetrics
+from torchelastic_otel.instrument.arming import Patches
+from torchelastic_otel.instrument.metrics_hook import MAX_NAMES, TorchMetrics
 from torchelastic_otel.model.outside import Bridged
 
 pytestmark = pytest.mark.torch
@@ -122,8 +122,8 @@ def test_it_fits_the_older_torches(environment: str) -> None:
     """The oldest torch that is supported, and one in between."""
     program = """
 import json
-from torchelastic_otel.capture.torch_arming import Patches
-from torchelastic_otel.capture.torch_metrics import TorchMetrics
+from torchelastic_otel.instrument.arming import Patches
+from torchelastic_otel.instrument.metrics_hook import TorchMetrics
 metrics = TorchMetrics()
 metrics.install(Patches())
 from torch.distributed.elastic.agent.server import api

@@ -19,8 +19,8 @@ from support.torch_stands import Stand, dynamic, local_agent, tcp_store
 from support.watching import LONGEST_S
 
 from torchelastic_otel import semconv
-from torchelastic_otel.capture import torch_rendezvous
 from torchelastic_otel.capture.membership import Silent
+from torchelastic_otel.instrument import rendezvous_hook
 
 pytestmark = pytest.mark.torch
 ROOT = Path(__file__).resolve().parents[2]
@@ -100,7 +100,7 @@ def test_a_node_whose_heartbeats_stop_is_judged_once_and_again_when_it_was_back(
 @pytest.mark.parametrize("zone", [timezone.utc, None])
 def test_heartbeats_without_a_time_zone_are_utc(zone: timezone | None) -> None:
     """Torch before 2.5 writes ``datetime.utcnow()``, which says nothing of where it is."""
-    assert torch_rendezvous._epoch_s(datetime(2023, 11, 14, 22, 13, 20, tzinfo=zone)) == 1_700_000_000
+    assert rendezvous_hook._epoch_s(datetime(2023, 11, 14, 22, 13, 20, tzinfo=zone)) == 1_700_000_000
 
 
 @pytest.mark.live
@@ -113,7 +113,7 @@ def test_a_job_of_three_agents_each_in_a_process_of_its_own(tmp_path: Path) -> N
             [sys.executable, str(program), str(port), str(number), str(tmp_path)],
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONPATH": str(Path(torch_rendezvous.__file__).parents[2])},
+            env={**os.environ, "PYTHONPATH": str(Path(rendezvous_hook.__file__).parents[2])},
         )
         for number in range(3)
     ]

@@ -53,7 +53,7 @@ def test_a_worker_gets_nothing_of_ours(agents: Agents, receiver: Receiver, torch
         "torchelastic_otel",
         "torchelastic_otel.runtime.entry_point",
         "torchelastic_otel.capture",
-        "torchelastic_otel.capture.torch_arming",
+        "torchelastic_otel.instrument.arming",
         "torchelastic_otel.guard",
         "torchelastic_otel.version",
     }

@@ -16,8 +16,8 @@ from torch.distributed.elastic.rendezvous.c10d_rendezvous_backend import C10dRen
 from torch.distributed.elastic.rendezvous.dynamic_rendezvous import create_handler
 
 from torchelastic_otel import semconv
-from torchelastic_otel.capture.torch_agent import AgentHooks
-from torchelastic_otel.capture.torch_arming import Patches
+from torchelastic_otel.instrument.agent_hook import AgentHooks
+from torchelastic_otel.instrument.arming import Patches
 from torchelastic_otel.model.facts import Fact
 
 port, number, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])

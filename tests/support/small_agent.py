@@ -14,9 +14,9 @@ from torch.distributed.elastic.multiprocessing import api as processes
 from torch.distributed.elastic.rendezvous.static_tcp_rendezvous import StaticTCPRendezvous
 
 from torchelastic_otel import semconv
-from torchelastic_otel.capture.torch_agent import AgentHooks
-from torchelastic_otel.capture.torch_arming import Patches
-from torchelastic_otel.capture.torch_hooks import store_wants_quiet_threads
+from torchelastic_otel.instrument.agent_hook import AgentHooks
+from torchelastic_otel.instrument.arming import Patches
+from torchelastic_otel.instrument.events_hook import store_wants_quiet_threads
 from torchelastic_otel.model.facts import Fact
 
 told: list[Fact] = []

@@ -9,8 +9,8 @@ from typing import Any
 from support.ports import free_port
 from support.watching import Said
 from torchelastic_otel import semconv
-from torchelastic_otel.capture.torch_agent import AgentHooks
-from torchelastic_otel.capture.torch_arming import Patches
+from torchelastic_otel.instrument.agent_hook import AgentHooks
+from torchelastic_otel.instrument.arming import Patches
 
 
 @dataclass

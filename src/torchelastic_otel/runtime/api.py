@@ -67,7 +67,7 @@ def install_from_environment(elastic: str | None = None) -> Installation | None:
 
 def _elastics() -> tuple[str, ...]:
     """The packages whose agents may run here."""
-    from torchelastic_otel.capture.torch_arming import TORCHS_OWN, loaded
+    from torchelastic_otel.instrument.arming import TORCHS_OWN, loaded
 
     return loaded() or (TORCHS_OWN,)
 

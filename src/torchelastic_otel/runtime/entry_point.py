@@ -27,7 +27,7 @@ def arm_at_first_rendezvous(elastic: str | None = None) -> Callable[[], None]:
     Returns:
         Takes it back.
     """
-    from torchelastic_otel.capture.torch_arming import TORCHS_OWN, at_first_rendezvous
+    from torchelastic_otel.instrument.arming import TORCHS_OWN, at_first_rendezvous
 
     elastic = elastic or TORCHS_OWN
     return at_first_rendezvous(lambda: _arm(elastic), elastic, _refused)

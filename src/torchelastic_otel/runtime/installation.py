@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Final
 from torchelastic_otel.capture.handler import SpoolHandler
 from torchelastic_otel.capture.inlet import Inlet
 from torchelastic_otel.capture.job_store import wait_for_calls
-from torchelastic_otel.capture.torch_hooks import HookReport, TorchHooks, store_wants_quiet_threads
 from torchelastic_otel.deliver.destinations import Registry
 from torchelastic_otel.events import handlers
+from torchelastic_otel.instrument.events_hook import HookReport, TorchHooks, store_wants_quiet_threads
 from torchelastic_otel.settings import NS_PER_S, Settings
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ class TorchelasticInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         return ("torch >= 2.2",)
 
     def _instrument(self, **kwargs: Any) -> None:
-        from torchelastic_otel.capture.torch_arming import ELASTICS
+        from torchelastic_otel.instrument.arming import ELASTICS
         from torchelastic_otel.runtime.api.entry_point import arm_at_first_rendezvous
 
         self._undo: list[Callable[[], None]] = []

@@ -2,7 +2,7 @@
 
 What always holds:
 
-- A wrapper does torch no harm (:mod:`~torchelastic_otel.capture.torch_methods` says how).
+- A wrapper does torch no harm (:mod:`~torchelastic_otel.instrument.patching` says how).
 - A method that a project overrode (NVRx overrides ``_monitor_workers``, ``_start_workers``, ``_stop_workers``) is
   wrapped where it is overridden; where it calls torch's own, that is not seen a second time.
 
@@ -25,12 +25,12 @@ from torchelastic_otel.capture.agent_spec import AgentSpec
 from torchelastic_otel.capture.agent_watch import AgentWatch
 from torchelastic_otel.capture.job_facts import JobFacts
 from torchelastic_otel.capture.started_workers import Worker
-from torchelastic_otel.capture.torch_arming import Patches
-from torchelastic_otel.capture.torch_methods import Around, ById, Methods, nothing
-from torchelastic_otel.capture.torch_rendezvous import Kept, TorchRendezvous, sanitizing
 from torchelastic_otel.capture.training_files import VARIABLE as TRAINING_FILE
 from torchelastic_otel.capture.watch_thread import WatchThread
 from torchelastic_otel.guard import guard
+from torchelastic_otel.instrument.arming import Patches
+from torchelastic_otel.instrument.patching import Around, ById, Methods, nothing
+from torchelastic_otel.instrument.rendezvous_hook import Kept, TorchRendezvous, sanitizing
 from torchelastic_otel.model.cause import MEMBERSHIP_CHANGE, WORKER_FAILURE
 from torchelastic_otel.model.facts import Fact
 from torchelastic_otel.model.origin_variables import said_host_name

@@ -24,8 +24,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from torchelastic_otel.capture.torch_agent import HOOK_POINTS, AgentHooks
-from torchelastic_otel.capture.torch_arming import (
+from torchelastic_otel.events.caller import caller, method_name
+from torchelastic_otel.events.handler_registry import Bindings
+from torchelastic_otel.guard import guard
+from torchelastic_otel.instrument.agent_hook import HOOK_POINTS, AgentHooks
+from torchelastic_otel.instrument.arming import (
     TORCHS_OWN,
     DoesNotFitError,
     Patches,
@@ -34,10 +37,7 @@ from torchelastic_otel.capture.torch_arming import (
     of_type,
     takes,
 )
-from torchelastic_otel.capture.torch_metrics import TorchMetrics
-from torchelastic_otel.events.caller import caller, method_name
-from torchelastic_otel.events.handler_registry import Bindings
-from torchelastic_otel.guard import guard
+from torchelastic_otel.instrument.metrics_hook import TorchMetrics
 
 if TYPE_CHECKING:
     from torchelastic_otel.capture.inlet import Inlet

@@ -13,8 +13,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, Protocol, TypeVar
 
-from torchelastic_otel.capture.torch_arming import Patches
 from torchelastic_otel.guard import guard
+from torchelastic_otel.instrument.arming import Patches
 
 
 class Watched(Protocol):

@@ -19,8 +19,8 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from torchelastic_otel.capture.torch_arming import TORCHS_OWN, Patches, module, of_type, takes
 from torchelastic_otel.guard import guard
+from torchelastic_otel.instrument.arming import TORCHS_OWN, Patches, module, of_type, takes
 
 if TYPE_CHECKING:
     from torchelastic_otel.model.outside import Bridged

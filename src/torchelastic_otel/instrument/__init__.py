@@ -1,0 +1,1 @@
+"""The hooks in torch: everything that touches torch is in this package."""
