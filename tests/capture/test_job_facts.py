@@ -7,13 +7,13 @@ from support.job_plays import ANSWER_WITHIN_S, Job, failure
 from support.watching import LONGEST_S, Server, moment
 
 from torchelastic_otel import semconv
-from torchelastic_otel.capture import job_facts, job_store
+from torchelastic_otel.agent.coordination import coordinator, store
 
 
 @pytest.fixture(autouse=True)
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Agents that wait for the store, as before they join, get what they wait for; 50 ms need not be enough."""
-    for module in (job_facts, job_store):
+    for module in (coordinator, store):
         monkeypatch.setattr(module, "WAIT_S", LONGEST_S)
 
 

@@ -7,7 +7,7 @@ from support.job_plays import ANSWER_WITHIN_S, Agent, Hung, Job, SlowDoor, failu
 from support.watching import Clock, S, Server, all_done, moment
 
 from torchelastic_otel import semconv
-from torchelastic_otel.capture.job_store import CONNECTED_WITHIN_NS, JobStore
+from torchelastic_otel.agent.coordination.store import CONNECTED_WITHIN_NS, JobStore
 
 
 @pytest.fixture

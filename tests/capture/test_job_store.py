@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from support.watching import LONGEST_S, Clock, Server, in_threads
 
-from torchelastic_otel.capture import job_store
-from torchelastic_otel.capture.job_store import GIVEN_UP_AFTER_NS, JobStore, Keys
+from torchelastic_otel.agent.coordination import store as job_store
+from torchelastic_otel.agent.coordination.store import GIVEN_UP_AFTER_NS, JobStore, Keys
 
 
 class Table:
@@ -299,7 +299,7 @@ import atexit, os, sys, threading
 from datetime import timedelta
 from torch.distributed import TCPStore
 import torchelastic_otel
-from torchelastic_otel.capture.job_store import JobStore
+from torchelastic_otel.agent.coordination.store import JobStore
 
 torchelastic_otel.install("memory", watch_torch=False)
 

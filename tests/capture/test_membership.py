@@ -9,7 +9,7 @@ from support.job_plays import ANSWER_WITHIN_S, Agent, Job, failure, silent
 from support.watching import Server, all_done, moment
 
 from torchelastic_otel import semconv
-from torchelastic_otel.capture.job_store import JobStore
+from torchelastic_otel.agent.coordination.store import JobStore
 from torchelastic_otel.model.cause import NODE_LEFT, NODE_LOST, Cause
 
 

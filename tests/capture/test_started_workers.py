@@ -12,7 +12,7 @@ from support.agent_plays import NOBODY, UP, Play, nobodies, when
 from support.watching import moment
 
 from torchelastic_otel import semconv
-from torchelastic_otel.capture.started_workers import Worker
+from torchelastic_otel.agent.workers import Worker
 
 
 @pytest.fixture

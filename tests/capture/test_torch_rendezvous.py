@@ -19,7 +19,7 @@ from support.torch_stands import Stand, dynamic, local_agent, tcp_store
 from support.watching import LONGEST_S
 
 from torchelastic_otel import semconv
-from torchelastic_otel.capture.membership import Silent
+from torchelastic_otel.agent.coordination.membership import Silent
 from torchelastic_otel.instrument import rendezvous_hook
 
 pytestmark = pytest.mark.torch

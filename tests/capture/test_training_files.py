@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from support.watching import Clock, done, moment
 
-from torchelastic_otel.capture.training_files import TrainingFiles
-from torchelastic_otel.capture.watch_thread import WatchThread
+from torchelastic_otel.agent.event_loop import WatchThread
+from torchelastic_otel.agent.training import TrainingFiles
 from torchelastic_otel.model.facts import Moment
 
 

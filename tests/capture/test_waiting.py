@@ -8,8 +8,8 @@ import pytest
 from support.watching import Clock, done
 
 from torchelastic_otel import semconv
-from torchelastic_otel.capture.waiting import RendezvousView, Waiting, address_of
-from torchelastic_otel.capture.watch_thread import WatchThread
+from torchelastic_otel.agent.event_loop import WatchThread
+from torchelastic_otel.agent.rendezvous_wait import RendezvousView, Waiting, address_of
 
 
 class Held:

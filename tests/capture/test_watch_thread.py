@@ -15,7 +15,7 @@ from support.collector import wait_until
 from support.descriptors import descriptors
 from support.watching import LONGEST_S, Clock, S, done, in_threads
 
-from torchelastic_otel.capture.watch_thread import WatchThread
+from torchelastic_otel.agent.event_loop import WatchThread
 
 
 @pytest.fixture
@@ -172,13 +172,13 @@ def test_a_system_without_a_thread_to_spare_costs_that_task_and_the_next_one_beg
     thread: WatchThread, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What could not begin once must not wait for ever for a thread that nobody starts."""
-    from torchelastic_otel.capture import watch_thread
+    from torchelastic_otel.agent import event_loop
 
     def refuse(*_: object) -> int:
         raise RuntimeError("can't start new thread")
 
     with monkeypatch.context() as patched:
-        patched.setattr(watch_thread._thread, "start_new_thread", refuse)
+        patched.setattr(event_loop._thread, "start_new_thread", refuse)
         with pytest.raises(RuntimeError, match="new thread"):
             thread.do(lambda: None)
     ran: list[str] = []

@@ -11,8 +11,8 @@ import pytest
 from support.descriptors import descriptors
 from support.watching import LONGEST_S, Clock, done, moment
 
-from torchelastic_otel.capture.watch_thread import WatchThread
-from torchelastic_otel.capture.worker_exits import Exit, WorkerExits
+from torchelastic_otel.agent.event_loop import WatchThread
+from torchelastic_otel.agent.exits import Exit, WorkerExits
 
 
 class Watching:

@@ -8,12 +8,12 @@ from typing import Any
 
 from support.watching import EPOCH_NS, Clock, S, Said, done
 from torchelastic_otel import semconv
-from torchelastic_otel.capture.agent_spec import AgentSpec
-from torchelastic_otel.capture.agent_watch import AgentWatch
-from torchelastic_otel.capture.job_facts import JobFacts
-from torchelastic_otel.capture.started_workers import Worker
-from torchelastic_otel.capture.waiting import RendezvousView
-from torchelastic_otel.capture.watch_thread import WatchThread
+from torchelastic_otel.agent.config import AgentSpec
+from torchelastic_otel.agent.coordination.coordinator import JobFacts
+from torchelastic_otel.agent.event_loop import WatchThread
+from torchelastic_otel.agent.observer import AgentWatch
+from torchelastic_otel.agent.rendezvous_wait import RendezvousView
+from torchelastic_otel.agent.workers import Worker
 from torchelastic_otel.model.facts import Fact
 
 NOBODY = 5_000_000

@@ -8,12 +8,12 @@ from typing import Any
 
 from support.watching import Clock, S, Said, Server, all_done, moment
 from torchelastic_otel import semconv
-from torchelastic_otel.capture.job_facts import JobFacts
-from torchelastic_otel.capture.job_store import JobStore
-from torchelastic_otel.capture.membership import Silent
-from torchelastic_otel.capture.own_views import ANSWER_WITHIN_NS
-from torchelastic_otel.capture.round_start import Joined
-from torchelastic_otel.capture.watch_thread import WatchThread
+from torchelastic_otel.agent.coordination.coordinator import JobFacts
+from torchelastic_otel.agent.coordination.fallback import ANSWER_WITHIN_NS
+from torchelastic_otel.agent.coordination.membership import Silent
+from torchelastic_otel.agent.coordination.round_start import Joined
+from torchelastic_otel.agent.coordination.store import JobStore
+from torchelastic_otel.agent.event_loop import WatchThread
 from torchelastic_otel.model.cause import WORKER_FAILURE, Cause
 
 ANSWER_WITHIN_S = ANSWER_WITHIN_NS / S

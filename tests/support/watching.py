@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
-from torchelastic_otel.capture.job_store import JobStore, Keys
-from torchelastic_otel.capture.watch_thread import WatchThread
+from torchelastic_otel.agent.coordination.store import JobStore, Keys
+from torchelastic_otel.agent.event_loop import WatchThread
 from torchelastic_otel.model.facts import Fact, Moment
 
 S = 1_000_000_000

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from torchelastic_otel.capture.job_store import Keys
+from torchelastic_otel.agent.coordination.store import Keys
 from torchelastic_otel.model.cause import Cause, earlier
 
 

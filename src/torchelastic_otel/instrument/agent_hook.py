@@ -21,12 +21,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from torchelastic_otel.capture.agent_spec import AgentSpec
-from torchelastic_otel.capture.agent_watch import AgentWatch
-from torchelastic_otel.capture.job_facts import JobFacts
-from torchelastic_otel.capture.started_workers import Worker
-from torchelastic_otel.capture.training_files import VARIABLE as TRAINING_FILE
-from torchelastic_otel.capture.watch_thread import WatchThread
+from torchelastic_otel.agent.config import AgentSpec
+from torchelastic_otel.agent.coordination.coordinator import JobFacts
+from torchelastic_otel.agent.event_loop import WatchThread
+from torchelastic_otel.agent.observer import AgentWatch
+from torchelastic_otel.agent.training import VARIABLE as TRAINING_FILE
+from torchelastic_otel.agent.workers import Worker
 from torchelastic_otel.guard import guard
 from torchelastic_otel.instrument.arming import Patches
 from torchelastic_otel.instrument.patching import Around, ById, Methods, nothing

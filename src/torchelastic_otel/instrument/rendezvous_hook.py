@@ -18,11 +18,11 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any, Final
 
+from torchelastic_otel.agent.coordination.coordinator import JobFacts
+from torchelastic_otel.agent.coordination.membership import Silent
+from torchelastic_otel.agent.coordination.store import JobStore
+from torchelastic_otel.agent.rendezvous_wait import RendezvousView
 from torchelastic_otel.capture.agreement import prefix
-from torchelastic_otel.capture.job_facts import JobFacts
-from torchelastic_otel.capture.job_store import JobStore
-from torchelastic_otel.capture.membership import Silent
-from torchelastic_otel.capture.waiting import RendezvousView
 from torchelastic_otel.guard import guard
 
 _BACKENDS_WITH_A_STORE_OF_THEIR_OWN: Final = frozenset({"static"})

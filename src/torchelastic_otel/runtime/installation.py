@@ -15,9 +15,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from torchelastic_otel.agent.coordination.store import wait_for_calls
 from torchelastic_otel.capture.handler import SpoolHandler
 from torchelastic_otel.capture.inlet import Inlet
-from torchelastic_otel.capture.job_store import wait_for_calls
 from torchelastic_otel.deliver.destinations import Registry
 from torchelastic_otel.events import handlers
 from torchelastic_otel.instrument.events_hook import HookReport, TorchHooks, store_wants_quiet_threads

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from torchelastic_otel import semconv
-from torchelastic_otel.capture.watch_thread import WatchThread
-from torchelastic_otel.capture.worker_exits import Exit, WorkerExits
+from torchelastic_otel.agent.event_loop import WatchThread
+from torchelastic_otel.agent.exits import Exit, WorkerExits
 from torchelastic_otel.model.cause import WORKER_FAILURE, Cause
 from torchelastic_otel.model.exceptions import from_error_file, signal_name
 from torchelastic_otel.model.facts import Moment

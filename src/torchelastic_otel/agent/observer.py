@@ -5,7 +5,7 @@ What always holds:
 - Called on torch's threads, a method only notes, says (which waits for the spool as any event does, at most 50 ms) and
   hands over; what takes time happens on the watch thread or on the store's.
 - The agent is at exactly one phase at any time, and phases are said in the order in which they began.
-- What is said is what was seen here; what the job agrees on comes from :mod:`~torchelastic_otel.capture.job_facts`.
+- What is said is what was seen here; what the job agrees on comes from :mod:`~torchelastic_otel.agent.coordination.coordinator`.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from dataclasses import replace
 from typing import Any, Final
 
 from torchelastic_otel import semconv
-from torchelastic_otel.capture.agent_spec import AgentSpec
-from torchelastic_otel.capture.job_facts import JobFacts
-from torchelastic_otel.capture.round_start import Joined
-from torchelastic_otel.capture.started_workers import StartedWorkers, Worker
-from torchelastic_otel.capture.training_files import TrainingFiles
-from torchelastic_otel.capture.waiting import RendezvousView, Waiting
-from torchelastic_otel.capture.watch_thread import WatchThread
+from torchelastic_otel.agent.config import AgentSpec
+from torchelastic_otel.agent.coordination.coordinator import JobFacts
+from torchelastic_otel.agent.coordination.round_start import Joined
+from torchelastic_otel.agent.event_loop import WatchThread
+from torchelastic_otel.agent.rendezvous_wait import RendezvousView, Waiting
+from torchelastic_otel.agent.training import TrainingFiles
+from torchelastic_otel.agent.workers import StartedWorkers, Worker
 from torchelastic_otel.model.cause import NODE_LEFT, Cause
 from torchelastic_otel.model.facts import Fact, Moment
 from torchelastic_otel.model.phases import Phase

@@ -16,12 +16,12 @@ from datetime import datetime, timezone
 from typing import Any
 
 from torchelastic_otel import semconv
+from torchelastic_otel.agent.coordination.fallback import OwnViews, first_of
+from torchelastic_otel.agent.coordination.round_start import Joined
+from torchelastic_otel.agent.coordination.store import JobStore, Keys
+from torchelastic_otel.agent.event_loop import WatchThread
+from torchelastic_otel.agent.rendezvous_wait import address_of
 from torchelastic_otel.capture import agreement
-from torchelastic_otel.capture.job_store import JobStore, Keys
-from torchelastic_otel.capture.own_views import OwnViews, first_of
-from torchelastic_otel.capture.round_start import Joined
-from torchelastic_otel.capture.waiting import address_of
-from torchelastic_otel.capture.watch_thread import WatchThread
 from torchelastic_otel.model.cause import NODE_LOST, Cause
 
 

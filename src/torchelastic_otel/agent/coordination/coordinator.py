@@ -18,12 +18,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from torchelastic_otel import semconv
+from torchelastic_otel.agent.coordination.fallback import OwnViews
+from torchelastic_otel.agent.coordination.membership import Membership, Silent
+from torchelastic_otel.agent.coordination.round_start import Joined, RoundStart
+from torchelastic_otel.agent.coordination.store import WAIT_S, JobStore, Keys
+from torchelastic_otel.agent.event_loop import WatchThread
 from torchelastic_otel.capture import agreement
-from torchelastic_otel.capture.job_store import WAIT_S, JobStore, Keys
-from torchelastic_otel.capture.membership import Membership, Silent
-from torchelastic_otel.capture.own_views import OwnViews
-from torchelastic_otel.capture.round_start import Joined, RoundStart
-from torchelastic_otel.capture.watch_thread import WatchThread
 from torchelastic_otel.model.cause import MEMBERSHIP_CHANGE, NODE_LEFT, UNKNOWN, WORKER_FAILURE, Cause
 from torchelastic_otel.model.facts import Fact
 

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable
 from typing import Final
 
-from torchelastic_otel.capture.watch_thread import WatchThread
+from torchelastic_otel.agent.event_loop import WatchThread
 from torchelastic_otel.model.facts import Moment
 
 VARIABLE: Final = "TORCHELASTIC_OTEL_TRAINING_FILE"

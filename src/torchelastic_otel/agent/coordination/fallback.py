@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from torchelastic_otel.capture.job_store import JobStore
-from torchelastic_otel.capture.watch_thread import Task, WatchThread
+from torchelastic_otel.agent.coordination.store import JobStore
+from torchelastic_otel.agent.event_loop import Task, WatchThread
 
 ANSWER_WITHIN_NS: Final = 3_000_000_000
 """After this an agent goes by what it knows itself, nanoseconds."""

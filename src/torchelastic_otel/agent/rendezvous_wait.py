@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from torchelastic_otel import semconv
-from torchelastic_otel.capture.watch_thread import WatchThread
+from torchelastic_otel.agent.event_loop import WatchThread
 from torchelastic_otel.model.facts import Moment
 
 FIRST_AFTER_NS: Final = 5_000_000_000

@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from torchelastic_otel.capture.watch_thread import WatchThread
+from torchelastic_otel.agent.event_loop import WatchThread
 from torchelastic_otel.model.facts import Moment
 
 

@@ -1,0 +1,1 @@
+"""What one torchelastic agent is observed to do, as plain data; imports nothing of torch."""
