@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import pytest
 from support.collector import wait_until
 
-from torchelastic_otel.capture.inlet import Inlet
 from torchelastic_otel.guard import guard
+from torchelastic_otel.ingest.queue import Inlet
 
 if TYPE_CHECKING:
-    from torchelastic_otel.capture.inlet import Observation
+    from torchelastic_otel.ingest.queue import Observation
 
 LONG_S = 20.0
 

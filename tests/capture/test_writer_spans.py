@@ -9,7 +9,7 @@ import pytest
 from support.landings import BOUND, Landing, fact, keep, spans
 
 from torchelastic_otel import semconv
-from torchelastic_otel.capture.writer import MAX_RAW, Writer
+from torchelastic_otel.ingest.writer import MAX_RAW, Writer
 from torchelastic_otel.model.event import ElasticEvent, Origin
 from torchelastic_otel.settling import ORIGIN_KEY, SPANS, settle_what_is_left
 

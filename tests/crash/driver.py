@@ -260,7 +260,7 @@ def signal_storm(count: int) -> None:
         if over or one.__code__ not in where:
             return
         caught["all"] += 1
-        if any(code.co_filename.endswith(("capture/handler.py", "capture/inlet.py", "guard.py")) for code in where):
+        if any(code.co_filename.endswith(("ingest/handler.py", "ingest/queue.py", "guard.py")) for code in where):
             caught["inside"] += 1
         if caught["inside"] >= count:
             over.append(True)

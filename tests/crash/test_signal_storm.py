@@ -15,9 +15,9 @@ from support.collector import refusing_port
 from support.drivers import Drive
 
 import torchelastic_otel
-from torchelastic_otel.capture.handler import SpoolHandler
-from torchelastic_otel.capture.inlet import Inlet
-from torchelastic_otel.capture.writer import Writer
+from torchelastic_otel.ingest.handler import SpoolHandler
+from torchelastic_otel.ingest.queue import Inlet
+from torchelastic_otel.ingest.writer import Writer
 from torchelastic_otel.spool import store
 
 PACKAGE = str(Path(torchelastic_otel.__file__).parent)

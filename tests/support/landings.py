@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torchelastic_otel import semconv
-from torchelastic_otel.capture.writer import Writer
+from torchelastic_otel.ingest.writer import Writer
 from torchelastic_otel.model.event import ElasticEvent
 from torchelastic_otel.model.facts import Fact
 from torchelastic_otel.model.span import ElasticSpan
@@ -15,7 +15,7 @@ from torchelastic_otel.settling import SPANS
 from torchelastic_otel.spool import store
 
 if TYPE_CHECKING:
-    from torchelastic_otel.capture.inlet import Observation
+    from torchelastic_otel.ingest.queue import Observation
 
 BOUND = 1 << 20
 

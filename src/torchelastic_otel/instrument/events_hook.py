@@ -40,7 +40,7 @@ from torchelastic_otel.instrument.arming import (
 from torchelastic_otel.instrument.metrics_hook import TorchMetrics
 
 if TYPE_CHECKING:
-    from torchelastic_otel.capture.inlet import Inlet
+    from torchelastic_otel.ingest.queue import Inlet
 
 logger = logging.getLogger("torchelastic_otel")
 
@@ -121,7 +121,7 @@ class TorchHooks:
 
     def bind(self, destination: str) -> None:
         """Take over one more destination, or one anew."""
-        from torchelastic_otel.capture.handler import SpoolHandler
+        from torchelastic_otel.ingest.handler import SpoolHandler
 
         if self._bindings is not None:
             self._bindings.bind(destination, SpoolHandler(destination, self._inlet))

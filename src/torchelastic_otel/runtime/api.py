@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.metrics.export import MetricsData  # noqa: TID251 - a type, never imported
     from opentelemetry.sdk.trace import ReadableSpan  # noqa: TID251 - a type, never imported
 
-    from torchelastic_otel.capture.writer import Redact
+    from torchelastic_otel.ingest.writer import Redact
 
 logger = logging.getLogger("torchelastic_otel")
 

@@ -16,19 +16,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from torchelastic_otel.agent.coordination.store import wait_for_calls
-from torchelastic_otel.capture.handler import SpoolHandler
-from torchelastic_otel.capture.inlet import Inlet
 from torchelastic_otel.deliver.destinations import Registry
 from torchelastic_otel.events import handlers
+from torchelastic_otel.ingest.handler import SpoolHandler
+from torchelastic_otel.ingest.queue import Inlet
 from torchelastic_otel.instrument.events_hook import HookReport, TorchHooks, store_wants_quiet_threads
 from torchelastic_otel.settings import NS_PER_S, Settings
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from torchelastic_otel.capture.inlet import Keeper
-    from torchelastic_otel.capture.writer import Redact
     from torchelastic_otel.deliver.sources import RouteState
+    from torchelastic_otel.ingest.queue import Keeper
+    from torchelastic_otel.ingest.writer import Redact
     from torchelastic_otel.model.outside import Bridged
     from torchelastic_otel.runtime.api.process import ProcessLanding
 
@@ -127,7 +127,7 @@ class Installation:
 
     def _make_keeper(self) -> Keeper:
         """On the writer thread; in each process once, and again where that failed: then with the same landing."""
-        from torchelastic_otel.capture.writer import Writer
+        from torchelastic_otel.ingest.writer import Writer
         from torchelastic_otel.runtime.api.process import ProcessLanding
 
         landing = self._own_landing

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import logging
 
-from torchelastic_otel.capture.inlet import Inlet
 from torchelastic_otel.guard import guard
+from torchelastic_otel.ingest.queue import Inlet
 
 
 class SpoolHandler(logging.Handler):

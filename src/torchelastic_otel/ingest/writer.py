@@ -26,7 +26,7 @@ from torchelastic_otel.spool.rows import row_bytes
 from torchelastic_otel.spool.store import Spool
 
 if TYPE_CHECKING:
-    from torchelastic_otel.capture.inlet import Observation
+    from torchelastic_otel.ingest.queue import Observation
     from torchelastic_otel.model.tally import Tally
 
 logger = logging.getLogger("torchelastic_otel")

@@ -1,0 +1,1 @@
+"""The hot path: from torch's call to a record in the spool."""
