@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 
 from torchelastic_otel import semconv
-from torchelastic_otel.model import fact_events, normalise, rendezvous_messages, sentences
 from torchelastic_otel.model.event import Severity
 from torchelastic_otel.model.tally.table import TABLE
+from torchelastic_otel.torch_events import inferred_events, messages, parser, rendezvous_messages
 
 
 def rows() -> Iterator[tuple[str, str, str]]:
@@ -17,15 +17,15 @@ def rows() -> Iterator[tuple[str, str, str]]:
             yield f"rendezvous, `{wording.where}`", *_named(wording.event)
     yield "rendezvous, `T: text` of a call that raised", *_named(semconv.RENDEZVOUS_FAILED)
     yield "rendezvous, any other words", *_named(semconv.RENDEZVOUS_MESSAGE)
-    for (source, state), event in normalise._STATES.items():
+    for (source, state), event in parser._STATES.items():
         yield f"{source} {state}", *_named(event)
-    for words, event in normalise._WATCHDOG.items():
+    for words, event in parser._WATCHDOG.items():
         yield f"watchdog, `{words}`", *_named(event)
     yield "any other event, or text", *_named(semconv.UNKNOWN_EVENT)
 
 
 def _named(event: str) -> tuple[str, str]:
-    return f"`{event}`", normalise._SEVERITIES.get(event, Severity.INFO).name
+    return f"`{event}`", parser._SEVERITIES.get(event, Severity.INFO).name
 
 
 TOLD = {
@@ -49,9 +49,9 @@ TOLD = {
 
 def own_rows() -> Iterator[tuple[str, str, str]]:
     """What we say and torch does not: the event's name, its severity, what it tells."""
-    assert TOLD.keys() == sentences._SENTENCES.keys()
+    assert TOLD.keys() == messages._SENTENCES.keys()
     for event, told in TOLD.items():
-        yield f"`{event}`", fact_events._SEVERITIES.get(event, Severity.DEBUG).name, told
+        yield f"`{event}`", inferred_events._SEVERITIES.get(event, Severity.DEBUG).name, told
 
 
 def metric_rows() -> Iterator[tuple[str, str, str, str, str]]:

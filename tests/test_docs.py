@@ -11,9 +11,9 @@ import torchelastic_otel
 from torchelastic_otel import semconv
 from torchelastic_otel.cli import COMMANDS
 from torchelastic_otel.deliver.destinations import BUILT_IN
-from torchelastic_otel.model import normalise, rendezvous_messages, sentences
 from torchelastic_otel.model.tally.table import TABLE
 from torchelastic_otel.settings import SETTINGS
+from torchelastic_otel.torch_events import messages, parser, rendezvous_messages
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -55,9 +55,9 @@ def test_every_event_name_stands_in_the_tables_of_events() -> None:
     """Who writes an alert needs the names."""
     table = ARCHITECTURE.partition("| torch | event name | severity |")[2]
     told = set(re.findall(r"`(torchelastic\.[a-z_.]+)` \|", table))
-    torchs = {*normalise._STATES.values(), *normalise._WATCHDOG.values()}
+    torchs = {*parser._STATES.values(), *parser._WATCHDOG.values()}
     torchs |= {wording.event for wording in rendezvous_messages.WORDINGS}
-    assert told >= {*torchs, *sentences._SENTENCES, semconv.UNKNOWN_EVENT, semconv.RENDEZVOUS_FAILED}
+    assert told >= {*torchs, *messages._SENTENCES, semconv.UNKNOWN_EVENT, semconv.RENDEZVOUS_FAILED}
 
 
 def test_every_metric_and_every_span_stands_in_the_tables() -> None:

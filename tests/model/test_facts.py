@@ -12,9 +12,9 @@ from support.watching import moment
 
 from torchelastic_otel import semconv
 from torchelastic_otel.model.event import ElasticEvent, Severity
-from torchelastic_otel.model.fact_events import is_fact
 from torchelastic_otel.model.facts import Fact, Moment
-from torchelastic_otel.model.normalise import normalise
+from torchelastic_otel.torch_events.inferred_events import is_fact
+from torchelastic_otel.torch_events.parser import normalise
 
 NAMES = [
     semconv.AGENT_STARTED,

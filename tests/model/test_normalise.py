@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from torchelastic_otel import semconv
 from torchelastic_otel.model.event import ElasticEvent, Severity
-from torchelastic_otel.model.normalise import normalise
 from torchelastic_otel.model.text import MAX_BODY, MAX_STACKTRACE, MAX_VALUE
+from torchelastic_otel.torch_events.parser import normalise
 
 DYNAMIC = "dynamic_rendezvous.py:DynamicRendezvousHandler."
 EXECUTOR = "dynamic_rendezvous.py:_DistributedRendezvousOpExecutor."

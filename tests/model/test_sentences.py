@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from torchelastic_otel import semconv
-from torchelastic_otel.model.sentences import failure, sentence
+from torchelastic_otel.torch_events.messages import failure, sentence
 
 RANKS = {semconv.WORKER_RANK: 3, semconv.WORKER_LOCAL_RANK: 1, semconv.WORKER_PID: 41}
 CAUSE = {

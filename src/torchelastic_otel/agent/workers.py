@@ -20,8 +20,8 @@ from torchelastic_otel import semconv
 from torchelastic_otel.agent.event_loop import WatchThread
 from torchelastic_otel.agent.exits import Exit, WorkerExits
 from torchelastic_otel.model.cause import WORKER_FAILURE, Cause
-from torchelastic_otel.model.exceptions import from_error_file, signal_name
 from torchelastic_otel.model.facts import Moment
+from torchelastic_otel.torch_events.error_files import from_error_file, signal_name
 
 _MAX_ERROR_FILE: Final = 64 * 1024
 _MAX_MESSAGE: Final = 300

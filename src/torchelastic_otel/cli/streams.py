@@ -19,7 +19,6 @@ from torchelastic_otel.cli.delivering import NS_PER_S, make_pipeline, try_until
 from torchelastic_otel.cli.masking import Masks
 from torchelastic_otel.deliver.destinations import Exporter
 from torchelastic_otel.model.event import ElasticEvent, Origin
-from torchelastic_otel.model.normalise import normalise
 from torchelastic_otel.model.standing import Standing, enrich
 from torchelastic_otel.settings import Settings
 from torchelastic_otel.spool import adoption, store
@@ -28,6 +27,7 @@ from torchelastic_otel.spool.faults import SpoolError
 from torchelastic_otel.spool.ownership import acquire
 from torchelastic_otel.spool.rows import CursorState, row_bytes
 from torchelastic_otel.spool_place import spool_directory
+from torchelastic_otel.torch_events.parser import normalise
 
 
 @dataclass(slots=True)

@@ -1,7 +1,7 @@
 """What our own hooks say, on its way through the spool: one text.
 
 What always holds: a fact says when it happened by both clocks where that was not "now". Torch's main thread pays for
-the imports of this file, so reading a fact back is :mod:`~torchelastic_otel.model.fact_events`.
+the imports of this file, so reading a fact back is :mod:`~torchelastic_otel.torch_events.inferred_events`.
 """
 
 from __future__ import annotations

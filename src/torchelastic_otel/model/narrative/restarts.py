@@ -16,7 +16,7 @@ from torchelastic_otel.model.event import AttributeValue, ElasticEvent, Severity
 from torchelastic_otel.model.narrative.spans import common
 from torchelastic_otel.model.narrative.state import Narrative
 from torchelastic_otel.model.phases import Phase
-from torchelastic_otel.model.sentences import sentence
+from torchelastic_otel.torch_events.messages import sentence
 
 _RESTART_PHASES: Final = (Phase.DETECT, Phase.STOP, Phase.RENDEZVOUS, Phase.ASSIGN_RANKS, Phase.START)
 UNKNOWN_CAUSE: Final[Mapping[str, AttributeValue]] = {semconv.RESTART_REASON: UNKNOWN, semconv.RESTART_AGREED: False}

@@ -13,10 +13,10 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from torchelastic_otel import semconv
-from torchelastic_otel.model import exceptions, rendezvous_messages
 from torchelastic_otel.model.event import AttributeValue, ElasticEvent, Severity
-from torchelastic_otel.model.fact_events import event_of_fact, is_fact
 from torchelastic_otel.model.text import MAX_BODY, bounded
+from torchelastic_otel.torch_events import error_files, rendezvous_messages
+from torchelastic_otel.torch_events.inferred_events import event_of_fact, is_fact
 
 _Attributes = dict[str, AttributeValue]
 
@@ -126,10 +126,10 @@ def _rendezvous(event: dict[str, Any]) -> tuple[str, str, _Attributes, Severity]
     if state == "FAILED":
         # only these two say what failed: elsewhere FAILED is a node's state, and the words are no exception
         if reading.event == semconv.RENDEZVOUS_FAILED:
-            attributes.update(exceptions.from_text(message))
+            attributes.update(error_files.from_text(message))
         elif facts.get("error"):
-            attributes.update(exceptions.from_text(facts["error"]))
-        attributes |= exceptions.from_traceback(str(event.get("error_trace") or "")) | attributes
+            attributes.update(error_files.from_text(facts["error"]))
+        attributes |= error_files.from_traceback(str(event.get("error_trace") or "")) | attributes
     body = message
     severity = _SEVERITIES.get(reading.event, Severity.INFO)
     if reading.event == semconv.RENDEZVOUS_MESSAGE and state == "FAILED":
@@ -170,14 +170,14 @@ def _agent_or_worker(event: dict[str, Any]) -> tuple[str, str, _Attributes, Seve
     if name.startswith("torchelastic.worker."):
         _put_worker(attributes, metadata, inner)
         if isinstance(raw_error, str):
-            attributes.update(exceptions.from_error_file(raw_error))
+            attributes.update(error_files.from_error_file(raw_error))
         if name == semconv.WORKER_FAILED and semconv.ERROR_TYPE not in attributes:
             attributes[semconv.ERROR_TYPE] = attributes.get(semconv.WORKER_SIGNAL, "exit")
     elif name.startswith("torchelastic.watchdog."):
         _put_int(attributes, semconv.WORKER_PID, inner.get("worker_pid"))
         _put_text(attributes, semconv.WATCHDOG_REASON, inner.get("scope_id"))
     elif isinstance(raw_error, str):
-        attributes.update(exceptions.from_traceback(raw_error))
+        attributes.update(error_files.from_traceback(raw_error))
     return name, _sentence(name, attributes), attributes, _SEVERITIES.get(name, Severity.INFO)
 
 
@@ -191,7 +191,7 @@ def _put_worker(attributes: _Attributes, metadata: Mapping[str, Any], inner: Map
     _put_int(attributes, semconv.PROCESS_EXIT_CODE, _only(inner.get("exit_code")))
     exit_code = attributes.get(semconv.PROCESS_EXIT_CODE)
     if isinstance(exit_code, int):
-        _put_text(attributes, semconv.WORKER_SIGNAL, exceptions.signal_name(exit_code))
+        _put_text(attributes, semconv.WORKER_SIGNAL, error_files.signal_name(exit_code))
 
 
 def _sentence(name: str, attributes: Mapping[str, AttributeValue]) -> str:

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from torchelastic_otel import semconv
-from torchelastic_otel.model import exceptions
 from torchelastic_otel.model.event import AttributeValue, ElasticEvent, Severity
 from torchelastic_otel.model.facts import MARK
-from torchelastic_otel.model.sentences import sentence
 from torchelastic_otel.model.text import MAX_BODY, bounded
+from torchelastic_otel.torch_events import error_files
+from torchelastic_otel.torch_events.messages import sentence
 
 _SEVERITIES: Final = {
     semconv.AGENT_STARTED: Severity.INFO,
@@ -62,7 +62,7 @@ def event_of_fact(
             attributes[bounded(key, 256)] = value
     attributes[semconv.INFERRED] = True  # whatever was written: torch did not say it
     if isinstance(recorded.get("error_file"), str):
-        attributes.update(exceptions.from_error_file(recorded["error_file"]))
+        attributes.update(error_files.from_error_file(recorded["error_file"]))
     if name == semconv.WORKER_FAILED:
         attributes.setdefault(semconv.ERROR_TYPE, attributes.get(semconv.WORKER_SIGNAL, "exit"))
     body = bounded(sentence(name, attributes), MAX_BODY)

@@ -1,0 +1,1 @@
+"""From torch's event texts and error files to events: one catalogue."""
