@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from torchelastic_otel import semconv
 from torchelastic_otel.model.event import Severity
-from torchelastic_otel.model.tally.table import TABLE
+from torchelastic_otel.processing.metrics.catalogue import TABLE
 from torchelastic_otel.torch_events import inferred_events, messages, parser, rendezvous_messages
 
 

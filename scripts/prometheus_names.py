@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from torchelastic_otel import semconv
 from torchelastic_otel.model.measurement import Kind
-from torchelastic_otel.model.tally.table import TABLE
+from torchelastic_otel.processing.metrics.catalogue import TABLE
 
 UNITS = {"s": "seconds", "By": "bytes", "ms": "milliseconds"}
 OF_DELIVERY = (

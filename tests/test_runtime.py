@@ -22,9 +22,9 @@ import torchelastic_otel
 from torchelastic_otel import events, semconv
 from torchelastic_otel.instrument.events_hook import HookReport
 from torchelastic_otel.model.event import ElasticEvent
-from torchelastic_otel.model.outside import Bridged
+from torchelastic_otel.processing.metrics.self_metrics import Bridged
+from torchelastic_otel.processing.processor import SPANS
 from torchelastic_otel.runtime.api import api
-from torchelastic_otel.settling import SPANS
 from torchelastic_otel.spool import adoption
 
 

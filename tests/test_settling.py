@@ -14,7 +14,7 @@ from torchelastic_otel.model.event import ElasticEvent, Origin
 from torchelastic_otel.model.facts import Fact
 from torchelastic_otel.model.phases import Phase
 from torchelastic_otel.model.span import ElasticSpan
-from torchelastic_otel.settling import (
+from torchelastic_otel.processing.processor import (
     NARRATIVE_KEY,
     ORIGIN_KEY,
     SPANS,

@@ -11,7 +11,7 @@ import pytest
 
 from torchelastic_otel.instrument.arming import Patches
 from torchelastic_otel.instrument.metrics_hook import MAX_NAMES, TorchMetrics
-from torchelastic_otel.model.outside import Bridged
+from torchelastic_otel.processing.metrics.self_metrics import Bridged
 
 pytestmark = pytest.mark.torch
 ROOT = Path(__file__).resolve().parents[2]

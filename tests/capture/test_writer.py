@@ -13,7 +13,7 @@ from support.landings import Landing, fact, keep, seen
 from torchelastic_otel import semconv
 from torchelastic_otel.ingest.writer import Redact, Writer
 from torchelastic_otel.model.event import ElasticEvent
-from torchelastic_otel.settling import settle_what_is_left
+from torchelastic_otel.processing.processor import settle_what_is_left
 from torchelastic_otel.spool.rows import row_bytes
 
 JOINED = json.dumps(

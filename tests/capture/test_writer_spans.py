@@ -11,7 +11,7 @@ from support.landings import BOUND, Landing, fact, keep, spans
 from torchelastic_otel import semconv
 from torchelastic_otel.ingest.writer import MAX_RAW, Writer
 from torchelastic_otel.model.event import ElasticEvent, Origin
-from torchelastic_otel.settling import ORIGIN_KEY, SPANS, settle_what_is_left
+from torchelastic_otel.processing.processor import ORIGIN_KEY, SPANS, settle_what_is_left
 
 LIFE = [
     fact(semconv.AGENT_STARTED, 1, agent_id="a"),

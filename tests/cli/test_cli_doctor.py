@@ -26,8 +26,8 @@ from support.left_behind import Spools, event, origin
 
 from torchelastic_otel.cli import main
 from torchelastic_otel.model.signals import Signal
+from torchelastic_otel.processing.processor import ORIGIN_KEY
 from torchelastic_otel.settings import SETTINGS
-from torchelastic_otel.settling import ORIGIN_KEY
 from torchelastic_otel.spool import adoption
 from torchelastic_otel.spool.directory import CORRUPT_SUFFIX, SPOOL_SUFFIX
 from torchelastic_otel.version import __version__

@@ -30,8 +30,8 @@ from torchelastic_otel import semconv
 from torchelastic_otel.cli import main
 from torchelastic_otel.model.event import ElasticEvent, Origin
 from torchelastic_otel.model.signals import Signal
-from torchelastic_otel.model.tally import Tally, fold
-from torchelastic_otel.settling import ORIGIN_KEY, SPANS, TALLY_KEY
+from torchelastic_otel.processing.metrics import Tally, fold
+from torchelastic_otel.processing.processor import ORIGIN_KEY, SPANS, TALLY_KEY
 from torchelastic_otel.spool import adoption
 from torchelastic_otel.spool.directory import CORRUPT_SUFFIX, DELIVERED_SUFFIX, SPOOL_SUFFIX
 

@@ -6,7 +6,6 @@ from importlib.metadata import EntryPoint
 
 import pytest
 
-from torchelastic_otel import settling
 from torchelastic_otel.deliver.destinations import (
     ENTRY_POINT_GROUP,
     EPHEMERAL_EXPORTERS,
@@ -17,6 +16,7 @@ from torchelastic_otel.deliver.destinations import (
 )
 from torchelastic_otel.events.handler_registry import UnknownDestinationError as Unknown
 from torchelastic_otel.model.signals import Signal
+from torchelastic_otel.processing import processor
 
 
 def brought() -> list[str]:
@@ -105,7 +105,7 @@ def test_an_exporter_object_exports_what_its_class_says(registry: Registry) -> N
 
 def test_no_destination_has_the_name_that_spans_are_kept_under(registry: Registry) -> None:
     """Its events would be read as spans, and set aside."""
-    assert RESERVED == settling.SPANS
+    assert RESERVED == processor.SPANS
     with pytest.raises(ValueError, match="this name is taken"):
         registry.register(RESERVED, "otlp")
     with pytest.raises(Unknown):

@@ -9,8 +9,8 @@ from torchelastic_otel.deliver.last_numbers import last_snapshots
 from torchelastic_otel.deliver.measuring import values_of
 from torchelastic_otel.model.event import ElasticEvent, Severity
 from torchelastic_otel.model.measurement import Kind
-from torchelastic_otel.model.tally import Tally, fold
-from torchelastic_otel.model.tally.snapshot import acknowledge, snapshot
+from torchelastic_otel.processing.metrics import Tally, fold
+from torchelastic_otel.processing.metrics.snapshot import acknowledge, snapshot
 
 NOW = 1_700_000_100_000_000_000
 

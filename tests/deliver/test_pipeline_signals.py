@@ -23,10 +23,10 @@ from torchelastic_otel.deliver.tally_notes import TALLY_EXPORTERS_KEY
 from torchelastic_otel.deliver.terms import Terms
 from torchelastic_otel.model.event import ElasticEvent
 from torchelastic_otel.model.measurement import Snapshot
-from torchelastic_otel.model.outside import Exports
 from torchelastic_otel.model.signals import Signal
-from torchelastic_otel.model.tally import Tally, fold
-from torchelastic_otel.settling import ORIGIN_KEY, SPANS, TALLY_KEY
+from torchelastic_otel.processing.metrics import Tally, fold
+from torchelastic_otel.processing.metrics.self_metrics import Exports
+from torchelastic_otel.processing.processor import ORIGIN_KEY, SPANS, TALLY_KEY
 from torchelastic_otel.spool import store
 
 S = 1_000_000_000

@@ -21,7 +21,7 @@ from torchelastic_otel.deliver.pipeline import Pipeline
 from torchelastic_otel.deliver.route import Route
 from torchelastic_otel.deliver.sources import Source
 from torchelastic_otel.deliver.terms import Terms
-from torchelastic_otel.settling import ORIGIN_KEY, raw_payload
+from torchelastic_otel.processing.processor import ORIGIN_KEY, raw_payload
 from torchelastic_otel.spool import adoption, store
 from torchelastic_otel.spool.faults import SpoolError
 

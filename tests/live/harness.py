@@ -22,8 +22,8 @@ from typing import Any
 from environments import NEWEST, Environment
 
 from torchelastic_otel.demo.receiver import Receiver
+from torchelastic_otel.processing.processor import SPANS
 from torchelastic_otel.semconv import INFERRED
-from torchelastic_otel.settling import SPANS
 from torchelastic_otel.spool.glance import contents
 
 HERE = Path(__file__).resolve().parent

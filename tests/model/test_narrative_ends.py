@@ -11,9 +11,9 @@ from support.stories import Story, check, times
 
 from torchelastic_otel import semconv
 from torchelastic_otel.model.event import ElasticEvent
-from torchelastic_otel.model.narrative import Narrative, end_of_the_dead, narrate
 from torchelastic_otel.model.phases import Phase
 from torchelastic_otel.model.span import ElasticSpan
+from torchelastic_otel.processing.tracing import Narrative, end_of_the_dead, narrate
 
 WHY = "the agent's process ended without a word"
 FIRST = [("rendezvous", 0, 2), ("assign_ranks", 2, 3), ("start_workers", 3, 4), ("round", 0, 4)]

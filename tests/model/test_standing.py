@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from torchelastic_otel import semconv
 from torchelastic_otel.model.event import ElasticEvent
-from torchelastic_otel.model.standing import Standing, enrich
+from torchelastic_otel.processing.enrichment import Standing, enrich
 
 KNOWN = (semconv.RENDEZVOUS_ROUND, semconv.GROUP_RANK, semconv.GROUP_WORLD_SIZE, semconv.RESTART_COUNT)
 

@@ -9,8 +9,8 @@ from torchelastic_otel import semconv
 from torchelastic_otel.model.event import ElasticEvent
 from torchelastic_otel.model.measurement import Snapshot
 from torchelastic_otel.model.phases import Phase
-from torchelastic_otel.model.tally import Tally, fold
-from torchelastic_otel.model.tally.snapshot import acknowledge, snapshot
+from torchelastic_otel.processing.metrics import Tally, fold
+from torchelastic_otel.processing.metrics.snapshot import acknowledge, snapshot
 
 S = 1_000_000_000
 EPOCH_NS = 1_700_000_000 * S

@@ -11,7 +11,7 @@ from torchelastic_otel.ingest.writer import Writer
 from torchelastic_otel.model.event import ElasticEvent
 from torchelastic_otel.model.facts import Fact
 from torchelastic_otel.model.span import ElasticSpan
-from torchelastic_otel.settling import SPANS
+from torchelastic_otel.processing.processor import SPANS
 from torchelastic_otel.spool import store
 
 if TYPE_CHECKING:

@@ -8,10 +8,10 @@ from typing import Any
 from support.watching import moment
 from torchelastic_otel import semconv
 from torchelastic_otel.model.event import ElasticEvent
-from torchelastic_otel.model.narrative import Narrative, narrate
 from torchelastic_otel.model.phases import Phase
 from torchelastic_otel.model.span import ElasticSpan
-from torchelastic_otel.model.standing import Standing, enrich
+from torchelastic_otel.processing.enrichment import Standing, enrich
+from torchelastic_otel.processing.tracing import Narrative, narrate
 
 NONCE = "5" * 32
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from torchelastic_otel import semconv
 from torchelastic_otel.deliver.destinations import EPHEMERAL_EXPORTERS
 from torchelastic_otel.model.event import ElasticEvent, Origin
-from torchelastic_otel.settling import ORIGIN_KEY
+from torchelastic_otel.processing.processor import ORIGIN_KEY
 from torchelastic_otel.spool import adoption
 from torchelastic_otel.spool.directory import CORRUPT_SUFFIX, DELIVERED_SUFFIX
 from torchelastic_otel.spool.faults import SpoolError

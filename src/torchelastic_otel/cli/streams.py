@@ -19,7 +19,7 @@ from torchelastic_otel.cli.delivering import NS_PER_S, make_pipeline, try_until
 from torchelastic_otel.cli.masking import Masks
 from torchelastic_otel.deliver.destinations import Exporter
 from torchelastic_otel.model.event import ElasticEvent, Origin
-from torchelastic_otel.model.standing import Standing, enrich
+from torchelastic_otel.processing.enrichment import Standing, enrich
 from torchelastic_otel.settings import Settings
 from torchelastic_otel.spool import adoption, store
 from torchelastic_otel.spool.directory import LOCK_SUFFIX, SPOOL_SUFFIX

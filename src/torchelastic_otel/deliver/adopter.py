@@ -25,7 +25,7 @@ from torchelastic_otel.deliver.route import Route
 from torchelastic_otel.deliver.sources import Source
 from torchelastic_otel.guard import guard
 from torchelastic_otel.model.event import Origin
-from torchelastic_otel.settling import ORIGIN_KEY, settle_what_is_left
+from torchelastic_otel.processing.processor import ORIGIN_KEY, settle_what_is_left
 from torchelastic_otel.spool import adoption
 from torchelastic_otel.spool.faults import SpoolCorruptError, SpoolError
 from torchelastic_otel.spool.rows import CursorState

@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable
 
 from torchelastic_otel.model.measurement import Snapshot
-from torchelastic_otel.model.tally import Tally
-from torchelastic_otel.model.tally.snapshot import acknowledge, snapshot
+from torchelastic_otel.processing.metrics import Tally
+from torchelastic_otel.processing.metrics.snapshot import acknowledge, snapshot
 
 
 def last_snapshots(tally_json: str, clock_ns: Callable[[], int] = time.time_ns) -> list[Snapshot]:

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Mapping
 from torchelastic_otel.deliver.destinations import Exporter
 from torchelastic_otel.deliver.sources import RouteState, Source
 from torchelastic_otel.model.event import ElasticEvent
-from torchelastic_otel.model.outside import Exports, Outside
 from torchelastic_otel.model.span import ElasticSpan
+from torchelastic_otel.processing.metrics.self_metrics import Exports, Outside
 from torchelastic_otel.spool.faults import SpoolError
 from torchelastic_otel.spool.rows import CursorState
 

@@ -32,9 +32,9 @@ from torchelastic_otel.deliver.tally_notes import note_exporters
 from torchelastic_otel.deliver.terms import Terms
 from torchelastic_otel.guard import guard
 from torchelastic_otel.model.event import AttributeValue, Origin
-from torchelastic_otel.model.outside import Outside
 from torchelastic_otel.model.signals import Signal
-from torchelastic_otel.settling import ORIGIN_KEY, SPANS
+from torchelastic_otel.processing.metrics.self_metrics import Outside
+from torchelastic_otel.processing.processor import ORIGIN_KEY, SPANS
 from torchelastic_otel.spool.faults import SpoolError
 from torchelastic_otel.spool.store import Spool
 

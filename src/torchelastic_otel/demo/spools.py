@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torchelastic_otel import semconv
 from torchelastic_otel.model.event import ElasticEvent, Origin
-from torchelastic_otel.settling import ORIGIN_KEY, SPANS
+from torchelastic_otel.processing.processor import ORIGIN_KEY, SPANS
 from torchelastic_otel.spool import store
 from torchelastic_otel.spool.directory import DELIVERED_SUFFIX, SPOOL_SUFFIX
 

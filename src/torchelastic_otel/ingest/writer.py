@@ -18,16 +18,16 @@ from typing import TYPE_CHECKING, Final, Protocol
 from torchelastic_otel.guard import guard
 from torchelastic_otel.model.event import ElasticEvent
 from torchelastic_otel.model.measurement import Snapshot
-from torchelastic_otel.model.outside import Outside
-from torchelastic_otel.model.tally.snapshot import acknowledge, is_due, snapshot
-from torchelastic_otel.settling import SPANS, STANDING_KEY, TALLY_KEY, Known, Read, raw_payload, read
+from torchelastic_otel.processing.metrics.self_metrics import Outside
+from torchelastic_otel.processing.metrics.snapshot import acknowledge, is_due, snapshot
+from torchelastic_otel.processing.processor import SPANS, STANDING_KEY, TALLY_KEY, Known, Read, raw_payload, read
 from torchelastic_otel.spool.faults import SpoolError, SpoolTooSmallError
 from torchelastic_otel.spool.rows import row_bytes
 from torchelastic_otel.spool.store import Spool
 
 if TYPE_CHECKING:
     from torchelastic_otel.ingest.queue import Observation
-    from torchelastic_otel.model.tally import Tally
+    from torchelastic_otel.processing.metrics import Tally
 
 logger = logging.getLogger("torchelastic_otel")
 

@@ -23,7 +23,7 @@ from torchelastic_otel.guard import guard
 from torchelastic_otel.instrument.arming import TORCHS_OWN, Patches, module, of_type, takes
 
 if TYPE_CHECKING:
-    from torchelastic_otel.model.outside import Bridged
+    from torchelastic_otel.processing.metrics.self_metrics import Bridged
 
 MAX_NAMES: Final = 64
 _MAX_NAME: Final = 200
@@ -73,7 +73,9 @@ class TorchMetrics:
 
     def read(self) -> Mapping[str, Bridged]:
         """What was put so far, by group and name; from any thread of ours."""
-        from torchelastic_otel.model.outside import Bridged  # here: torch's main thread pays for what is above
+        from torchelastic_otel.processing.metrics.self_metrics import (
+            Bridged,  # here: torch's main thread pays for what is above
+        )
 
         return {
             f"{group}/{name}": Bridged(group, name, count, total, last, most)

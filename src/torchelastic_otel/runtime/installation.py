@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from torchelastic_otel.deliver.sources import RouteState
     from torchelastic_otel.ingest.queue import Keeper
     from torchelastic_otel.ingest.writer import Redact
-    from torchelastic_otel.model.outside import Bridged
+    from torchelastic_otel.processing.metrics.self_metrics import Bridged
     from torchelastic_otel.runtime.api.process import ProcessLanding
 
 logger = logging.getLogger("torchelastic_otel")

@@ -26,8 +26,8 @@ from torchelastic_otel.guard import guard
 from torchelastic_otel.model.event import AttributeValue, Origin
 from torchelastic_otel.model.measurement import Snapshot
 from torchelastic_otel.model.origin_variables import JOB_VARIABLES, said_host_name
-from torchelastic_otel.model.outside import Bridged, Outside
 from torchelastic_otel.model.text import bounded
+from torchelastic_otel.processing.metrics.self_metrics import Bridged, Outside
 from torchelastic_otel.settings import Settings
 from torchelastic_otel.spool import adoption, store
 from torchelastic_otel.spool.faults import SpoolError

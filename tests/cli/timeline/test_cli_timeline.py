@@ -22,7 +22,7 @@ from torchelastic_otel.cli import main
 from torchelastic_otel.deliver.otel.logs import log_record
 from torchelastic_otel.deliver.otel.otlp_json import encode_line
 from torchelastic_otel.model.event import Delivery
-from torchelastic_otel.settling import ORIGIN_KEY, raw_payload
+from torchelastic_otel.processing.processor import ORIGIN_KEY, raw_payload
 from torchelastic_otel.spool import adoption
 
 SCHEMA = json.loads((Path(__file__).parents[3] / "docs" / "reference" / "timeline.schema.json").read_text())

@@ -9,9 +9,9 @@ from support.recordings import DIRECTORY, SCENARIOS, scenario
 
 from torchelastic_otel.model.event import Delivery, Origin
 from torchelastic_otel.model.phases import Phase
-from torchelastic_otel.model.standing import Standing, enrich
 from torchelastic_otel.model.story.fold import Story, fold, runs_of
 from torchelastic_otel.model.story.types import LeftReason, Outcome, Run
+from torchelastic_otel.processing.enrichment import Standing, enrich
 from torchelastic_otel.torch_events.parser import normalise
 
 

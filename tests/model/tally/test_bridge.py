@@ -6,8 +6,8 @@ import pytest
 
 from torchelastic_otel import semconv
 from torchelastic_otel.model.measurement import Distribution, Kind
-from torchelastic_otel.model.outside import Bridged
-from torchelastic_otel.model.tally.bridge import bridged
+from torchelastic_otel.processing.metrics.self_metrics import Bridged
+from torchelastic_otel.processing.metrics.torch_metrics import bridged
 
 
 @pytest.mark.parametrize(

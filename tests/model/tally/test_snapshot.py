@@ -9,11 +9,11 @@ from support.agent_streams import BOOTED_NS, EPOCH_NS, SPAN, TRACE, AgentStream,
 
 from torchelastic_otel import semconv
 from torchelastic_otel.model.measurement import Distribution, Kind, Snapshot
-from torchelastic_otel.model.outside import Bridged, Exports, Outside
 from torchelastic_otel.model.phases import Phase
 from torchelastic_otel.model.signals import Signal
-from torchelastic_otel.model.tally import Tally
-from torchelastic_otel.model.tally.snapshot import acknowledge, is_due, snapshot
+from torchelastic_otel.processing.metrics import Tally
+from torchelastic_otel.processing.metrics.self_metrics import Bridged, Exports, Outside
+from torchelastic_otel.processing.metrics.snapshot import acknowledge, is_due, snapshot
 
 OUTSIDE = Outside(
     spool_bytes=4096,

@@ -10,9 +10,9 @@ from support.agent_streams import AgentStream
 
 from torchelastic_otel import semconv
 from torchelastic_otel.model.phases import Phase
-from torchelastic_otel.model.tally import Tally
-from torchelastic_otel.model.tally.fold import MAX_RUNS
-from torchelastic_otel.model.tally.table import EVENT_NAMES
+from torchelastic_otel.processing.metrics import Tally
+from torchelastic_otel.processing.metrics.catalogue import EVENT_NAMES
+from torchelastic_otel.processing.metrics.state import MAX_RUNS
 
 
 def a_life() -> AgentStream:

@@ -7,7 +7,7 @@ from support.agent_streams import AgentStream
 
 from torchelastic_otel import semconv
 from torchelastic_otel.model.phases import Phase
-from torchelastic_otel.model.tally.failures import MAX_REMEMBERED
+from torchelastic_otel.processing.metrics.failures import MAX_REMEMBERED
 
 
 def running() -> AgentStream:

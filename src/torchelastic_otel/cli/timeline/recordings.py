@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from torchelastic_otel.cli.captures import Capture, Recorded
 from torchelastic_otel.model.event import Delivery, Origin
-from torchelastic_otel.model.standing import Standing, enrich
+from torchelastic_otel.processing.enrichment import Standing, enrich
 from torchelastic_otel.torch_events.parser import normalise
 
 

@@ -15,12 +15,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from torchelastic_otel import settling
 from torchelastic_otel.model.event import Delivery, ElasticEvent, Origin
-from torchelastic_otel.model.narrative import Narrative
-from torchelastic_otel.model.standing import Standing
 from torchelastic_otel.model.story.ranges import named
 from torchelastic_otel.model.story.types import Run
+from torchelastic_otel.processing import processor
+from torchelastic_otel.processing.enrichment import Standing
+from torchelastic_otel.processing.tracing import Narrative
 from torchelastic_otel.spool import adoption
 from torchelastic_otel.spool.directory import DELIVERED_SUFFIX, LOCK_SUFFIX, SPOOL_SUFFIX
 from torchelastic_otel.spool.faults import SpoolError
@@ -116,7 +116,7 @@ def _read(path: Path, ours: bool) -> SpoolEvents | None:
     owned = os.path.exists(path.with_suffix(LOCK_SUFFIX)) and adoption.is_owned(path)
     inside = contents(path)
     try:
-        origin = Origin.from_json(inside.meta[settling.ORIGIN_KEY])
+        origin = Origin.from_json(inside.meta[processor.ORIGIN_KEY])
     except (KeyError, ValueError):
         if not inside.rows:
             return None
@@ -131,27 +131,27 @@ def _read(path: Path, ours: bool) -> SpoolEvents | None:
 def _events(rows: Sequence[KeptRow], meta: Mapping[str, str], started_ns: int) -> list[tuple[int, ElasticEvent]]:
     events = []
     for row in rows:
-        if not row.raw and row.destination != settling.SPANS:
+        if not row.raw and row.destination != processor.SPANS:
             try:
                 events.append((row.sequence, ElasticEvent.from_json(row.payload)))
             except ValueError:
                 continue
     raw = [row for row in rows if row.raw]
     if raw:
-        _, read = settling.read(_known(meta, started_ns), [(row.destination, row.payload) for row in raw])
+        _, read = processor.read(_known(meta, started_ns), [(row.destination, row.payload) for row in raw])
         events += zip((row.sequence for row in raw), read.events, strict=False)
         # what follows from them would be appended by their owner
         events += enumerate(read.more, rows[-1].sequence + 1)
     return sorted(events, key=lambda event: event[0])
 
 
-def _known(meta: Mapping[str, str], started_ns: int) -> settling.Known:
+def _known(meta: Mapping[str, str], started_ns: int) -> processor.Known:
     """What was known when rows were last settled; what a newer version wrote is begun anew."""
-    known = settling.Known.at_start(started_ns)
+    known = processor.Known.at_start(started_ns)
     try:
-        return settling.Known(
-            Standing.from_json(meta[settling.STANDING_KEY]),
-            Narrative.from_json(meta[settling.NARRATIVE_KEY]),
+        return processor.Known(
+            Standing.from_json(meta[processor.STANDING_KEY]),
+            Narrative.from_json(meta[processor.NARRATIVE_KEY]),
             known.tally,
         )
     except (KeyError, ValueError):

@@ -15,9 +15,9 @@ from torchelastic_otel import semconv
 from torchelastic_otel.model.event import ElasticEvent
 from torchelastic_otel.model.kept_json import known_fields
 from torchelastic_otel.model.phases import Phase
-from torchelastic_otel.model.tally.failures import Failure, Failures, decide
-from torchelastic_otel.model.tally.table import BOUNDS, key
-from torchelastic_otel.model.tally.times import Times
+from torchelastic_otel.processing.metrics.catalogue import BOUNDS, key
+from torchelastic_otel.processing.metrics.durations import Times
+from torchelastic_otel.processing.metrics.failures import Failure, Failures, decide
 
 MAX_EXEMPLARS: Final = 2
 """Exemplars of one series between two snapshots; the newest ones."""
@@ -34,7 +34,7 @@ class Run:
 
     Attributes:
         id: The run's id; ``None`` where no event has said it.
-        counts: Counters by :func:`~torchelastic_otel.model.tally.table.key`; those at 0 are left out.
+        counts: Counters by :func:`~torchelastic_otel.processing.metrics.catalogue.key`; those at 0 are left out.
         measured: Histograms by key; empty ones are left out.
         examples: Exemplars that no acknowledged snapshot has held yet, by key.
         gauges: The newest values, by metric.
@@ -96,7 +96,7 @@ def example(run: Run, series: str, value: float, time_ns: int, trace_id: str | N
 
 
 def settle_failures(run: Run, agreed: ElasticEvent | None = None) -> Run:
-    """Count the failures whose role is known (:func:`~torchelastic_otel.model.tally.failures.decide`)."""
+    """Count the failures whose role is known (:func:`~torchelastic_otel.processing.metrics.failures.decide`)."""
     failures, decided = decide(run.failures, agreed)
     run = replace(run, failures=failures)
     for failure in decided:

@@ -11,11 +11,11 @@ from typing import Final
 
 from torchelastic_otel import semconv
 from torchelastic_otel.model.event import ElasticEvent
-from torchelastic_otel.model.narrative.state import BRING_UP_SPANS, Narrative
 from torchelastic_otel.model.phases import Phase
 from torchelastic_otel.model.span import SpanEvent
 from torchelastic_otel.model.text import bounded
 from torchelastic_otel.model.trace_ids import BRING_UP, ROOT, RUNNING
+from torchelastic_otel.processing.tracing.state import BRING_UP_SPANS, Narrative
 
 MAX_SPAN_EVENTS: Final = 64
 MAX_SPAN_EVENT_VALUE: Final = 512

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from torchelastic_otel.model.phases import Phase
-from torchelastic_otel.model.tally.table import TIME_STATES
+from torchelastic_otel.processing.metrics.catalogue import TIME_STATES
 
 _OF_A_ROUND: Final = frozenset({Phase.RUNNING, Phase.EXIT_BARRIER})
 """Phases in which the round is up; after them a bring-up begins, unless the agent ends."""

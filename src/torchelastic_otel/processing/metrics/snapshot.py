@@ -19,12 +19,12 @@ from typing import Final
 from torchelastic_otel import semconv
 from torchelastic_otel.model.event import AttributeValue
 from torchelastic_otel.model.measurement import Distribution, Exemplar, Kind, Metric, Point, Snapshot
-from torchelastic_otel.model.outside import Exports, Outside
-from torchelastic_otel.model.tally.bridge import bridged
-from torchelastic_otel.model.tally.fold import Tally
-from torchelastic_otel.model.tally.run import Run, settle_failures
-from torchelastic_otel.model.tally.table import NS_PER_S, TABLE, Row, Scope, key
-from torchelastic_otel.model.tally.times import advance
+from torchelastic_otel.processing.metrics.catalogue import NS_PER_S, TABLE, Row, Scope, key
+from torchelastic_otel.processing.metrics.counters import Run, settle_failures
+from torchelastic_otel.processing.metrics.durations import advance
+from torchelastic_otel.processing.metrics.self_metrics import Exports, Outside
+from torchelastic_otel.processing.metrics.state import Tally
+from torchelastic_otel.processing.metrics.torch_metrics import bridged
 
 _LEAST_STEP_NS: Final = 1_000_000
 """Backends keep milliseconds: two snapshots must not be one."""

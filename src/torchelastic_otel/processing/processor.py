@@ -17,11 +17,11 @@ from typing import Final, TypeVar
 from torchelastic_otel import semconv
 from torchelastic_otel.guard import guard
 from torchelastic_otel.model.event import ElasticEvent, Origin
-from torchelastic_otel.model.narrative import Narrative, Told, end_of_the_dead, narrate
 from torchelastic_otel.model.span import ElasticSpan
-from torchelastic_otel.model.standing import Standing, enrich
-from torchelastic_otel.model.tally import Tally, fold
 from torchelastic_otel.model.text import MAX_BODY, bounded
+from torchelastic_otel.processing.enrichment import Standing, enrich
+from torchelastic_otel.processing.metrics import Tally, fold
+from torchelastic_otel.processing.tracing import Narrative, Told, end_of_the_dead, narrate
 from torchelastic_otel.spool.store import Spool
 from torchelastic_otel.torch_events.parser import normalise
 

@@ -16,18 +16,12 @@ from typing import Final
 
 from torchelastic_otel import semconv
 from torchelastic_otel.model.event import ElasticEvent
-from torchelastic_otel.model.narrative.places import noted, placed, round_of
-from torchelastic_otel.model.narrative.restarts import UNKNOWN_CAUSE, restart_completed, tells_cause
-from torchelastic_otel.model.narrative.spans import (
-    agreed_root,
-    bring_up_parts,
-    own_root,
-    running_spans,
-    unfinished,
-)
-from torchelastic_otel.model.narrative.state import BRING_UP_SPANS, Narrative, Part
 from torchelastic_otel.model.phases import Phase
 from torchelastic_otel.model.span import ElasticSpan
+from torchelastic_otel.processing.tracing.placement import noted, placed, round_of
+from torchelastic_otel.processing.tracing.restarts import UNKNOWN_CAUSE, restart_completed, tells_cause
+from torchelastic_otel.processing.tracing.spans import agreed_root, bring_up_parts, own_root, running_spans, unfinished
+from torchelastic_otel.processing.tracing.state import BRING_UP_SPANS, Narrative, Part
 
 MAX_PARTS: Final = 64
 _AFTER_RUNNING: Final = frozenset({Phase.STOP, Phase.RENDEZVOUS, Phase.EXIT_BARRIER, Phase.ENDED})

@@ -18,10 +18,16 @@ from torchelastic_otel import semconv
 from torchelastic_otel.model.cause import REASONS, UNKNOWN
 from torchelastic_otel.model.event import ElasticEvent
 from torchelastic_otel.model.phases import Phase
-from torchelastic_otel.model.tally import failures, times
-from torchelastic_otel.model.tally.failures import Failures
-from torchelastic_otel.model.tally.run import Run, count, example, measure, settle_failures
-from torchelastic_otel.model.tally.table import EVENT_NAMES, MEMBERSHIP_CHANGES, NS_PER_S, RESTART_PHASES, key
+from torchelastic_otel.processing.metrics import durations, failures
+from torchelastic_otel.processing.metrics.catalogue import (
+    EVENT_NAMES,
+    MEMBERSHIP_CHANGES,
+    NS_PER_S,
+    RESTART_PHASES,
+    key,
+)
+from torchelastic_otel.processing.metrics.counters import Run, count, example, measure, settle_failures
+from torchelastic_otel.processing.metrics.failures import Failures
 
 _EVENT_NAMES: Final = frozenset(EVENT_NAMES)
 _NOT_MEASURED: Final = ("terminated", "left")
@@ -40,7 +46,7 @@ def learn(run: Run, event: ElasticEvent, at_ns: int) -> Run:
 
 def _started(run: Run, event: ElasticEvent, at_ns: int) -> Run:
     run = settle_failures(run)
-    return replace(run, times=times.begin_again(run.times, at_ns), failures=Failures(), round=None, gauges={})
+    return replace(run, times=durations.begin_again(run.times, at_ns), failures=Failures(), round=None, gauges={})
 
 
 def _phase(run: Run, event: ElasticEvent, at_ns: int) -> Run:
@@ -49,7 +55,7 @@ def _phase(run: Run, event: ElasticEvent, at_ns: int) -> Run:
     except ValueError:
         return run  # of a newer version
     before, began_ns, spoke = run.times.phase, run.times.began_ns, run.times.speaks
-    run = replace(run, times=times.enter(run.times, phase, at_ns))
+    run = replace(run, times=durations.enter(run.times, phase, at_ns))
     if before is Phase.RENDEZVOUS:
         run = replace(run, rendezvous_ns=run.times.began_ns - began_ns)
     if phase in (Phase.ASSIGN_RANKS, Phase.START, Phase.RUNNING):
@@ -148,11 +154,11 @@ def _who_speaks(run: Run, event: ElasticEvent) -> Run:
     if not isinstance(speaks, bool) or _round(event, run.round) != run.round:
         return run
     if not speaks:
-        return replace(run, times=times.stop_speaking(run.times), gauges={})
+        return replace(run, times=durations.stop_speaking(run.times), gauges={})
     if not run.times.speaks:
         took = event.attributes.get(semconv.ROUND_DURATION)
         bring_up_ns = round(took * NS_PER_S) if isinstance(took, (int, float)) else None
-        spoken = times.speak(run.times, first_round=not run.round, bring_up_ns=bring_up_ns)
+        spoken = durations.speak(run.times, first_round=not run.round, bring_up_ns=bring_up_ns)
         run = replace(run, times=spoken, ever_spoke=True)
     return _show(run, event)
 

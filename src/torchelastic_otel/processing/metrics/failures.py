@@ -17,7 +17,7 @@ from typing import Final
 from torchelastic_otel import semconv
 from torchelastic_otel.model.cause import NODE_LEFT, NODE_LOST
 from torchelastic_otel.model.event import ElasticEvent
-from torchelastic_otel.model.tally.table import FAILURE_KINDS, FAILURE_ROLES
+from torchelastic_otel.processing.metrics.catalogue import FAILURE_KINDS, FAILURE_ROLES
 
 MAX_REMEMBERED: Final = 1024
 """Failures of one round on one node that are told from each other; what comes above it counts each time."""
@@ -32,7 +32,7 @@ class Failure:
         round: The round; ``None`` where it is not known.
         rank: The worker's global rank.
         pid: Its process id.
-        kind: One of :data:`~torchelastic_otel.model.tally.table.FAILURE_KINDS`.
+        kind: One of :data:`~torchelastic_otel.processing.metrics.catalogue.FAILURE_KINDS`.
         role: ``cause`` or ``victim``, as this agent sees it.
         time_ns: When, nanoseconds since the epoch.
         trace_id: The trace that tells of it.

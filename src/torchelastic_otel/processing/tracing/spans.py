@@ -14,10 +14,10 @@ from dataclasses import replace
 
 from torchelastic_otel import semconv
 from torchelastic_otel.model.event import AttributeValue, ElasticEvent
-from torchelastic_otel.model.narrative.state import BRING_UP_SPANS, Narrative
 from torchelastic_otel.model.phases import Phase
 from torchelastic_otel.model.span import ElasticSpan, SpanLink
 from torchelastic_otel.model.trace_ids import BRING_UP, ROOT, RUNNING
+from torchelastic_otel.processing.tracing.state import BRING_UP_SPANS, Narrative
 
 
 def common(narrative: Narrative, round_: int) -> dict[str, AttributeValue]:

@@ -18,9 +18,9 @@ from torchelastic_otel import semconv
 from torchelastic_otel.model.event import ElasticEvent
 from torchelastic_otel.model.kept_json import known_fields, to_line
 from torchelastic_otel.model.phases import Phase
-from torchelastic_otel.model.tally import times
-from torchelastic_otel.model.tally.learning import learn
-from torchelastic_otel.model.tally.run import Run, from_plain, settle_failures
+from torchelastic_otel.processing.metrics import durations
+from torchelastic_otel.processing.metrics.counters import Run, from_plain, settle_failures
+from torchelastic_otel.processing.metrics.update import learn
 
 MAX_RUNS: Final = 4
 """Runs of one process whose numbers are kept."""
@@ -83,6 +83,6 @@ def _run_of(runs: tuple[Run, ...], event: ElasticEvent, at_ns: int) -> tuple[tup
     if current.id is None and not current.shown:
         return runs[:-1], replace(current, id=run_id)
     found = [run for run in runs if run.id == run_id] or [Run(run_id)]
-    current = replace(current, times=times.enter(current.times, Phase.ENDED, at_ns), gauges={}, beat_ns=None)
+    current = replace(current, times=durations.enter(current.times, Phase.ENDED, at_ns), gauges={}, beat_ns=None)
     others = (*runs[:-1], settle_failures(current))
     return tuple(run for run in others if run.id != run_id)[1 - MAX_RUNS :], found[0]

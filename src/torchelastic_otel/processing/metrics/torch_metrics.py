@@ -18,8 +18,8 @@ from typing import Final
 
 from torchelastic_otel import semconv
 from torchelastic_otel.model.measurement import Distribution, Kind
-from torchelastic_otel.model.outside import Bridged
-from torchelastic_otel.model.tally.table import TABLE
+from torchelastic_otel.processing.metrics.catalogue import TABLE
+from torchelastic_otel.processing.metrics.self_metrics import Bridged
 
 _TORCHS_GROUP: Final = "torchelastic"
 _GAUGES: Final = {"remaining_restarts": "{restart}", "flakiness": "%"}

@@ -13,9 +13,9 @@ from typing import Final
 from torchelastic_otel import semconv
 from torchelastic_otel.model.cause import UNKNOWN
 from torchelastic_otel.model.event import AttributeValue, ElasticEvent, Severity
-from torchelastic_otel.model.narrative.spans import common
-from torchelastic_otel.model.narrative.state import Narrative
 from torchelastic_otel.model.phases import Phase
+from torchelastic_otel.processing.tracing.spans import common
+from torchelastic_otel.processing.tracing.state import Narrative
 from torchelastic_otel.torch_events.messages import sentence
 
 _RESTART_PHASES: Final = (Phase.DETECT, Phase.STOP, Phase.RENDEZVOUS, Phase.ASSIGN_RANKS, Phase.START)

@@ -1,0 +1,1 @@
+"""From unprocessed records to events, spans and metrics."""
