@@ -73,9 +73,7 @@ class TorchMetrics:
 
     def read(self) -> Mapping[str, Bridged]:
         """What was put so far, by group and name; from any thread of ours."""
-        from torchelastic_otel.processing.metrics.self_metrics import (
-            Bridged,  # here: torch's main thread pays for what is above
-        )
+        from torchelastic_otel.processing.metrics.self_metrics import Bridged
 
         return {
             f"{group}/{name}": Bridged(group, name, count, total, last, most)

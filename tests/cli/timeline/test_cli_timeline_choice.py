@@ -13,9 +13,9 @@ from torchelastic_otel.cli.timeline.choice import Choice, chosen
 from torchelastic_otel.cli.timeline.document import document
 from torchelastic_otel.cli.timeline.page import Look, Page
 from torchelastic_otel.cli.timeline.text import write_run
+from torchelastic_otel.history.state import Story, fold, runs_of
+from torchelastic_otel.history.types import Outcome, Run
 from torchelastic_otel.model.phases import Phase
-from torchelastic_otel.model.story.fold import Story, fold, runs_of
-from torchelastic_otel.model.story.types import Outcome, Run
 
 HOUR = 3_600
 

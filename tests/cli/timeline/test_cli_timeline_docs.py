@@ -7,9 +7,9 @@ import json
 from pathlib import Path
 
 from torchelastic_otel.cli.timeline import Timeline
+from torchelastic_otel.history.types import LeftReason, Outcome, State
 from torchelastic_otel.model.cause import REASONS
 from torchelastic_otel.model.phases import Phase
-from torchelastic_otel.model.story.types import LeftReason, Outcome, State
 
 DOCS = Path(__file__).parents[3] / "docs" / "reference"
 TEXT = (DOCS / "timeline.md").read_text()

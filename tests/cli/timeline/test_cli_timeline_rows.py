@@ -13,8 +13,8 @@ from torchelastic_otel import semconv
 from torchelastic_otel.cli import main
 from torchelastic_otel.cli.timeline.page import Look, Page
 from torchelastic_otel.cli.timeline.text import write_run
+from torchelastic_otel.history.state import Story, fold, runs_of
 from torchelastic_otel.model.phases import Phase
-from torchelastic_otel.model.story.fold import Story, fold, runs_of
 
 
 def rows(agents: Sequence[AgentTape], gone: Collection[str] = ()) -> list[str]:

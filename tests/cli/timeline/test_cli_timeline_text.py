@@ -22,9 +22,9 @@ from torchelastic_otel.cli.timeline.choice import chosen
 from torchelastic_otel.cli.timeline.options import since
 from torchelastic_otel.cli.timeline.page import Look, Page, clean, clock, day_and_clock, duration
 from torchelastic_otel.cli.timeline.text import write_run
-from torchelastic_otel.model.story.fold import Story, fold, runs_of
-from torchelastic_otel.model.story.ranges import ranges
-from torchelastic_otel.model.story.types import Run
+from torchelastic_otel.history.ranges import ranges
+from torchelastic_otel.history.state import Story, fold, runs_of
+from torchelastic_otel.history.types import Run
 
 PLAIN = Look(utc=True)
 

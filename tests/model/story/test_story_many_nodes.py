@@ -9,9 +9,9 @@ import pytest
 from support.job_streams import AgentTape
 
 from torchelastic_otel import semconv
+from torchelastic_otel.history.state import Story, fold, runs_of
+from torchelastic_otel.history.types import Run
 from torchelastic_otel.model.event import AttributeValue, Delivery, ElasticEvent, Origin
-from torchelastic_otel.model.story.fold import Story, fold, runs_of
-from torchelastic_otel.model.story.types import Run
 
 NODES = 1_000
 _Job = Callable[[], tuple[list[Delivery], set[str]]]

@@ -12,9 +12,9 @@ from support.job_streams import AgentTape, clean_job, failing_job
 from support.recordings import SCENARIOS, scenario
 
 from torchelastic_otel import semconv
+from torchelastic_otel.history.state import Story, fold, runs_of
+from torchelastic_otel.history.types import Outcome, Run, State
 from torchelastic_otel.model.event import Delivery
-from torchelastic_otel.model.story.fold import Story, fold, runs_of
-from torchelastic_otel.model.story.types import Outcome, Run, State
 
 
 def lost_node() -> list[AgentTape]:

@@ -8,9 +8,9 @@ import pytest
 from support.job_streams import AgentTape, S, at, clean_job
 
 from torchelastic_otel import semconv
+from torchelastic_otel.history.state import Story, fold, runs_of
+from torchelastic_otel.history.types import LeftReason, Outcome, Run, State
 from torchelastic_otel.model.phases import Phase
-from torchelastic_otel.model.story.fold import Story, fold, runs_of
-from torchelastic_otel.model.story.types import LeftReason, Outcome, Run, State
 
 HOURS_10 = 36_000
 HEARD = "2026-11-22T12:54:50Z"

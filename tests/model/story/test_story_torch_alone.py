@@ -7,10 +7,10 @@ import json
 import pytest
 from support.recordings import DIRECTORY, SCENARIOS, scenario
 
+from torchelastic_otel.history.state import Story, fold, runs_of
+from torchelastic_otel.history.types import LeftReason, Outcome, Run
 from torchelastic_otel.model.event import Delivery, Origin
 from torchelastic_otel.model.phases import Phase
-from torchelastic_otel.model.story.fold import Story, fold, runs_of
-from torchelastic_otel.model.story.types import LeftReason, Outcome, Run
 from torchelastic_otel.processing.enrichment import Standing, enrich
 from torchelastic_otel.torch_events.parser import normalise
 

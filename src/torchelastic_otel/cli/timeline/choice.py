@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from torchelastic_otel import semconv
+from torchelastic_otel.history.types import Member, Node, Outcome, Run
 from torchelastic_otel.model.event import ElasticEvent
-from torchelastic_otel.model.story.types import Member, Node, Outcome, Run
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from torchelastic_otel.cli.timeline.page import clean
 if TYPE_CHECKING:
     from torchelastic_otel.cli.timeline.inputs import Told
     from torchelastic_otel.cli.timeline.page import Look
-    from torchelastic_otel.model.story.types import Run
+    from torchelastic_otel.history.types import Run
 
 
 class Timeline(Command):
@@ -68,7 +68,7 @@ class Timeline(Command):
         """Read, fold, tell."""
         from torchelastic_otel.cli.timeline.choice import chosen, events_of
         from torchelastic_otel.cli.timeline.spools import with_shortfalls
-        from torchelastic_otel.model.story.fold import Story, fold, runs_of
+        from torchelastic_otel.history.state import Story, fold, runs_of
 
         try:
             told, where = _read(arguments.paths)

@@ -10,8 +10,8 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from torchelastic_otel.history.types import Failure, Member, Node, Restart, Round, Run, State
 from torchelastic_otel.model.event import ElasticEvent
-from torchelastic_otel.model.story.types import Failure, Member, Node, Restart, Round, Run, State
 
 
 def document(runs: Sequence[Run], events: Sequence[Sequence[tuple[str, ElasticEvent]]] | None = None) -> dict[str, Any]:

@@ -20,8 +20,8 @@ from torchelastic_otel.cli.timeline.files import KNOWN, files_in, is_spool, spoo
 from torchelastic_otel.cli.timeline.otlp import deliveries_of, is_request, numbered
 from torchelastic_otel.cli.timeline.recordings import mixed, recorded
 from torchelastic_otel.cli.timeline.spools import OldSpoolError, Shortfall, SpoolGoneError, read_spool
+from torchelastic_otel.history.ranges import named
 from torchelastic_otel.model.event import Delivery
-from torchelastic_otel.model.story.ranges import named
 from torchelastic_otel.spool.directory import DELIVERED_SUFFIX, SPOOL_SUFFIX
 from torchelastic_otel.spool.faults import SpoolError
 

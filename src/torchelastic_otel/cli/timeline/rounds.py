@@ -16,9 +16,9 @@ from torchelastic_otel.cli.timeline.words import (
     victims_in_groups,
     who,
 )
+from torchelastic_otel.history.ranges import ranges
+from torchelastic_otel.history.types import LeftReason, Node, Outcome, Round, Run
 from torchelastic_otel.model.phases import Phase
-from torchelastic_otel.model.story.ranges import ranges
-from torchelastic_otel.model.story.types import LeftReason, Node, Outcome, Round, Run
 
 _STYLES: Final = {Outcome.SUCCEEDED: Style.GOOD, Outcome.FAILED: Style.BAD, Outcome.INTERRUPTED: Style.DOUBT}
 _EACH: Final = 4

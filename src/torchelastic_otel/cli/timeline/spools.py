@@ -15,9 +15,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from torchelastic_otel.history.ranges import named
+from torchelastic_otel.history.types import Run
 from torchelastic_otel.model.event import Delivery, ElasticEvent, Origin
-from torchelastic_otel.model.story.ranges import named
-from torchelastic_otel.model.story.types import Run
 from torchelastic_otel.processing import processor
 from torchelastic_otel.processing.enrichment import Standing
 from torchelastic_otel.processing.tracing import Narrative

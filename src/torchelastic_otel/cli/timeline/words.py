@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
-from torchelastic_otel.model.story.ranges import ranges
-from torchelastic_otel.model.story.types import Failure, Member, Node, Run
+from torchelastic_otel.history.ranges import ranges
+from torchelastic_otel.history.types import Failure, Member, Node, Run
 
 _KINDS: Final = {
     "uninterruptible_sleep": "hangs in uninterruptible sleep",

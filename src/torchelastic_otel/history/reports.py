@@ -9,9 +9,9 @@ from datetime import datetime, timezone
 from typing import Final
 
 from torchelastic_otel import semconv
+from torchelastic_otel.history.attributes import number_of, seconds_of, text_of, texts_of
+from torchelastic_otel.history.types import Failure, Missing
 from torchelastic_otel.model.event import ElasticEvent
-from torchelastic_otel.model.story.attributes import number_of, seconds_of, text_of, texts_of
-from torchelastic_otel.model.story.types import Failure, Missing
 
 PHASES: Final = ("detect", "stop", "rendezvous", "assign_ranks", "start")
 

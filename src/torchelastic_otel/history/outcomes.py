@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from torchelastic_otel import semconv
+from torchelastic_otel.history.agents import Agent
+from torchelastic_otel.history.attributes import number_of, text_of
+from torchelastic_otel.history.participation import Part
+from torchelastic_otel.history.types import Outcome
 from torchelastic_otel.model.event import ElasticEvent
 from torchelastic_otel.model.phases import Phase
-from torchelastic_otel.model.story.agents import Agent
-from torchelastic_otel.model.story.attributes import number_of, text_of
-from torchelastic_otel.model.story.part import Part
-from torchelastic_otel.model.story.types import Outcome
 
 _JOINED: Final = frozenset({semconv.RENDEZVOUS_JOINED, semconv.WORKER_STARTED})
 VICTIMS: Final = frozenset({"RendezvousConnectionError", "RendezvousClosedError"})

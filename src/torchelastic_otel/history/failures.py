@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from torchelastic_otel import semconv
+from torchelastic_otel.history.agents import Agent
+from torchelastic_otel.history.attributes import number_of, seconds_of, text_of
+from torchelastic_otel.history.types import Failure
 from torchelastic_otel.model.event import ElasticEvent
-from torchelastic_otel.model.story.agents import Agent
-from torchelastic_otel.model.story.attributes import number_of, seconds_of, text_of
-from torchelastic_otel.model.story.types import Failure
 
 
 def failure_of(event: ElasticEvent, agent: Agent, group_rank: int | None, before: Failure | None) -> Failure:

@@ -11,16 +11,16 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from torchelastic_otel import semconv
+from torchelastic_otel.history import outcomes
+from torchelastic_otel.history.agents import Agent
+from torchelastic_otel.history.attributes import number_of, text_of, texts_of
+from torchelastic_otel.history.failures import failure_of
+from torchelastic_otel.history.participation import Part
+from torchelastic_otel.history.phases import phase_named, stretches_of, tells_phases
+from torchelastic_otel.history.reports import Report, Waiting, reports_of, waiting_of
+from torchelastic_otel.history.types import Failure, Outcome, Stretch, Worker
 from torchelastic_otel.model.event import ElasticEvent
 from torchelastic_otel.model.phases import Phase
-from torchelastic_otel.model.story import ending
-from torchelastic_otel.model.story.agents import Agent
-from torchelastic_otel.model.story.attributes import number_of, text_of, texts_of
-from torchelastic_otel.model.story.failures import failure_of
-from torchelastic_otel.model.story.part import Part
-from torchelastic_otel.model.story.peers import Report, Waiting, reports_of, waiting_of
-from torchelastic_otel.model.story.phases import phase_named, stretches_of, tells_phases
-from torchelastic_otel.model.story.types import Failure, Outcome, Stretch, Worker
 
 _IN_A_ROUND: Final = frozenset(
     {Phase.ASSIGN_RANKS, Phase.START, Phase.RUNNING, Phase.DETECT, Phase.STOP, Phase.EXIT_BARRIER}
@@ -58,7 +58,7 @@ class Course:
     agent: Agent
     parts: Mapping[int, Part]
     stretches: tuple[Stretch, ...]
-    end: ending.End
+    end: outcomes.End
     arrivals: Mapping[int, int | None]
     waited_ns: int | None
     stood_by_ns: int | None
@@ -155,7 +155,7 @@ class _Builder:
             self._agent,
             dict(sorted(self._parts.items())),
             stretches,
-            ending.end_of(self._agent, self._parts[max(self._parts)] if self._parts else None),
+            outcomes.end_of(self._agent, self._parts[max(self._parts)] if self._parts else None),
             self._arrivals,
             min(self._waited, default=None),
             min(self._stood_by, default=None),

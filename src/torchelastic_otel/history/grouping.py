@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from torchelastic_otel.model.story.course import Course
-from torchelastic_otel.model.story.peers import Changed, Lost
-from torchelastic_otel.model.story.ranges import named
+from torchelastic_otel.history.agent_history import Course
+from torchelastic_otel.history.ranges import named
+from torchelastic_otel.history.reports import Changed, Lost
 
 
 @dataclass(slots=True)

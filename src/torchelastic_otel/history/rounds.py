@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
+from torchelastic_otel.history import restarts
+from torchelastic_otel.history.agent_history import Course
+from torchelastic_otel.history.causes import Verdict, verdict_on
+from torchelastic_otel.history.failed_rounds import LEFT, attempt, with_missing
+from torchelastic_otel.history.lost_nodes import Loss
+from torchelastic_otel.history.participation import Part
+from torchelastic_otel.history.reports import Begun, Changed, Told
+from torchelastic_otel.history.types import LeftReason, Node, Outcome, Round
 from torchelastic_otel.model.phases import Phase
-from torchelastic_otel.model.story import restarts
-from torchelastic_otel.model.story.attempts import LEFT, attempt, with_missing
-from torchelastic_otel.model.story.causes import Verdict, verdict_on
-from torchelastic_otel.model.story.course import Course
-from torchelastic_otel.model.story.losses import Loss
-from torchelastic_otel.model.story.part import Part
-from torchelastic_otel.model.story.peers import Begun, Changed, Told
-from torchelastic_otel.model.story.types import LeftReason, Node, Outcome, Round
 
 _GOES_ON = (LeftReason.WORKER_FAILURE, LeftReason.MEMBERSHIP_CHANGE, None)
 _ENDING = (LeftReason.LOST, LeftReason.SUCCEEDED, LeftReason.ERROR)

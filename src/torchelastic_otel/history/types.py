@@ -11,8 +11,8 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from torchelastic_otel.history.agents import Agent
 from torchelastic_otel.model.phases import Phase
-from torchelastic_otel.model.story.agents import Agent
 
 
 class Outcome(str, enum.Enum):

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
+from torchelastic_otel.history.agent_history import Course
+from torchelastic_otel.history.causes import agents_error
+from torchelastic_otel.history.types import LeftReason, Missing, Node, Outcome, Round
 from torchelastic_otel.model.phases import Phase
-from torchelastic_otel.model.story.causes import agents_error
-from torchelastic_otel.model.story.course import Course
-from torchelastic_otel.model.story.types import LeftReason, Missing, Node, Outcome, Round
 
 LEFT: Final[Mapping[Outcome, LeftReason]] = {
     Outcome.SUCCEEDED: LeftReason.SUCCEEDED,

@@ -12,12 +12,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from torchelastic_otel.history.agent_history import course_of
+from torchelastic_otel.history.agents import agents_of
+from torchelastic_otel.history.grouping import groups_of, without_repeats
+from torchelastic_otel.history.runs import run_of
+from torchelastic_otel.history.types import Run
 from torchelastic_otel.model.event import Delivery
-from torchelastic_otel.model.story.agents import agents_of
-from torchelastic_otel.model.story.course import course_of
-from torchelastic_otel.model.story.grouping import groups_of, without_repeats
-from torchelastic_otel.model.story.runs import run_of
-from torchelastic_otel.model.story.types import Run
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
+from torchelastic_otel.history.agent_history import Course
+from torchelastic_otel.history.lost_nodes import Loss
+from torchelastic_otel.history.types import Outcome, Round, State, Stretch
 from torchelastic_otel.model.phases import Phase
-from torchelastic_otel.model.story.course import Course
-from torchelastic_otel.model.story.losses import Loss
-from torchelastic_otel.model.story.types import Outcome, Round, State, Stretch
 
 _ORDER: Final = (
     State.DETECTING,

@@ -12,12 +12,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from torchelastic_otel.history.agent_history import Course
+from torchelastic_otel.history.lost_nodes import Loss
+from torchelastic_otel.history.outcomes import SIGNALLED
+from torchelastic_otel.history.reports import Told
+from torchelastic_otel.history.types import Failure, Outcome
 from torchelastic_otel.model.phases import Phase
-from torchelastic_otel.model.story.course import Course
-from torchelastic_otel.model.story.ending import SIGNALLED
-from torchelastic_otel.model.story.losses import Loss
-from torchelastic_otel.model.story.peers import Told
-from torchelastic_otel.model.story.types import Failure, Outcome
 
 _NEVER: Final = 1 << 63
 _STOPPED: Final = ("SIGTERM", "SIGKILL")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from torchelastic_otel.history.agent_history import Course
+from torchelastic_otel.history.causes import Verdict
+from torchelastic_otel.history.reports import PHASES, Changed, Told
+from torchelastic_otel.history.types import LeftReason, Restart, Round
 from torchelastic_otel.model.phases import Phase
-from torchelastic_otel.model.story.causes import Verdict
-from torchelastic_otel.model.story.course import Course
-from torchelastic_otel.model.story.peers import PHASES, Changed, Told
-from torchelastic_otel.model.story.types import LeftReason, Restart, Round
 
 
 def restart_after(

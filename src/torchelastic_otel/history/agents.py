@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from torchelastic_otel import semconv
+from torchelastic_otel.history.attributes import text_of
 from torchelastic_otel.model.event import Delivery, ElasticEvent, Origin
 from torchelastic_otel.model.phases import Phase
-from torchelastic_otel.model.story.attributes import text_of
 
 _OPENING: Final = frozenset(
     {

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from torchelastic_otel.model.story.course import Course
-from torchelastic_otel.model.story.peers import Changed, Lost
-from torchelastic_otel.model.story.types import Outcome
+from torchelastic_otel.history.agent_history import Course
+from torchelastic_otel.history.reports import Changed, Lost
+from torchelastic_otel.history.types import Outcome
 
 _IN_GOOD_ORDER = (Outcome.SUCCEEDED, Outcome.TERMINATED, Outcome.LEFT)
 

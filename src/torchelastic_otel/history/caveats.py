@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from torchelastic_otel.history.agent_history import Course
+from torchelastic_otel.history.agents import STORE
+from torchelastic_otel.history.lost_nodes import Loss
+from torchelastic_otel.history.ranges import named, ranges
+from torchelastic_otel.history.types import LeftReason, Outcome, Round, Run
 from torchelastic_otel.model.phases import Phase
-from torchelastic_otel.model.story.agents import STORE
-from torchelastic_otel.model.story.course import Course
-from torchelastic_otel.model.story.losses import Loss
-from torchelastic_otel.model.story.ranges import named, ranges
-from torchelastic_otel.model.story.types import LeftReason, Outcome, Round, Run
 
 
 def inferred(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from torchelastic_otel.model.story.types import Failure, Worker
+from torchelastic_otel.history.types import Failure, Worker
 
 
 @dataclass(slots=True)

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from torchelastic_otel import semconv
-from torchelastic_otel.model.story import doubts
-from torchelastic_otel.model.story.course import Course
-from torchelastic_otel.model.story.losses import Loss, losses_of
-from torchelastic_otel.model.story.rounds import address_of, rounds_of
-from torchelastic_otel.model.story.times import times_of, training_ratio, unheard
-from torchelastic_otel.model.story.types import Member, Outcome, Round, Run
+from torchelastic_otel.history import caveats
+from torchelastic_otel.history.agent_history import Course
+from torchelastic_otel.history.lost_nodes import Loss, losses_of
+from torchelastic_otel.history.rounds import address_of, rounds_of
+from torchelastic_otel.history.times import times_of, training_ratio, unheard
+from torchelastic_otel.history.types import Member, Outcome, Round, Run
 
 
 def run_of(
@@ -59,8 +59,8 @@ def run_of(
     )
     return replace(
         run,
-        inferred=doubts.inferred(run, courses, by_time, losses),
-        unknown=doubts.unknown(run, courses, silent, notes),
+        inferred=caveats.inferred(run, courses, by_time, losses),
+        unknown=caveats.unknown(run, courses, silent, notes),
     )
 
 

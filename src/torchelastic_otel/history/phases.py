@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from torchelastic_otel import semconv
+from torchelastic_otel.history.attributes import number_of, seconds_of, text_of
+from torchelastic_otel.history.types import Stretch
 from torchelastic_otel.model.event import ElasticEvent
 from torchelastic_otel.model.phases import Phase
-from torchelastic_otel.model.story.attributes import number_of, seconds_of, text_of
-from torchelastic_otel.model.story.types import Stretch
 
 _NEXT: Final = {
     Phase.RENDEZVOUS: {Phase.ASSIGN_RANKS},
