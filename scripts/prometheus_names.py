@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from torchelastic_otel import semconv
-from torchelastic_otel.model.measurement import Kind
+from torchelastic_otel.model.metric import Kind
 from torchelastic_otel.processing.metrics.catalogue import TABLE
 
 UNITS = {"s": "seconds", "By": "bytes", "ms": "milliseconds"}

@@ -8,7 +8,7 @@ from support.watching import Server, in_threads
 from torchelastic_otel.agent.coordination.store import Keys
 from torchelastic_otel.capture import agreement
 from torchelastic_otel.capture.agreement import BroughtUp
-from torchelastic_otel.model.cause import NODE_LOST, WORKER_FAILURE, Cause
+from torchelastic_otel.model.failure import NODE_LOST, WORKER_FAILURE, Cause
 
 pytestmark = pytest.mark.torch
 

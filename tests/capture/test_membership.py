@@ -10,7 +10,7 @@ from support.watching import Server, all_done, moment
 
 from torchelastic_otel import semconv
 from torchelastic_otel.agent.coordination.store import JobStore
-from torchelastic_otel.model.cause import NODE_LEFT, NODE_LOST, Cause
+from torchelastic_otel.model.failure import NODE_LEFT, NODE_LOST, Cause
 
 
 @pytest.fixture

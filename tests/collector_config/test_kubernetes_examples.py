@@ -9,7 +9,7 @@ import pytest
 from support.manifests import EXAMPLES, documents, manifest, pod_templates, size
 
 from torchelastic_otel.cli import make_parser
-from torchelastic_otel.model.origin_variables import JOB_ATTRIBUTES
+from torchelastic_otel.model.job_environment import JOB_ATTRIBUTES
 from torchelastic_otel.settings import SETTINGS
 
 OF_THE_POD = {"NODE_IP"}

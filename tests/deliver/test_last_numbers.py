@@ -8,7 +8,7 @@ from torchelastic_otel import semconv
 from torchelastic_otel.deliver.last_numbers import last_snapshots
 from torchelastic_otel.deliver.measuring import values_of
 from torchelastic_otel.model.event import ElasticEvent, Severity
-from torchelastic_otel.model.measurement import Kind
+from torchelastic_otel.model.metric import Kind
 from torchelastic_otel.processing.metrics import Tally, fold
 from torchelastic_otel.processing.metrics.snapshot import acknowledge, snapshot
 

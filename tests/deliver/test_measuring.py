@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from support.measurements import START, S, snapshot
 
 from torchelastic_otel.deliver.measuring import from_json, last_of, since, to_json, values_of, without_gauges
-from torchelastic_otel.model.measurement import Distribution, Kind, Snapshot
+from torchelastic_otel.model.metric import Distribution, Kind, Snapshot
 
 COUNTER = ("torchelastic.worker.failures", (("torchelastic.failure.kind", "exit"),))
 HISTOGRAM = ("torchelastic.restart.duration", ())

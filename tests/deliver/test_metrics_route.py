@@ -16,7 +16,7 @@ from torchelastic_otel.deliver.outcome import Outcome, Verdict
 from torchelastic_otel.deliver.pace import Pace
 from torchelastic_otel.deliver.sources import Source
 from torchelastic_otel.deliver.tally_notes import TALLY_EXPORTERS_KEY
-from torchelastic_otel.model.measurement import Kind, Snapshot
+from torchelastic_otel.model.metric import Kind, Snapshot
 from torchelastic_otel.processing.processor import TALLY_KEY
 from torchelastic_otel.spool import store
 

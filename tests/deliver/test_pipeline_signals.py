@@ -22,7 +22,7 @@ from torchelastic_otel.deliver.pipeline import Pipeline
 from torchelastic_otel.deliver.tally_notes import TALLY_EXPORTERS_KEY
 from torchelastic_otel.deliver.terms import Terms
 from torchelastic_otel.model.event import ElasticEvent
-from torchelastic_otel.model.measurement import Snapshot
+from torchelastic_otel.model.metric import Snapshot
 from torchelastic_otel.model.signals import Signal
 from torchelastic_otel.processing.metrics import Tally, fold
 from torchelastic_otel.processing.metrics.self_metrics import Exports

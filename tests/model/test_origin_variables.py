@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from torchelastic_otel.deliver.otel.resource import parse_resource_attributes
-from torchelastic_otel.model.origin_variables import said_host_name
+from torchelastic_otel.model.job_environment import said_host_name
 
 
 @pytest.mark.parametrize(

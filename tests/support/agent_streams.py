@@ -7,7 +7,7 @@ from typing import Any
 
 from torchelastic_otel import semconv
 from torchelastic_otel.model.event import ElasticEvent
-from torchelastic_otel.model.measurement import Snapshot
+from torchelastic_otel.model.metric import Snapshot
 from torchelastic_otel.model.phases import Phase
 from torchelastic_otel.processing.metrics import Tally, fold
 from torchelastic_otel.processing.metrics.snapshot import acknowledge, snapshot

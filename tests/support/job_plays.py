@@ -14,7 +14,7 @@ from torchelastic_otel.agent.coordination.membership import Silent
 from torchelastic_otel.agent.coordination.round_start import Joined
 from torchelastic_otel.agent.coordination.store import JobStore
 from torchelastic_otel.agent.event_loop import WatchThread
-from torchelastic_otel.model.cause import WORKER_FAILURE, Cause
+from torchelastic_otel.model.failure import WORKER_FAILURE, Cause
 
 ANSWER_WITHIN_S = ANSWER_WITHIN_NS / S
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torchelastic_otel.model.measurement import Distribution, Exemplar, Kind, Metric, Point, Snapshot
+from torchelastic_otel.model.metric import Distribution, Exemplar, Kind, Metric, Point, Snapshot
 
 START = 1_700_000_000_000_000_000
 S = 1_000_000_000

@@ -24,9 +24,9 @@ from torchelastic_otel.agent.event_loop import WatchThread
 from torchelastic_otel.agent.rendezvous_wait import RendezvousView, Waiting
 from torchelastic_otel.agent.training import TrainingFiles
 from torchelastic_otel.agent.workers import StartedWorkers, Worker
-from torchelastic_otel.model.cause import NODE_LEFT, Cause
-from torchelastic_otel.model.facts import Fact, Moment
+from torchelastic_otel.model.failure import NODE_LEFT, Cause
 from torchelastic_otel.model.phases import Phase
+from torchelastic_otel.model.records import Fact, Moment
 from torchelastic_otel.model.trace_ids import RUNNING, ids_of
 
 MAX_PARTICIPANTS: Final = 128

@@ -13,7 +13,7 @@ import json
 from dataclasses import dataclass
 
 from torchelastic_otel.agent.coordination.store import Keys
-from torchelastic_otel.model.cause import Cause, earlier
+from torchelastic_otel.model.failure import Cause, earlier
 
 
 def prefix(run_id: str) -> str:

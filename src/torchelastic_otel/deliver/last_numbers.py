@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from torchelastic_otel.model.measurement import Snapshot
+from torchelastic_otel.model.metric import Snapshot
 from torchelastic_otel.processing.metrics import Tally
 from torchelastic_otel.processing.metrics.snapshot import acknowledge, snapshot
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias
 
 from torchelastic_otel.model.event import AttributeValue, Origin
-from torchelastic_otel.model.measurement import Distribution, Kind, Metric, Point, Snapshot
+from torchelastic_otel.model.metric import Distribution, Kind, Metric, Point, Snapshot
 
 Value: TypeAlias = int | float | Distribution
 _Series: TypeAlias = tuple[str, tuple[tuple[str, AttributeValue], ...]]

@@ -19,7 +19,7 @@ from torchelastic_otel.deliver import measuring
 from torchelastic_otel.deliver.last_numbers import last_snapshots
 from torchelastic_otel.deliver.measuring import Measured
 from torchelastic_otel.deliver.sources import Source
-from torchelastic_otel.model.measurement import Snapshot
+from torchelastic_otel.model.metric import Snapshot
 from torchelastic_otel.processing.processor import TALLY_KEY
 from torchelastic_otel.spool.faults import SpoolError
 from torchelastic_otel.spool.store import Spool

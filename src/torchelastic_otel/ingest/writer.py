@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from torchelastic_otel.guard import guard
 from torchelastic_otel.model.event import ElasticEvent
-from torchelastic_otel.model.measurement import Snapshot
+from torchelastic_otel.model.metric import Snapshot
 from torchelastic_otel.processing.metrics.self_metrics import Outside
 from torchelastic_otel.processing.metrics.snapshot import acknowledge, is_due, snapshot
 from torchelastic_otel.processing.processor import SPANS, STANDING_KEY, TALLY_KEY, Known, Read, raw_payload, read

@@ -24,8 +24,8 @@ from torchelastic_otel.deliver.questions import questions, within
 from torchelastic_otel.deliver.terms import terms_of
 from torchelastic_otel.guard import guard
 from torchelastic_otel.model.event import AttributeValue, Origin
-from torchelastic_otel.model.measurement import Snapshot
-from torchelastic_otel.model.origin_variables import JOB_VARIABLES, said_host_name
+from torchelastic_otel.model.job_environment import JOB_VARIABLES, said_host_name
+from torchelastic_otel.model.metric import Snapshot
 from torchelastic_otel.model.text import bounded
 from torchelastic_otel.processing.metrics.self_metrics import Bridged, Outside
 from torchelastic_otel.settings import Settings

@@ -15,7 +15,7 @@ from support.senders import environment
 from torchelastic_otel.deliver.measuring import Measured
 from torchelastic_otel.deliver.otel.metrics import deltas_of, exemplars_of, metrics_data
 from torchelastic_otel.deliver.sampling import keep_all, keep_none
-from torchelastic_otel.model.measurement import Kind, Metric, Point, Snapshot
+from torchelastic_otel.model.metric import Kind, Metric, Point, Snapshot
 
 EVERY_KIND = frozenset({Kind.COUNTER, Kind.HISTOGRAM})
 

@@ -14,7 +14,7 @@ from support.deliveries import ORIGIN
 from torchelastic_otel.deliver.otel import resource
 from torchelastic_otel.deliver.otel.resource import detect, resource_of
 from torchelastic_otel.model.event import Origin
-from torchelastic_otel.model.origin_variables import JOB_ATTRIBUTES, JOB_VARIABLES
+from torchelastic_otel.model.job_environment import JOB_ATTRIBUTES, JOB_VARIABLES
 
 
 @pytest.fixture(autouse=True)

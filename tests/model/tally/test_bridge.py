@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from torchelastic_otel import semconv
-from torchelastic_otel.model.measurement import Distribution, Kind
+from torchelastic_otel.model.metric import Distribution, Kind
 from torchelastic_otel.processing.metrics.self_metrics import Bridged
 from torchelastic_otel.processing.metrics.torch_metrics import bridged
 

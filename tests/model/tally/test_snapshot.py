@@ -8,7 +8,7 @@ import pytest
 from support.agent_streams import BOOTED_NS, EPOCH_NS, SPAN, TRACE, AgentStream, S, values
 
 from torchelastic_otel import semconv
-from torchelastic_otel.model.measurement import Distribution, Kind, Snapshot
+from torchelastic_otel.model.metric import Distribution, Kind, Snapshot
 from torchelastic_otel.model.phases import Phase
 from torchelastic_otel.model.signals import Signal
 from torchelastic_otel.processing.metrics import Tally

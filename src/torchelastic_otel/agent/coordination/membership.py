@@ -22,7 +22,7 @@ from torchelastic_otel.agent.coordination.store import JobStore, Keys
 from torchelastic_otel.agent.event_loop import WatchThread
 from torchelastic_otel.agent.rendezvous_wait import address_of
 from torchelastic_otel.capture import agreement
-from torchelastic_otel.model.cause import NODE_LOST, Cause
+from torchelastic_otel.model.failure import NODE_LOST, Cause
 
 
 @dataclass(frozen=True, slots=True)

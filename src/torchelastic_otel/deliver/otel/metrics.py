@@ -18,8 +18,8 @@ from torchelastic_otel.deliver.measuring import Measured, since
 from torchelastic_otel.deliver.otel.projection import SCOPE, Projection, encodable
 from torchelastic_otel.deliver.otel.resource import resource_of
 from torchelastic_otel.deliver.sampling import Keeps, keep_all, keep_none
-from torchelastic_otel.model import measurement
-from torchelastic_otel.model.measurement import Distribution, Kind, Point, Snapshot
+from torchelastic_otel.model import metric as measurement
+from torchelastic_otel.model.metric import Distribution, Kind, Point, Snapshot
 from torchelastic_otel.model.signals import Signal
 
 _INSTRUMENTS: Final[Mapping[Kind, type]] = {Kind.COUNTER: Counter, Kind.HISTOGRAM: Histogram}

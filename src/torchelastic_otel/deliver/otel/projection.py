@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Final, Generic, TypeVar
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from torchelastic_otel import semconv
-from torchelastic_otel.model.measurement import Kind
+from torchelastic_otel.model.metric import Kind
 from torchelastic_otel.model.signals import Signal
 from torchelastic_otel.version import __version__
 

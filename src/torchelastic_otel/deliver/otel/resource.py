@@ -28,7 +28,7 @@ from opentelemetry.util._importlib_metadata import entry_points
 
 from torchelastic_otel import semconv
 from torchelastic_otel.model.event import AttributeValue, Origin
-from torchelastic_otel.model.origin_variables import IN_A_POD, JOB_ATTRIBUTES
+from torchelastic_otel.model.job_environment import IN_A_POD, JOB_ATTRIBUTES
 
 logger = logging.getLogger("torchelastic_otel")
 

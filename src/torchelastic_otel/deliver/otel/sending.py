@@ -12,7 +12,7 @@ from typing import Any
 from torchelastic_otel.deliver.otel.attempt import one_line
 from torchelastic_otel.deliver.otel.projection import Projection
 from torchelastic_otel.deliver.outcome import Outcome, Verdict
-from torchelastic_otel.model.measurement import Kind
+from torchelastic_otel.model.metric import Kind
 
 
 class ProjectingSender(ABC):

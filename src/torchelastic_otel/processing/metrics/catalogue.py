@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from torchelastic_otel import semconv
-from torchelastic_otel.model.cause import REASONS
-from torchelastic_otel.model.measurement import Kind
+from torchelastic_otel.model.failure import REASONS
+from torchelastic_otel.model.metric import Kind
 from torchelastic_otel.model.phases import Phase
 
 NS_PER_S: Final = 1_000_000_000

@@ -13,8 +13,8 @@ from typing import Any, Final
 
 from torchelastic_otel import semconv
 from torchelastic_otel.model.event import ElasticEvent
-from torchelastic_otel.model.kept_json import known_fields
 from torchelastic_otel.model.phases import Phase
+from torchelastic_otel.model.serialization import known_fields
 from torchelastic_otel.processing.metrics.catalogue import BOUNDS, key
 from torchelastic_otel.processing.metrics.durations import Times
 from torchelastic_otel.processing.metrics.failures import Failure, Failures, decide

@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from torchelastic_otel import semconv
-from torchelastic_otel.model.cause import NODE_LEFT, NODE_LOST
 from torchelastic_otel.model.event import ElasticEvent
+from torchelastic_otel.model.failure import NODE_LEFT, NODE_LOST
 from torchelastic_otel.processing.metrics.catalogue import FAILURE_KINDS, FAILURE_ROLES
 
 MAX_REMEMBERED: Final = 1024

@@ -18,7 +18,7 @@ from typing import Final
 
 from torchelastic_otel import semconv
 from torchelastic_otel.model.event import AttributeValue
-from torchelastic_otel.model.measurement import Distribution, Exemplar, Kind, Metric, Point, Snapshot
+from torchelastic_otel.model.metric import Distribution, Exemplar, Kind, Metric, Point, Snapshot
 from torchelastic_otel.processing.metrics.catalogue import NS_PER_S, TABLE, Row, Scope, key
 from torchelastic_otel.processing.metrics.counters import Run, settle_failures
 from torchelastic_otel.processing.metrics.durations import advance

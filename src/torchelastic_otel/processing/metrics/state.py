@@ -16,8 +16,8 @@ from typing import Final
 
 from torchelastic_otel import semconv
 from torchelastic_otel.model.event import ElasticEvent
-from torchelastic_otel.model.kept_json import known_fields, to_line
 from torchelastic_otel.model.phases import Phase
+from torchelastic_otel.model.serialization import known_fields, to_line
 from torchelastic_otel.processing.metrics import durations
 from torchelastic_otel.processing.metrics.counters import Run, from_plain, settle_failures
 from torchelastic_otel.processing.metrics.update import learn

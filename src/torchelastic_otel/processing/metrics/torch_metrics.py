@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from torchelastic_otel import semconv
-from torchelastic_otel.model.measurement import Distribution, Kind
+from torchelastic_otel.model.metric import Distribution, Kind
 from torchelastic_otel.processing.metrics.catalogue import TABLE
 from torchelastic_otel.processing.metrics.self_metrics import Bridged
 

@@ -15,8 +15,8 @@ from dataclasses import replace
 from typing import Final
 
 from torchelastic_otel import semconv
-from torchelastic_otel.model.cause import REASONS, UNKNOWN
 from torchelastic_otel.model.event import ElasticEvent
+from torchelastic_otel.model.failure import REASONS, UNKNOWN
 from torchelastic_otel.model.phases import Phase
 from torchelastic_otel.processing.metrics import durations, failures
 from torchelastic_otel.processing.metrics.catalogue import (

@@ -11,8 +11,8 @@ from dataclasses import replace
 from typing import Final
 
 from torchelastic_otel import semconv
-from torchelastic_otel.model.cause import UNKNOWN
 from torchelastic_otel.model.event import AttributeValue, ElasticEvent, Severity
+from torchelastic_otel.model.failure import UNKNOWN
 from torchelastic_otel.model.phases import Phase
 from torchelastic_otel.processing.tracing.spans import common
 from torchelastic_otel.processing.tracing.state import Narrative

@@ -13,8 +13,8 @@ from typing import Any, Final
 
 from torchelastic_otel import semconv
 from torchelastic_otel.model.event import AttributeValue
-from torchelastic_otel.model.kept_json import known_fields, to_line
 from torchelastic_otel.model.phases import Phase
+from torchelastic_otel.model.serialization import known_fields, to_line
 from torchelastic_otel.model.span import SpanEvent
 from torchelastic_otel.model.trace_ids import RoundIds, ids_of
 
