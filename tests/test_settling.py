@@ -27,7 +27,7 @@ from torchelastic_otel.processing.processor import (
     settle_what_is_left,
 )
 from torchelastic_otel.spool import store
-from torchelastic_otel.spool.faults import SpoolError
+from torchelastic_otel.spool.errors import SpoolError
 
 BOUND = 1 << 20
 ORIGIN = Origin("0" * 32, "host", 1, EPOCH_NS)

@@ -25,7 +25,7 @@ from support.collector import OK, UNAVAILABLE, Answer, HttpCollector, attributes
 from support.drivers import Driver
 from support.otlp_senders import point, record, send_logs, send_metrics, send_spans, span, trace_id
 
-from torchelastic_otel.spool.glance import glance
+from torchelastic_otel.spool.reader import glance
 
 SENT_FAILED = "otelcol_exporter_send_failed_log_records"
 ACCEPTED = "otelcol_receiver_accepted_log_records"

@@ -14,7 +14,7 @@ from torchelastic_otel import semconv
 from torchelastic_otel.ingest.writer import Redact, Writer
 from torchelastic_otel.model.event import ElasticEvent
 from torchelastic_otel.processing.processor import settle_what_is_left
-from torchelastic_otel.spool.rows import row_bytes
+from torchelastic_otel.spool.records import row_bytes
 
 JOINED = json.dumps(
     {

@@ -23,7 +23,7 @@ from torchelastic_otel.deliver.sources import Source
 from torchelastic_otel.deliver.terms import Terms
 from torchelastic_otel.processing.processor import ORIGIN_KEY, raw_payload
 from torchelastic_otel.spool import adoption, store
-from torchelastic_otel.spool.faults import SpoolError
+from torchelastic_otel.spool.errors import SpoolError
 
 S = 1_000_000_000
 PACE = Pace(delay_ns=0, first_backoff_ns=1_000_000, last_backoff_ns=5_000_000, hold_ns=5_000_000)

@@ -17,8 +17,8 @@ from torchelastic_otel.deliver.pace import Pace
 from torchelastic_otel.deliver.route import Route
 from torchelastic_otel.deliver.sources import Source
 from torchelastic_otel.spool import store
-from torchelastic_otel.spool.faults import SpoolError
-from torchelastic_otel.spool.rows import CursorState
+from torchelastic_otel.spool.errors import SpoolError
+from torchelastic_otel.spool.records import CursorState
 
 FAST = Pace(delay_ns=0, first_backoff_ns=1_000_000, last_backoff_ns=4_000_000, hold_ns=5_000_000)
 

@@ -24,7 +24,7 @@ from environments import NEWEST, Environment
 from torchelastic_otel.demo.receiver import Receiver
 from torchelastic_otel.processing.processor import SPANS
 from torchelastic_otel.semconv import INFERRED
-from torchelastic_otel.spool.glance import contents
+from torchelastic_otel.spool.reader import contents
 
 HERE = Path(__file__).resolve().parent
 TEE = HERE / "tee_agent.py"

@@ -14,7 +14,7 @@ import pytest
 from support.descriptors import descriptors
 
 from torchelastic_otel.spool import adoption, store
-from torchelastic_otel.spool.ownership import acquire
+from torchelastic_otel.spool.lock import acquire
 
 BOUND = 1 << 20
 HOLDER = """
@@ -140,7 +140,7 @@ def test_a_forked_child_neither_owns_nor_frees_its_parents_spool(tmp_path: Path)
             status = 0 if is_stranger and own.path.exists() else 2
         os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    probe = "import sys; from pathlib import Path; from torchelastic_otel.spool.ownership import acquire\n"
+    probe = "import sys; from pathlib import Path; from torchelastic_otel.spool.lock import acquire\n"
     probe += "print(acquire(Path(sys.argv[1])) is None)"
     asked = [sys.executable, "-c", probe, str(tmp_path / "parent.lock")]
     assert subprocess.run(asked, capture_output=True, text=True, check=True, timeout=30).stdout == "True\n"

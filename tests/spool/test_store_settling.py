@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from torchelastic_otel.spool import store
-from torchelastic_otel.spool.faults import SpoolError
+from torchelastic_otel.spool.errors import SpoolError
 
 BOUND = 1 << 20
 

@@ -195,7 +195,7 @@ def _keep_nothing() -> NoReturn:
 
 def _look_at_spool(found: Diagnosis, settings: Settings) -> None:
     from torchelastic_otel.cli import spools
-    from torchelastic_otel.spool_place import spool_directory
+    from torchelastic_otel.spool.location import spool_directory
 
     directory = spool_directory(settings, found.problems.append)
     found.spool = {"directory": None if directory is None else str(directory), "spools": []}

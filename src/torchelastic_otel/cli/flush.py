@@ -83,7 +83,7 @@ class Flush(Command):
             try_until,
         )
         from torchelastic_otel.cli.masking import Masks
-        from torchelastic_otel.spool_place import spool_directory
+        from torchelastic_otel.spool.location import spool_directory
 
         settings = settings_in_force(self.name)
         exporters = exporters_asked_for(os.environ, settings)

@@ -12,9 +12,9 @@ from torchelastic_otel.model.event import ElasticEvent, Origin
 from torchelastic_otel.processing.processor import ORIGIN_KEY
 from torchelastic_otel.spool import adoption
 from torchelastic_otel.spool.directory import CORRUPT_SUFFIX, DELIVERED_SUFFIX
-from torchelastic_otel.spool.faults import SpoolError
-from torchelastic_otel.spool.glance import Glance, glance
-from torchelastic_otel.spool.rows import CursorState
+from torchelastic_otel.spool.errors import SpoolError
+from torchelastic_otel.spool.reader import Glance, glance
+from torchelastic_otel.spool.records import CursorState
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,10 +23,10 @@ from torchelastic_otel.processing.enrichment import Standing, enrich
 from torchelastic_otel.settings import Settings
 from torchelastic_otel.spool import adoption, store
 from torchelastic_otel.spool.directory import LOCK_SUFFIX, SPOOL_SUFFIX
-from torchelastic_otel.spool.faults import SpoolError
-from torchelastic_otel.spool.ownership import acquire
-from torchelastic_otel.spool.rows import CursorState, row_bytes
-from torchelastic_otel.spool_place import spool_directory
+from torchelastic_otel.spool.errors import SpoolError
+from torchelastic_otel.spool.location import spool_directory
+from torchelastic_otel.spool.lock import acquire
+from torchelastic_otel.spool.records import CursorState, row_bytes
 from torchelastic_otel.torch_events.parser import normalise
 
 

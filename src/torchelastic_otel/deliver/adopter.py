@@ -27,8 +27,8 @@ from torchelastic_otel.guard import guard
 from torchelastic_otel.model.event import Origin
 from torchelastic_otel.processing.processor import ORIGIN_KEY, settle_what_is_left
 from torchelastic_otel.spool import adoption
-from torchelastic_otel.spool.faults import SpoolCorruptError, SpoolError
-from torchelastic_otel.spool.rows import CursorState
+from torchelastic_otel.spool.errors import SpoolCorruptError, SpoolError
+from torchelastic_otel.spool.records import CursorState
 
 logger = logging.getLogger("torchelastic_otel")
 

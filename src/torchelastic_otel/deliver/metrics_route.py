@@ -30,7 +30,7 @@ from torchelastic_otel.deliver.sources import Shelf, Source
 from torchelastic_otel.deliver.tally_notes import LastNumbers, TallyNotes
 from torchelastic_otel.guard import guard
 from torchelastic_otel.model.metric import Kind, Snapshot
-from torchelastic_otel.spool.faults import SpoolError
+from torchelastic_otel.spool.errors import SpoolError
 
 logger = logging.getLogger("torchelastic_otel")
 

@@ -15,8 +15,8 @@ from torchelastic_otel.deliver.sources import RouteState, Source
 from torchelastic_otel.model.event import ElasticEvent
 from torchelastic_otel.model.span import ElasticSpan
 from torchelastic_otel.processing.metrics.self_metrics import Exports, Outside
-from torchelastic_otel.spool.faults import SpoolError
-from torchelastic_otel.spool.rows import CursorState
+from torchelastic_otel.spool.errors import SpoolError
+from torchelastic_otel.spool.records import CursorState
 
 logger = logging.getLogger("torchelastic_otel")
 

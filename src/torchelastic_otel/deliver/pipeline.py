@@ -35,7 +35,7 @@ from torchelastic_otel.model.event import AttributeValue, Origin
 from torchelastic_otel.model.signals import Signal
 from torchelastic_otel.processing.metrics.self_metrics import Outside
 from torchelastic_otel.processing.processor import ORIGIN_KEY, SPANS
-from torchelastic_otel.spool.faults import SpoolError
+from torchelastic_otel.spool.errors import SpoolError
 from torchelastic_otel.spool.store import Spool
 
 logger = logging.getLogger("torchelastic_otel")

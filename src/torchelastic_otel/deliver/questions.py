@@ -16,7 +16,7 @@ from typing import Any, Final, TypeVar
 
 from torchelastic_otel.deliver.pace import NS_PER_S
 from torchelastic_otel.guard import guard
-from torchelastic_otel.spool.faults import SpoolError
+from torchelastic_otel.spool.errors import SpoolError
 
 logger = logging.getLogger("torchelastic_otel")
 

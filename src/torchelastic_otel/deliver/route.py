@@ -20,8 +20,8 @@ from torchelastic_otel.deliver.outcome import Outcome, Sender, Verdict
 from torchelastic_otel.deliver.pace import NS_PER_S, Pace, Patience
 from torchelastic_otel.deliver.sources import Item, Read, Shelf, Source, read_event
 from torchelastic_otel.guard import guard
-from torchelastic_otel.spool.faults import SpoolCorruptError, SpoolError
-from torchelastic_otel.spool.rows import Row
+from torchelastic_otel.spool.errors import SpoolCorruptError, SpoolError
+from torchelastic_otel.spool.records import Row
 
 logger = logging.getLogger("torchelastic_otel")
 

@@ -15,7 +15,7 @@ from typing import TypeAlias
 from torchelastic_otel import semconv
 from torchelastic_otel.model.event import Delivery, ElasticEvent, Origin
 from torchelastic_otel.model.span import ElasticSpan
-from torchelastic_otel.spool.rows import Row
+from torchelastic_otel.spool.records import Row
 from torchelastic_otel.spool.store import Spool
 
 

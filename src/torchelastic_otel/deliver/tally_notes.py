@@ -21,7 +21,7 @@ from torchelastic_otel.deliver.measuring import Measured
 from torchelastic_otel.deliver.sources import Source
 from torchelastic_otel.model.metric import Snapshot
 from torchelastic_otel.processing.processor import TALLY_KEY
-from torchelastic_otel.spool.faults import SpoolError
+from torchelastic_otel.spool.errors import SpoolError
 from torchelastic_otel.spool.store import Spool
 
 logger = logging.getLogger("torchelastic_otel")

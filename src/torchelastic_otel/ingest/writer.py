@@ -21,8 +21,8 @@ from torchelastic_otel.model.metric import Snapshot
 from torchelastic_otel.processing.metrics.self_metrics import Outside
 from torchelastic_otel.processing.metrics.snapshot import acknowledge, is_due, snapshot
 from torchelastic_otel.processing.processor import SPANS, STANDING_KEY, TALLY_KEY, Known, Read, raw_payload, read
-from torchelastic_otel.spool.faults import SpoolError, SpoolTooSmallError
-from torchelastic_otel.spool.rows import row_bytes
+from torchelastic_otel.spool.errors import SpoolError, SpoolTooSmallError
+from torchelastic_otel.spool.records import row_bytes
 from torchelastic_otel.spool.store import Spool
 
 if TYPE_CHECKING:

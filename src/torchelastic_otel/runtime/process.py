@@ -30,8 +30,8 @@ from torchelastic_otel.model.text import bounded
 from torchelastic_otel.processing.metrics.self_metrics import Bridged, Outside
 from torchelastic_otel.settings import Settings
 from torchelastic_otel.spool import adoption, store
-from torchelastic_otel.spool.faults import SpoolError
-from torchelastic_otel.spool_place import memory_only, spool_directory
+from torchelastic_otel.spool.errors import SpoolError
+from torchelastic_otel.spool.location import memory_only, spool_directory
 
 logger = logging.getLogger("torchelastic_otel")
 

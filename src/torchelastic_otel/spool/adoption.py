@@ -16,8 +16,8 @@ from typing import Final
 
 from torchelastic_otel.spool import store
 from torchelastic_otel.spool.directory import CORRUPT_SUFFIX, DELIVERED_SUFFIX, LOCK_SUFFIX, SPOOL_SUFFIX
-from torchelastic_otel.spool.faults import SpoolCorruptError, SpoolError
-from torchelastic_otel.spool.ownership import Ownership, acquire
+from torchelastic_otel.spool.errors import SpoolCorruptError, SpoolError
+from torchelastic_otel.spool.lock import Ownership, acquire
 
 logger = logging.getLogger("torchelastic_otel")
 

@@ -12,7 +12,7 @@ What always holds:
   another payload; no cursor reads past a row that is not settled.
 
 - Every statement and the closing hold the spool's lock: SQLite ends the process (SIGSEGV) where a connection is
-  closed while another thread is in it. A fork waits for that lock (:mod:`~torchelastic_otel.spool.forks`).
+  closed while another thread is in it. A fork waits for that lock (:mod:`~torchelastic_otel.spool.fork_safety`).
 
 What is not promised: order between spools. A spool is used by threads of ours only, one at a time.
 
@@ -29,10 +29,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from torchelastic_otel.spool.faults import SpoolCorruptError, SpoolError, SpoolTooSmallError, faults, transaction
-from torchelastic_otel.spool.forks import ForkLock
-from torchelastic_otel.spool.room import UNDELIVERED, Bounds, make_room
-from torchelastic_otel.spool.rows import PAGE, ROW_BYTES, CursorState, Row, row_bytes
+from torchelastic_otel.spool.errors import SpoolCorruptError, SpoolError, SpoolTooSmallError, faults, transaction
+from torchelastic_otel.spool.fork_safety import ForkLock
+from torchelastic_otel.spool.records import PAGE, ROW_BYTES, CursorState, Row, row_bytes
+from torchelastic_otel.spool.retention import UNDELIVERED, Bounds, make_room
 
 _SCHEMA_VERSION: Final = 1
 _SCHEMA: Final = """

@@ -196,7 +196,7 @@ def test_a_live_agents_run_is_running_and_a_dead_ones_is_not(
     [dead] = timeline(capsys)["runs"]
     assert (dead["outcome"], dead["nodes"][0]["outcome"]) == ("failed", "lost")
     program = (
-        "import sys; from pathlib import Path; from torchelastic_otel.spool.ownership import acquire;"
+        "import sys; from pathlib import Path; from torchelastic_otel.spool.lock import acquire;"
         "held = acquire(Path(sys.argv[1])); print(bool(held), flush=True); sys.stdin.readline()"
     )
     with subprocess.Popen(

@@ -19,7 +19,7 @@ from stage import Stage
 
 from torchelastic_otel import semconv
 from torchelastic_otel.demo.receiver import Received, ReceivedMetric, ReceivedSpan
-from torchelastic_otel.spool.glance import contents
+from torchelastic_otel.spool.reader import contents
 
 
 @dataclass(frozen=True, slots=True)

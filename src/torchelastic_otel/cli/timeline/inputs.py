@@ -23,7 +23,7 @@ from torchelastic_otel.cli.timeline.spools import OldSpoolError, Shortfall, Spoo
 from torchelastic_otel.history.ranges import named
 from torchelastic_otel.model.event import Delivery
 from torchelastic_otel.spool.directory import DELIVERED_SUFFIX, SPOOL_SUFFIX
-from torchelastic_otel.spool.faults import SpoolError
+from torchelastic_otel.spool.errors import SpoolError
 
 _SQLITE: Final = b"SQLite format 3\0"
 _ZSTD: Final = b"\x28\xb5\x2f\xfd"

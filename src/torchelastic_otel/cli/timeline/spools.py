@@ -23,8 +23,8 @@ from torchelastic_otel.processing.enrichment import Standing
 from torchelastic_otel.processing.tracing import Narrative
 from torchelastic_otel.spool import adoption
 from torchelastic_otel.spool.directory import DELIVERED_SUFFIX, LOCK_SUFFIX, SPOOL_SUFFIX
-from torchelastic_otel.spool.faults import SpoolError
-from torchelastic_otel.spool.glance import KeptRow, contents
+from torchelastic_otel.spool.errors import SpoolError
+from torchelastic_otel.spool.reader import KeptRow, contents
 
 
 class OldSpoolError(SpoolError):

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from torchelastic_otel.spool.directory import DELIVERED_SUFFIX
-from torchelastic_otel.spool.faults import SpoolCorruptError, SpoolError
-from torchelastic_otel.spool.rows import CursorState
+from torchelastic_otel.spool.errors import SpoolCorruptError, SpoolError
+from torchelastic_otel.spool.records import CursorState
 
 _Seen = TypeVar("_Seen")
 

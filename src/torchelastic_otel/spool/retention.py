@@ -10,7 +10,7 @@ import sqlite3
 from dataclasses import dataclass
 from typing import Final
 
-from torchelastic_otel.spool.rows import PAGE, ROW_BYTES
+from torchelastic_otel.spool.records import PAGE, ROW_BYTES
 
 UNDELIVERED: Final = """EXISTS (SELECT 1 FROM subscriptions s JOIN cursors c ON c.name = s.cursor
     WHERE s.destination = events.destination AND c.position < events.sequence)"""
@@ -24,7 +24,7 @@ class Bounds:
     Attributes:
         log_pages: Pages of the log after which it is written back.
         pages: Pages of the file.
-        append_bytes: What one ``append`` may take, by :func:`~torchelastic_otel.spool.rows.row_bytes`.
+        append_bytes: What one ``append`` may take, by :func:`~torchelastic_otel.spool.records.row_bytes`.
         row_bytes: What all rows may take, by the same.
     """
 
