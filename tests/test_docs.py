@@ -10,7 +10,7 @@ import pytest
 import torchelastic_otel
 from torchelastic_otel import semconv
 from torchelastic_otel.cli import COMMANDS
-from torchelastic_otel.deliver.destinations import BUILT_IN
+from torchelastic_otel.export.destinations import BUILT_IN
 from torchelastic_otel.processing.metrics.catalogue import TABLE
 from torchelastic_otel.settings import SETTINGS
 from torchelastic_otel.torch_events import messages, parser, rendezvous_messages

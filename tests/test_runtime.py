@@ -197,7 +197,7 @@ def test_sdk_reaches_the_applications_own_logger_provider(monkeypatch: pytest.Mo
     exporter = InMemoryLogRecordExporter()  # type: ignore[no-untyped-call]
     provider = LoggerProvider(shutdown_on_exit=False)
     provider.add_log_record_processor(SimpleLogRecordProcessor(exporter))
-    monkeypatch.setattr("torchelastic_otel.deliver.otel.application.get_logger_provider", lambda: provider)
+    monkeypatch.setattr("torchelastic_otel.export.otel.sdk_bridge.get_logger_provider", lambda: provider)
     install("sdk")
     record("e")
     assert torchelastic_otel.flush()

@@ -6,7 +6,8 @@ from importlib.metadata import EntryPoint
 
 import pytest
 
-from torchelastic_otel.deliver.destinations import (
+from torchelastic_otel.events.handler_registry import UnknownDestinationError as Unknown
+from torchelastic_otel.export.destinations import (
     ENTRY_POINT_GROUP,
     EPHEMERAL_EXPORTERS,
     EXPORTER_GROUPS,
@@ -14,7 +15,6 @@ from torchelastic_otel.deliver.destinations import (
     Exporter,
     Registry,
 )
-from torchelastic_otel.events.handler_registry import UnknownDestinationError as Unknown
 from torchelastic_otel.model.signals import Signal
 from torchelastic_otel.processing import processor
 

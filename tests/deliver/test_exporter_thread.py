@@ -9,11 +9,11 @@ import pytest
 from support.collector import wait_until
 from support.route_stands import TestSender, source
 
-from torchelastic_otel.deliver.exporter_thread import ExporterThread, Rest, rest_until_urgent
-from torchelastic_otel.deliver.outcome import Sender
-from torchelastic_otel.deliver.pace import Pace
-from torchelastic_otel.deliver.route import Route
-from torchelastic_otel.deliver.terms import terms_of
+from torchelastic_otel.export.backoff import Pace
+from torchelastic_otel.export.batch_worker import Route
+from torchelastic_otel.export.config import terms_of
+from torchelastic_otel.export.result import Sender
+from torchelastic_otel.export.worker import ExporterThread, Rest, rest_until_urgent
 from torchelastic_otel.settings import Settings
 
 LONG_S = 60

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from torchelastic_otel import semconv
-from torchelastic_otel.deliver.last_numbers import last_snapshots
-from torchelastic_otel.deliver.measuring import values_of
+from torchelastic_otel.export.final_snapshots import last_snapshots
+from torchelastic_otel.export.metric_delta import values_of
 from torchelastic_otel.model.event import ElasticEvent, Severity
 from torchelastic_otel.model.metric import Kind
 from torchelastic_otel.processing.metrics import Tally, fold

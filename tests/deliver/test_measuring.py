@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.measurements import START, S, snapshot
 
-from torchelastic_otel.deliver.measuring import from_json, last_of, since, to_json, values_of, without_gauges
+from torchelastic_otel.export.metric_delta import from_json, last_of, since, to_json, values_of, without_gauges
 from torchelastic_otel.model.metric import Distribution, Kind, Snapshot
 
 COUNTER = ("torchelastic.worker.failures", (("torchelastic.failure.kind", "exit"),))

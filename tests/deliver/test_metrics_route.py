@@ -10,12 +10,12 @@ from support.collector import wait_until
 from support.measurements import START, S, snapshot
 from support.route_stands import BOUND, DELIVERED, origin
 
-from torchelastic_otel.deliver.measuring import Measured, values_of
-from torchelastic_otel.deliver.metrics_route import MetricsRoute
-from torchelastic_otel.deliver.outcome import Outcome, Verdict
-from torchelastic_otel.deliver.pace import Pace
-from torchelastic_otel.deliver.sources import Source
-from torchelastic_otel.deliver.tally_notes import TALLY_EXPORTERS_KEY
+from torchelastic_otel.export.backoff import Pace
+from torchelastic_otel.export.metric_checkpoints import TALLY_EXPORTERS_KEY
+from torchelastic_otel.export.metric_delta import Measured, values_of
+from torchelastic_otel.export.metric_worker import MetricsRoute
+from torchelastic_otel.export.result import Outcome, Verdict
+from torchelastic_otel.export.sources import Source
 from torchelastic_otel.model.metric import Kind, Snapshot
 from torchelastic_otel.processing.processor import TALLY_KEY
 from torchelastic_otel.spool import store

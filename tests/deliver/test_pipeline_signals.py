@@ -14,13 +14,13 @@ from support.route_stands import BOUND, DELIVERED, event, origin
 from support.spans import OTHER_TRACE, TRACE, span
 
 from torchelastic_otel import semconv
-from torchelastic_otel.deliver.destinations import Exporter, Registry
-from torchelastic_otel.deliver.measuring import Measured
-from torchelastic_otel.deliver.outcome import Outcome, Verdict
-from torchelastic_otel.deliver.pace import Pace
-from torchelastic_otel.deliver.pipeline import Pipeline
-from torchelastic_otel.deliver.tally_notes import TALLY_EXPORTERS_KEY
-from torchelastic_otel.deliver.terms import Terms
+from torchelastic_otel.export.backoff import Pace
+from torchelastic_otel.export.config import Terms
+from torchelastic_otel.export.destinations import Exporter, Registry
+from torchelastic_otel.export.metric_checkpoints import TALLY_EXPORTERS_KEY
+from torchelastic_otel.export.metric_delta import Measured
+from torchelastic_otel.export.pipeline import Pipeline
+from torchelastic_otel.export.result import Outcome, Verdict
 from torchelastic_otel.model.event import ElasticEvent
 from torchelastic_otel.model.metric import Snapshot
 from torchelastic_otel.model.signals import Signal

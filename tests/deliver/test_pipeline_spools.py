@@ -14,13 +14,13 @@ import pytest
 from support.collector import wait_until
 from support.route_stands import BOUND, DELIVERED, TestSender, event, fill, origin
 
-from torchelastic_otel.deliver.destinations import Exporter
-from torchelastic_otel.deliver.outcome import Outcome, Verdict
-from torchelastic_otel.deliver.pace import Pace
-from torchelastic_otel.deliver.pipeline import Pipeline
-from torchelastic_otel.deliver.route import Route
-from torchelastic_otel.deliver.sources import Source
-from torchelastic_otel.deliver.terms import Terms
+from torchelastic_otel.export.backoff import Pace
+from torchelastic_otel.export.batch_worker import Route
+from torchelastic_otel.export.config import Terms
+from torchelastic_otel.export.destinations import Exporter
+from torchelastic_otel.export.pipeline import Pipeline
+from torchelastic_otel.export.result import Outcome, Verdict
+from torchelastic_otel.export.sources import Source
 from torchelastic_otel.processing.processor import ORIGIN_KEY, raw_payload
 from torchelastic_otel.spool import adoption, store
 from torchelastic_otel.spool.errors import SpoolError

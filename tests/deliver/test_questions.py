@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from torchelastic_otel.deliver.questions import Questions
+from torchelastic_otel.export.query_runner import Questions
 from torchelastic_otel.spool.errors import SpoolError
 
 MINUTE_NS = 60_000_000_000

@@ -12,10 +12,10 @@ import pytest
 from support.collector import wait_until
 from support.route_stands import BOUND, DELIVERED, TestSender, event, fill, origin, refusing, source
 
-from torchelastic_otel.deliver.outcome import Outcome, Verdict
-from torchelastic_otel.deliver.pace import Pace
-from torchelastic_otel.deliver.route import Route
-from torchelastic_otel.deliver.sources import Source
+from torchelastic_otel.export.backoff import Pace
+from torchelastic_otel.export.batch_worker import Route
+from torchelastic_otel.export.result import Outcome, Verdict
+from torchelastic_otel.export.sources import Source
 from torchelastic_otel.spool import store
 from torchelastic_otel.spool.errors import SpoolError
 from torchelastic_otel.spool.records import CursorState

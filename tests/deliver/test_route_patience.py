@@ -10,9 +10,9 @@ import pytest
 from support.collector import wait_until
 from support.route_stands import DELIVERED, TestSender, event, source
 
-from torchelastic_otel.deliver.outcome import Outcome, Verdict
-from torchelastic_otel.deliver.pace import Pace
-from torchelastic_otel.deliver.route import Route
+from torchelastic_otel.export.backoff import Pace
+from torchelastic_otel.export.batch_worker import Route
+from torchelastic_otel.export.result import Outcome, Verdict
 
 S = 1_000_000_000
 AWAY = Outcome(Verdict.RETRY, "away")

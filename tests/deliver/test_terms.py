@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from torchelastic_otel.deliver.pace import Pace
-from torchelastic_otel.deliver.terms import terms_of
+from torchelastic_otel.export.backoff import Pace
+from torchelastic_otel.export.config import terms_of
 from torchelastic_otel.model.signals import Signal
 from torchelastic_otel.settings import Settings
 

@@ -32,8 +32,8 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExportResult
 from opentelemetry.trace import SpanContext
 
-from torchelastic_otel.deliver.otel.otlp_json import encode_line
 from torchelastic_otel.demo.receiver import Received, Receiver
+from torchelastic_otel.export.otel.otlp_json import encode_line
 
 
 def a_record(number: int = 1, **attributes: Any) -> ReadableLogRecord:

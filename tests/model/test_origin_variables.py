@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from torchelastic_otel.deliver.otel.resource import parse_resource_attributes
+from torchelastic_otel.export.otel.resource import parse_resource_attributes
 from torchelastic_otel.model.job_environment import said_host_name
 
 

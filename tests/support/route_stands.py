@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from support.collector import LONGEST_S
-from torchelastic_otel.deliver.outcome import Outcome, Verdict
-from torchelastic_otel.deliver.sources import Source
+from torchelastic_otel.export.result import Outcome, Verdict
+from torchelastic_otel.export.sources import Source
 from torchelastic_otel.model.event import Delivery, ElasticEvent, Origin
 from torchelastic_otel.spool import store
 

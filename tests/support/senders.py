@@ -10,7 +10,7 @@ from typing import Any
 from unittest import mock
 
 from support.collector import Collector
-from torchelastic_otel.deliver.otel.exporters import make_sender
+from torchelastic_otel.export.otel.entry_points import make_sender
 from torchelastic_otel.model.signals import Signal
 
 SECOND_NS = 1_000_000_000

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torchelastic_otel.deliver.sources import SpanDelivery
+from torchelastic_otel.export.sources import SpanDelivery
 from torchelastic_otel.model.span import ElasticSpan, SpanEvent, SpanLink
 
 START = 1_700_000_000_000_000_000

@@ -13,10 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from torchelastic_otel.cli.command import PROGRAM, CommandError
-from torchelastic_otel.deliver.destinations import Exporter, Registry
-from torchelastic_otel.deliver.pipeline import Pipeline
-from torchelastic_otel.deliver.terms import terms_of
 from torchelastic_otel.events.handler_registry import UnknownDestinationError
+from torchelastic_otel.export.config import terms_of
+from torchelastic_otel.export.destinations import Exporter, Registry
+from torchelastic_otel.export.pipeline import Pipeline
 from torchelastic_otel.model.signals import Signal
 from torchelastic_otel.runtime.api.activation import decide
 from torchelastic_otel.settings import PREFIX, Mode, Settings, from_environment
@@ -81,13 +81,13 @@ def make_pipeline(
     Raises:
         CommandError: An exporter cannot be made.
     """
-    from torchelastic_otel.deliver.otel import senders
-    from torchelastic_otel.deliver.otel.exporters import ExporterError
+    from torchelastic_otel.export.otel import factory
+    from torchelastic_otel.export.otel.entry_points import ExporterError
 
     made = {}
     for exporter in exporters:
         try:
-            made[exporter.cursor] = senders.make(exporter, settings, os.environ, _say, folder)
+            made[exporter.cursor] = factory.make(exporter, settings, os.environ, _say, folder)
         except ExporterError as error:
             if exporter.signal is Signal.METRICS:
                 _say(str(error))  # a state that nobody is told costs no event its delivery

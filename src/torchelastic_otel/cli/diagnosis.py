@@ -160,7 +160,7 @@ def _look_at_activation(found: Diagnosis, settings: Settings, activation: Activa
 
 
 def _look_at_hooks(found: Diagnosis) -> None:
-    from torchelastic_otel.deliver.destinations import Registry
+    from torchelastic_otel.export.destinations import Registry
     from torchelastic_otel.ingest.queue import Inlet
     from torchelastic_otel.instrument.events_hook import TorchHooks, torch_version
 

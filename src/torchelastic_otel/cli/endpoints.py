@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from torchelastic_otel.cli.command import CommandError
 from torchelastic_otel.cli.delivering import exporters_asked_for
-from torchelastic_otel.deliver.destinations import Exporter
-from torchelastic_otel.deliver.otel import senders
-from torchelastic_otel.deliver.otel.environment import endpoint_of, protocol, with_attempt_timeout
-from torchelastic_otel.deliver.otel.exporters import ExporterError
-from torchelastic_otel.deliver.outcome import Verdict
-from torchelastic_otel.deliver.terms import terms_of
+from torchelastic_otel.export.config import terms_of
+from torchelastic_otel.export.destinations import Exporter
+from torchelastic_otel.export.otel import factory
+from torchelastic_otel.export.otel.entry_points import ExporterError
+from torchelastic_otel.export.otel.environment import endpoint_of, protocol, with_attempt_timeout
+from torchelastic_otel.export.result import Verdict
 from torchelastic_otel.model.signals import Signal
 from torchelastic_otel.runtime.api.activation import OTLP, Activation
 from torchelastic_otel.settings import Settings
@@ -61,7 +61,7 @@ def _ask(
         told: dict[str, Any] = {"signal": signal.value, "name": exporter.name, "endpoint": None, "protocol": None}
         found.exporters.append(told)
         try:
-            sender = senders.make(exporter, settings, limited, found.problems.append, folder)
+            sender = factory.make(exporter, settings, limited, found.problems.append, folder)
         except ExporterError as error:
             told["answer"] = f"off: {error.why}"
             found.problems.append(str(error))

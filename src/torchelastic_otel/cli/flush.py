@@ -21,8 +21,8 @@ from torchelastic_otel.cli.command import Command, CommandError, seconds
 if TYPE_CHECKING:
     from torchelastic_otel.cli.masking import Masks
     from torchelastic_otel.cli.spools import SpoolView
-    from torchelastic_otel.deliver.adopter import Adopted
-    from torchelastic_otel.deliver.pipeline import Pipeline
+    from torchelastic_otel.export.orphan_adopter import Adopted
+    from torchelastic_otel.export.pipeline import Pipeline
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 _LONGEST_PAUSE_S: Final = 60.0

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from torchelastic_otel import semconv
-from torchelastic_otel.deliver.destinations import EPHEMERAL_EXPORTERS
+from torchelastic_otel.export.destinations import EPHEMERAL_EXPORTERS
 from torchelastic_otel.model.event import ElasticEvent, Origin
 from torchelastic_otel.processing.processor import ORIGIN_KEY
 from torchelastic_otel.spool import adoption

@@ -164,11 +164,11 @@ def _torch_version() -> str:
 
 def _with_receiver(launcher: list[str], directory: Path, timeout_s: float, screen: _Screen) -> bool:
     # gRPC is imported late: --help and a user's mistake need not wait for it.
-    from torchelastic_otel.deliver.otel.console import format_line
     from torchelastic_otel.demo.receiver import Receiver
     from torchelastic_otel.demo.render import render_summary
     from torchelastic_otel.demo.spools import read_spools
     from torchelastic_otel.demo.summary import summarise
+    from torchelastic_otel.export.otel.console import format_line
 
     seen: set[str] = set()
 

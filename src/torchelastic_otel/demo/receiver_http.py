@@ -14,7 +14,7 @@ from typing import Any
 
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # protobuf ships no types
 
-from torchelastic_otel.deliver.otel.otlp_json import from_json, to_line
+from torchelastic_otel.export.otel.otlp_json import from_json, to_line
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
 _PROTOBUF, _JSON = "application/x-protobuf", "application/json"

@@ -14,8 +14,8 @@ import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from torchelastic_otel.deliver.destinations import Exporter, Registry
 from torchelastic_otel.events.handler_registry import UnknownDestinationError
+from torchelastic_otel.export.destinations import Exporter, Registry
 from torchelastic_otel.guard import guard
 from torchelastic_otel.model.signals import Signal
 from torchelastic_otel.runtime.api.activation import Activation, decide
@@ -187,21 +187,21 @@ def flush(timeout_s: float = 10.0) -> bool:
 
 def finished_logs() -> list[ReadableLogRecord]:
     """What destination ``memory`` was told in this process, oldest first; for tests. Clear the list to start anew."""
-    from torchelastic_otel.deliver.otel import memory
+    from torchelastic_otel.export.otel import memory
 
     return memory.finished
 
 
 def finished_spans() -> list[ReadableSpan]:
     """The spans that destination ``memory`` was told in this process, oldest first; as :func:`finished_logs`."""
-    from torchelastic_otel.deliver.otel import memory
+    from torchelastic_otel.export.otel import memory
 
     return memory.finished_spans
 
 
 def finished_metrics() -> list[MetricsData]:
     """The metrics that destination ``memory`` was told in this process, one a snapshot; as :func:`finished_logs`."""
-    from torchelastic_otel.deliver.otel import memory
+    from torchelastic_otel.export.otel import memory
 
     return memory.finished_metrics
 

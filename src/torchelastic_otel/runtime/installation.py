@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from torchelastic_otel.agent.coordination.store import wait_for_calls
-from torchelastic_otel.deliver.destinations import Registry
 from torchelastic_otel.events import handlers
+from torchelastic_otel.export.destinations import Registry
 from torchelastic_otel.ingest.handler import SpoolHandler
 from torchelastic_otel.ingest.queue import Inlet
 from torchelastic_otel.instrument.events_hook import HookReport, TorchHooks, store_wants_quiet_threads
@@ -26,7 +26,7 @@ from torchelastic_otel.settings import NS_PER_S, Settings
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from torchelastic_otel.deliver.sources import RouteState
+    from torchelastic_otel.export.sources import RouteState
     from torchelastic_otel.ingest.queue import Keeper
     from torchelastic_otel.ingest.writer import Redact
     from torchelastic_otel.processing.metrics.self_metrics import Bridged

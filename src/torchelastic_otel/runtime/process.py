@@ -17,11 +17,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from torchelastic_otel.deliver.destinations import Exporter, Registry
-from torchelastic_otel.deliver.outcome import Sender
-from torchelastic_otel.deliver.pipeline import Pipeline
-from torchelastic_otel.deliver.questions import questions, within
-from torchelastic_otel.deliver.terms import terms_of
+from torchelastic_otel.export.config import terms_of
+from torchelastic_otel.export.destinations import Exporter, Registry
+from torchelastic_otel.export.pipeline import Pipeline
+from torchelastic_otel.export.query_runner import questions, within
+from torchelastic_otel.export.result import Sender
 from torchelastic_otel.guard import guard
 from torchelastic_otel.model.event import AttributeValue, Origin
 from torchelastic_otel.model.job_environment import JOB_VARIABLES, said_host_name
@@ -266,13 +266,13 @@ class ProcessLanding:
     def _detect(self) -> dict[str, AttributeValue]:
         # all of the SDK, in time: see runtime._flush_before_threads_end; and by one thread, since Python refuses
         # threads that import in a circle: see runtime.install
-        from torchelastic_otel.deliver.otel import senders
-        from torchelastic_otel.deliver.otel.resource import detect
+        from torchelastic_otel.export.otel import factory
+        from torchelastic_otel.export.otel.resource import detect
 
-        senders.load(self._registry.exporters_of("null"), self._environ)
+        factory.load(self._registry.exporters_of("null"), self._environ)
         return detect(self._environ)
 
     def _make_sender(self, exporter: Exporter) -> Sender[Any]:
-        from torchelastic_otel.deliver.otel.senders import make
+        from torchelastic_otel.export.otel.factory import make
 
         return make(exporter, self._settings, self._environ, logger.warning, self._directory)

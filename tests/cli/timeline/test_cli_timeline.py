@@ -19,8 +19,8 @@ from support.left_behind import Spools
 from support.recordings import DIRECTORY
 
 from torchelastic_otel.cli import main
-from torchelastic_otel.deliver.otel.logs import log_record
-from torchelastic_otel.deliver.otel.otlp_json import encode_line
+from torchelastic_otel.export.otel.logs import log_record
+from torchelastic_otel.export.otel.otlp_json import encode_line
 from torchelastic_otel.model.event import Delivery
 from torchelastic_otel.processing.processor import ORIGIN_KEY, raw_payload
 from torchelastic_otel.spool import adoption

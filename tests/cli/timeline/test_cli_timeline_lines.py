@@ -14,8 +14,8 @@ from support.recordings import DIRECTORY
 from torchelastic_otel import semconv
 from torchelastic_otel.cli import main
 from torchelastic_otel.cli.timeline.inputs import read_paths
-from torchelastic_otel.deliver.otel.logs import log_record
-from torchelastic_otel.deliver.otel.otlp_json import encode_line
+from torchelastic_otel.export.otel.logs import log_record
+from torchelastic_otel.export.otel.otlp_json import encode_line
 from torchelastic_otel.history.state import Story, fold, runs_of
 
 README_LOGS = sorted((Path(__file__).parents[2] / "recordings" / "llama-finetune").glob("*.logs.jsonl"))

@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from torchelastic_otel.deliver.otel.attempt import Answered, Lifeline, one_line
-from torchelastic_otel.deliver.outcome import Outcome, Verdict
+from torchelastic_otel.export.otel.cancellation import Answered, Lifeline, one_line
+from torchelastic_otel.export.result import Outcome, Verdict
 
 MINUTE_NS = 60_000_000_000
 

@@ -8,9 +8,9 @@ import pytest
 from opentelemetry.exporter.otlp.proto.common._log_encoder import encode_logs
 
 from torchelastic_otel import semconv
-from torchelastic_otel.deliver.otel.limits import limits_of
-from torchelastic_otel.deliver.otel.logs import log_record
-from torchelastic_otel.deliver.route import MAX_BATCH_BYTES
+from torchelastic_otel.export.batch_worker import MAX_BATCH_BYTES
+from torchelastic_otel.export.otel.limits import limits_of
+from torchelastic_otel.export.otel.logs import log_record
 from torchelastic_otel.model.event import Delivery, ElasticEvent, Origin
 
 RECORDS, JSON_BYTES, ENCODED_BYTES = 512, MAX_BATCH_BYTES, 1024 * 1024

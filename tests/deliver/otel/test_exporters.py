@@ -21,13 +21,13 @@ from support.collector import GrpcCollector, HttpCollector
 from support.deliveries import ORIGIN, deliveries
 from support.senders import SECOND_NS, environment, sender_by, user_draws
 
-from torchelastic_otel.deliver.otel import exporters, otlp_exporters
-from torchelastic_otel.deliver.otel.environment import protocol, timeout_ns
-from torchelastic_otel.deliver.otel.exporters import ExporterError, known_exporters, make_sender, sender_for
-from torchelastic_otel.deliver.otel.grpc import GrpcSender
-from torchelastic_otel.deliver.otel.http import HttpSender
-from torchelastic_otel.deliver.otel.plain import PlainSender
-from torchelastic_otel.deliver.outcome import Verdict
+from torchelastic_otel.export.otel import entry_points, otlp
+from torchelastic_otel.export.otel.entry_points import ExporterError, known_exporters, make_sender, sender_for
+from torchelastic_otel.export.otel.environment import protocol, timeout_ns
+from torchelastic_otel.export.otel.generic import PlainSender
+from torchelastic_otel.export.otel.grpc import GrpcSender
+from torchelastic_otel.export.otel.http import HttpSender
+from torchelastic_otel.export.result import Verdict
 from torchelastic_otel.model.signals import Signal
 
 GRPC_FOR_LOGS = {"OTEL_EXPORTER_OTLP_LOGS_PROTOCOL": "grpc"}
@@ -36,7 +36,7 @@ GRPC_FOR_LOGS = {"OTEL_EXPORTER_OTLP_LOGS_PROTOCOL": "grpc"}
 def test_installed_exporters_are_known_and_asking_imports_none_of_them() -> None:
     """Agent start: exporters cost 170 ms and 16 MiB, and load off the main thread."""
     code = (
-        "import sys; from torchelastic_otel.deliver.otel.exporters import known_exporters; print(known_exporters());"
+        "import sys; from torchelastic_otel.export.otel.entry_points import known_exporters; print(known_exporters());"
         "loaded = {'grpc', 'requests', 'urllib3', 'google.protobuf'} & set(sys.modules); assert not loaded, loaded"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -131,7 +131,7 @@ def with_entry_point(monkeypatch: pytest.MonkeyPatch, group: str, made: Any) -> 
         match = selection == {"group": group, "name": "extra"}
         return [mock.Mock(load=lambda: made)] if match else []
 
-    for module in (exporters, otlp_exporters):
+    for module in (entry_points, otlp):
         monkeypatch.setattr(module, "entry_points", find)
 
 

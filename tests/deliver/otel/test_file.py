@@ -25,8 +25,8 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import TraceFlags
 
-from torchelastic_otel.deliver.otel.file import OtlpJsonFileExporter
-from torchelastic_otel.deliver.otel.otlp_json import encode_line, from_json, read_lines
+from torchelastic_otel.export.otel.file import OtlpJsonFileExporter
+from torchelastic_otel.export.otel.otlp_json import encode_line, from_json, read_lines
 
 SUCCESS, FAILURE = LogRecordExportResult.SUCCESS, LogRecordExportResult.FAILURE
 

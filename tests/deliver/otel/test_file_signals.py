@@ -18,13 +18,13 @@ from support.measurements import TRACE as METRIC_TRACE
 from support.measurements import snapshot
 from support.spans import TRACE, span_delivery
 
-from torchelastic_otel.deliver.measuring import Measured
-from torchelastic_otel.deliver.otel import file
-from torchelastic_otel.deliver.otel.limits import span_limits_of
-from torchelastic_otel.deliver.otel.logs import log_record
-from torchelastic_otel.deliver.otel.metrics import metrics_data
-from torchelastic_otel.deliver.otel.otlp_json import from_json
-from torchelastic_otel.deliver.otel.spans import readable_span
+from torchelastic_otel.export.metric_delta import Measured
+from torchelastic_otel.export.otel import file
+from torchelastic_otel.export.otel.limits import span_limits_of
+from torchelastic_otel.export.otel.logs import log_record
+from torchelastic_otel.export.otel.metrics import metrics_data
+from torchelastic_otel.export.otel.otlp_json import from_json
+from torchelastic_otel.export.otel.spans import readable_span
 from torchelastic_otel.model.signals import Signal
 
 

@@ -18,8 +18,8 @@ from opentelemetry.sdk.trace import TracerProvider
 from support.deliveries import ORIGIN, delivery
 from support.senders import user_draws
 
-from torchelastic_otel.deliver.otel.limits import limits_of
-from torchelastic_otel.deliver.otel.logs import log_record
+from torchelastic_otel.export.otel.limits import limits_of
+from torchelastic_otel.export.otel.logs import log_record
 from torchelastic_otel.model.event import Delivery, ElasticEvent, Severity
 
 NAMES = (

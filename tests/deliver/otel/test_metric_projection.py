@@ -12,9 +12,9 @@ from support.deliveries import ORIGIN
 from support.measurements import SPAN, START, TRACE, S, snapshot
 from support.senders import environment
 
-from torchelastic_otel.deliver.measuring import Measured
-from torchelastic_otel.deliver.otel.metrics import deltas_of, exemplars_of, metrics_data
-from torchelastic_otel.deliver.sampling import keep_all, keep_none
+from torchelastic_otel.export.metric_delta import Measured
+from torchelastic_otel.export.otel.metrics import deltas_of, exemplars_of, metrics_data
+from torchelastic_otel.export.sampling import keep_all, keep_none
 from torchelastic_otel.model.metric import Kind, Metric, Point, Snapshot
 
 EVERY_KIND = frozenset({Kind.COUNTER, Kind.HISTOGRAM})

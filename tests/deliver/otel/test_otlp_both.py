@@ -36,7 +36,7 @@ from support.collector import (
 from support.deliveries import ORIGIN, deliveries, delivery
 from support.senders import SECOND_NS, sender_by, sender_to, user_draws
 
-from torchelastic_otel.deliver.outcome import Verdict
+from torchelastic_otel.export.result import Verdict
 
 
 @pytest.fixture(params=[HttpCollector, GrpcCollector], ids=["http", "grpc"])

@@ -17,8 +17,8 @@ from support.deliveries import deliveries, delivery
 from support.relay import Relay
 from support.senders import SECOND_NS, sender_to
 
-from torchelastic_otel.deliver.otel.grpc import outcome_of_status
-from torchelastic_otel.deliver.outcome import Verdict
+from torchelastic_otel.export.otel.grpc import outcome_of_status
+from torchelastic_otel.export.result import Verdict
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from support.deliveries import deliveries, delivery
 from support.relay import Relay
 from support.senders import SECOND_NS, sender_to
 
-from torchelastic_otel.deliver.otel.http_answers import outcome_of_error, parse_retry_after
-from torchelastic_otel.deliver.outcome import Verdict
+from torchelastic_otel.export.otel.http_responses import outcome_of_error, parse_retry_after
+from torchelastic_otel.export.result import Verdict
 
 
 @pytest.fixture

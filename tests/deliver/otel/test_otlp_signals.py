@@ -24,10 +24,10 @@ from support.measurements import snapshot
 from support.senders import sender_by
 from support.spans import span_delivery
 
-from torchelastic_otel.deliver.measuring import Measured
-from torchelastic_otel.deliver.otel.grpc import GrpcSender
-from torchelastic_otel.deliver.otel.http import HttpSender
-from torchelastic_otel.deliver.outcome import Verdict
+from torchelastic_otel.export.metric_delta import Measured
+from torchelastic_otel.export.otel.grpc import GrpcSender
+from torchelastic_otel.export.otel.http import HttpSender
+from torchelastic_otel.export.result import Verdict
 from torchelastic_otel.model.signals import Signal
 
 BATCHES: dict[Signal, Any] = {

@@ -11,8 +11,8 @@ import pytest
 from opentelemetry.sdk.resources import OTELResourceDetector
 from support.deliveries import ORIGIN
 
-from torchelastic_otel.deliver.otel import resource
-from torchelastic_otel.deliver.otel.resource import detect, resource_of
+from torchelastic_otel.export.otel import resource
+from torchelastic_otel.export.otel.resource import detect, resource_of
 from torchelastic_otel.model.event import Origin
 from torchelastic_otel.model.job_environment import JOB_ATTRIBUTES, JOB_VARIABLES
 

@@ -18,8 +18,8 @@ from opentelemetry.instrumentation.utils import suppress_instrumentation
 from requests.adapters import HTTPAdapter
 from support.senders import environment
 
-from torchelastic_otel.deliver.otel.attempt import quietly
-from torchelastic_otel.deliver.otel.otlp_exporters import _reading
+from torchelastic_otel.export.otel.cancellation import quietly
+from torchelastic_otel.export.otel.otlp import _reading
 
 
 def test_our_quiet_context_has_the_keys_of_suppress_instrumentation() -> None:

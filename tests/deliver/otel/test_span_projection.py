@@ -16,8 +16,8 @@ from support.deliveries import ORIGIN
 from support.senders import user_draws
 from support.spans import OTHER_TRACE, START, TRACE, S, span, span_delivery
 
-from torchelastic_otel.deliver.otel.limits import span_limits_of
-from torchelastic_otel.deliver.otel.spans import readable_span
+from torchelastic_otel.export.otel.limits import span_limits_of
+from torchelastic_otel.export.otel.spans import readable_span
 from torchelastic_otel.model.span import SpanEvent, SpanLink
 
 

@@ -14,7 +14,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.poolmanager import ProxyManager
 
-from torchelastic_otel.deliver.otel.attempt import Lifeline
+from torchelastic_otel.export.otel.cancellation import Lifeline
 
 
 class Wire:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from torchelastic_otel.deliver.outcome import Outcome, Verdict
+from torchelastic_otel.export.result import Outcome, Verdict
 
 NS_PER_S: Final = 1_000_000_000
 FIRST_BACKOFF_NS: Final = 1 * NS_PER_S

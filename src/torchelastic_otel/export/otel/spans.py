@@ -14,9 +14,9 @@ from opentelemetry.sdk.trace import Event, ReadableSpan, SpanLimits
 from opentelemetry.sdk.util import BoundedList
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
-from torchelastic_otel.deliver.otel.projection import SCOPE, Projection, encodable, fixed64
-from torchelastic_otel.deliver.otel.resource import resource_of
-from torchelastic_otel.deliver.sources import SpanDelivery
+from torchelastic_otel.export.otel.projection import SCOPE, Projection, encodable, fixed64
+from torchelastic_otel.export.otel.resource import resource_of
+from torchelastic_otel.export.sources import SpanDelivery
 from torchelastic_otel.model.signals import Signal
 
 _SAMPLED = TraceFlags(TraceFlags.SAMPLED)

@@ -10,8 +10,8 @@ import json
 import logging
 from collections.abc import Iterable, Mapping
 
-from torchelastic_otel.deliver.destinations import Exporter
-from torchelastic_otel.deliver.sources import RouteState, Source
+from torchelastic_otel.export.destinations import Exporter
+from torchelastic_otel.export.sources import RouteState, Source
 from torchelastic_otel.model.event import ElasticEvent
 from torchelastic_otel.model.span import ElasticSpan
 from torchelastic_otel.processing.metrics.self_metrics import Exports, Outside

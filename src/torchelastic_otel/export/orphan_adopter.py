@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from torchelastic_otel.deliver.destinations import EPHEMERAL_EXPORTERS
-from torchelastic_otel.deliver.metrics_route import MetricsRoute
-from torchelastic_otel.deliver.route import Route
-from torchelastic_otel.deliver.sources import Source
+from torchelastic_otel.export.batch_worker import Route
+from torchelastic_otel.export.destinations import EPHEMERAL_EXPORTERS
+from torchelastic_otel.export.metric_worker import MetricsRoute
+from torchelastic_otel.export.sources import Source
 from torchelastic_otel.guard import guard
 from torchelastic_otel.model.event import Origin
 from torchelastic_otel.processing.processor import ORIGIN_KEY, settle_what_is_left

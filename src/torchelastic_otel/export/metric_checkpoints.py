@@ -15,10 +15,10 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, TypeAlias
 
-from torchelastic_otel.deliver import measuring
-from torchelastic_otel.deliver.last_numbers import last_snapshots
-from torchelastic_otel.deliver.measuring import Measured
-from torchelastic_otel.deliver.sources import Source
+from torchelastic_otel.export import metric_delta
+from torchelastic_otel.export.final_snapshots import last_snapshots
+from torchelastic_otel.export.metric_delta import Measured
+from torchelastic_otel.export.sources import Source
 from torchelastic_otel.model.metric import Snapshot
 from torchelastic_otel.processing.processor import TALLY_KEY
 from torchelastic_otel.spool.errors import SpoolError
@@ -56,7 +56,7 @@ class TallyNotes:
 
     def note(self, spool: Spool, measured: Measured) -> None:
         """Note what is being told: what was told before it, and up to where it goes."""
-        text = json.dumps([measuring.to_json(measured.base), measuring.to_json(measured.snapshot)])
+        text = json.dumps([metric_delta.to_json(measured.base), metric_delta.to_json(measured.snapshot)])
         try:
             spool.put_meta(f"{TALLY_SENT_KEY} {self._name}", text)
         except SpoolError as error:
@@ -74,15 +74,15 @@ class TallyNotes:
         if tally is None or (exporters is not None and self._name not in json.loads(exporters)):
             return []  # there are no numbers, or they went another way
         noted = source.spool.meta(f"{TALLY_SENT_KEY} {self._name}")
-        base, told = (measuring.from_json(each) for each in json.loads(noted)) if noted is not None else (None, None)
+        base, told = (metric_delta.from_json(each) for each in json.loads(noted)) if noted is not None else (None, None)
         left = []
         if told is not None and base != told:
             # whether it arrived, nobody knows: the same again, which a receiver can tell
             left.append(Measured(source.origin, told, base))
         for snapshot in self._last_numbers(tally):
-            while (last := measuring.last_of(snapshot, told)) is not None:
+            while (last := metric_delta.last_of(snapshot, told)) is not None:
                 # what this exporter never told begins with 0, whatever others were told
-                last = measuring.beginning(last, measuring.values_of(told) if told is not None else ())
+                last = metric_delta.beginning(last, metric_delta.values_of(told) if told is not None else ())
                 left.append(Measured(source.origin, last, told))
                 told = last
         return left

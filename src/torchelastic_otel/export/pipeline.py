@@ -19,17 +19,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from torchelastic_otel.deliver.adopter import Adopted, Adopter
-from torchelastic_otel.deliver.destinations import GENERATION, TORCHS_OWN, Exporter
-from torchelastic_otel.deliver.fleet import Fleet
-from torchelastic_otel.deliver.metrics_route import Numbers
-from torchelastic_otel.deliver.numbers import numbers_of
-from torchelastic_otel.deliver.outcome import Sender
-from torchelastic_otel.deliver.pace import NS_PER_S
-from torchelastic_otel.deliver.questions import SHORTEST_ANSWER_NS, questions, within
-from torchelastic_otel.deliver.sources import RouteState, Source
-from torchelastic_otel.deliver.tally_notes import note_exporters
-from torchelastic_otel.deliver.terms import Terms
+from torchelastic_otel.export.backoff import NS_PER_S
+from torchelastic_otel.export.config import Terms
+from torchelastic_otel.export.destinations import GENERATION, TORCHS_OWN, Exporter
+from torchelastic_otel.export.metric_checkpoints import note_exporters
+from torchelastic_otel.export.metric_worker import Numbers
+from torchelastic_otel.export.orphan_adopter import Adopted, Adopter
+from torchelastic_otel.export.pool import Fleet
+from torchelastic_otel.export.query_runner import SHORTEST_ANSWER_NS, questions, within
+from torchelastic_otel.export.result import Sender
+from torchelastic_otel.export.self_metrics import numbers_of
+from torchelastic_otel.export.sources import RouteState, Source
 from torchelastic_otel.guard import guard
 from torchelastic_otel.model.event import AttributeValue, Origin
 from torchelastic_otel.model.signals import Signal

@@ -9,14 +9,14 @@ import contextlib
 from abc import ABC, abstractmethod
 from typing import Any
 
-from torchelastic_otel.deliver.otel.attempt import one_line
-from torchelastic_otel.deliver.otel.projection import Projection
-from torchelastic_otel.deliver.outcome import Outcome, Verdict
+from torchelastic_otel.export.otel.cancellation import one_line
+from torchelastic_otel.export.otel.projection import Projection
+from torchelastic_otel.export.result import Outcome, Verdict
 from torchelastic_otel.model.metric import Kind
 
 
 class ProjectingSender(ABC):
-    """A :class:`~torchelastic_otel.deliver.outcome.Sender` around one exporter of one signal.
+    """A :class:`~torchelastic_otel.export.result.Sender` around one exporter of one signal.
 
     Args:
         exporter: The exporter.

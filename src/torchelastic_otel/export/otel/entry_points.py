@@ -17,13 +17,13 @@ from typing import Any
 
 from opentelemetry.util._importlib_metadata import entry_points
 
-from torchelastic_otel.deliver.destinations import EXPORTER_GROUPS, signal_of
-from torchelastic_otel.deliver.otel import environment, otlp_exporters
-from torchelastic_otel.deliver.otel.limits import limits_of, span_limits_of
-from torchelastic_otel.deliver.otel.plain import PlainSender
-from torchelastic_otel.deliver.otel.projection import Projection
-from torchelastic_otel.deliver.otel.sending import ProjectingSender
-from torchelastic_otel.deliver.sampling import sampler_of
+from torchelastic_otel.export.destinations import EXPORTER_GROUPS, signal_of
+from torchelastic_otel.export.otel import environment, otlp
+from torchelastic_otel.export.otel.generic import PlainSender
+from torchelastic_otel.export.otel.limits import limits_of, span_limits_of
+from torchelastic_otel.export.otel.projection import Projection
+from torchelastic_otel.export.otel.sender import ProjectingSender
+from torchelastic_otel.export.sampling import sampler_of
 from torchelastic_otel.model.signals import Signal
 
 logger = logging.getLogger("torchelastic_otel")
@@ -70,10 +70,10 @@ def make_sender(
         ExporterError: Not known, not for this signal, or its constructor failed.
     """
     if name == "otlp":
-        name = otlp_exporters.NAMES[environment.protocol(environ, warn, signal)]
+        name = otlp.NAMES[environment.protocol(environ, warn, signal)]
     try:
-        if name in otlp_exporters.MAKERS:
-            exporter = otlp_exporters.MAKERS[name](signal, attempt_timeout_ns, environ, warn)
+        if name in otlp.MAKERS:
+            exporter = otlp.MAKERS[name](signal, attempt_timeout_ns, environ, warn)
             return sender_for(
                 exporter,
                 attempt_timeout_ns=attempt_timeout_ns,
@@ -126,16 +126,16 @@ def sender_for(
     if _is_reader(type(exporter)) or signal_of(exporter) is not signal:
         raise ExporterError(name, f"exports {signal_of(exporter).value}; give an exporter of {signal.value}")
     projection = _projection(exporter, signal, environ, warn)
-    http, grpc = (otlp_exporters.is_one(exporter, each, signal) for each in (otlp_exporters.HTTP, otlp_exporters.GRPC))
+    http, grpc = (otlp.is_one(exporter, each, signal) for each in (otlp.HTTP, otlp.GRPC))
     if http:
-        from torchelastic_otel.deliver.otel.http import HttpSender
+        from torchelastic_otel.export.otel.http import HttpSender
 
         transport = getattr(getattr(exporter, "_client", None), "_transport", exporter)
         session = getattr(transport, "_session", None)
         if session is not None:
             return HttpSender(exporter, projection, session, attempt_timeout_ns=attempt_timeout_ns)
     if grpc and hasattr(getattr(exporter, "_client", None), "Export"):
-        from torchelastic_otel.deliver.otel.grpc import GrpcSender
+        from torchelastic_otel.export.otel.grpc import GrpcSender
 
         return GrpcSender(exporter, projection, attempt_timeout_ns=attempt_timeout_ns)
     if http or grpc:
@@ -147,15 +147,15 @@ def _projection(
     exporter: Any, signal: Signal, environ: Mapping[str, str], warn: Callable[[str], None]
 ) -> Projection[Any]:
     if signal is Signal.TRACES:
-        from torchelastic_otel.deliver.otel.spans import SpanProjection
+        from torchelastic_otel.export.otel.spans import SpanProjection
 
         return SpanProjection(span_limits_of(environ, warn))
     keeps = sampler_of(environ, lambda what: None)  # the terms of delivery have said it
     if signal is Signal.METRICS:
-        from torchelastic_otel.deliver.otel.metrics import MetricProjection, deltas_of, exemplars_of
+        from torchelastic_otel.export.otel.metrics import MetricProjection, deltas_of, exemplars_of
 
         return MetricProjection(deltas_of(exporter), exemplars_of(environ, warn, keeps))
-    from torchelastic_otel.deliver.otel.logs import LogProjection
+    from torchelastic_otel.export.otel.logs import LogProjection
 
     return LogProjection(limits_of(environ, warn), keeps)
 

@@ -35,7 +35,7 @@ from opentelemetry.sdk.metrics.export import MetricExporter, MetricExportResult,
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
-from torchelastic_otel.deliver.otel.otlp_json import encode_line, to_line
+from torchelastic_otel.export.otel.otlp_json import encode_line, to_line
 from torchelastic_otel.model.signals import Signal
 
 logger = logging.getLogger("torchelastic_otel")

@@ -5,7 +5,7 @@ What always holds:
 - A row is acknowledged after the exporter accepted it, or set aside after the receiver refused it alone, or withheld
   because nobody asked for it; nothing else moves a cursor. So every row gets there at least once, in order for
   each spool.
-- Its thread keeps what :mod:`~torchelastic_otel.deliver.exporter_thread` promises.
+- Its thread keeps what :mod:`~torchelastic_otel.export.worker` promises.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from torchelastic_otel.deliver.exporter_thread import ExporterThread, Rest, rest_until_urgent
-from torchelastic_otel.deliver.outcome import Outcome, Sender, Verdict
-from torchelastic_otel.deliver.pace import NS_PER_S, Pace, Patience
-from torchelastic_otel.deliver.sources import Item, Read, Shelf, Source, read_event
+from torchelastic_otel.export.backoff import NS_PER_S, Pace, Patience
+from torchelastic_otel.export.result import Outcome, Sender, Verdict
+from torchelastic_otel.export.sources import Item, Read, Shelf, Source, read_event
+from torchelastic_otel.export.worker import ExporterThread, Rest, rest_until_urgent
 from torchelastic_otel.guard import guard
 from torchelastic_otel.spool.errors import SpoolCorruptError, SpoolError
 from torchelastic_otel.spool.records import Row

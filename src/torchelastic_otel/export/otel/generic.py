@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from torchelastic_otel.deliver.otel.attempt import one_line, quietly
-from torchelastic_otel.deliver.otel.sending import ProjectingSender, raised
-from torchelastic_otel.deliver.outcome import Outcome, Verdict
+from torchelastic_otel.export.otel.cancellation import one_line, quietly
+from torchelastic_otel.export.otel.sender import ProjectingSender, raised
+from torchelastic_otel.export.result import Outcome, Verdict
 
 
 class PlainSender(ProjectingSender):
-    """A :class:`~torchelastic_otel.deliver.outcome.Sender` around anything with an ``export(batch)``."""
+    """A :class:`~torchelastic_otel.export.result.Sender` around anything with an ``export(batch)``."""
 
     def _export(self, data: Any) -> Outcome:
         """Export; ``SUCCESS`` or ``None`` is delivered, any other result a failure.

@@ -16,9 +16,9 @@ from opentelemetry.context import Context
 from opentelemetry.sdk._logs import LogRecordLimits, ReadableLogRecord
 
 from torchelastic_otel import semconv
-from torchelastic_otel.deliver.otel.projection import SCOPE, Projection, encodable, fixed64
-from torchelastic_otel.deliver.otel.resource import resource_of
-from torchelastic_otel.deliver.sampling import Keeps, keep_all
+from torchelastic_otel.export.otel.projection import SCOPE, Projection, encodable, fixed64
+from torchelastic_otel.export.otel.resource import resource_of
+from torchelastic_otel.export.sampling import Keeps, keep_all
 from torchelastic_otel.model.event import Delivery, ElasticEvent
 from torchelastic_otel.model.signals import Signal
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 
 from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY, Context, attach, detach, set_value
 
-from torchelastic_otel.deliver.outcome import Outcome, Verdict
+from torchelastic_otel.export.result import Outcome, Verdict
 
 
 class Answered(BaseException):

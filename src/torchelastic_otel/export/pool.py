@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from torchelastic_otel.deliver.destinations import Exporter
-from torchelastic_otel.deliver.metrics_route import MetricsRoute, Numbers
-from torchelastic_otel.deliver.outcome import Sender
-from torchelastic_otel.deliver.route import Route
-from torchelastic_otel.deliver.sources import (
+from torchelastic_otel.export.batch_worker import Route
+from torchelastic_otel.export.config import Terms
+from torchelastic_otel.export.destinations import Exporter
+from torchelastic_otel.export.metric_worker import MetricsRoute, Numbers
+from torchelastic_otel.export.result import Sender
+from torchelastic_otel.export.sources import (
     Read,
     RouteState,
     Source,
@@ -21,7 +22,6 @@ from torchelastic_otel.deliver.sources import (
     read_event_but_heartbeats,
     read_spans_that,
 )
-from torchelastic_otel.deliver.terms import Terms
 from torchelastic_otel.model.signals import Signal
 
 

@@ -17,35 +17,35 @@ import opentelemetry.sdk._logs.export
 import opentelemetry.sdk.metrics.export
 import opentelemetry.sdk.trace.export  # noqa: F401 - see above
 
-from torchelastic_otel.deliver.destinations import Exporter
-from torchelastic_otel.deliver.otel import environment, exporters, otlp_exporters
-from torchelastic_otel.deliver.otel.sending import ProjectingSender
+from torchelastic_otel.export.destinations import Exporter
+from torchelastic_otel.export.otel import entry_points, environment, otlp
+from torchelastic_otel.export.otel.sender import ProjectingSender
 from torchelastic_otel.settings import Settings
 
 
 def _console_line(exporter: Exporter, settings: Settings, folder: Path | None) -> Any:
-    from torchelastic_otel.deliver.otel.console import ConsoleLineExporter
+    from torchelastic_otel.export.otel.console import ConsoleLineExporter
 
     return ConsoleLineExporter()
 
 
 def _file(exporter: Exporter, settings: Settings, folder: Path | None) -> Any:
-    from torchelastic_otel.deliver.otel import file
+    from torchelastic_otel.export.otel import file
 
     if not settings.file_dir and folder is None:
-        raise exporters.ExporterError("file", "there is no folder for spools here; set TORCHELASTIC_OTEL_FILE_DIR")
+        raise entry_points.ExporterError("file", "there is no folder for spools here; set TORCHELASTIC_OTEL_FILE_DIR")
     directory = Path(settings.file_dir) if settings.file_dir else Path(str(folder)) / "otlp"
     return file.EXPORTERS[exporter.signal](directory)
 
 
 def _memory(exporter: Exporter, settings: Settings, folder: Path | None) -> Any:
-    from torchelastic_otel.deliver.otel import memory
+    from torchelastic_otel.export.otel import memory
 
     return memory.EXPORTERS[exporter.signal]()
 
 
 def _sdk(exporter: Exporter, settings: Settings, folder: Path | None) -> Any:
-    from torchelastic_otel.deliver.otel.application import ApplicationLogs
+    from torchelastic_otel.export.otel.sdk_bridge import ApplicationLogs
 
     return ApplicationLogs()
 
@@ -62,8 +62,8 @@ _MODULES: Final[Mapping[str, tuple[str, ...]]] = {
     "file": ("file",),
     "memory": ("memory",),
     "sdk": ("application",),
-    otlp_exporters.HTTP: ("http",),
-    otlp_exporters.GRPC: ("grpc",),
+    otlp.HTTP: ("http",),
+    otlp.GRPC: ("grpc",),
 }
 """What of this room an exporter needs beyond what all need."""
 
@@ -77,12 +77,12 @@ def load(wanted: Iterable[Exporter], environ: Mapping[str, str]) -> None:
     for exporter in wanted:
         name = exporter.name
         if name == "otlp":
-            name = otlp_exporters.NAMES[environment.protocol(environ, lambda what: None, exporter.signal)]
+            name = otlp.NAMES[environment.protocol(environ, lambda what: None, exporter.signal)]
         if exporter.instance is None and name in _MODULES:
             needed.update(_MODULES[name])
-            if name in otlp_exporters.MAKERS:
+            if name in otlp.MAKERS:
                 with contextlib.suppress(ImportError):
-                    otlp_exporters.load(name, exporter.signal)
+                    otlp.load(name, exporter.signal)
     for module in sorted(needed):
         with contextlib.suppress(ImportError):
             importlib.import_module(f"{__package__}.{module}")
@@ -112,10 +112,10 @@ def make(
     if given is None and exporter.name in _BUILT_IN:
         given = _BUILT_IN[exporter.name](exporter, settings, folder)
     if given is None:
-        return exporters.make_sender(
+        return entry_points.make_sender(
             exporter.name, attempt_timeout_ns=timeout_ns, environ=environ, warn=warn, signal=exporter.signal
         )
-    return exporters.sender_for(
+    return entry_points.sender_for(
         given,
         attempt_timeout_ns=timeout_ns,
         environ=environ,

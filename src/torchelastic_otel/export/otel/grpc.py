@@ -18,10 +18,10 @@ from typing import Any, Final
 import grpc
 from google.rpc.error_details_pb2 import RetryInfo
 
-from torchelastic_otel.deliver.otel.attempt import Answered, Lifeline, one_line
-from torchelastic_otel.deliver.otel.projection import Projection
-from torchelastic_otel.deliver.otel.sending import ProjectingSender, all_of, raised
-from torchelastic_otel.deliver.outcome import Outcome, Verdict
+from torchelastic_otel.export.otel.cancellation import Answered, Lifeline, one_line
+from torchelastic_otel.export.otel.projection import Projection
+from torchelastic_otel.export.otel.sender import ProjectingSender, all_of, raised
+from torchelastic_otel.export.result import Outcome, Verdict
 
 logger = logging.getLogger("torchelastic_otel")
 
@@ -38,7 +38,7 @@ _UNREADABLE: Final = ("unmarshal", "deserializ", "exception serializing")
 
 
 class GrpcSender(ProjectingSender):
-    """A :class:`~torchelastic_otel.deliver.outcome.Sender` around an OTLP exporter of OpenTelemetry's over gRPC.
+    """A :class:`~torchelastic_otel.export.result.Sender` around an OTLP exporter of OpenTelemetry's over gRPC.
 
     Args:
         exporter: ``OTLPLogExporter``, ``OTLPSpanExporter`` or ``OTLPMetricExporter`` of

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from torchelastic_otel.deliver.pace import NS_PER_S, Pace
-from torchelastic_otel.deliver.sampling import Keeps, keep_all, sampler_of
+from torchelastic_otel.export.backoff import NS_PER_S, Pace
+from torchelastic_otel.export.sampling import Keeps, keep_all, sampler_of
 from torchelastic_otel.model.signals import Signal
 from torchelastic_otel.settings import Settings
 

@@ -19,18 +19,18 @@ from typing import Any
 
 import requests
 
-from torchelastic_otel.deliver.otel.attempt import Answered, Lifeline, one_line
-from torchelastic_otel.deliver.otel.http_answers import body_of, outcome_of_error, outcome_of_refusal, status_line
-from torchelastic_otel.deliver.otel.http_connections import Adapter, Wire
-from torchelastic_otel.deliver.otel.projection import Projection
-from torchelastic_otel.deliver.otel.sending import ProjectingSender, all_of, raised
-from torchelastic_otel.deliver.outcome import Outcome, Verdict
+from torchelastic_otel.export.otel.cancellation import Answered, Lifeline, one_line
+from torchelastic_otel.export.otel.http_connections import Adapter, Wire
+from torchelastic_otel.export.otel.http_responses import body_of, outcome_of_error, outcome_of_refusal, status_line
+from torchelastic_otel.export.otel.projection import Projection
+from torchelastic_otel.export.otel.sender import ProjectingSender, all_of, raised
+from torchelastic_otel.export.result import Outcome, Verdict
 
 logger = logging.getLogger("torchelastic_otel")
 
 
 class HttpSender(ProjectingSender):
-    """A :class:`~torchelastic_otel.deliver.outcome.Sender` around an OTLP exporter of OpenTelemetry's over HTTP.
+    """A :class:`~torchelastic_otel.export.result.Sender` around an OTLP exporter of OpenTelemetry's over HTTP.
 
     Args:
         exporter: ``OTLPLogExporter``, ``OTLPSpanExporter`` or ``OTLPMetricExporter`` of

@@ -14,10 +14,10 @@ from opentelemetry.sdk.metrics import export as sdk
 from opentelemetry.sdk.metrics.export import AggregationTemporality, HistogramDataPoint, MetricsData, NumberDataPoint
 
 from torchelastic_otel import semconv
-from torchelastic_otel.deliver.measuring import Measured, since
-from torchelastic_otel.deliver.otel.projection import SCOPE, Projection, encodable
-from torchelastic_otel.deliver.otel.resource import resource_of
-from torchelastic_otel.deliver.sampling import Keeps, keep_all, keep_none
+from torchelastic_otel.export.metric_delta import Measured, since
+from torchelastic_otel.export.otel.projection import SCOPE, Projection, encodable
+from torchelastic_otel.export.otel.resource import resource_of
+from torchelastic_otel.export.sampling import Keeps, keep_all, keep_none
 from torchelastic_otel.model import metric as measurement
 from torchelastic_otel.model.metric import Distribution, Kind, Point, Snapshot
 from torchelastic_otel.model.signals import Signal

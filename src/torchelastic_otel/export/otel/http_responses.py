@@ -14,8 +14,8 @@ from typing import Final
 
 import requests
 
-from torchelastic_otel.deliver.otel.attempt import one_line
-from torchelastic_otel.deliver.outcome import Outcome, Verdict
+from torchelastic_otel.export.otel.cancellation import one_line
+from torchelastic_otel.export.result import Outcome, Verdict
 from torchelastic_otel.model.signals import Signal
 
 LONGEST_BODY: Final = 65536

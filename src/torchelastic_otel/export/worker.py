@@ -18,9 +18,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import ClassVar, Final, Generic, TypeVar
 
-from torchelastic_otel.deliver.outcome import Sender
-from torchelastic_otel.deliver.pace import LAST_BACKOFF_NS, NS_PER_S, Pace
-from torchelastic_otel.deliver.sources import RouteState
+from torchelastic_otel.export.backoff import LAST_BACKOFF_NS, NS_PER_S, Pace
+from torchelastic_otel.export.result import Sender
+from torchelastic_otel.export.sources import RouteState
 from torchelastic_otel.guard import guard
 
 logger = logging.getLogger("torchelastic_otel")

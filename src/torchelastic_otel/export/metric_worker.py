@@ -9,7 +9,7 @@ What always holds:
 - What a receiver is told of a counter or histogram first is 0, whatever another receiver was told before.
 - What was told last is noted in the spool before it is sent, so that whoever adopts the spool tells the rest, once
   and without gauges, and no counter ever falls.
-- Its thread keeps what :mod:`~torchelastic_otel.deliver.exporter_thread` promises.
+- Its thread keeps what :mod:`~torchelastic_otel.export.worker` promises.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final, Protocol, cast
 
-from torchelastic_otel.deliver import measuring
-from torchelastic_otel.deliver.exporter_thread import ExporterThread, Rest, rest_until_urgent
-from torchelastic_otel.deliver.last_numbers import last_snapshots
-from torchelastic_otel.deliver.measuring import Measured
-from torchelastic_otel.deliver.outcome import Outcome, Sender, Verdict
-from torchelastic_otel.deliver.pace import Pace, Patience
-from torchelastic_otel.deliver.sources import Shelf, Source
-from torchelastic_otel.deliver.tally_notes import LastNumbers, TallyNotes
+from torchelastic_otel.export import metric_delta
+from torchelastic_otel.export.backoff import Pace, Patience
+from torchelastic_otel.export.final_snapshots import last_snapshots
+from torchelastic_otel.export.metric_checkpoints import LastNumbers, TallyNotes
+from torchelastic_otel.export.metric_delta import Measured
+from torchelastic_otel.export.result import Outcome, Sender, Verdict
+from torchelastic_otel.export.sources import Shelf, Source
+from torchelastic_otel.export.worker import ExporterThread, Rest, rest_until_urgent
 from torchelastic_otel.guard import guard
 from torchelastic_otel.model.metric import Kind, Snapshot
 from torchelastic_otel.spool.errors import SpoolError
@@ -166,7 +166,7 @@ class MetricsRoute(ExporterThread[Measured]):
             if outcome.verdict in (Verdict.RETRY, Verdict.HOLD):
                 self._frozen = None  # cumulative numbers are taken anew
                 if sender.deltas:
-                    self._frozen = replace(measured, snapshot=measuring.without_gauges(measured.snapshot))
+                    self._frozen = replace(measured, snapshot=metric_delta.without_gauges(measured.snapshot))
                 return self._rest_for(self._patience.after(outcome))
             self._frozen = None
             source = self._own()
@@ -174,7 +174,7 @@ class MetricsRoute(ExporterThread[Measured]):
                 self._notes.note(source.spool, replace(measured, base=measured.snapshot))
             more = False
             if outcome.verdict is Verdict.DELIVERED:
-                self._begun |= measuring.values_of(measured.snapshot).keys()
+                self._begun |= metric_delta.values_of(measured.snapshot).keys()
                 more = numbers.accepted(measured.snapshot) or self._held_back
             if not (again or (more and asked)):
                 return self._rest_for(min(self._pace.delay_ns, self._interval_ns) if more else self._interval_ns)
@@ -188,8 +188,8 @@ class MetricsRoute(ExporterThread[Measured]):
         taken = numbers.take_snapshot()
         if not taken.metrics:
             return None
-        snapshot = measuring.beginning(taken, self._begun)
-        self._held_back = measuring.values_of(snapshot) != measuring.values_of(taken)
+        snapshot = metric_delta.beginning(taken, self._begun)
+        self._held_back = metric_delta.values_of(snapshot) != metric_delta.values_of(taken)
         measured = Measured(source.origin, snapshot, self._base)
         self._notes.note(source.spool, measured)
         self._base = snapshot

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from opentelemetry.util._importlib_metadata import entry_points
 
-from torchelastic_otel.deliver.otel import environment
+from torchelastic_otel.export.otel import environment
 from torchelastic_otel.model.signals import Signal
 
 HTTP: Final = "otlp_proto_http"
@@ -63,7 +63,7 @@ def _make_http(signal: Signal, attempt_timeout_ns: int, environ: Mapping[str, st
 def _make_grpc(signal: Signal, attempt_timeout_ns: int, environ: Mapping[str, str], warn: Callable[[str], None]) -> Any:
     import grpc
 
-    from torchelastic_otel.deliver.otel.grpc import CHANNEL_OPTIONS
+    from torchelastic_otel.export.otel.grpc import CHANNEL_OPTIONS
 
     compression = {
         "none": grpc.Compression.NoCompression,
