@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from torchelastic_otel.cli.captures import BadLine, UnreadableError, read
+from torchelastic_otel.cli.log_captures import BadLine, UnreadableError, read
 
 RAW_RENDEZVOUS = (
     '{"name": "dynamic_rendezvous.py:x", "run_id": "r", "message": "m", "hostname": "node-1", "pid": 77,'

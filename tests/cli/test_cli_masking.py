@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pytest
-
-from torchelastic_otel.cli.masking import Masks
+from torchelastic_otel.cli.doctor.command.masking import Masks
 
 
 @pytest.mark.parametrize(

@@ -233,7 +233,7 @@ def test_a_stream_that_another_process_delivers_is_left_to_it(
     spools: Spools, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Two writers of one spool would break it."""
-    from torchelastic_otel.cli.captures import read
+    from torchelastic_otel.cli.log_captures import read
 
     owned = adoption.create(spools.directory, read(CAPTURES[0].read_bytes()).digest, 1 << 20)
     try:

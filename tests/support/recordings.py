@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from torchelastic_otel.cli import captures
-from torchelastic_otel.cli.streams import stream_of
+from torchelastic_otel.cli import log_captures
+from torchelastic_otel.cli.log_streams import stream_of
 from torchelastic_otel.model.event import Delivery, Origin
 
 DIRECTORY = Path(__file__).parents[1] / "captures"
@@ -14,7 +14,7 @@ SCENARIOS = sorted({path.stem.rpartition("-")[0] for path in DIRECTORY.glob("*.j
 
 def recorded(path: Path) -> list[Delivery]:
     """One recording's events, each with its own times."""
-    capture = captures.read(path.read_bytes())
+    capture = log_captures.read(path.read_bytes())
     origin = Origin(capture.digest, capture.host_name, capture.pid, 0)
     return [Delivery(number, event, origin) for number, event in enumerate(stream_of(path.name, capture).events, 1)]
 

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 from torchelastic_otel.cli.command import Command, CommandError, seconds
 
 if TYPE_CHECKING:
-    from torchelastic_otel.cli.masking import Masks
-    from torchelastic_otel.cli.spools import SpoolView
+    from torchelastic_otel.cli.doctor.command.masking import Masks
+    from torchelastic_otel.cli.spool_inventory import SpoolView
     from torchelastic_otel.export.orphan_adopter import Adopted
     from torchelastic_otel.export.pipeline import Pipeline
 
@@ -75,14 +75,14 @@ class Flush(Command):
     def _run(self, arguments: argparse.Namespace) -> int:
         import os
 
-        from torchelastic_otel.cli.delivering import (
+        from torchelastic_otel.cli.delivery import (
             NS_PER_S,
             exporters_asked_for,
             make_pipeline,
             settings_in_force,
             try_until,
         )
-        from torchelastic_otel.cli.masking import Masks
+        from torchelastic_otel.cli.doctor.command.masking import Masks
         from torchelastic_otel.spool.location import spool_directory
 
         settings = settings_in_force(self.name)
@@ -114,7 +114,7 @@ class _Report:
     """What was delivered and what is left, as it goes on."""
 
     def __init__(self, directory: Path, pipeline: Pipeline, masks: Masks, as_json: bool) -> None:
-        from torchelastic_otel.cli.spools import retired
+        from torchelastic_otel.cli.spool_inventory import retired
 
         self._directory = directory
         self._pipeline = pipeline
@@ -132,7 +132,7 @@ class _Report:
 
     def attempt(self, left_ns: int) -> bool:
         """One pass over the directory; whether nothing is left that waiting could help."""
-        from torchelastic_otel.cli.spools import survey
+        from torchelastic_otel.cli.spool_inventory import survey
 
         self.take(self._pipeline.adopt_pass(left_ns))
         # what an exporter is at still when time is over, we hold ourselves
@@ -144,7 +144,7 @@ class _Report:
 
     def take(self, adopted: Sequence[Adopted], *, tell: bool = False) -> None:
         """Add what a pass did; with ``tell`` say at once what it delivered."""
-        from torchelastic_otel.cli.spools import run_of
+        from torchelastic_otel.cli.spool_inventory import run_of
 
         for each in adopted:
             entry = self._delivered.setdefault(
@@ -177,7 +177,7 @@ class _Report:
 
     def finish(self) -> int:
         """Tell everything; the exit status."""
-        from torchelastic_otel.cli.spools import retired
+        from torchelastic_otel.cli.spool_inventory import retired
 
         delivered = [entry for entry in self._delivered.values() if entry["exporters"] or entry["numbers"]]
         corrupt = [str(path) for path in retired(self._directory).corrupt if path not in self._corrupt_before]

@@ -18,8 +18,8 @@ from torchelastic_otel import semconv
 from torchelastic_otel.cli.command import PROGRAM, Command, CommandError, seconds
 
 if TYPE_CHECKING:
-    from torchelastic_otel.cli.captures import Capture
-    from torchelastic_otel.cli.streams import Stream
+    from torchelastic_otel.cli.log_captures import Capture
+    from torchelastic_otel.cli.log_streams import Stream
 
 _UNKNOWN: Final = (semconv.UNKNOWN_EVENT, semconv.RENDEZVOUS_MESSAGE)
 _MAX_NAMED: Final = 20
@@ -66,8 +66,8 @@ class Replay(Command):
         """Read, spool, deliver, tell."""
         import os
 
-        from torchelastic_otel.cli.delivering import exporters_asked_for, settings_in_force
-        from torchelastic_otel.cli.streams import deliver, stream_of
+        from torchelastic_otel.cli.delivery import exporters_asked_for, settings_in_force
+        from torchelastic_otel.cli.log_streams import deliver, stream_of
 
         captures = _read_all(arguments.files, arguments.strict)
         settings = settings_in_force(self.name)
@@ -81,7 +81,7 @@ class Replay(Command):
 
 def _read_all(files: Sequence[str], strict: bool) -> list[tuple[str, Capture]]:
     """Every file; a content that comes twice is one agent and is taken once."""
-    from torchelastic_otel.cli.captures import UnreadableError, read
+    from torchelastic_otel.cli.log_captures import UnreadableError, read
 
     captures: dict[str, tuple[str, Capture]] = {}
     for name in files:

@@ -9,9 +9,9 @@ import pytest
 from support.job_streams import EPOCH_NS, NONCE, AgentTape, at, clean_job, failing_job
 
 from torchelastic_otel import semconv
-from torchelastic_otel.cli.timeline.choice import Choice, chosen
-from torchelastic_otel.cli.timeline.document import document
-from torchelastic_otel.cli.timeline.page import Look, Page
+from torchelastic_otel.cli.timeline.filters import Choice, chosen
+from torchelastic_otel.cli.timeline.json_report import document
+from torchelastic_otel.cli.timeline.render import Look, Page
 from torchelastic_otel.cli.timeline.text import write_run
 from torchelastic_otel.history.state import Story, fold, runs_of
 from torchelastic_otel.history.types import Outcome, Run

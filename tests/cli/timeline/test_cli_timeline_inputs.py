@@ -19,7 +19,7 @@ from support.recordings import DIRECTORY
 
 from torchelastic_otel.cli import main
 from torchelastic_otel.cli.timeline.files import spools_in
-from torchelastic_otel.cli.timeline.inputs import read_paths, read_spools
+from torchelastic_otel.cli.timeline.sources import read_paths, read_spools
 from torchelastic_otel.processing.processor import ORIGIN_KEY
 from torchelastic_otel.spool import adoption
 

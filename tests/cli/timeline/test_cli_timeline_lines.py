@@ -13,7 +13,7 @@ from support.recordings import DIRECTORY
 
 from torchelastic_otel import semconv
 from torchelastic_otel.cli import main
-from torchelastic_otel.cli.timeline.inputs import read_paths
+from torchelastic_otel.cli.timeline.sources import read_paths
 from torchelastic_otel.export.otel.logs import log_record
 from torchelastic_otel.export.otel.otlp_json import encode_line
 from torchelastic_otel.history.state import Story, fold, runs_of

@@ -11,7 +11,7 @@ from support.job_streams import NONCE, AgentTape, clean_job, failing_job
 
 from torchelastic_otel import semconv
 from torchelastic_otel.cli import main
-from torchelastic_otel.cli.timeline.page import Look, Page
+from torchelastic_otel.cli.timeline.render import Look, Page
 from torchelastic_otel.cli.timeline.text import write_run
 from torchelastic_otel.history.state import Story, fold, runs_of
 from torchelastic_otel.model.phases import Phase

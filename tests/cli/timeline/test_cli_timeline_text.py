@@ -18,9 +18,9 @@ from support.recordings import DIRECTORY
 
 from torchelastic_otel import semconv
 from torchelastic_otel.cli import main
-from torchelastic_otel.cli.timeline.choice import chosen
+from torchelastic_otel.cli.timeline.filters import chosen
 from torchelastic_otel.cli.timeline.options import since
-from torchelastic_otel.cli.timeline.page import Look, Page, clean, clock, day_and_clock, duration
+from torchelastic_otel.cli.timeline.render import Look, Page, clean, clock, day_and_clock, duration
 from torchelastic_otel.cli.timeline.text import write_run
 from torchelastic_otel.history.ranges import ranges
 from torchelastic_otel.history.state import Story, fold, runs_of

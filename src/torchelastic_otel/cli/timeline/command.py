@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, ClassVar
 
 from torchelastic_otel.cli.command import PROGRAM, Command, CommandError
 from torchelastic_otel.cli.timeline.options import round_number, since
-from torchelastic_otel.cli.timeline.page import clean
+from torchelastic_otel.cli.timeline.render import clean
 
 if TYPE_CHECKING:
-    from torchelastic_otel.cli.timeline.inputs import Told
-    from torchelastic_otel.cli.timeline.page import Look
+    from torchelastic_otel.cli.timeline.render import Look
+    from torchelastic_otel.cli.timeline.sources import Told
     from torchelastic_otel.history.types import Run
 
 
@@ -66,7 +66,7 @@ class Timeline(Command):
 
     def run(self, arguments: argparse.Namespace) -> int:
         """Read, fold, tell."""
-        from torchelastic_otel.cli.timeline.choice import chosen, events_of
+        from torchelastic_otel.cli.timeline.filters import chosen, events_of
         from torchelastic_otel.cli.timeline.spools import with_shortfalls
         from torchelastic_otel.history.state import Story, fold, runs_of
 
@@ -82,11 +82,11 @@ class Timeline(Command):
         runs = [choice.run for choice in choices]
         events = [events_of(run, arguments.round) for run in runs] if arguments.all else None
         if arguments.json:
-            from torchelastic_otel.cli.timeline.document import document
+            from torchelastic_otel.cli.timeline.json_report import document
 
             print(json.dumps(document(runs, events), indent=2), flush=True)
         elif runs:
-            from torchelastic_otel.cli.timeline.page import Page
+            from torchelastic_otel.cli.timeline.render import Page
             from torchelastic_otel.cli.timeline.text import write_events, write_run
 
             page = Page(_look(arguments))
@@ -102,7 +102,7 @@ class Timeline(Command):
 
 
 def _read(paths: Sequence[str]) -> tuple[Told, str]:
-    from torchelastic_otel.cli.timeline.inputs import read_node, read_paths
+    from torchelastic_otel.cli.timeline.sources import read_node, read_paths
 
     def say(what: str) -> None:
         print(f"{PROGRAM} timeline: {clean(what)}", file=sys.stderr)
@@ -123,7 +123,7 @@ def _read(paths: Sequence[str]) -> tuple[Told, str]:
 
 
 def _look(arguments: argparse.Namespace) -> Look:
-    from torchelastic_otel.cli.timeline.page import Look
+    from torchelastic_otel.cli.timeline.render import Look
 
     terminal = sys.stdout.isatty()
     plain = arguments.no_color or bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"

@@ -10,7 +10,7 @@ import json
 import socket
 from dataclasses import dataclass
 
-from torchelastic_otel.cli.captures import Capture, Recorded
+from torchelastic_otel.cli.log_captures import Capture, Recorded
 from torchelastic_otel.model.event import Delivery, Origin
 from torchelastic_otel.processing.enrichment import Standing, enrich
 from torchelastic_otel.torch_events.parser import normalise

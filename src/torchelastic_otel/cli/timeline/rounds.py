@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from torchelastic_otel.cli.timeline.page import Page, Style, clock, duration
-from torchelastic_otel.cli.timeline.words import (
+from torchelastic_otel.cli.timeline.labels import (
     Names,
     how,
     last_lines,
@@ -16,6 +15,7 @@ from torchelastic_otel.cli.timeline.words import (
     victims_in_groups,
     who,
 )
+from torchelastic_otel.cli.timeline.render import Page, Style, clock, duration
 from torchelastic_otel.history.ranges import ranges
 from torchelastic_otel.history.types import LeftReason, Node, Outcome, Round, Run
 from torchelastic_otel.model.phases import Phase

@@ -10,9 +10,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
-from torchelastic_otel.cli.timeline.page import Page, Style, clock, day_and_clock, duration
+from torchelastic_otel.cli.timeline.labels import Names, how, named, who
+from torchelastic_otel.cli.timeline.render import Page, Style, clock, day_and_clock, duration
 from torchelastic_otel.cli.timeline.rounds import write_round
-from torchelastic_otel.cli.timeline.words import Names, how, named, who
 from torchelastic_otel.history.ranges import ranges
 from torchelastic_otel.history.types import Outcome, Round, Run, State
 from torchelastic_otel.model.event import ElasticEvent

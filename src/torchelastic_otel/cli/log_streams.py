@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from torchelastic_otel.cli.captures import Capture
 from torchelastic_otel.cli.command import PROGRAM, CommandError
-from torchelastic_otel.cli.delivering import NS_PER_S, make_pipeline, try_until
-from torchelastic_otel.cli.masking import Masks
+from torchelastic_otel.cli.delivery import NS_PER_S, make_pipeline, try_until
+from torchelastic_otel.cli.doctor.command.masking import Masks
+from torchelastic_otel.cli.log_captures import Capture
 from torchelastic_otel.export.destinations import Exporter
 from torchelastic_otel.model.event import ElasticEvent, Origin
 from torchelastic_otel.processing.enrichment import Standing, enrich

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from torchelastic_otel.cli import captures
+from torchelastic_otel.cli import log_captures
 from torchelastic_otel.cli.command import CommandError
 from torchelastic_otel.cli.timeline.files import KNOWN, files_in, is_spool, spools_in, unpacked, why
 from torchelastic_otel.cli.timeline.otlp import deliveries_of, is_request, numbered
@@ -175,8 +175,8 @@ def _take_data(data: bytes, shown: str, told: Told, say: Callable[[str], object]
             lines[i] = b""  # an empty line, so that the others keep their numbers
             requests += 1
     try:
-        capture = captures.read(b"\n".join(lines) if requests else data)
-    except captures.UnreadableError as error:
+        capture = log_captures.read(b"\n".join(lines) if requests else data)
+    except log_captures.UnreadableError as error:
         raise CommandError(f"{shown}: packed twice, and {error}") from None
     if not requests and not capture.recorded and capture.bad:
         raise CommandError(

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from typing import Any, Final, NoReturn
 
-from torchelastic_otel.cli.masking import Masks
+from torchelastic_otel.cli.doctor.command.masking import Masks
 from torchelastic_otel.runtime.api.activation import Activation, decide
 from torchelastic_otel.settings import SETTINGS, Mode, Settings, from_environment
 
@@ -83,7 +83,7 @@ def diagnose(environ: Mapping[str, str], timeout_s: float) -> dict[str, Any]:
     found.environment = masks.shown
     with _warnings_to(found.problems):
         _look_at_activation(found, settings, activation)
-        from torchelastic_otel.cli import endpoints
+        from torchelastic_otel.cli.doctor.command import endpoints
 
         looks: tuple[tuple[str, Callable[[], None]], ...] = (
             ("versions", lambda: _look_at_versions(found)),
@@ -194,7 +194,7 @@ def _keep_nothing() -> NoReturn:
 
 
 def _look_at_spool(found: Diagnosis, settings: Settings) -> None:
-    from torchelastic_otel.cli import spools
+    from torchelastic_otel.cli import spool_inventory
     from torchelastic_otel.spool.location import spool_directory
 
     directory = spool_directory(settings, found.problems.append)
@@ -207,7 +207,7 @@ def _look_at_spool(found: Diagnosis, settings: Settings) -> None:
         found.problems.append(
             f"the disk of {directory} has {found.spool['free_bytes']} bytes left, less than one spool may take"
         )
-    for view in spools.survey(directory):
+    for view in spool_inventory.survey(directory):
         found.spool["spools"].append(
             {
                 "file": view.path.name,
@@ -227,7 +227,7 @@ def _look_at_spool(found: Diagnosis, settings: Settings) -> None:
             }
         )
         found.problems += _wrong_with(view)
-    history = spools.retired(directory)
+    history = spool_inventory.retired(directory)
     found.spool["delivered"] = {"spools": history.delivered, "bytes": history.delivered_bytes}
     found.spool["corrupt"] = [path.name for path in history.corrupt]
     found.problems += [f"{path} is corrupt and was set aside; its events are not delivered" for path in history.corrupt]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torchelastic_otel.cli.command import CommandError
-from torchelastic_otel.cli.delivering import exporters_asked_for
+from torchelastic_otel.cli.delivery import exporters_asked_for
 from torchelastic_otel.export.config import terms_of
 from torchelastic_otel.export.destinations import Exporter
 from torchelastic_otel.export.otel import factory
@@ -19,7 +19,7 @@ from torchelastic_otel.runtime.api.activation import OTLP, Activation
 from torchelastic_otel.settings import Settings
 
 if TYPE_CHECKING:
-    from torchelastic_otel.cli.diagnosis import Diagnosis
+    from torchelastic_otel.cli.doctor.command.diagnosis import Diagnosis
 
 
 def look_at(

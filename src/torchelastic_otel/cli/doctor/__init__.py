@@ -1,0 +1,1 @@
+"""``doctor``: what is active and why, and whether events arrive."""
