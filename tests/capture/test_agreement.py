@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from support.watching import Server, in_threads
 
+from torchelastic_otel.agent.coordination import keys as agreement
+from torchelastic_otel.agent.coordination.keys import BroughtUp
 from torchelastic_otel.agent.coordination.store import Keys
-from torchelastic_otel.capture import agreement
-from torchelastic_otel.capture.agreement import BroughtUp
 from torchelastic_otel.model.failure import NODE_LOST, WORKER_FAILURE, Cause
 
 pytestmark = pytest.mark.torch

@@ -19,10 +19,10 @@ from datetime import datetime, timezone
 from typing import Any, Final
 
 from torchelastic_otel.agent.coordination.coordinator import JobFacts
+from torchelastic_otel.agent.coordination.keys import prefix
 from torchelastic_otel.agent.coordination.membership import Silent
 from torchelastic_otel.agent.coordination.store import JobStore
 from torchelastic_otel.agent.rendezvous_wait import RendezvousView
-from torchelastic_otel.capture.agreement import prefix
 from torchelastic_otel.guard import guard
 
 _BACKENDS_WITH_A_STORE_OF_THEIR_OWN: Final = frozenset({"static"})

@@ -18,12 +18,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from torchelastic_otel import semconv
+from torchelastic_otel.agent.coordination import keys as agreement
 from torchelastic_otel.agent.coordination.fallback import OwnViews
 from torchelastic_otel.agent.coordination.membership import Membership, Silent
 from torchelastic_otel.agent.coordination.round_start import Joined, RoundStart
 from torchelastic_otel.agent.coordination.store import WAIT_S, JobStore, Keys
 from torchelastic_otel.agent.event_loop import WatchThread
-from torchelastic_otel.capture import agreement
 from torchelastic_otel.model.failure import MEMBERSHIP_CHANGE, NODE_LEFT, UNKNOWN, WORKER_FAILURE, Cause
 from torchelastic_otel.model.records import Fact
 

@@ -16,12 +16,12 @@ from datetime import datetime, timezone
 from typing import Any
 
 from torchelastic_otel import semconv
+from torchelastic_otel.agent.coordination import keys as agreement
 from torchelastic_otel.agent.coordination.fallback import OwnViews, first_of
 from torchelastic_otel.agent.coordination.round_start import Joined
 from torchelastic_otel.agent.coordination.store import JobStore, Keys
 from torchelastic_otel.agent.event_loop import WatchThread
 from torchelastic_otel.agent.rendezvous_wait import address_of
-from torchelastic_otel.capture import agreement
 from torchelastic_otel.model.failure import NODE_LOST, Cause
 
 

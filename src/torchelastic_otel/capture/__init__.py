@@ -1,1 +1,0 @@
-"""From what torch says to the spool; knows nothing of OpenTelemetry."""
