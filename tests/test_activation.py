@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from torchelastic_otel.runtime.api.activation import Activation, decide
 
 from torchelastic_otel.model.signals import Signal
+from torchelastic_otel.runtime.activation import Activation, decide
 from torchelastic_otel.settings import from_environment
 
 ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"

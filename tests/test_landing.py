@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from support.collector import wait_until
 from support.landings import seen
-from torchelastic_otel.runtime.api.process import ProcessLanding
 
 from torchelastic_otel.export.destinations import Registry
 from torchelastic_otel.ingest.writer import Writer
+from torchelastic_otel.runtime.process import ProcessLanding
 from torchelastic_otel.settings import from_environment
 
 IS_OWNED = """

@@ -11,7 +11,7 @@ from torchelastic_otel.version import __version__
 
 if TYPE_CHECKING:
     from torchelastic_otel.events.handler_registry import UnknownDestinationError
-    from torchelastic_otel.runtime.api.api import (
+    from torchelastic_otel.runtime.api import (
         finished_logs,
         finished_metrics,
         finished_spans,
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
         uninstall,
         unregister_destination,
     )
-    from torchelastic_otel.runtime.api.installation import Installation, Status
+    from torchelastic_otel.runtime.installation import Installation, Status
     from torchelastic_otel.settings import Settings
     from torchelastic_otel.worker.context import WorkerContext, attach_context
     from torchelastic_otel.worker.training import training_started

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from torchelastic_otel.cli.doctor.command.masking import Masks
+
+from torchelastic_otel.cli.doctor.masking import Masks
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@ What always holds:
 - Called on torch's threads, a method only notes, says (which waits for the spool as any event does, at most 50 ms) and
   hands over; what takes time happens on the watch thread or on the store's.
 - The agent is at exactly one phase at any time, and phases are said in the order in which they began.
-- What is said is what was seen here; what the job agrees on comes from :mod:`~torchelastic_otel.agent.coordination.coordinator`.
+- What is said is what was seen here; what the job agrees on comes from
+  :mod:`~torchelastic_otel.agent.coordination.coordinator`.
 """
 
 from __future__ import annotations

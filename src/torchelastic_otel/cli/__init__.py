@@ -16,7 +16,7 @@ from typing import Final, NoReturn
 
 from torchelastic_otel.cli.command import PROGRAM, Command, CommandError
 from torchelastic_otel.cli.demo import Demo
-from torchelastic_otel.cli.doctor.command.command import Doctor
+from torchelastic_otel.cli.doctor.command import Doctor
 from torchelastic_otel.cli.flush import Flush
 from torchelastic_otel.cli.replay import Replay
 from torchelastic_otel.cli.run import Run

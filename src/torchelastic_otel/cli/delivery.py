@@ -18,7 +18,7 @@ from torchelastic_otel.export.config import terms_of
 from torchelastic_otel.export.destinations import Exporter, Registry
 from torchelastic_otel.export.pipeline import Pipeline
 from torchelastic_otel.model.signals import Signal
-from torchelastic_otel.runtime.api.activation import decide
+from torchelastic_otel.runtime.activation import decide
 from torchelastic_otel.settings import PREFIX, Mode, Settings, from_environment
 
 NS_PER_S = 1_000_000_000

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 from torchelastic_otel.cli.command import Command, CommandError, seconds
 
 if TYPE_CHECKING:
-    from torchelastic_otel.cli.doctor.command.masking import Masks
+    from torchelastic_otel.cli.doctor.masking import Masks
     from torchelastic_otel.cli.spool_inventory import SpoolView
     from torchelastic_otel.export.orphan_adopter import Adopted
     from torchelastic_otel.export.pipeline import Pipeline
@@ -82,7 +82,7 @@ class Flush(Command):
             settings_in_force,
             try_until,
         )
-        from torchelastic_otel.cli.doctor.command.masking import Masks
+        from torchelastic_otel.cli.doctor.masking import Masks
         from torchelastic_otel.spool.location import spool_directory
 
         settings = settings_in_force(self.name)

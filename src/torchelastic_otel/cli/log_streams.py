@@ -15,7 +15,7 @@ from pathlib import Path
 
 from torchelastic_otel.cli.command import PROGRAM, CommandError
 from torchelastic_otel.cli.delivery import NS_PER_S, make_pipeline, try_until
-from torchelastic_otel.cli.doctor.command.masking import Masks
+from torchelastic_otel.cli.doctor.masking import Masks
 from torchelastic_otel.cli.log_captures import Capture
 from torchelastic_otel.export.destinations import Exporter
 from torchelastic_otel.model.event import ElasticEvent, Origin

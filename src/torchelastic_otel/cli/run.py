@@ -76,8 +76,8 @@ class Run(Command):
 
 def install() -> None:
     """Install as the environment says; who runs this command has asked for it, so that ``auto`` means ``on``."""
-    from torchelastic_otel.runtime.api import api
-    from torchelastic_otel.runtime.api.activation import decide
+    from torchelastic_otel.runtime import api
+    from torchelastic_otel.runtime.activation import decide
     from torchelastic_otel.settings import Mode, from_environment
 
     settings, complaints = from_environment(os.environ)

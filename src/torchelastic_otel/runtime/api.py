@@ -18,8 +18,8 @@ from torchelastic_otel.events.handler_registry import UnknownDestinationError
 from torchelastic_otel.export.destinations import Exporter, Registry
 from torchelastic_otel.guard import guard
 from torchelastic_otel.model.signals import Signal
-from torchelastic_otel.runtime.api.activation import Activation, decide
-from torchelastic_otel.runtime.api.installation import Installation
+from torchelastic_otel.runtime.activation import Activation, decide
+from torchelastic_otel.runtime.installation import Installation
 from torchelastic_otel.settings import NS_PER_S, Settings, from_environment
 
 if TYPE_CHECKING:

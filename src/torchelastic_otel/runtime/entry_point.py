@@ -34,7 +34,7 @@ def arm_at_first_rendezvous(elastic: str | None = None) -> Callable[[], None]:
 
 
 def _refused() -> None:
-    from torchelastic_otel.runtime.api import api
+    from torchelastic_otel.runtime import api
 
     installation = api.current()
     if installation is not None:
@@ -42,7 +42,7 @@ def _refused() -> None:
 
 
 def _arm(elastic: str) -> Callable[[str], None] | None:
-    from torchelastic_otel.runtime.api.api import install_from_environment
+    from torchelastic_otel.runtime.api import install_from_environment
 
     api = install_from_environment(elastic)
     return None if api is None else api.check_destination

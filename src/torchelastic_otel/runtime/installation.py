@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from torchelastic_otel.ingest.queue import Keeper
     from torchelastic_otel.ingest.writer import Redact
     from torchelastic_otel.processing.metrics.self_metrics import Bridged
-    from torchelastic_otel.runtime.api.process import ProcessLanding
+    from torchelastic_otel.runtime.process import ProcessLanding
 
 logger = logging.getLogger("torchelastic_otel")
 
@@ -128,7 +128,7 @@ class Installation:
     def _make_keeper(self) -> Keeper:
         """On the writer thread; in each process once, and again where that failed: then with the same landing."""
         from torchelastic_otel.ingest.writer import Writer
-        from torchelastic_otel.runtime.api.process import ProcessLanding
+        from torchelastic_otel.runtime.process import ProcessLanding
 
         landing = self._own_landing
         if landing is None:

@@ -26,7 +26,7 @@ class TorchelasticInstrumentor(BaseInstrumentor):  # type: ignore[misc]
 
     def _instrument(self, **kwargs: Any) -> None:
         from torchelastic_otel.instrument.arming import ELASTICS
-        from torchelastic_otel.runtime.api.entry_point import arm_at_first_rendezvous
+        from torchelastic_otel.runtime.entry_point import arm_at_first_rendezvous
 
         self._undo: list[Callable[[], None]] = []
         for elastic in ELASTICS:
@@ -44,7 +44,7 @@ class TorchelasticInstrumentor(BaseInstrumentor):  # type: ignore[misc]
             self._undo.append(finder.remove)
 
     def _uninstrument(self, **kwargs: Any) -> None:
-        from torchelastic_otel.runtime.api.api import uninstall
+        from torchelastic_otel.runtime.api import uninstall
 
         uninstall()
         for undo in self._undo:

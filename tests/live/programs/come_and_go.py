@@ -100,7 +100,7 @@ def main() -> None:
         use()
     before = snapshot()
     if when == "instrumentor":
-        from torchelastic_otel.runtime.api.otel_instrumentor import TorchelasticInstrumentor
+        from torchelastic_otel.runtime.otel_instrumentor import TorchelasticInstrumentor
 
         TorchelasticInstrumentor().instrument()
         come_back = TorchelasticInstrumentor().uninstrument

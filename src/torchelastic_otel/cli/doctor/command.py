@@ -37,7 +37,7 @@ class Doctor(Command):
 
     def run(self, arguments: argparse.Namespace) -> int:
         """Look, tell, judge."""
-        from torchelastic_otel.cli.doctor.command.diagnosis import diagnose
+        from torchelastic_otel.cli.doctor.diagnosis import diagnose
 
         report = diagnose(dict(os.environ), arguments.timeout)
         report["healthy"] = not report["problems"]

@@ -16,8 +16,8 @@ from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from typing import Any, Final, NoReturn
 
-from torchelastic_otel.cli.doctor.command.masking import Masks
-from torchelastic_otel.runtime.api.activation import Activation, decide
+from torchelastic_otel.cli.doctor.masking import Masks
+from torchelastic_otel.runtime.activation import Activation, decide
 from torchelastic_otel.settings import SETTINGS, Mode, Settings, from_environment
 
 _PACKAGES: Final = (
@@ -83,7 +83,7 @@ def diagnose(environ: Mapping[str, str], timeout_s: float) -> dict[str, Any]:
     found.environment = masks.shown
     with _warnings_to(found.problems):
         _look_at_activation(found, settings, activation)
-        from torchelastic_otel.cli.doctor.command import endpoints
+        from torchelastic_otel.cli.doctor import endpoints
 
         looks: tuple[tuple[str, Callable[[], None]], ...] = (
             ("versions", lambda: _look_at_versions(found)),

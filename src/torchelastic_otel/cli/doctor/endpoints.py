@@ -15,11 +15,11 @@ from torchelastic_otel.export.otel.entry_points import ExporterError
 from torchelastic_otel.export.otel.environment import endpoint_of, protocol, with_attempt_timeout
 from torchelastic_otel.export.result import Verdict
 from torchelastic_otel.model.signals import Signal
-from torchelastic_otel.runtime.api.activation import OTLP, Activation
+from torchelastic_otel.runtime.activation import OTLP, Activation
 from torchelastic_otel.settings import Settings
 
 if TYPE_CHECKING:
-    from torchelastic_otel.cli.doctor.command.diagnosis import Diagnosis
+    from torchelastic_otel.cli.doctor.diagnosis import Diagnosis
 
 
 def look_at(

@@ -18,7 +18,7 @@ from torchelastic_otel.export.metric_delta import Measured, since
 from torchelastic_otel.export.otel.projection import SCOPE, Projection, encodable
 from torchelastic_otel.export.otel.resource import resource_of
 from torchelastic_otel.export.sampling import Keeps, keep_all, keep_none
-from torchelastic_otel.model import metric as measurement
+from torchelastic_otel.model import metric as metric_model
 from torchelastic_otel.model.metric import Distribution, Kind, Point, Snapshot
 from torchelastic_otel.model.signals import Signal
 
@@ -63,7 +63,7 @@ def metrics_data(measured: Measured, deltas: frozenset[Kind], exemplars: Keeps =
     return MetricsData([sdk.ResourceMetrics(resource, [scope], semconv.SCHEMA_URL)])
 
 
-def _metric(metric: measurement.Metric, snapshot: Snapshot, delta: bool, exemplars: Keeps) -> sdk.Metric:
+def _metric(metric: metric_model.Metric, snapshot: Snapshot, delta: bool, exemplars: Keeps) -> sdk.Metric:
     temporality = AggregationTemporality.DELTA if delta else AggregationTemporality.CUMULATIVE
     data: sdk.Gauge | sdk.Sum | sdk.Histogram
     if metric.kind is Kind.HISTOGRAM:
