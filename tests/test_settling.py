@@ -11,8 +11,8 @@ from support.watching import EPOCH_NS, moment
 
 from torchelastic_otel import semconv
 from torchelastic_otel.model.event import ElasticEvent, Origin
+from torchelastic_otel.model.inferred_event import Fact
 from torchelastic_otel.model.phases import Phase
-from torchelastic_otel.model.records import Fact
 from torchelastic_otel.model.span import ElasticSpan
 from torchelastic_otel.processing.processor import (
     NARRATIVE_KEY,

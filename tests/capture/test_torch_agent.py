@@ -17,7 +17,7 @@ from support.watching import Said
 
 from torchelastic_otel import semconv
 from torchelastic_otel.instrument import agent_hook
-from torchelastic_otel.model.records import Fact
+from torchelastic_otel.model.inferred_event import Fact
 
 pytestmark = pytest.mark.torch
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,7 +11,7 @@ from support.watching import Clock, done, moment
 
 from torchelastic_otel.agent.event_loop import WatchThread
 from torchelastic_otel.agent.training import TrainingFiles
-from torchelastic_otel.model.records import Moment
+from torchelastic_otel.model.inferred_event import Moment
 
 
 class Agent:

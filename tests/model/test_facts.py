@@ -12,7 +12,7 @@ from support.watching import moment
 
 from torchelastic_otel import semconv
 from torchelastic_otel.model.event import ElasticEvent, Severity
-from torchelastic_otel.model.records import Fact, Moment
+from torchelastic_otel.model.inferred_event import Fact, Moment
 from torchelastic_otel.torch_events.inferred_events import is_fact
 from torchelastic_otel.torch_events.parser import normalise
 

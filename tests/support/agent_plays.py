@@ -14,7 +14,7 @@ from torchelastic_otel.agent.event_loop import WatchThread
 from torchelastic_otel.agent.observer import AgentWatch
 from torchelastic_otel.agent.rendezvous_wait import RendezvousView
 from torchelastic_otel.agent.workers import Worker
-from torchelastic_otel.model.records import Fact
+from torchelastic_otel.model.inferred_event import Fact
 
 NOBODY = 5_000_000
 """Above every process id of Linux: where torch alone tells how a worker ended."""

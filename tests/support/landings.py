@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from torchelastic_otel import semconv
 from torchelastic_otel.ingest.writer import Writer
 from torchelastic_otel.model.event import ElasticEvent
-from torchelastic_otel.model.records import Fact
+from torchelastic_otel.model.inferred_event import Fact
 from torchelastic_otel.model.span import ElasticSpan
 from torchelastic_otel.processing.processor import SPANS
 from torchelastic_otel.spool import store

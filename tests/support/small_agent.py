@@ -17,7 +17,7 @@ from torchelastic_otel import semconv
 from torchelastic_otel.instrument.agent_hook import AgentHooks
 from torchelastic_otel.instrument.arming import Patches
 from torchelastic_otel.instrument.events_hook import store_wants_quiet_threads
-from torchelastic_otel.model.records import Fact
+from torchelastic_otel.model.inferred_event import Fact
 
 told: list[Fact] = []
 changed = threading.Condition()

@@ -10,7 +10,7 @@ from typing import Any
 
 from torchelastic_otel.agent.coordination.store import JobStore, Keys
 from torchelastic_otel.agent.event_loop import WatchThread
-from torchelastic_otel.model.records import Fact, Moment
+from torchelastic_otel.model.inferred_event import Fact, Moment
 
 S = 1_000_000_000
 EPOCH_NS = 1_700_000_000 * S

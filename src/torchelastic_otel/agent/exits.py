@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from torchelastic_otel.agent.event_loop import WatchThread
-from torchelastic_otel.model.records import Moment
+from torchelastic_otel.model.inferred_event import Moment
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,8 +26,8 @@ from torchelastic_otel.agent.rendezvous_wait import RendezvousView, Waiting
 from torchelastic_otel.agent.training import TrainingFiles
 from torchelastic_otel.agent.workers import StartedWorkers, Worker
 from torchelastic_otel.model.failure import NODE_LEFT, Cause
+from torchelastic_otel.model.inferred_event import Fact, Moment
 from torchelastic_otel.model.phases import Phase
-from torchelastic_otel.model.records import Fact, Moment
 from torchelastic_otel.model.trace_ids import RUNNING, ids_of
 
 MAX_PARTICIPANTS: Final = 128

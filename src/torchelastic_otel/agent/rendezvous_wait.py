@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from torchelastic_otel import semconv
 from torchelastic_otel.agent.event_loop import WatchThread
-from torchelastic_otel.model.records import Moment
+from torchelastic_otel.model.inferred_event import Moment
 
 FIRST_AFTER_NS: Final = 5_000_000_000
 LONGEST_PAUSE_NS: Final = 600_000_000_000

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Final
 
 from torchelastic_otel.agent.event_loop import WatchThread
-from torchelastic_otel.model.records import Moment
+from torchelastic_otel.model.inferred_event import Moment
 
 VARIABLE: Final = "TORCHELASTIC_OTEL_TRAINING_FILE"
 """In a worker's environment: the file that ``training_started()`` makes."""

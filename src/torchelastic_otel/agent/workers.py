@@ -20,7 +20,7 @@ from torchelastic_otel import semconv
 from torchelastic_otel.agent.event_loop import WatchThread
 from torchelastic_otel.agent.exits import Exit, WorkerExits
 from torchelastic_otel.model.failure import WORKER_FAILURE, Cause
-from torchelastic_otel.model.records import Moment
+from torchelastic_otel.model.inferred_event import Moment
 from torchelastic_otel.torch_events.error_files import from_error_file, signal_name
 
 _MAX_ERROR_FILE: Final = 64 * 1024

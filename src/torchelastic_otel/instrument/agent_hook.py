@@ -32,8 +32,8 @@ from torchelastic_otel.instrument.arming import Patches
 from torchelastic_otel.instrument.patching import Around, ById, Methods, nothing
 from torchelastic_otel.instrument.rendezvous_hook import Kept, TorchRendezvous, sanitizing
 from torchelastic_otel.model.failure import MEMBERSHIP_CHANGE, WORKER_FAILURE
+from torchelastic_otel.model.inferred_event import Fact
 from torchelastic_otel.model.job_environment import said_host_name
-from torchelastic_otel.model.records import Fact
 from torchelastic_otel.model.text import bounded
 
 AGENTS_TRACEPARENT: Final = "TORCHELASTIC_OTEL_TRACEPARENT"

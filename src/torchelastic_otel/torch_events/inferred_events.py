@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from torchelastic_otel import semconv
 from torchelastic_otel.model.event import AttributeValue, ElasticEvent, Severity
-from torchelastic_otel.model.records import MARK
+from torchelastic_otel.model.inferred_event import MARK
 from torchelastic_otel.model.text import MAX_BODY, bounded
 from torchelastic_otel.torch_events import error_files
 from torchelastic_otel.torch_events.messages import sentence
@@ -41,7 +41,7 @@ def event_of_fact(
     """The event that a fact tells of.
 
     Args:
-        recorded: What :meth:`~torchelastic_otel.model.records.Fact.to_text` wrote, parsed.
+        recorded: What :meth:`~torchelastic_otel.model.inferred_event.Fact.to_text` wrote, parsed.
         destination: The destination it was handed over to.
         time_ns: When it was handed over, wall clock nanoseconds.
         observed_ns: When it was seen, wall clock nanoseconds.

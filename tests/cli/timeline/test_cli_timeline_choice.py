@@ -13,7 +13,7 @@ from torchelastic_otel.cli.timeline.filters import Choice, chosen
 from torchelastic_otel.cli.timeline.json_report import document
 from torchelastic_otel.cli.timeline.render import Look, Page
 from torchelastic_otel.cli.timeline.text import write_run
-from torchelastic_otel.history.state import Story, fold, runs_of
+from torchelastic_otel.history.reducer import Story, fold, runs_of
 from torchelastic_otel.history.types import Outcome, Run
 from torchelastic_otel.model.phases import Phase
 

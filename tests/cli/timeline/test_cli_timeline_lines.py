@@ -16,7 +16,7 @@ from torchelastic_otel.cli import main
 from torchelastic_otel.cli.timeline.sources import read_paths
 from torchelastic_otel.export.otel.logs import log_record
 from torchelastic_otel.export.otel.otlp_json import encode_line
-from torchelastic_otel.history.state import Story, fold, runs_of
+from torchelastic_otel.history.reducer import Story, fold, runs_of
 
 README_LOGS = sorted((Path(__file__).parents[2] / "recordings" / "llama-finetune").glob("*.logs.jsonl"))
 

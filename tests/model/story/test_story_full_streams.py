@@ -8,7 +8,7 @@ from typing import Any
 from support.job_streams import NONCE, AgentTape, S, at, clean_job, failing_job
 
 from torchelastic_otel import semconv
-from torchelastic_otel.history.state import Story, fold, runs_of
+from torchelastic_otel.history.reducer import Story, fold, runs_of
 from torchelastic_otel.history.types import LeftReason, Outcome, Run, State
 from torchelastic_otel.model.event import Origin
 from torchelastic_otel.model.phases import Phase

@@ -9,7 +9,7 @@ import pytest
 from support.job_streams import AgentTape
 
 from torchelastic_otel import semconv
-from torchelastic_otel.history.state import Story, fold, runs_of
+from torchelastic_otel.history.reducer import Story, fold, runs_of
 from torchelastic_otel.history.types import Run
 from torchelastic_otel.model.event import AttributeValue, Delivery, ElasticEvent, Origin
 

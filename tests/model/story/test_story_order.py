@@ -12,7 +12,7 @@ from support.job_streams import AgentTape, clean_job, failing_job
 from support.recordings import SCENARIOS, scenario
 
 from torchelastic_otel import semconv
-from torchelastic_otel.history.state import Story, fold, runs_of
+from torchelastic_otel.history.reducer import Story, fold, runs_of
 from torchelastic_otel.history.types import Outcome, Run, State
 from torchelastic_otel.model.event import Delivery
 
@@ -93,14 +93,6 @@ def test_with_events_missing_it_is_never_another_outcome(job: str, data: st.Data
         if run.outcome == Outcome.UNKNOWN:
             assert run.unknown, "what is not known is said"
         holds_together(run)
-
-
-def test_the_wall_time_reaches_to_the_last_heartbeat_that_a_peer_reports() -> None:
-    """The peer is in no round here: the lost node's training ends with that heartbeat, after its last event."""
-    kept = {("node-a", semconv.AGENT_STARTED), ("node-a", semconv.AGENT_LOST), ("node-b", semconv.RENDEZVOUS_JOINED)}
-    stream = [each for each in STREAMS["lost node"] if (each.origin.id[:6], each.event.name) in kept]
-    [run] = tell(stream)
-    assert (run.time[State.TRAINING], run.wall_ns) == (13 * 10**9, 15 * 10**9)
 
 
 @pytest.mark.parametrize("job", STREAMS)

@@ -8,7 +8,7 @@ import pytest
 from support.job_streams import AgentTape, S, at, clean_job
 
 from torchelastic_otel import semconv
-from torchelastic_otel.history.state import Story, fold, runs_of
+from torchelastic_otel.history.reducer import Story, fold, runs_of
 from torchelastic_otel.history.types import LeftReason, Outcome, Run, State
 from torchelastic_otel.model.phases import Phase
 

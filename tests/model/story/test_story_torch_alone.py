@@ -7,7 +7,7 @@ import json
 import pytest
 from support.recordings import DIRECTORY, SCENARIOS, scenario
 
-from torchelastic_otel.history.state import Story, fold, runs_of
+from torchelastic_otel.history.reducer import Story, fold, runs_of
 from torchelastic_otel.history.types import LeftReason, Outcome, Run
 from torchelastic_otel.model.event import Delivery, Origin
 from torchelastic_otel.model.phases import Phase

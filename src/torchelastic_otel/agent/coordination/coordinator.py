@@ -25,7 +25,7 @@ from torchelastic_otel.agent.coordination.round_start import Joined, RoundStart
 from torchelastic_otel.agent.coordination.store import WAIT_S, JobStore, Keys
 from torchelastic_otel.agent.event_loop import WatchThread
 from torchelastic_otel.model.failure import MEMBERSHIP_CHANGE, NODE_LEFT, UNKNOWN, WORKER_FAILURE, Cause
-from torchelastic_otel.model.records import Fact
+from torchelastic_otel.model.inferred_event import Fact
 
 _LOOK_EVERY_NS: Final = 100_000_000
 _YIELD_NS: Final = 1_500_000_000

@@ -68,7 +68,7 @@ class Timeline(Command):
         """Read, fold, tell."""
         from torchelastic_otel.cli.timeline.filters import chosen, events_of
         from torchelastic_otel.cli.timeline.spools import with_shortfalls
-        from torchelastic_otel.history.state import Story, fold, runs_of
+        from torchelastic_otel.history.reducer import Story, fold, runs_of
 
         try:
             told, where = _read(arguments.paths)

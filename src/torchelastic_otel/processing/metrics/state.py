@@ -20,7 +20,7 @@ from torchelastic_otel.model.phases import Phase
 from torchelastic_otel.model.serialization import known_fields, to_line
 from torchelastic_otel.processing.metrics import durations
 from torchelastic_otel.processing.metrics.counters import Run, from_plain, settle_failures
-from torchelastic_otel.processing.metrics.update import learn
+from torchelastic_otel.processing.metrics.rules import learn
 
 MAX_RUNS: Final = 4
 """Runs of one process whose numbers are kept."""
