@@ -11,7 +11,7 @@ from torchelastic_otel.torch_events import inferred_events, messages, parser, re
 def rows() -> Iterator[tuple[str, str, str]]:
     """What torch says, the event's name, its severity."""
     seen: set[str] = set()
-    for wording in rendezvous_messages.WORDINGS:
+    for wording in rendezvous_messages.PATTERNS:
         if wording.event not in seen:
             seen.add(wording.event)
             yield f"rendezvous, `{wording.where}`", *_named(wording.event)

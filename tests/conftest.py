@@ -23,13 +23,13 @@ settings.load_profile("ci" if os.environ.get("CI") else "local")
 def faults(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[BaseException]]:
     """What the guard kept in; raised at the end, but for tests that provoke faults (``tests_own_faults``)."""
     kept: list[BaseException] = []
-    original = Guard.kept_in
+    original = Guard.suppress
 
     def keep(self: Guard, error: BaseException) -> bool:
         kept.append(error)
         return original(self, error)
 
-    monkeypatch.setattr(Guard, "kept_in", keep)
+    monkeypatch.setattr(Guard, "suppress", keep)
     yield kept
     if kept and request.node.get_closest_marker("tests_own_faults") is None:
         raise kept[0]

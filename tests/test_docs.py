@@ -56,7 +56,7 @@ def test_every_event_name_stands_in_the_tables_of_events() -> None:
     table = ARCHITECTURE.partition("| torch | event name | severity |")[2]
     told = set(re.findall(r"`(torchelastic\.[a-z_.]+)` \|", table))
     torchs = {*parser._STATES.values(), *parser._WATCHDOG.values()}
-    torchs |= {wording.event for wording in rendezvous_messages.WORDINGS}
+    torchs |= {wording.event for wording in rendezvous_messages.PATTERNS}
     assert told >= {*torchs, *messages._SENTENCES, semconv.UNKNOWN_EVENT, semconv.RENDEZVOUS_FAILED}
 
 

@@ -16,7 +16,7 @@ from support.landings import seen
 
 from torchelastic_otel.export.destinations import Registry
 from torchelastic_otel.ingest.writer import Writer
-from torchelastic_otel.runtime.process import ProcessLanding
+from torchelastic_otel.runtime.process import ProcessRuntime
 from torchelastic_otel.settings import from_environment
 
 IS_OWNED = """
@@ -28,7 +28,7 @@ print(is_owned(Path(sys.argv[1])))
 
 
 @pytest.fixture
-def landing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ProcessLanding]:
+def landing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ProcessRuntime]:
     """One whose events go to files, and whose caretaker looks around without a break."""
     monkeypatch.setenv("TORCHELASTIC_OTEL_SPOOL_DIR", str(tmp_path))
     monkeypatch.setenv("TORCHELASTIC_OTEL_FILE_DIR", str(tmp_path / "out"))
@@ -36,7 +36,7 @@ def landing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Process
     settings, _ = from_environment(os.environ)
     registry = Registry()
     registry.lead_defaults_to(registry.exporters("file"))
-    made = ProcessLanding(settings, registry, {})
+    made = ProcessRuntime(settings, registry, {})
     made.pipeline._interval_s = 0.01
     yield made
     made.close(10_000_000_000, drained=False, for_good=True)
@@ -60,7 +60,7 @@ def is_owned(path: Path) -> bool:
     return subprocess.run(asked, capture_output=True, text=True, check=True, timeout=60).stdout == "True\n"
 
 
-def test_a_living_agents_spool_looks_used_and_stays_its_own(landing: ProcessLanding) -> None:
+def test_a_living_agents_spool_looks_used_and_stays_its_own(landing: ProcessRuntime) -> None:
     """What systemd-tmpfiles removes after ten idle days, and what it leaves alone since it was touched."""
     landing.open_spool()
     path = landing.path
@@ -74,7 +74,7 @@ def test_a_living_agents_spool_looks_used_and_stays_its_own(landing: ProcessLand
     assert wait_until(lambda: is_owned(path), 60)
 
 
-def test_a_spool_that_is_gone_is_said_once(landing: ProcessLanding, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_spool_that_is_gone_is_said_once(landing: ProcessRuntime, caplog: pytest.LogCaptureFixture) -> None:
     """A lock that nobody needs is not made again, each 30 s, for a file that is not there."""
     landing.open_spool()
     path = landing.path
@@ -93,14 +93,14 @@ def test_a_spool_that_is_gone_is_said_once(landing: ProcessLanding, caplog: pyte
 
 
 def test_without_a_thread_to_spare_events_are_kept_and_told_when_there_is_one(
-    landing: ProcessLanding, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    landing: ProcessRuntime, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A limit on processes is reached by a job's data loaders; the disk works all the same."""
     with no_thread_to_spare():
         writer = Writer(landing)
         for number in range(30):
-            assert writer.keep(seen(f'{{"name": "kept {number}"}}')) == 0
-            writer.settle()
+            assert writer.append(seen(f'{{"name": "kept {number}"}}')) == 0
+            writer.process()
         assert caplog.text.count("no thread can be had") == 1
         assert Writer(landing)._spool is writer._spool  # whoever tries anew
     assert len(list(tmp_path.rglob("*.spool"))) == 1
@@ -111,13 +111,13 @@ def test_without_a_thread_to_spare_events_are_kept_and_told_when_there_is_one(
     assert all(f"kept {number}" in told for number in range(30))
 
 
-def test_a_destination_that_comes_when_no_thread_is_to_be_had_is_led_later(landing: ProcessLanding) -> None:
+def test_a_destination_that_comes_when_no_thread_is_to_be_had_is_led_later(landing: ProcessRuntime) -> None:
     """Its rows have their cursor from the first on."""
     writer = Writer(landing)
     assert landing.pipeline.loaded(60_000_000_000)
     with no_thread_to_spare():
-        assert writer.keep(seen('{"name": "late"}', destination="memory")) == 0
-        writer.settle()
+        assert writer.append(seen('{"name": "late"}', destination="memory")) == 0
+        writer.process()
     assert landing.pipeline._fleet.routes["memory"]._thread is None
     assert wait_until(
         lambda: (landing.committed(), landing.pipeline._fleet.routes["memory"]._thread is not None)[1], 60

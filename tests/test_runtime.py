@@ -24,7 +24,7 @@ from torchelastic_otel.instrument.events_hook import HookReport
 from torchelastic_otel.model.event import ElasticEvent
 from torchelastic_otel.processing.metrics.self_metrics import Bridged
 from torchelastic_otel.processing.processor import SPANS
-from torchelastic_otel.runtime.api import api
+from torchelastic_otel.runtime import api
 from torchelastic_otel.spool import adoption
 
 
@@ -470,7 +470,8 @@ IMPORTS_AFTER_INSTALL = """
 import sys, threading
 from pathlib import Path
 import torchelastic_otel
-from torchelastic_otel import events, runtime
+from torchelastic_otel import events
+from torchelastic_otel.runtime import api as runtime
 
 runtime._LOADED_NS = runtime._READY_NS = 60_000_000_000  # a slow machine is no fault
 late = []

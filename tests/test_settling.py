@@ -11,7 +11,7 @@ from support.watching import EPOCH_NS, moment
 
 from torchelastic_otel import semconv
 from torchelastic_otel.model.event import ElasticEvent, Origin
-from torchelastic_otel.model.inferred_event import Fact
+from torchelastic_otel.model.inferred_event import InferredEvent
 from torchelastic_otel.model.phases import Phase
 from torchelastic_otel.model.span import ElasticSpan
 from torchelastic_otel.processing.processor import (
@@ -20,11 +20,11 @@ from torchelastic_otel.processing.processor import (
     SPANS,
     STANDING_KEY,
     TALLY_KEY,
-    Known,
-    known_of,
-    raw_payload,
-    read,
-    settle_what_is_left,
+    ProcessorState,
+    encode_record,
+    load_state,
+    process,
+    process_remaining,
 )
 from torchelastic_otel.spool import store
 from torchelastic_otel.spool.errors import SpoolError
@@ -33,13 +33,13 @@ BOUND = 1 << 20
 ORIGIN = Origin("0" * 32, "host", 1, EPOCH_NS)
 
 
-def phase(at: float, name: Phase, **more: object) -> tuple[float, Fact]:
+def phase(at: float, name: Phase, **more: object) -> tuple[float, InferredEvent]:
     """The agent enters a phase."""
     told = {semconv.PHASE: name.value, **{getattr(semconv, key.upper()): value for key, value in more.items()}}
-    return at, Fact(semconv.AGENT_PHASE_ENTERED, {semconv.RUN_ID: "r", **told}, moment(at))
+    return at, InferredEvent(semconv.AGENT_PHASE_ENTERED, {semconv.RUN_ID: "r", **told}, moment(at))
 
 
-def round_(at: float, number: int) -> list[tuple[float, Fact]]:
+def round_(at: float, number: int) -> list[tuple[float, InferredEvent]]:
     """A round is brought up, and its one agent speaks for all."""
     started = {
         semconv.RENDEZVOUS_ROUND: number,
@@ -51,33 +51,43 @@ def round_(at: float, number: int) -> list[tuple[float, Fact]]:
         phase(at + 2, Phase.ASSIGN_RANKS, rendezvous_round=number, group_rank=0, group_world_size=1),
         phase(at + 3, Phase.START),
         phase(at + 4, Phase.RUNNING),
-        (at + 4, Fact(semconv.ROUND_STARTED, started)),
+        (at + 4, InferredEvent(semconv.ROUND_STARTED, started)),
     ]
 
 
 LIFE = [
-    (0.0, Fact(semconv.AGENT_STARTED, {semconv.AGENT_ID: "a", semconv.RUN_ID: "r"})),
+    (0.0, InferredEvent(semconv.AGENT_STARTED, {semconv.AGENT_ID: "a", semconv.RUN_ID: "r"})),
     phase(0, Phase.RENDEZVOUS),
     (
         0.5,
-        Fact(
+        InferredEvent(
             semconv.RUN_IDENTIFIED,
             {semconv.RUN_NONCE: "5" * 32, semconv.INFERRED_FROM: "store", semconv.HOSTS_STORE: True},
         ),
     ),
     *round_(0, 0),
     phase(50, Phase.DETECT),
-    (50.0, Fact(semconv.WORKER_FAILED, {semconv.WORKER_RANK: 3, semconv.PROCESS_EXIT_CODE: 1}, moment(50), "an error")),
+    (
+        50.0,
+        InferredEvent(
+            semconv.WORKER_FAILED, {semconv.WORKER_RANK: 3, semconv.PROCESS_EXIT_CODE: 1}, moment(50), "an error"
+        ),
+    ),
     phase(51, Phase.STOP),
-    (51.0, Fact(semconv.RESTART_STARTED, {semconv.RESTART_COUNT: 1})),
+    (51.0, InferredEvent(semconv.RESTART_STARTED, {semconv.RESTART_COUNT: 1})),
     phase(55, Phase.RENDEZVOUS),
     *round_(55, 1),
-    (60.0, Fact(semconv.RESTART_CAUSE_AGREED, {semconv.RENDEZVOUS_ROUND: 1, semconv.RESTART_REASON: "worker_failure"})),
+    (
+        60.0,
+        InferredEvent(
+            semconv.RESTART_CAUSE_AGREED, {semconv.RENDEZVOUS_ROUND: 1, semconv.RESTART_REASON: "worker_failure"}
+        ),
+    ),
     phase(90, Phase.EXIT_BARRIER),
     phase(91, Phase.ENDED, agent_outcome="succeeded"),
 ]
 """One agent from its beginning to its end, with a failure and a restart in between."""
-ROWS = [("null", raw_payload(fact.to_text(), moment(at).wall_ns, moment(at).monotonic_ns)) for at, fact in LIFE]
+ROWS = [("null", encode_record(fact.to_text(), moment(at).wall_ns, moment(at).monotonic_ns)) for at, fact in LIFE]
 
 
 def spool_of(tmp_path: Path, name: str) -> store.Spool:
@@ -90,15 +100,15 @@ def spool_of(tmp_path: Path, name: str) -> store.Spool:
 
 def live(spool: store.Spool, until: int, *, at_once: int) -> None:
     """A process keeps the rows of a life, and settles them so many at a time; what is over stays raw."""
-    known = Known.at_start(ORIGIN.started_ns)
+    known = ProcessorState.initial(ORIGIN.started_ns)
     for begin in range(0, until, at_once):
         batch = ROWS[begin : min(begin + at_once, until)]
         first, _ = spool.append(batch, raw=True)
         if len(batch) < at_once and until < len(ROWS):
             return
-        known, done = read(known, batch)
+        known, done = process(known, batch)
         payloads = [(first + n, event.to_json()) for n, event in enumerate(done.events)]
-        more = [(event.destination, event.to_json()) for event in done.more]
+        more = [(event.destination, event.to_json()) for event in done.derived]
         spool.settle(payloads, known.to_meta(), more + [(SPANS, span.to_json()) for span in done.spans])
 
 
@@ -117,8 +127,8 @@ def test_whoever_reads_the_rows_tells_the_same(tmp_path: Path, killed_after: int
     lived, died = spool_of(tmp_path, "lived"), spool_of(tmp_path, "died")
     live(lived, killed_after, at_once=1)
     live(died, killed_after, at_once=at_once)
-    assert settle_what_is_left(lived) == 0
-    settle_what_is_left(died)
+    assert process_remaining(lived) == 0
+    process_remaining(died)
     assert told(died) == told(lived)
     assert died.raw() == []
     events, follow, spans = told(died)
@@ -126,7 +136,7 @@ def test_whoever_reads_the_rows_tells_the_same(tmp_path: Path, killed_after: int
     # and it is told once, however often it is adopted
     for spool in (lived, died):
         before = told(spool)
-        assert settle_what_is_left(spool) == 0
+        assert process_remaining(spool) == 0
         assert told(spool) == before
     if killed_after == len(ROWS):
         names = [ElasticSpan.from_json(span).name.removeprefix("torchelastic.") for span in spans]
@@ -142,17 +152,17 @@ def test_what_is_known_is_kept_with_the_rows_it_comes_from(tmp_path: Path) -> No
     """A process that is killed in between must find, on the other side, one or the other, never half."""
     spool = spool_of(tmp_path, "a")
     live(spool, 8, at_once=4)
-    known = known_of(spool, 0)
-    assert known.narrative.phase is Phase.DETECT
-    assert (known.standing.round, known.standing.watched) == (0, True)
+    known = load_state(spool, 0)
+    assert known.trace.phase is Phase.DETECT
+    assert (known.context.round, known.context.watched) == (0, True)
     spool.append(ROWS[8:10], raw=True)
     spool._connection.execute("PRAGMA query_only=ON")
     with pytest.raises(SpoolError):
-        settle_what_is_left(spool)
+        process_remaining(spool)
     spool._connection.execute("PRAGMA query_only=OFF")
     assert len(spool.raw()) == 2
-    assert known_of(spool, 0) == known
-    assert settle_what_is_left(spool) == 2
+    assert load_state(spool, 0) == known
+    assert process_remaining(spool) == 2
 
 
 @pytest.mark.parametrize("key", [STANDING_KEY, NARRATIVE_KEY, TALLY_KEY])
@@ -164,7 +174,7 @@ def test_what_another_version_knew_may_be_lost_and_no_event_is(tmp_path: Path, k
     spool.append(ROWS[8:10], raw=True)
     before = spool.last_sequence
     spool.put_meta(key, written)
-    assert settle_what_is_left(spool) == 2
+    assert process_remaining(spool) == 2
     assert spool.raw() == []
     assert spool.last_sequence >= before
 
@@ -173,28 +183,30 @@ def test_a_newer_versions_fields_are_left_out_and_missing_ones_have_their_defaul
     """An upgrade or a downgrade between two jobs must not cost a dead agent's numbers."""
     spool = spool_of(tmp_path, "a")
     live(spool, 8, at_once=4)
-    known = known_of(spool, 0)
+    known = load_state(spool, 0)
     tally, narrative = json.loads(spool.meta(TALLY_KEY) or ""), json.loads(spool.meta(NARRATIVE_KEY) or "")
     tally["newer"] = narrative["newer"] = tally["runs"][0]["newer"] = tally["runs"][0]["times"]["newer"] = [1]
     del tally["runs"][0]["hosts_store"], narrative["restart_count"]
     spool.put_meta(TALLY_KEY, json.dumps(tally))
     spool.put_meta(NARRATIVE_KEY, json.dumps(narrative))
-    found = known_of(spool, 0)
-    assert found.narrative == replace(known.narrative, restart_count=None)
-    assert found.tally == replace(known.tally, runs=(replace(known.tally.runs[0], hosts_store=False),))
+    found = load_state(spool, 0)
+    assert found.trace == replace(known.trace, restart_count=None)
+    assert found.metrics == replace(known.metrics, runs=(replace(known.metrics.runs[0], hosts_store=False),))
 
 
 @pytest.mark.tests_own_faults
 @pytest.mark.parametrize("payload", ["", "x", "1 2", "1 x -{}", "1 2 =nothing", "1 2 ="])
 def test_a_row_that_cannot_be_read_is_told_as_it_is(payload: str) -> None:
     """One row that is at fault costs no other."""
-    known, done = read(Known.at_start(0), [("null", payload), *ROWS[:1]])
+    known, done = process(ProcessorState.initial(0), [("null", payload), *ROWS[:1]])
     assert [event.name for event in done.events] == [semconv.UNKNOWN_EVENT, semconv.AGENT_STARTED]
     assert done.events[0].body == payload
-    assert known.narrative.agent_id == "a"
+    assert known.trace.agent_id == "a"
 
 
-UNTOLD = raw_payload(Fact(semconv.ROUND_STARTED, {semconv.ROUND_DURATION: 10**400}).to_text(), EPOCH_NS, EPOCH_NS)
+UNTOLD = encode_record(
+    InferredEvent(semconv.ROUND_STARTED, {semconv.ROUND_DURATION: 10**400}).to_text(), EPOCH_NS, EPOCH_NS
+)
 """A row that can be read, and that is not counted: no float holds its time."""
 
 
@@ -202,8 +214,8 @@ UNTOLD = raw_payload(Fact(semconv.ROUND_STARTED, {semconv.ROUND_DURATION: 10**40
 @pytest.mark.parametrize("before", [1, 4, len(ROWS)])
 def test_a_row_that_cannot_be_counted_changes_nothing_that_is_known(before: int, faults: list[BaseException]) -> None:
     """A fault in the middle of a life must not take half of it into what the rows behind it are told by."""
-    known, done = read(Known.at_start(0), [*ROWS[:before], ("other", UNTOLD), *ROWS[before:]])
-    expected, plain = read(Known.at_start(0), ROWS)
+    known, done = process(ProcessorState.initial(0), [*ROWS[:before], ("other", UNTOLD), *ROWS[before:]])
+    expected, plain = process(ProcessorState.initial(0), ROWS)
     assert known == expected
     at_fault = done.events.pop(before)
     assert (at_fault.name, at_fault.destination, at_fault.body) == (semconv.UNKNOWN_EVENT, "other", UNTOLD)
@@ -216,18 +228,18 @@ def test_a_row_at_fault_in_a_dead_process_spool_holds_up_none_behind_it(tmp_path
     """No exporter reads past a raw row: one that stays raw is the end of delivery, whoever adopts the spool."""
     spool = spool_of(tmp_path, "a")
     spool.append([ROWS[0], ("null", UNTOLD), *ROWS[1:]], raw=True)
-    assert settle_what_is_left(spool) == len(ROWS) + 1
+    assert process_remaining(spool) == len(ROWS) + 1
     assert spool.raw() == []
     names = [ElasticEvent.from_json(row.payload).name for row in spool.read("x", 0, 99, BOUND)]
     assert names[:3] == [semconv.AGENT_STARTED, semconv.UNKNOWN_EVENT, semconv.AGENT_PHASE_ENTERED]
-    assert known_of(spool, 0).narrative.phase is Phase.ENDED
+    assert load_state(spool, 0).trace.phase is Phase.ENDED
 
 
 @pytest.mark.tests_own_faults
 @pytest.mark.parametrize("payload", [UNTOLD.replace('"at"', '"secret":1,"at"'), "a secret"])
 def test_what_is_in_a_row_at_fault_is_withheld_where_a_hook_is_to_hide_it(payload: str) -> None:
     """A hook that looks at attributes finds none in a row's text, and a fault of ours is no leave to tell it."""
-    _, done = read(Known.at_start(0), [("null", payload), *ROWS[:1]], lambda event: event)
+    _, done = process(ProcessorState.initial(0), [("null", payload), *ROWS[:1]], lambda event: event)
     assert [event.name for event in done.events] == [semconv.UNKNOWN_EVENT, semconv.AGENT_STARTED]
     assert "secret" not in done.events[0].to_json()
     assert done.events[0].body.startswith("[withheld")
@@ -242,10 +254,10 @@ def test_a_hook_that_raises_hides_the_row_and_costs_no_other() -> None:
             raise RuntimeError("broken hook")
         return event
 
-    _, done = read(Known.at_start(0), ROWS, redact)
+    _, done = process(ProcessorState.initial(0), ROWS, redact)
     assert sum(event.name == semconv.UNKNOWN_EVENT for event in done.events) == 1
     assert len(done.events) == len(ROWS)
-    for written in (*done.events, *done.more, *done.spans):
+    for written in (*done.events, *done.derived, *done.spans):
         assert "an error" not in written.to_json()
 
 
@@ -255,9 +267,9 @@ def test_what_a_hook_takes_away_is_in_nothing_that_follows() -> None:
     def redact(event: ElasticEvent) -> ElasticEvent:
         return ElasticEvent.from_json(event.to_json().replace("an error", "***"))
 
-    known, done = read(Known.at_start(0), ROWS, redact)
-    for written in (*done.events, *done.more, *done.spans, known.narrative, known.tally):
+    known, done = process(ProcessorState.initial(0), ROWS, redact)
+    for written in (*done.events, *done.derived, *done.spans, known.trace, known.metrics):
         assert "an error" not in written.to_json()
     assert any("***" in span.to_json() for span in done.spans)
-    _, plain = read(Known.at_start(0), ROWS)
+    _, plain = process(ProcessorState.initial(0), ROWS)
     assert any("an error" in span.to_json() for span in plain.spans)

@@ -51,10 +51,10 @@ class Guard:
     ) -> bool:
         if error is None or is_signal(error):
             return False
-        self.kept_in(error)
+        self.suppress(error)
         return True
 
-    def kept_in(self, error: BaseException) -> Literal[True]:
+    def suppress(self, error: BaseException) -> Literal[True]:
         """Count a fault; say each kind of it once. Tests replace this to raise it at the end."""
         self.faults += 1
         said = f"{type(error).__name__}: {error}"

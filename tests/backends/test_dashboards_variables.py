@@ -78,7 +78,7 @@ def jobs(stack: Stack) -> Sent:
     )
 
 
-def runs_of(rows: list[dict[str, Any]]) -> set[str]:
+def run_ids(rows: list[dict[str, Any]]) -> set[str]:
     """The runs that a table names."""
     return {row["Run id"] for row in rows}
 
@@ -93,11 +93,11 @@ def test_two_values_are_both_of_them_and_nothing_else(jobs: Sent, by: str) -> No
     }[by]
     everything: dict[str, Chosen] = {"run_id": [job.run_id for job in jobs.jobs]}
     title = "Which jobs lose the most?"
-    assert runs_of(jobs.answer("fleet", title, **everything)) == {job.run_id for job in jobs.jobs}
+    assert run_ids(jobs.answer("fleet", title, **everything)) == {job.run_id for job in jobs.jobs}
     two = jobs.answer("fleet", title, **{**everything, by: values[:2]})
-    assert runs_of(two) == {job.run_id for job in jobs.jobs[:2]}
+    assert run_ids(two) == {job.run_id for job in jobs.jobs[:2]}
     one = jobs.answer("fleet", title, **{**everything, by: values[:1]})
-    assert runs_of(one) == {jobs.jobs[0].run_id}
+    assert run_ids(one) == {jobs.jobs[0].run_id}
     waiting = jobs.answer("fleet", "Which jobs wait for nodes?", **{**everything, by: values[:2]})
     assert waiting == {job.run_id: MISSING for job in jobs.jobs[:2]}
 

@@ -44,15 +44,15 @@ def test_a_clean_end_is_six_phases_without_a_gap(play: Play) -> None:
     """The agent is at exactly one phase at any time: they sum to wall time."""
     play.bring_up(0, [play.worker(0, "exit 0"), play.worker(1, "exit 0")])
     for at in (5, 6, 7):
-        play.at(at).polled()
+        play.at(at).on_poll()
     play.clock.seconds = 20
     play.let_go(0, 1)
-    play.at(20.5).closing(play.codes())
-    play.at(20.5).closed(play.codes())
-    play.at(20.5).polled()
-    play.at(20.6).exit_barrier()
-    play.at(22).closing(play.codes())
-    play.at(22).ended("succeeded", None)
+    play.at(20.5).on_close_begin(play.codes())
+    play.at(20.5).on_close_end(play.codes())
+    play.at(20.5).on_poll()
+    play.at(20.6).on_exit_barrier()
+    play.at(22).on_close_begin(play.codes())
+    play.at(22).on_exit("succeeded", None)
     assert play.phases() == [*UP, ("exit_barrier", 20.6, pytest.approx(16.6)), ("ended", 22, pytest.approx(1.4))]
     exits = play.told(semconv.WORKER_EXITED)
     assert [(told[semconv.WORKER_RANK], told[semconv.PROCESS_EXIT_CODE]) for told in exits] == [(10, 0), (11, 0)]
@@ -85,17 +85,17 @@ def test_a_backend_that_tells_no_round_is_counted(play: Play) -> None:
         play.bring_up(number * 10, nobodies())
         play.view = None
     play.view = None
-    play.at(40).rendezvous_begins()
-    play.at(41).rendezvous_over(1, 4)
+    play.at(40).on_rendezvous_begin()
+    play.at(41).on_rendezvous_end(1, 4)
     rounds = [told.get(semconv.RENDEZVOUS_ROUND) for told in play.told(semconv.AGENT_PHASE_ENTERED)]
     assert [round_ for round_ in rounds if round_ is not None] == [0, 0, 0, 1]
 
 
 def test_an_agent_that_goes_in_its_first_rendezvous_says_so(play: Play) -> None:
     """There are no workers yet, and no round to name a cause for."""
-    play.at(0).rendezvous_begins()
-    play.at(5).leaving("SIGTERM")
-    play.at(5).ended("terminated", "SignalException")
+    play.at(0).on_rendezvous_begin()
+    play.at(5).on_leave("SIGTERM")
+    play.at(5).on_exit("terminated", "SignalException")
     assert [phase for phase, _, _ in play.phases()] == ["rendezvous", "ended"]
     assert len(play.told(semconv.AGENT_LEAVING)) == 1
 
@@ -105,7 +105,7 @@ def test_phases_never_begin_before_the_one_before(play: Play) -> None:
     play.bring_up(0, [play.worker(0, "exit 5")])
     play.clock.seconds = 3.5
     play.let_go(0)
-    play.at(5).closing(play.codes())
+    play.at(5).on_close_begin(play.codes())
     assert play.phases()[-1] == ("detect", 4, 0)
     assert when(play.said.one(semconv.WORKER_FAILED)) == moment(3.5).wall_ns
 
@@ -125,8 +125,8 @@ def test_workers_get_the_span_that_will_be_told_of_them(play: Play) -> None:
     """What a worker links to must be there when the agent's spans arrive."""
     assert play.watch.traceparent() is None
     done(play.thread)
-    play.at(0).rendezvous_begins()
-    play.at(2).rendezvous_over(0, 2)
+    play.at(0).on_rendezvous_begin()
+    play.at(2).on_rendezvous_end(0, 2)
     parent = play.watch.traceparent()
     assert parent is not None
     version, trace, span, flags = parent.split("-")
@@ -137,10 +137,10 @@ def test_a_thousand_restarts_remember_one(play: Play) -> None:
     """An agent that runs for weeks must not grow with its restarts."""
     play.bring_up(0, nobodies())
     for number in range(1, 50):
-        play.at(number * 10 + 5).closing({0: 1, 1: None})
-        play.at(number * 10 + 6).closed({0: 1, 1: -15})
-        play.at(number * 10 + 6).restarting("worker_failure", number)
-        play.at(number * 10 + 6).stopping()
+        play.at(number * 10 + 5).on_close_begin({0: 1, 1: None})
+        play.at(number * 10 + 6).on_close_end({0: 1, 1: -15})
+        play.at(number * 10 + 6).on_restart("worker_failure", number)
+        play.at(number * 10 + 6).on_stop()
         play.bring_up(number * 10 + 10, nobodies(), number)
     play.at(10_000)
     assert len(play.thread._timers) <= 4

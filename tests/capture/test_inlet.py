@@ -11,10 +11,10 @@ import pytest
 from support.collector import wait_until
 
 from torchelastic_otel.guard import guard
-from torchelastic_otel.ingest.queue import Inlet
+from torchelastic_otel.ingest.queue import IngestQueue
 
 if TYPE_CHECKING:
-    from torchelastic_otel.ingest.queue import Observation
+    from torchelastic_otel.ingest.queue import Record
 
 LONG_S = 20.0
 
@@ -44,11 +44,11 @@ class Kept:
         self.made += 1
         return self
 
-    def settle(self) -> None:
+    def process(self) -> None:
         """Counts; nobody waits for it."""
         self.settled += 1
 
-    def keep(self, observations: list[Observation]) -> int:
+    def append(self, observations: list[Record]) -> int:
         """Keep, when it may."""
         self.entered.set()
         self.threads.add(threading.get_ident())
@@ -59,49 +59,49 @@ class Kept:
         return 0
 
 
-def held_ns(inlet: Inlet, text: str) -> int:
+def held_ns(inlet: IngestQueue, text: str) -> int:
     """How long one ``put`` takes."""
     begin = time.monotonic_ns()
-    inlet.put("null", text)
+    inlet.submit("null", text)
     return time.monotonic_ns() - begin
 
 
 def test_put_returns_when_it_is_kept() -> None:
     """Promise 3: True means kept, at once and not soon."""
     kept = Kept()
-    inlet = Inlet(kept.make, wait_s=LONG_S)
+    inlet = IngestQueue(kept.make, wait_s=LONG_S)
     for number in range(100):
-        assert inlet.put("null", str(number)) is True
+        assert inlet.submit("null", str(number)) is True
         assert kept.texts[-1] == str(number)
-    assert (inlet.waiting, inlet.lost, kept.made) == (0, 0, 1)
+    assert (inlet.pending, inlet.lost, kept.made) == (0, 0, 1)
     assert kept.threads.isdisjoint({threading.get_ident()})
 
 
 def test_after_the_end_what_is_still_said_finds_no_closed_spool_and_what_was_put_is_kept() -> None:
     """Torch's heartbeats go on while the interpreter ends; a traceback there frightens whoever reads the log."""
     kept = Kept()
-    inlet = Inlet(kept.make, wait_s=LONG_S)
-    assert inlet.put("null", "before")
-    inlet.end()
-    assert inlet.put("null", "after") is False
-    assert inlet.drain(LONG_S)
-    assert (kept.texts, inlet.lost, inlet.waiting) == (["before"], 0, 0)
+    inlet = IngestQueue(kept.make, wait_s=LONG_S)
+    assert inlet.submit("null", "before")
+    inlet.close()
+    assert inlet.submit("null", "after") is False
+    assert inlet.flush(LONG_S)
+    assert (kept.texts, inlet.lost, inlet.pending) == (["before"], 0, 0)
 
 
 def test_what_a_handler_saw_is_kept_with_its_clocks() -> None:
     """Times are when it happened, not when the writer came to it."""
-    seen: list[Observation] = []
+    seen: list[Record] = []
 
     class Keeper:
-        def keep(self, observations: list[Observation]) -> int:
+        def append(self, observations: list[Record]) -> int:
             seen.extend(observations)
             return 0
 
-        def settle(self) -> None:
+        def process(self) -> None:
             pass
 
-    inlet = Inlet(Keeper, wait_s=LONG_S, wall_ns=lambda: 17, monotonic_ns=lambda: 4)
-    assert inlet.put("console", "text")
+    inlet = IngestQueue(Keeper, wait_s=LONG_S, wall_ns=lambda: 17, monotonic_ns=lambda: 4)
+    assert inlet.submit("console", "text")
     assert seen == [("console", "text", 17, 4)]
 
 
@@ -109,16 +109,16 @@ def test_a_hung_disk_holds_one_caller_for_the_wait_and_the_next_ones_not_at_all(
     """Promise 2: 50 ms at most, and not 50 ms for each of a hundred events."""
     kept = Kept()
     kept.go.clear()
-    inlet = Inlet(kept.make, wait_s=0.2)
+    inlet = IngestQueue(kept.make, wait_s=0.2)
     first = held_ns(inlet, "0")
     assert first >= 190_000_000
     others = [held_ns(inlet, str(number)) for number in range(1, 101)]
     assert sum(others) < 10_000_000_000  # half of what it would be if each of the hundred waited
-    assert inlet.waiting == 101
+    assert inlet.pending == 101
     kept.go.set()
-    assert inlet.drain(LONG_S)
+    assert inlet.flush(LONG_S)
     assert kept.texts == [str(number) for number in range(101)]
-    assert (inlet.waiting, inlet.lost) == (0, 0)
+    assert (inlet.pending, inlet.lost) == (0, 0)
     kept.go.clear()
     assert held_ns(inlet, "again") >= 190_000_000  # the writer came back, so it is waited for again
     kept.go.set()
@@ -127,19 +127,19 @@ def test_a_hung_disk_holds_one_caller_for_the_wait_and_the_next_ones_not_at_all(
 def test_a_writer_that_comes_back_at_the_last_moment_is_waited_for_again() -> None:
     """The mark that says "do not wait" must not stay behind when the wait and the commit end together."""
     kept = Kept()
-    inlet = Inlet(kept.make, wait_s=0.005)
+    inlet = IngestQueue(kept.make, wait_s=0.005)
 
     class Slow(Kept):
-        def keep(self, observations: list[Observation]) -> int:
+        def append(self, observations: list[Record]) -> int:
             until = time.monotonic_ns() + 5_000_000
             while time.monotonic_ns() < until:
                 pass
-            return super().keep(observations)
+            return super().append(observations)
 
     slow = Slow()
-    inlet = Inlet(slow.make, wait_s=0.005)
+    inlet = IngestQueue(slow.make, wait_s=0.005)
     for number in range(100):
-        inlet.put("null", str(number))
+        inlet.submit("null", str(number))
         assert wait_until(lambda number=number: len(slow.texts) == number + 1)
         assert wait_until(lambda: not inlet._stalled)
 
@@ -153,15 +153,15 @@ def test_start_and_making_the_keeper_cost_the_caller_no_wait() -> None:
         assert go.wait(60)
         return kept
 
-    inlet = Inlet(make, wait_s=LONG_S)
+    inlet = IngestQueue(make, wait_s=LONG_S)
     begin = time.monotonic()
     inlet.start()
     assert time.monotonic() - begin < LONG_S / 2
     inlet._wait_s = 0.05
-    assert inlet.put("null", "early") is False
-    assert inlet.waiting == 1
+    assert inlet.submit("null", "early") is False
+    assert inlet.pending == 1
     go.set()
-    assert inlet.drain(LONG_S)
+    assert inlet.flush(LONG_S)
     assert kept.texts == ["early"]
 
 
@@ -169,19 +169,19 @@ def test_what_waits_for_a_writer_that_never_comes_is_bounded_and_counted() -> No
     """Promise 6: memory is bounded too, and what found no room is counted."""
     kept = Kept()
     kept.go.clear()
-    inlet = Inlet(kept.make, wait_s=0.01, max_waiting=10)
-    inlet.put("null", "in hand")
+    inlet = IngestQueue(kept.make, wait_s=0.01, max_waiting=10)
+    inlet.submit("null", "in hand")
     assert kept.entered.wait(10)
-    results = [inlet.put("null", str(number)) for number in range(25)]
+    results = [inlet.submit("null", str(number)) for number in range(25)]
     assert results == [False] * 25
     assert inlet.lost == 15
-    assert inlet.waiting == 11
-    assert not inlet.drain(0.01)
-    assert inlet.waiting == 11  # a wait is no event
+    assert inlet.pending == 11
+    assert not inlet.flush(0.01)
+    assert inlet.pending == 11  # a wait is no event
     kept.go.set()
-    assert inlet.drain(LONG_S)
+    assert inlet.flush(LONG_S)
     assert kept.texts == ["in hand", *map(str, range(10))]
-    assert (inlet.waiting, inlet.lost) == (0, 15)
+    assert (inlet.pending, inlet.lost) == (0, 15)
 
 
 @pytest.mark.tests_own_faults
@@ -191,11 +191,11 @@ def test_a_keeper_that_fails_costs_its_batch_and_the_writer_lives(
 ) -> None:
     """Promise 1 and 6: nothing of it reaches the caller, it is counted, and the next event is kept."""
     kept = Kept()
-    inlet = Inlet(kept.make, wait_s=LONG_S)
+    inlet = IngestQueue(kept.make, wait_s=LONG_S)
     kept.fault = fault
-    inlet.put("null", "gone")
+    inlet.submit("null", "gone")
     kept.fault = None
-    assert inlet.put("null", "kept") is True
+    assert inlet.submit("null", "kept") is True
     assert kept.texts == ["kept"]
     assert inlet.lost == 1
     assert faults == [fault]
@@ -209,14 +209,14 @@ def test_a_keeper_that_fails_to_settle_leaves_nobody_waiting_and_the_writer_live
     """A writer that ends in the middle keeps its lock: none ever comes after it, and each flush waits in vain."""
 
     class Unsettled(Kept):
-        def settle(self) -> None:
+        def process(self) -> None:
             raise fault
 
     kept = Unsettled()
-    inlet = Inlet(kept.make, wait_s=60)
+    inlet = IngestQueue(kept.make, wait_s=60)
     for text in "ab":
-        assert inlet.put("null", text) is True
-        assert inlet.drain(60)
+        assert inlet.submit("null", text) is True
+        assert inlet.flush(60)
     assert kept.texts == ["a", "b"]
     assert len(kept.threads) == 1
     assert set(faults) == {fault}
@@ -234,9 +234,9 @@ def test_a_keeper_that_cannot_be_made_is_tried_again() -> None:
             raise OSError("not yet")
         return kept
 
-    inlet = Inlet(make, wait_s=LONG_S)
+    inlet = IngestQueue(make, wait_s=LONG_S)
     for text in "abc":
-        inlet.put("null", text)
+        inlet.submit("null", text)
     assert kept.texts == ["c"]
     assert inlet.lost == 2
 
@@ -245,14 +245,14 @@ def test_a_keeper_that_cannot_be_made_is_tried_again() -> None:
 def test_many_threads_put_at_once_and_everything_arrives_exactly_once(threads: int) -> None:
     """Torch records from its main, heartbeat and watchdog threads; the first ones race to start the writer."""
     kept = Kept()
-    inlet = Inlet(kept.make, wait_s=LONG_S)
+    inlet = IngestQueue(kept.make, wait_s=LONG_S)
     together = threading.Barrier(threads)
     each = 2_000 // threads
     results: list[bool] = []
 
     def put(name: int) -> None:
         together.wait(10)
-        results.extend([inlet.put("null", f"{name} {number}") for number in range(each)])
+        results.extend([inlet.submit("null", f"{name} {number}") for number in range(each)])
 
     workers = [threading.Thread(target=put, args=(name,)) for name in range(threads)]
     for worker in workers:
@@ -283,35 +283,35 @@ def in_child(work: object) -> int:
 def test_a_child_that_records_begins_anew_also_while_its_parents_writer_hangs() -> None:
     """A fork copies neither the writer nor what it was doing; nothing of the parent's is kept twice."""
     kept = Kept()
-    inlet = Inlet(kept.make, wait_s=LONG_S)
-    assert inlet.put("null", "before")
+    inlet = IngestQueue(kept.make, wait_s=LONG_S)
+    assert inlet.submit("null", "before")
     inlet._wait_s = 0.05
     kept.go.clear()
-    inlet.put("null", "hangs")
-    inlet.put("null", "waits")
+    inlet.submit("null", "hangs")
+    inlet.submit("null", "waits")
 
     def child() -> bool:
         kept.go = threading.Event()
         kept.go.set()
         kept.texts = []
         inlet._wait_s = LONG_S
-        return inlet.waiting == 0 and inlet.put("null", "child") and kept.texts == ["child"] and kept.made == 2
+        return inlet.pending == 0 and inlet.submit("null", "child") and kept.texts == ["child"] and kept.made == 2
 
     assert in_child(child) == 0
     kept.go.set()
-    assert inlet.drain(LONG_S)
+    assert inlet.flush(LONG_S)
     assert kept.texts == ["before", "hangs", "waits"]
 
 
 def test_threads_of_a_child_that_record_at_once_do_not_lose_each_others_events() -> None:
     """The child begins anew once, at the fork, not whenever one of its threads notices."""
     kept = Kept()
-    inlet = Inlet(kept.make, wait_s=LONG_S)
-    assert inlet.put("null", "before")
+    inlet = IngestQueue(kept.make, wait_s=LONG_S)
+    assert inlet.submit("null", "before")
 
     def child() -> bool:
         kept.texts = []
-        threads = [threading.Thread(target=inlet.put, args=("null", str(n))) for n in range(10)]
+        threads = [threading.Thread(target=inlet.submit, args=("null", str(n))) for n in range(10)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -325,18 +325,18 @@ def test_threads_of_a_child_that_record_at_once_do_not_lose_each_others_events()
 def test_a_child_that_records_nothing_gets_no_thread() -> None:
     """Workers are forked; they are not ours to burden."""
     kept = Kept()
-    inlet = Inlet(kept.make, wait_s=LONG_S)
-    assert inlet.put("null", "before")
+    inlet = IngestQueue(kept.make, wait_s=LONG_S)
+    assert inlet.submit("null", "before")
     assert in_child(lambda: threading.active_count() == 1 and len(os.listdir("/proc/self/task")) == 1) == 0
 
 
 def test_a_child_that_is_forked_after_the_end_keeps_nothing() -> None:
     """After ``uninstall`` an old handler is of no use in a worker either, and must not bring all our threads back."""
     kept = Kept()
-    inlet = Inlet(kept.make, wait_s=LONG_S)
-    assert inlet.put("null", "before")
-    inlet.end()
-    assert in_child(lambda: not inlet.put("null", "late") and len(os.listdir("/proc/self/task")) == 1) == 0
+    inlet = IngestQueue(kept.make, wait_s=LONG_S)
+    assert inlet.submit("null", "before")
+    inlet.close()
+    assert in_child(lambda: not inlet.submit("null", "late") and len(os.listdir("/proc/self/task")) == 1) == 0
 
 
 def test_a_system_without_a_thread_to_spare_raises_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -344,7 +344,7 @@ def test_a_system_without_a_thread_to_spare_raises_nothing(monkeypatch: pytest.M
     import _thread
 
     kept = Kept()
-    inlet = Inlet(kept.make, wait_s=LONG_S)
+    inlet = IngestQueue(kept.make, wait_s=LONG_S)
     original = _thread.start_new_thread
 
     def none_left(*_: object) -> int:
@@ -352,8 +352,8 @@ def test_a_system_without_a_thread_to_spare_raises_nothing(monkeypatch: pytest.M
 
     monkeypatch.setattr(_thread, "start_new_thread", none_left)
     faults = guard.faults
-    assert inlet.put("null", "early") is False
+    assert inlet.submit("null", "early") is False
     monkeypatch.setattr(_thread, "start_new_thread", original)
-    assert inlet.put("null", "late") is True
+    assert inlet.submit("null", "late") is True
     assert kept.texts == ["early", "late"]
     assert guard.faults == faults

@@ -17,7 +17,7 @@ from support.watching import Said
 
 from torchelastic_otel import semconv
 from torchelastic_otel.instrument import agent_hook
-from torchelastic_otel.model.inferred_event import Fact
+from torchelastic_otel.model.inferred_event import InferredEvent
 
 pytestmark = pytest.mark.torch
 ROOT = Path(__file__).resolve().parents[2]
@@ -86,7 +86,7 @@ def test_a_signal_goes_through_and_is_told(stand: Stand) -> None:
     go = stand.folder / "go"
 
     class Letting(Said):
-        def __call__(self, fact: Fact) -> None:
+        def __call__(self, fact: InferredEvent) -> None:
             super().__call__(fact)
             if fact.attributes.get(semconv.PHASE) == "running":
                 go.touch()

@@ -19,7 +19,7 @@ from support.torch_stands import Stand, dynamic, local_agent, tcp_store
 from support.watching import LONGEST_S
 
 from torchelastic_otel import semconv
-from torchelastic_otel.agent.coordination.membership import Silent
+from torchelastic_otel.agent.coordination.membership import SilentNode
 from torchelastic_otel.instrument import rendezvous_hook
 
 pytestmark = pytest.mark.torch
@@ -76,7 +76,7 @@ def test_a_node_whose_heartbeats_stop_is_judged_once_and_again_when_it_was_back(
 
     handler = dynamic(tcp_store())
     agent = stand.agent(local_agent(), "exit 0", handler=handler)
-    judged: list[Silent] = []
+    judged: list[SilentNode] = []
     stand.hooks._agents[agent].job.silent = judged.extend  # type: ignore[method-assign]
     holder, own, peer = handler._state_holder, handler._this_node, _NodeDesc("gpu_7", 41, 0)
     fresh = datetime.now(timezone.utc)
@@ -90,11 +90,11 @@ def test_a_node_whose_heartbeats_stop_is_judged_once_and_again_when_it_was_back(
     for _ in range(3):
         sync(fresh, stale)
         assert peer not in holder._state.last_heartbeats
-    assert judged == [Silent("gpu_7_41_0", 1, 1_700_000_000_250_000_000, own_beats_failed=False, round=0)]
+    assert judged == [SilentNode("gpu_7_41_0", 1, 1_700_000_000_250_000_000, own_beats_failed=False, round=0)]
     sync(fresh, fresh)
     assert len(judged) == 1
     sync(fresh - timedelta(seconds=11), stale)
-    assert judged[1:] == [Silent("gpu_7_41_0", 1, 1_700_000_000_250_000_000, own_beats_failed=True, round=0)]
+    assert judged[1:] == [SilentNode("gpu_7_41_0", 1, 1_700_000_000_250_000_000, own_beats_failed=True, round=0)]
 
 
 @pytest.mark.parametrize("zone", [timezone.utc, None])

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from support.watching import Clock, done, moment
 
-from torchelastic_otel.agent.event_loop import WatchThread
+from torchelastic_otel.agent.event_loop import EventLoopThread
 from torchelastic_otel.agent.training import TrainingFiles
-from torchelastic_otel.model.inferred_event import Moment
+from torchelastic_otel.model.inferred_event import ClockReading
 
 
 class Agent:
@@ -19,8 +19,8 @@ class Agent:
 
     def __init__(self) -> None:
         self.clock = Clock()
-        self.thread = WatchThread(self.clock.monotonic_ns)
-        self.told: list[tuple[int, Moment]] = []
+        self.thread = EventLoopThread(self.clock.monotonic_ns)
+        self.told: list[tuple[int, ClockReading]] = []
         self.files = TrainingFiles(self.thread, lambda rank, at: self.told.append((rank, at)))
 
     def start(self, ranks: list[int]) -> dict[int, Path]:
@@ -30,7 +30,7 @@ class Agent:
         done(self.thread)
         return paths
 
-    def at(self, seconds: float) -> list[tuple[int, Moment]]:
+    def at(self, seconds: float) -> list[tuple[int, ClockReading]]:
         """What was told until then."""
         self.clock.seconds = seconds
         done(self.thread)

@@ -8,8 +8,8 @@ import pytest
 from support.watching import Clock, done
 
 from torchelastic_otel import semconv
-from torchelastic_otel.agent.event_loop import WatchThread
-from torchelastic_otel.agent.rendezvous_wait import RendezvousView, Waiting, address_of
+from torchelastic_otel.agent.event_loop import EventLoopThread
+from torchelastic_otel.agent.rendezvous_wait import RendezvousView, RendezvousWaitMonitor, address_of
 
 
 class Held:
@@ -17,10 +17,10 @@ class Held:
 
     def __init__(self, nodes_min: int | None = 3) -> None:
         self.clock = Clock()
-        self.thread = WatchThread(self.clock.monotonic_ns)
+        self.thread = EventLoopThread(self.clock.monotonic_ns)
         self.view: RendezvousView | None = RendezvousView(0, False, ("a_1_0",), (), "a_1_0")
         self.said: list[dict[str, Any]] = []
-        self.waiting = Waiting(self.thread, self._say, lambda: self.view, nodes_min, self.clock)
+        self.waiting = RendezvousWaitMonitor(self.thread, self._say, lambda: self.view, nodes_min, self.clock)
 
     def _say(self, name: str, attributes: Any) -> None:
         assert name == semconv.RENDEZVOUS_WAITING

@@ -15,7 +15,7 @@ from support.collector import wait_until
 from support.descriptors import descriptors
 from support.watching import LONGEST_S, Clock, S, done, in_threads
 
-from torchelastic_otel.agent.event_loop import WatchThread
+from torchelastic_otel.agent.event_loop import EventLoopThread
 
 
 @pytest.fixture
@@ -25,9 +25,9 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def thread(clock: Clock) -> WatchThread:
+def thread(clock: Clock) -> EventLoopThread:
     """A thread of its own."""
-    return WatchThread(clock.monotonic_ns)
+    return EventLoopThread(clock.monotonic_ns)
 
 
 @pytest.fixture
@@ -38,24 +38,24 @@ def pipe() -> Iterator[tuple[int, int]]:
     os.close(writing)
 
 
-def test_tasks_run_in_the_order_in_which_they_were_asked_and_not_on_the_callers_thread(thread: WatchThread) -> None:
+def test_tasks_run_in_the_order_in_which_they_were_asked_and_not_on_the_callers_thread(thread: EventLoopThread) -> None:
     """Facts must not overtake each other, and torch's thread must not do the work."""
     ran: list[tuple[int, bool]] = []
     here = threading.get_ident()
     for number in range(100):
-        thread.do(lambda number=number: ran.append((number, threading.get_ident() == here)))  # type: ignore[misc]
+        thread.call_soon(lambda number=number: ran.append((number, threading.get_ident() == here)))  # type: ignore[misc]
     done(thread)
     assert ran == [(number, False) for number in range(100)]
 
 
-def test_every_thread_may_ask_and_nothing_is_lost(thread: WatchThread) -> None:
+def test_every_thread_may_ask_and_nothing_is_lost(thread: EventLoopThread) -> None:
     """Torch's main thread, its heartbeat thread and the store's thread hand over at once."""
     ran: list[int] = []
-    thread.do(lambda: None)
+    thread.call_soon(lambda: None)
 
     def ask() -> None:
         for _ in range(200):
-            thread.do(lambda: ran.append(1))
+            thread.call_soon(lambda: ran.append(1))
 
     in_threads([ask] * 4)
     done(thread)
@@ -63,12 +63,12 @@ def test_every_thread_may_ask_and_nothing_is_lost(thread: WatchThread) -> None:
 
 
 def test_timers_come_when_their_time_has_come_and_in_the_order_of_their_times(
-    thread: WatchThread, clock: Clock
+    thread: EventLoopThread, clock: Clock
 ) -> None:
     """Who is given up after two seconds must not be given up before, nor behind who is given up after three."""
     ran: list[str] = []
     for name, seconds in (("late", 3), ("early", 1), ("also early", 1), ("middle", 2)):
-        thread.do(lambda name=name, seconds=seconds: thread.after(seconds * S, lambda: ran.append(name)))  # type: ignore[misc]
+        thread.call_soon(lambda name=name, seconds=seconds: thread.call_later(seconds * S, lambda: ran.append(name)))  # type: ignore[misc]
     done(thread)
     assert ran == []
     clock.seconds = 1
@@ -81,17 +81,17 @@ def test_timers_come_when_their_time_has_come_and_in_the_order_of_their_times(
 
 def test_a_timer_comes_by_itself() -> None:
     """Nobody rings when the time has come."""
-    thread, came = WatchThread(), threading.Event()
-    thread.do(lambda: thread.after(S // 100, came.set))
+    thread, came = EventLoopThread(), threading.Event()
+    thread.call_soon(lambda: thread.call_later(S // 100, came.set))
     assert came.wait(LONGEST_S)
 
 
-def test_what_is_readable_is_told_once_and_closed(thread: WatchThread, pipe: tuple[int, int]) -> None:
+def test_what_is_readable_is_told_once_and_closed(thread: EventLoopThread, pipe: tuple[int, int]) -> None:
     """A process ends once; ten thousand restarts must not leave ten thousand descriptors."""
     reading, writing = pipe
     told: list[int] = []
     came = threading.Event()
-    thread.do(lambda: thread.when_readable(reading, lambda: (told.append(1), came.set())[-1]))
+    thread.call_soon(lambda: thread.add_reader(reading, lambda: (told.append(1), came.set())[-1]))
     done(thread)
     assert told == []
     os.write(writing, b"x")
@@ -103,7 +103,9 @@ def test_what_is_readable_is_told_once_and_closed(thread: WatchThread, pipe: tup
 
 
 @pytest.mark.tests_own_faults
-def test_a_task_that_fails_costs_no_other(thread: WatchThread, pipe: tuple[int, int], faults: list[Exception]) -> None:
+def test_a_task_that_fails_costs_no_other(
+    thread: EventLoopThread, pipe: tuple[int, int], faults: list[Exception]
+) -> None:
     """One fault of ours must not end what all agents of the process go by."""
     reading, writing = pipe
 
@@ -111,12 +113,12 @@ def test_a_task_that_fails_costs_no_other(thread: WatchThread, pipe: tuple[int, 
         raise ValueError("ours")
 
     ran: list[str] = []
-    thread.do(fail)
-    thread.do(lambda: thread.after(0, fail))
-    thread.do(lambda: thread.when_readable(reading, fail))
+    thread.call_soon(fail)
+    thread.call_soon(lambda: thread.call_later(0, fail))
+    thread.call_soon(lambda: thread.add_reader(reading, fail))
     os.write(writing, b"x")
     done(thread)
-    thread.do(lambda: ran.append("on"))
+    thread.call_soon(lambda: ran.append("on"))
     done(thread)
     assert ran == ["on"]
     assert [str(fault) for fault in faults] == ["ours"] * 3
@@ -126,39 +128,39 @@ def test_a_task_that_fails_costs_no_other(thread: WatchThread, pipe: tuple[int, 
 
 @pytest.mark.tests_own_faults
 def test_a_program_that_closes_all_descriptors_costs_what_they_were_for_and_no_more(
-    thread: WatchThread, pipe: tuple[int, int]
+    thread: EventLoopThread, pipe: tuple[int, int]
 ) -> None:
     """Daemons close what they do not know; a thread that died of it, or span, would harm the job for ever."""
     reading, writing = pipe
     lost, other = os.pipe()
     told, begun = threading.Event(), threading.Event()
-    thread.do(lambda: thread.when_readable(lost, told.set))
+    thread.call_soon(lambda: thread.add_reader(lost, told.set))
     done(thread)
     os.close(lost)
-    thread.do(lambda: None)  # it looks around, and finds it closed
+    thread.call_soon(lambda: None)  # it looks around, and finds it closed
     assert told.wait(LONGEST_S)
     os.close(other)
-    thread.do(lambda: thread.when_readable(reading, lambda: None))
+    thread.call_soon(lambda: thread.add_reader(reading, lambda: None))
     done(thread)
     os.close(thread._bell)
     os.write(writing, b"x")
     until = time.monotonic() + LONGEST_S
     while thread._pid and time.monotonic() < until:
         os.sched_yield()
-    thread.do(begun.set)
+    thread.call_soon(begun.set)
     assert begun.wait(LONGEST_S)
 
 
-def test_a_forked_child_has_a_thread_of_its_own_when_it_asks(thread: WatchThread) -> None:
+def test_a_forked_child_has_a_thread_of_its_own_when_it_asks(thread: EventLoopThread) -> None:
     """What the parent was waiting for is none of the child's affair, and its thread is not there."""
     ran: list[str] = []
-    thread.do(lambda: thread.after(S, lambda: ran.append("the parent's")))
+    thread.call_soon(lambda: thread.call_later(S, lambda: ran.append("the parent's")))
     done(thread)
     pid = os.fork()
     if pid == 0:
         status = 1
         try:
-            thread.do(lambda: ran.append("the child's"))
+            thread.call_soon(lambda: ran.append("the child's"))
             done(thread)
             status = 0 if ran == ["the child's"] else 2
         finally:
@@ -169,7 +171,7 @@ def test_a_forked_child_has_a_thread_of_its_own_when_it_asks(thread: WatchThread
 
 
 def test_a_system_without_a_thread_to_spare_costs_that_task_and_the_next_one_begins(
-    thread: WatchThread, monkeypatch: pytest.MonkeyPatch
+    thread: EventLoopThread, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What could not begin once must not wait for ever for a thread that nobody starts."""
     from torchelastic_otel.agent import event_loop
@@ -180,15 +182,15 @@ def test_a_system_without_a_thread_to_spare_costs_that_task_and_the_next_one_beg
     with monkeypatch.context() as patched:
         patched.setattr(event_loop._thread, "start_new_thread", refuse)
         with pytest.raises(RuntimeError, match="new thread"):
-            thread.do(lambda: None)
+            thread.call_soon(lambda: None)
     ran: list[str] = []
-    thread.do(lambda: ran.append("on"))
+    thread.call_soon(lambda: ran.append("on"))
     done(thread)
     assert ran == ["on"]
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_signal_in_the_middle_of_handing_over_leaves_no_lock_behind(thread: WatchThread) -> None:
+def test_a_signal_in_the_middle_of_handing_over_leaves_no_lock_behind(thread: EventLoopThread) -> None:
     """Torch raises its signal at any bytecode of the main thread (torch-elastic's handler)."""
 
     class Signal(Exception):
@@ -204,7 +206,7 @@ def test_a_signal_in_the_middle_of_handing_over_leaves_no_lock_behind(thread: Wa
             try:
                 signal.setitimer(signal.ITIMER_REAL, 0.0001 + number % 30 * 0.00001)
                 for _ in range(100_000):
-                    thread.do(lambda: None)
+                    thread.call_soon(lambda: None)
             except Signal:
                 hits += 1
     finally:
@@ -216,12 +218,12 @@ def test_a_signal_in_the_middle_of_handing_over_leaves_no_lock_behind(thread: Wa
 
 def test_a_thread_that_is_let_go_ends_and_who_asks_again_begins_anew() -> None:
     """After an uninstall nothing of ours is left in the process."""
-    watch = WatchThread()
+    watch = EventLoopThread()
     before = len(descriptors("[eventfd]"))
     threads: queue.SimpleQueue[int] = queue.SimpleQueue()
     for _ in range(50):
-        watch.do(lambda: threads.put(threading.get_ident()))
+        watch.call_soon(lambda: threads.put(threading.get_ident()))
         mine = threads.get(timeout=LONGEST_S)
-        watch.end()
+        watch.stop()
         assert wait_until(lambda mine=mine: mine not in sys._current_frames())  # type: ignore[misc]
         assert len(descriptors("[eventfd]")) <= before

@@ -11,19 +11,19 @@ import pytest
 from support.descriptors import descriptors
 from support.watching import LONGEST_S, Clock, done, moment
 
-from torchelastic_otel.agent.event_loop import WatchThread
-from torchelastic_otel.agent.exits import Exit, WorkerExits
+from torchelastic_otel.agent.event_loop import EventLoopThread
+from torchelastic_otel.agent.exits import ExitWatcher, ProcessExit
 
 
 class Watching:
     """Worker exits with somebody who listens."""
 
     def __init__(self) -> None:
-        self.clock, self.thread = Clock(), WatchThread()
-        self.told: queue.SimpleQueue[tuple[int, Exit]] = queue.SimpleQueue()
-        self.exits = WorkerExits(self.thread, self.clock, lambda rank, ended: self.told.put((rank, ended)))
+        self.clock, self.thread = Clock(), EventLoopThread()
+        self.told: queue.SimpleQueue[tuple[int, ProcessExit]] = queue.SimpleQueue()
+        self.exits = ExitWatcher(self.thread, self.clock, lambda rank, ended: self.told.put((rank, ended)))
 
-    def next(self) -> tuple[int, Exit]:
+    def next(self) -> tuple[int, ProcessExit]:
         """The next exit that is told."""
         return self.told.get(timeout=LONGEST_S)
 
@@ -65,8 +65,8 @@ def test_an_exit_is_told_with_its_moment_and_its_code_and_left_for_torch_to_reap
     done(watching.thread)
     watching.clock.seconds = 7.25
     let_go(worker)
-    assert watching.next() == (2, Exit(moment(7.25), code))
-    assert watching.exits.seen == {2: Exit(moment(7.25), code)}
+    assert watching.next() == (2, ProcessExit(moment(7.25), code))
+    assert watching.exits.seen == {2: ProcessExit(moment(7.25), code)}
     _, status = os.waitpid(worker.pid, 0)
     assert os.waitstatus_to_exitcode(status) == code
     worker.returncode = code
@@ -81,7 +81,7 @@ def test_each_of_several_is_told_once_whoever_ends_first(watching: Watching) -> 
     for at, rank in enumerate(order):
         watching.clock.seconds = at
         let_go(workers[rank])
-        assert watching.next() == (rank, Exit(moment(at), rank))
+        assert watching.next() == (rank, ProcessExit(moment(at), rank))
     assert [worker.wait() for worker in workers.values()] == [0, 1, 2, 3]
     done(watching.thread)
     assert watching.told.empty()
@@ -97,7 +97,7 @@ def test_where_torch_reaped_first_the_moment_is_told_and_the_code_is_left_open(w
     tell = watching.exits._teller(0, descriptor)
     tell()
     os.close(descriptor)
-    assert watching.next() == (0, Exit(moment(0), None))
+    assert watching.next() == (0, ProcessExit(moment(0), None))
 
 
 def test_a_process_that_is_gone_costs_the_others_nothing(watching: Watching) -> None:
@@ -107,7 +107,7 @@ def test_a_process_that_is_gone_costs_the_others_nothing(watching: Watching) -> 
     gone.wait()
     watching.exits.watch({0: gone.pid, 1: worker.pid})
     let_go(worker)
-    assert watching.next() == (1, Exit(moment(0), 5))
+    assert watching.next() == (1, ProcessExit(moment(0), 5))
     worker.wait()
     assert watching.exits.seen.keys() == {1}
 
@@ -143,7 +143,7 @@ def test_a_kernel_that_cannot_wait_for_a_pidfd_tells_the_moment_only(
     done(watching.thread)
     monkeypatch.setattr(os, "waitid", refuse)
     let_go(worker)
-    assert watching.next() == (0, Exit(moment(0), None))
+    assert watching.next() == (0, ProcessExit(moment(0), None))
     monkeypatch.undo()
     assert worker.wait() == 3
 

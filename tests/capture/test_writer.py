@@ -13,7 +13,7 @@ from support.landings import Landing, fact, keep, seen
 from torchelastic_otel import semconv
 from torchelastic_otel.ingest.writer import Redact, Writer
 from torchelastic_otel.model.event import ElasticEvent
-from torchelastic_otel.processing.processor import settle_what_is_left
+from torchelastic_otel.processing.processor import process_remaining
 from torchelastic_otel.spool.records import row_bytes
 
 JOINED = json.dumps(
@@ -176,10 +176,10 @@ def test_what_is_kept_is_no_event_yet_and_nobody_reads_it(tmp_path: Path) -> Non
     """A caller of torch's waits for the commit alone; reading comes after it."""
     landing = Landing(tmp_path)
     writer = Writer(landing)
-    writer.keep(seen("a", "b"))
+    writer.append(seen("a", "b"))
     (spool,) = landing.spools
     assert (spool.read("x", 0, 9, 999), spool.pending()) == ([], 2)
-    writer.settle()
+    writer.process()
     assert [row.sequence for row in spool.read("x", 0, 9, 9_999)] == [1, 2]
     assert landing.commits == 1
 
@@ -193,13 +193,13 @@ def test_what_a_killed_process_had_not_settled_becomes_the_same_events(tmp_path:
     for landing in (lived, died):
         writer = Writer(landing)
         keep(writer, seen(joined))
-        writer.keep(seen("after \ud800 it", "=odd", "-\0odd"))
+        writer.append(seen("after \ud800 it", "=odd", "-\0odd"))
         if landing is lived:
-            writer.settle()
-    assert settle_what_is_left(died.spools[0]) == 3
+            writer.process()
+    assert process_remaining(died.spools[0]) == 3
     assert died.rows() == lived.rows()
     assert died.rows()[3][1].attributes[semconv.RENDEZVOUS_ROUND] == 3
-    assert settle_what_is_left(died.spools[0]) == 0
+    assert process_remaining(died.spools[0]) == 0
 
 
 @pytest.mark.tests_own_faults
@@ -222,7 +222,7 @@ def test_a_disk_that_fails_before_the_settling_loses_nothing(tmp_path: Path) -> 
     """Promise 6: what is raw on the failed disk goes on in memory, with its sequence."""
     landing = Landing(tmp_path)
     writer = Writer(landing)
-    writer.keep(seen("a", "b"))
+    writer.append(seen("a", "b"))
     landing.spools[0]._connection.execute("PRAGMA query_only=ON")
     assert keep(writer, seen("c")) == 0
     assert [(sequence, event.body) for sequence, event in landing.rows()] == [(1, "a"), (2, "b"), (3, "c")]
@@ -234,9 +234,9 @@ def test_a_batch_larger_than_a_transaction_goes_on_in_memory_whole(tmp_path: Pat
     landing = Landing(tmp_path)
     writer = Writer(landing)
     for number in range(40):
-        writer.keep(seen(*(f"{number} {n} " + "z" * 300 for n in range(10))))
+        writer.append(seen(*(f"{number} {n} " + "z" * 300 for n in range(10))))
     landing.spools[0]._connection.execute("PRAGMA query_only=ON")
-    writer.settle()
+    writer.process()
     assert len(landing.spools) == 2
     assert [row.sequence for _, row in landing.spools[1].history()] == list(range(1, 401))
     assert sum(row_bytes(name, row.payload) for name, row in landing.spools[1].history()) > writer._spool.append_limit

@@ -11,7 +11,7 @@ from support.landings import BOUND, Landing, fact, keep, spans
 from torchelastic_otel import semconv
 from torchelastic_otel.ingest.writer import MAX_RAW, Writer
 from torchelastic_otel.model.event import ElasticEvent, Origin
-from torchelastic_otel.processing.processor import ORIGIN_KEY, SPANS, settle_what_is_left
+from torchelastic_otel.processing.processor import ORIGIN_KEY, SPANS, process_remaining
 
 LIFE = [
     fact(semconv.AGENT_STARTED, 1, agent_id="a"),
@@ -66,7 +66,7 @@ def test_with_a_hook_a_killed_agents_spans_are_still_ended(tmp_path: Path) -> No
     (spool,) = landing.spools
     spool.put_meta(ORIGIN_KEY, Origin("0" * 32, "h", 1, 0).to_json())
     before = len(spans(landing))
-    assert settle_what_is_left(spool) == 0
+    assert process_remaining(spool) == 0
     told = spans(landing)[before:]
     assert [span.name.removeprefix("torchelastic.") for span in told] == ["workers", "training"]
     assert {span.error for span in told} == {"the agent's process ended without a word"}
@@ -76,10 +76,10 @@ def test_a_text_too_long_to_be_kept_raw_is_read_behind_what_came_before_it(tmp_p
     """A worker's traceback is what is long, and its failure is the one that must not overtake its detection."""
     landing = Landing(tmp_path)
     writer = Writer(landing)
-    writer.keep(LIFE[:6])
-    writer.keep([fact(semconv.WORKER_FAILED, 6, error_file="x" * (MAX_RAW + 1), worker_rank=0)])
-    writer.keep(LIFE[7:])
-    writer.settle()
+    writer.append(LIFE[:6])
+    writer.append([fact(semconv.WORKER_FAILED, 6, error_file="x" * (MAX_RAW + 1), worker_rank=0)])
+    writer.append(LIFE[7:])
+    writer.process()
     names = [event.name for _, event in landing.rows()]
     assert names.count(semconv.WORKER_FAILED) == 1
     (workers,) = [span for span in spans(landing) if span.name == semconv.SPAN_WORKERS]

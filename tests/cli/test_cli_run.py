@@ -123,7 +123,7 @@ def test_asked_for_by_hand_it_is_active_without_any_variable(tmp_path: Path) -> 
     """Who types ``run`` wants it: OTLP to its default endpoint; what the environment names goes before."""
     program = """
 import os, sys
-from torchelastic_otel import runtime
+from torchelastic_otel.runtime import api as runtime
 from torchelastic_otel.cli.run import install
 install()
 installed = runtime.current()

@@ -32,7 +32,7 @@ def install() -> Any:
     import torchelastic_otel
 
     installation = torchelastic_otel.install(watch_torch=False)
-    assert installation._inlet.drain(30)
+    assert installation._inlet.flush(30)
     return installation
 
 

@@ -16,7 +16,7 @@ from support.drivers import Drive
 
 import torchelastic_otel
 from torchelastic_otel.ingest.handler import SpoolHandler
-from torchelastic_otel.ingest.queue import Inlet
+from torchelastic_otel.ingest.queue import IngestQueue
 from torchelastic_otel.ingest.writer import Writer
 from torchelastic_otel.spool import store
 
@@ -96,15 +96,15 @@ def test_a_signal_at_every_single_bytecode_comes_out_and_leaves_no_lock(hung: bo
     go.set()
 
     class Keeper(Writer):
-        def keep(self, observations: Any) -> int:
+        def append(self, observations: Any) -> int:
             go.wait(60)
-            return super().keep(observations)
+            return super().append(observations)
 
-    inlet = Inlet(lambda: Keeper(landing), wait_s=0.001 if hung else 20.0)
+    inlet = IngestQueue(lambda: Keeper(landing), wait_s=0.001 if hung else 20.0)
     handler = SpoolHandler("null", inlet)
     record = logging.LogRecord("x", logging.INFO, "x", 1, "text", None, None)
     handler.handle(record)
-    assert inlet.drain(20)
+    assert inlet.flush(20)
     moment, reached = 0, True
     places = set()
     while reached:
@@ -127,7 +127,7 @@ def test_a_signal_at_every_single_bytecode_comes_out_and_leaves_no_lock(hung: bo
         go.set()
         if moment % 10 == 0 or not reached:
             results: list[bool] = []
-            other = threading.Thread(target=lambda into=results: into.append(inlet.drain(20)))
+            other = threading.Thread(target=lambda into=results: into.append(inlet.flush(20)))
             other.start()
             other.join(30)
             assert results == [True], where

@@ -9,11 +9,11 @@ import pytest
 from support.collector import wait_until
 from support.route_stands import TestSender, source
 
-from torchelastic_otel.export.backoff import Pace
-from torchelastic_otel.export.batch_worker import Route
-from torchelastic_otel.export.config import terms_of
+from torchelastic_otel.export.backoff import BatchConfig
+from torchelastic_otel.export.batch_worker import BatchExportWorker
+from torchelastic_otel.export.config import export_config
 from torchelastic_otel.export.result import Sender
-from torchelastic_otel.export.worker import ExporterThread, Rest, rest_until_urgent
+from torchelastic_otel.export.worker import ExportWorker, Rest, rest_until_urgent
 from torchelastic_otel.settings import Settings
 
 LONG_S = 60
@@ -22,7 +22,7 @@ FOREVER = ["9999999999999999", "9" * 400]
 FAULTS = [ValueError("broken"), SystemExit(3), KeyboardInterrupt()]
 
 
-class Driven(ExporterThread[object]):
+class Driven(ExportWorker[object]):
     """A thread that attempts what it is told to, and rests as long.
 
     Attributes:
@@ -43,7 +43,7 @@ class Driven(ExporterThread[object]):
         self.sender = TestSender()
         self.attempt = attempt
         self.rested = threading.Event()
-        super().__init__("x", make_sender or (lambda: self.sender), Pace(delay_ns=0), rest)  # type: ignore[arg-type, return-value]
+        super().__init__("x", make_sender or (lambda: self.sender), BatchConfig(delay_ns=0), rest)  # type: ignore[arg-type, return-value]
         self.start()
 
     def _attempt(self, sender: Sender[object], *, asked: bool) -> int | None:
@@ -79,7 +79,9 @@ def raises(error: BaseException) -> Callable[..., object]:
 @pytest.mark.parametrize("milliseconds", FOREVER)
 def test_a_rest_of_any_length_is_one_that_a_flush_ends(threads: list[Driven], milliseconds: str) -> None:
     """Who wants no numbers sets an interval that never ends; without its thread each exit waits its full time."""
-    interval_ns = terms_of({"OTEL_METRIC_EXPORT_INTERVAL": milliseconds}, Settings(), pytest.fail).metrics_interval_ns
+    interval_ns = export_config(
+        {"OTEL_METRIC_EXPORT_INTERVAL": milliseconds}, Settings(), pytest.fail
+    ).metrics_interval_ns
     thread = Driven(lambda: interval_ns)
     threads.append(thread)
     assert thread.rested.wait(LONG_S)
@@ -89,14 +91,14 @@ def test_a_rest_of_any_length_is_one_that_a_flush_ends(threads: list[Driven], mi
 def test_rows_that_wait_for_company_for_ever_go_with_a_flush(milliseconds: str) -> None:
     """The delay of a batch may be as long: what waits for it is delivered at the exit."""
     sender = TestSender()
-    pace = terms_of({"OTEL_BLRP_SCHEDULE_DELAY": milliseconds}, Settings(), pytest.fail).logs
+    pace = export_config({"OTEL_BLRP_SCHEDULE_DELAY": milliseconds}, Settings(), pytest.fail).logs
     resting = threading.Event()
 
     def rest(urgent: threading.Event, ns: int) -> object:
         resting.set()
         return rest_until_urgent(urgent, ns)
 
-    route = Route("x", lambda: sender, pace, rest=rest)
+    route = BatchExportWorker("x", lambda: sender, pace, rest=rest)
     route.add(source("1", "2"))
     route.start()
     assert sender.wait_for_taken(2, LONG_S)

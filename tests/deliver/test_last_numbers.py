@@ -9,18 +9,18 @@ from torchelastic_otel.export.final_snapshots import last_snapshots
 from torchelastic_otel.export.metric_delta import values_of
 from torchelastic_otel.model.event import ElasticEvent, Severity
 from torchelastic_otel.model.metric import Kind
-from torchelastic_otel.processing.metrics import Tally, fold
+from torchelastic_otel.processing.metrics import MetricState, update
 from torchelastic_otel.processing.metrics.snapshot import acknowledge, snapshot
 
 NOW = 1_700_000_100_000_000_000
 
 
-def counted() -> Tally:
+def counted() -> MetricState:
     """The tally of an agent that knows its run and has beaten once."""
-    tally = Tally(1_700_000_000_000_000_000)
+    tally = MetricState(1_700_000_000_000_000_000)
     for name in (semconv.RUN_IDENTIFIED, semconv.RENDEZVOUS_KEEP_ALIVE_SENT):
         attributes = {semconv.RUN_ID: "run-1", semconv.NODE_ID: "n"}
-        tally = fold(tally, ElasticEvent(name, "null", "", 1, 2, 3, Severity.DEBUG, attributes))
+        tally = update(tally, ElasticEvent(name, "null", "", 1, 2, 3, Severity.DEBUG, attributes))
     return tally
 
 
@@ -44,7 +44,7 @@ def test_what_had_begun_is_told_at_once() -> None:
 
 def test_a_process_that_never_joined_a_run_has_no_numbers() -> None:
     """There is no series without a run."""
-    assert last_snapshots(Tally(1).to_json(), lambda: NOW) == []
+    assert last_snapshots(MetricState(1).to_json(), lambda: NOW) == []
 
 
 def test_what_is_no_tally_is_a_value_error() -> None:

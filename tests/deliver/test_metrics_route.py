@@ -10,18 +10,20 @@ from support.collector import wait_until
 from support.measurements import START, S, snapshot
 from support.route_stands import BOUND, DELIVERED, origin
 
-from torchelastic_otel.export.backoff import Pace
+from torchelastic_otel.export.backoff import BatchConfig
 from torchelastic_otel.export.metric_checkpoints import TALLY_EXPORTERS_KEY
 from torchelastic_otel.export.metric_delta import Measured, values_of
-from torchelastic_otel.export.metric_worker import MetricsRoute
-from torchelastic_otel.export.result import Outcome, Verdict
-from torchelastic_otel.export.sources import Source
+from torchelastic_otel.export.metric_worker import PeriodicMetricWorker
+from torchelastic_otel.export.result import Disposition, ExportResult
+from torchelastic_otel.export.sources import SpoolSource
 from torchelastic_otel.model.metric import Kind, Snapshot
 from torchelastic_otel.processing.processor import TALLY_KEY
 from torchelastic_otel.spool import store
 
 INTERVAL_NS = 60 * S
-AWAY, BAD, FORBIDDEN = (Outcome(verdict, "no") for verdict in (Verdict.RETRY, Verdict.REFUSED, Verdict.HOLD))
+AWAY, BAD, FORBIDDEN = (
+    ExportResult(verdict, "no") for verdict in (Disposition.RETRY, Disposition.REFUSED, Disposition.HOLD)
+)
 EVERY_KIND = frozenset({Kind.COUNTER, Kind.HISTOGRAM})
 
 
@@ -34,12 +36,12 @@ class Told:
         deltas: The instruments of which it wants differences.
     """
 
-    def __init__(self, answer: Outcome = DELIVERED, deltas: frozenset[Kind] = frozenset()) -> None:
+    def __init__(self, answer: ExportResult = DELIVERED, deltas: frozenset[Kind] = frozenset()) -> None:
         self.answer = answer
         self.deltas = deltas
         self.sent: list[Measured] = []
 
-    def send(self, batch: Measured) -> Outcome:
+    def send(self, batch: Measured) -> ExportResult:
         """See ``Sender``."""
         self.sent.append(batch)
         return self.answer
@@ -74,16 +76,16 @@ class Counted:
         self.due = False
         self.acknowledged: list[Snapshot] = []
 
-    def take_snapshot(self) -> Snapshot:
+    def collect(self) -> Snapshot:
         """See ``Numbers``."""
         return snapshot(self.now_s, failures=self.now_s) if self.known else Snapshot(START, START)
 
-    def accepted(self, snapshot: Snapshot) -> bool:
+    def commit(self, snapshot: Snapshot) -> bool:
         """See ``Numbers``."""
         self.acknowledged.append(snapshot)
         return self.more
 
-    def is_due(self) -> bool:
+    def should_collect(self) -> bool:
         """See ``Numbers``."""
         return self.due
 
@@ -103,11 +105,11 @@ class Stand:
     ) -> None:
         self.numbers = Counted()
         self.sender = sender
-        self.own = Source(store.create_in_memory(BOUND), origin("own"))
-        self.route = MetricsRoute(
+        self.own = SpoolSource(store.create_in_memory(BOUND), origin("own"))
+        self.route = PeriodicMetricWorker(
             "x metrics",
             lambda: sender,
-            Pace(),
+            BatchConfig(),
             INTERVAL_NS,
             numbers=self.numbers,
             last_numbers=last_numbers,
@@ -228,7 +230,7 @@ def test_a_snapshot_that_is_refused_is_dropped_and_counted(caplog: pytest.LogCap
 
 
 @pytest.mark.parametrize("trouble", [AWAY, FORBIDDEN])
-def test_a_difference_is_sent_again_unchanged_until_it_is_taken(trouble: Outcome) -> None:
+def test_a_difference_is_sent_again_unchanged_until_it_is_taken(trouble: ExportResult) -> None:
     """Whether a lost answer was a yes nobody knows: only the same point again can be told from a new one."""
     stand = Stand(Told(trouble, EVERY_KIND))
     stand.attempt()
@@ -261,7 +263,7 @@ def test_a_difference_that_is_refused_is_dropped_and_the_next_begins_where_it_en
 
 def test_what_the_receiver_did_not_take_of_it_is_counted() -> None:
     """Partial success: three points came, one was rejected."""
-    stand = Stand(Told(Outcome(Verdict.DELIVERED, "one is old", rejected=1)))
+    stand = Stand(Told(ExportResult(Disposition.DELIVERED, "one is old", rejected=1)))
     stand.attempt()
     assert (stand.route.state.delivered, stand.route.state.rejected) == (2, 1)
 
@@ -269,14 +271,14 @@ def test_what_the_receiver_did_not_take_of_it_is_counted() -> None:
 # --- what dead processes left
 
 
-def dead(tally: str | None = "tally", *exporters: str) -> Source:
+def dead(tally: str | None = "tally", *exporters: str) -> SpoolSource:
     """The spool of a process that is gone."""
     spool = store.create_in_memory(BOUND)
     if tally is not None:
         spool.put_meta(TALLY_KEY, tally)
     if exporters:
         spool.put_meta(TALLY_EXPORTERS_KEY, str(list(exporters)).replace("'", '"'))
-    return Source(spool, origin("dead"))
+    return SpoolSource(spool, origin("dead"))
 
 
 def last(failures: int) -> Callable[[str], list[Snapshot]]:
@@ -301,7 +303,7 @@ def test_the_last_numbers_of_a_dead_process_are_told_once_as_its_own() -> None:
 
 
 @pytest.mark.parametrize("source", [dead(None), dead("tally", "y metrics"), dead("tally")], ids=["none", "y", "any"])
-def test_numbers_that_went_another_way_are_left_alone(source: Source) -> None:
+def test_numbers_that_went_another_way_are_left_alone(source: SpoolSource) -> None:
     """Two exporters of one backend would count double; where nobody noted a way, this one is as good as any."""
     assert Stand(Told(), last(3)).route.owes(source) is (source.spool.meta(TALLY_EXPORTERS_KEY) is None) & (
         source.spool.meta(TALLY_KEY) is not None
@@ -315,7 +317,7 @@ def test_a_difference_that_was_on_its_way_when_the_process_died_goes_first_and_u
     alive.own.spool.put_meta(TALLY_KEY, "tally")
     stand = Stand(Told(DELIVERED, EVERY_KIND), last(9))
     stand.numbers.known = False
-    stand.route.add(Source(alive.own.spool, origin("dead")))
+    stand.route.add(SpoolSource(alive.own.spool, origin("dead")))
     stand.attempt()
     again, rest = stand.sender.sent
     assert values_of(again.snapshot) == values_of(alive.sender.sent[0].snapshot)
@@ -331,7 +333,7 @@ def test_a_process_whose_last_snapshot_said_it_all_owes_nothing() -> None:
     alive.attempt()
     alive.own.spool.put_meta(TALLY_KEY, "tally")
     stand = Stand(Told(), lambda tally: [snapshot(1, failures=1, size=None)])
-    assert not stand.route.owes(Source(alive.own.spool, origin("dead")))
+    assert not stand.route.owes(SpoolSource(alive.own.spool, origin("dead")))
 
 
 def test_the_last_numbers_begin_with_0_for_a_receiver_that_was_never_told_any() -> None:

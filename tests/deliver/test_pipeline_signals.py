@@ -14,24 +14,24 @@ from support.route_stands import BOUND, DELIVERED, event, origin
 from support.spans import OTHER_TRACE, TRACE, span
 
 from torchelastic_otel import semconv
-from torchelastic_otel.export.backoff import Pace
-from torchelastic_otel.export.config import Terms
+from torchelastic_otel.export.backoff import BatchConfig
+from torchelastic_otel.export.config import ExportConfig
 from torchelastic_otel.export.destinations import Exporter, Registry
 from torchelastic_otel.export.metric_checkpoints import TALLY_EXPORTERS_KEY
 from torchelastic_otel.export.metric_delta import Measured
 from torchelastic_otel.export.pipeline import Pipeline
-from torchelastic_otel.export.result import Outcome, Verdict
+from torchelastic_otel.export.result import Disposition, ExportResult
 from torchelastic_otel.model.event import ElasticEvent
 from torchelastic_otel.model.metric import Snapshot
 from torchelastic_otel.model.signals import Signal
-from torchelastic_otel.processing.metrics import Tally, fold
+from torchelastic_otel.processing.metrics import MetricState, update
 from torchelastic_otel.processing.metrics.self_metrics import Exports
 from torchelastic_otel.processing.processor import ORIGIN_KEY, SPANS, TALLY_KEY
 from torchelastic_otel.spool import store
 
 S = 1_000_000_000
-PACE = Pace(delay_ns=0, first_backoff_ns=1_000_000, last_backoff_ns=5_000_000, hold_ns=5_000_000)
-TERMS = Terms(logs=PACE, traces=PACE, metrics=PACE)
+PACE = BatchConfig(delay_ns=0, first_backoff_ns=1_000_000, last_backoff_ns=5_000_000, hold_ns=5_000_000)
+TERMS = ExportConfig(logs=PACE, traces=PACE, metrics=PACE)
 
 
 class Receiver:
@@ -44,13 +44,13 @@ class Receiver:
 
     deltas: frozenset[Any] = frozenset()
 
-    def __init__(self, answer: Outcome = DELIVERED) -> None:
+    def __init__(self, answer: ExportResult = DELIVERED) -> None:
         self.answer = answer
         self.items: list[Any] = []
 
-    def send(self, batch: Any) -> Outcome:
+    def send(self, batch: Any) -> ExportResult:
         """See ``Sender``."""
-        if self.answer.verdict is Verdict.DELIVERED:
+        if self.answer.verdict is Disposition.DELIVERED:
             self.items += [batch] if isinstance(batch, Measured) else batch
         return self.answer
 
@@ -64,15 +64,15 @@ class Receiver:
 class Numbers:
     """Numbers that never change."""
 
-    def take_snapshot(self) -> Snapshot:
+    def collect(self) -> Snapshot:
         """See ``metrics_route.Numbers``."""
         return snapshot(1, failures=1)
 
-    def accepted(self, snapshot: Snapshot) -> bool:
+    def commit(self, snapshot: Snapshot) -> bool:
         """See ``metrics_route.Numbers``."""
         return False
 
-    def is_due(self) -> bool:
+    def should_collect(self) -> bool:
         """See ``metrics_route.Numbers``."""
         return False
 
@@ -85,7 +85,7 @@ class Stand:
         options: Of the pipeline.
     """
 
-    def __init__(self, answers: Mapping[str, Outcome], **options: Any) -> None:
+    def __init__(self, answers: Mapping[str, ExportResult], **options: Any) -> None:
         self.receivers = {cursor: Receiver(answer) for cursor, answer in answers.items()}
         self.registry = Registry(lambda group: {})
         self.registry.register("elsewhere", "memory")
@@ -118,7 +118,7 @@ Make = Callable[..., Stand]
 def _make() -> Iterator[Make]:
     stands: list[Stand] = []
 
-    def make(answers: Mapping[str, Outcome] | None = None, **options: Any) -> Stand:
+    def make(answers: Mapping[str, ExportResult] | None = None, **options: Any) -> Stand:
         stands.append(Stand(answers or {}, **options))
         return stands[-1]
 
@@ -172,7 +172,7 @@ def test_heartbeats_are_no_logs_and_hold_nothing_up(make: Make) -> None:
 
 def test_heartbeats_are_logs_where_they_are_asked_for(make: Make) -> None:
     """Somebody looks for the network that fails now and then."""
-    stand = make(terms=Terms(logs=PACE, heartbeats=True))
+    stand = make(terms=ExportConfig(logs=PACE, heartbeats=True))
     stand.keep(event("1"), heartbeat())
     assert stand.pipeline.flush(10 * S)
     assert bodies(stand["otlp"]) == ["1", "beat"]
@@ -180,7 +180,7 @@ def test_heartbeats_are_logs_where_they_are_asked_for(make: Make) -> None:
 
 def test_a_trace_that_is_not_sampled_is_acknowledged_and_not_sent(make: Make) -> None:
     """The sampler decides by trace; nothing of it stays behind in the spool."""
-    stand = make(terms=Terms(logs=PACE, traces=PACE, keeps=lambda trace_id: trace_id == TRACE))
+    stand = make(terms=ExportConfig(logs=PACE, traces=PACE, keeps=lambda trace_id: trace_id == TRACE))
     stand.keep((SPANS, span("a").to_json()), (SPANS, span("b", trace_id=OTHER_TRACE).to_json()))
     assert stand.pipeline.flush(10 * S)
     assert [delivery.span.name for delivery in stand["otlp traces"].items] == ["a"]
@@ -198,7 +198,7 @@ def test_a_row_that_is_no_span_is_set_aside_and_costs_no_other(make: Make) -> No
 def test_a_traces_exporter_that_is_away_holds_up_no_log(make: Make) -> None:
     """Each signal at its own pace."""
     stand = make()
-    stand["otlp traces"].answer = Outcome(Verdict.RETRY, "away")
+    stand["otlp traces"].answer = ExportResult(Disposition.RETRY, "away")
     stand.keep((SPANS, span().to_json()), event("1"))
     assert not stand.pipeline.flush(10 * S)
     assert bodies(stand["otlp"]) == ["1"]
@@ -219,7 +219,7 @@ def test_delivery_counts_itself_by_destination_and_signal(make: Make) -> None:
     """Every exporter has its numbers from the start; the age is that of the oldest row that somebody has not got."""
     stand = make()
     assert set(stand.pipeline.outside(0).exports) == {("otlp", signal) for signal in Signal}
-    stand["otlp traces"].answer = Outcome(Verdict.RETRY, "away")
+    stand["otlp traces"].answer = ExportResult(Disposition.RETRY, "away")
     late = span()
     stand.keep(event("1"), (SPANS, late.to_json()))
     stand.pipeline.flush(10 * S)
@@ -239,8 +239,8 @@ def leave(directory: Path, *, pending: bool, metrics: bool = True) -> Path:
     path = directory / "dead.spool"
     spool = store.create(path, BOUND)
     spool.put_meta(ORIGIN_KEY, origin("dead").to_json())
-    tally = fold(
-        Tally(1), ElasticEvent(semconv.RUN_IDENTIFIED, "null", "r", 1, 2, 3, attributes={semconv.RUN_ID: "run-1"})
+    tally = update(
+        MetricState(1), ElasticEvent(semconv.RUN_IDENTIFIED, "null", "r", 1, 2, 3, attributes={semconv.RUN_ID: "run-1"})
     )
     spool.put_meta(TALLY_KEY, tally.to_json())
     spool.put_meta(TALLY_EXPORTERS_KEY, json.dumps(["otlp metrics"] if metrics else []))
@@ -269,7 +269,7 @@ def test_of_a_dead_process_everything_is_delivered_with_its_own_resource(
 def test_numbers_that_cannot_be_told_now_keep_the_spool_for_later(make: Make, tmp_path: Path) -> None:
     """The collector is away: the next look tries again."""
     left = leave(tmp_path, pending=False)
-    stand = make({"otlp metrics": Outcome(Verdict.RETRY, "away")}, directory=tmp_path, numbers=None)
+    stand = make({"otlp metrics": ExportResult(Disposition.RETRY, "away")}, directory=tmp_path, numbers=None)
     assert wait_until(lambda: bool(stand.pipeline.adopted()))
     assert left.exists()
     stand["otlp metrics"].answer = DELIVERED

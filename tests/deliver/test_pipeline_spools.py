@@ -14,20 +14,20 @@ import pytest
 from support.collector import wait_until
 from support.route_stands import BOUND, DELIVERED, TestSender, event, fill, origin
 
-from torchelastic_otel.export.backoff import Pace
-from torchelastic_otel.export.batch_worker import Route
-from torchelastic_otel.export.config import Terms
+from torchelastic_otel.export.backoff import BatchConfig
+from torchelastic_otel.export.batch_worker import BatchExportWorker
+from torchelastic_otel.export.config import ExportConfig
 from torchelastic_otel.export.destinations import Exporter
 from torchelastic_otel.export.pipeline import Pipeline
-from torchelastic_otel.export.result import Outcome, Verdict
-from torchelastic_otel.export.sources import Source
-from torchelastic_otel.processing.processor import ORIGIN_KEY, raw_payload
+from torchelastic_otel.export.result import Disposition, ExportResult
+from torchelastic_otel.export.sources import SpoolSource
+from torchelastic_otel.processing.processor import ORIGIN_KEY, encode_record
 from torchelastic_otel.spool import adoption, store
 from torchelastic_otel.spool.errors import SpoolError
 
 S = 1_000_000_000
-PACE = Pace(delay_ns=0, first_backoff_ns=1_000_000, last_backoff_ns=5_000_000, hold_ns=5_000_000)
-TERMS = Terms(logs=PACE, traces=PACE, metrics=PACE)
+PACE = BatchConfig(delay_ns=0, first_backoff_ns=1_000_000, last_backoff_ns=5_000_000, hold_ns=5_000_000)
+TERMS = ExportConfig(logs=PACE, traces=PACE, metrics=PACE)
 
 Make = Callable[..., Pipeline]
 
@@ -86,10 +86,10 @@ def start(
     return pipeline
 
 
-def hanging(go: threading.Event) -> Callable[[list[str]], Outcome]:
+def hanging(go: threading.Event) -> Callable[[list[str]], ExportResult]:
     """A receiver that answers when it is let."""
 
-    def answer(bodies: list[str]) -> Outcome:
+    def answer(bodies: list[str]) -> ExportResult:
         go.wait(60)
         return DELIVERED
 
@@ -138,7 +138,7 @@ def test_a_spool_that_owes_two_exporters_is_kept_until_both_have_it(pipelines: l
     """Fan-out survives the process too; one that is away starves no other."""
     leave(tmp_path, "dead", "1", "2", exporters=("x", "y"))
     registry = Registry(null=("x", "y"))
-    registry["y"].answer = Outcome(Verdict.RETRY, "away")
+    registry["y"].answer = ExportResult(Disposition.RETRY, "away")
     start(pipelines, registry, tmp_path)
     assert registry["x"].wait_for_taken(2)
     assert registry["y"].wait_for_batches(3)
@@ -202,7 +202,7 @@ def test_a_stop_leaves_what_was_adopted_to_the_next(pipelines: list[Pipeline], t
     """Promise 5: nothing of a dead process' delays the exit of a living one."""
     path = leave(tmp_path, "dead", "1")
     registry = Registry(null=("x",))
-    registry["x"].answer = Outcome(Verdict.RETRY, "away")
+    registry["x"].answer = ExportResult(Disposition.RETRY, "away")
     pipeline = start(pipelines, registry, tmp_path)
     assert registry["x"].wait_for_batches(2)
     assert pipeline.stop(10 * S)
@@ -217,11 +217,11 @@ def test_what_an_exporter_is_sending_is_not_closed_and_not_sent_again(
     leave(tmp_path, "dead", "1", "2")
     registry, go, asked = Registry(null=("x",)), threading.Event(), threading.Event()
     looks = threading.Semaphore(0)
-    registry["x"].answer = Outcome(Verdict.RETRY, "away")
+    registry["x"].answer = ExportResult(Disposition.RETRY, "away")
     start(pipelines, registry, tmp_path, at_each_look=looks.release)
     assert registry["x"].wait_for_batches(1)
 
-    def slow(bodies: list[str]) -> Outcome:
+    def slow(bodies: list[str]) -> ExportResult:
         asked.set()
         go.wait(60)
         return DELIVERED
@@ -254,7 +254,7 @@ def test_what_gets_nowhere_is_not_opened_again_at_once(pipelines: list[Pipeline]
     """A large spool costs a second of a processor each time, and a collector may be away for a night."""
     path = leave(tmp_path, "dead", "1")
     registry = Registry(null=("x",))
-    registry["x"].answer = Outcome(Verdict.RETRY, "away")
+    registry["x"].answer = ExportResult(Disposition.RETRY, "away")
     start(pipelines, registry, tmp_path, interval_s=3_600)
     assert registry["x"].wait_for_batches(1)
     assert wait_until(lambda: not adoption.is_owned(path))
@@ -267,7 +267,7 @@ def test_a_spool_that_cannot_be_settled_now_is_let_go_of_and_tried_again(
     """A disk that is full, or a person with a shell: a lock that stays would keep every other agent from it, too."""
     path = leave(tmp_path, "dead")
     spool = store.open_file(path, BOUND)
-    spool.append([("null", raw_payload("{}", 1, 1))], raw=True)
+    spool.append([("null", encode_record("{}", 1, 1))], raw=True)
     spool.close()
     leave(tmp_path, "other", "1")
     registry = Registry(null=("x",))
@@ -288,9 +288,9 @@ def test_a_spool_that_fails_between_two_exporters_is_closed_when_neither_is_at_i
 ) -> None:
     """The first exporter has begun by then: what it sends is acknowledged, and the second one gets it later."""
     leave(tmp_path, "dead", "1", exporters=("x", "y"))
-    add, failed = Route.add, threading.Event()
+    add, failed = BatchExportWorker.add, threading.Event()
 
-    def fails_once(route: Route, source: Source) -> None:
+    def fails_once(route: BatchExportWorker, source: SpoolSource) -> None:
         if source.origin.id == "dead" and len(began) == 1 and not failed.is_set():
             failed.set()
             raise SpoolError("disk I/O error")
@@ -298,7 +298,7 @@ def test_a_spool_that_fails_between_two_exporters_is_closed_when_neither_is_at_i
         add(route, source)
 
     began: list[str] = []
-    monkeypatch.setattr(Route, "add", fails_once)
+    monkeypatch.setattr(BatchExportWorker, "add", fails_once)
     adopting = Registry(null=("x", "y"))
     pipeline = Pipeline(
         adopting.make_sender, adopting.exporters_of, terms=TERMS, directory=tmp_path, adoption_interval_s=0.02
@@ -379,7 +379,7 @@ def test_a_flush_says_whether_anything_is_left(pipelines: list[Pipeline]) -> Non
     registry = Registry(null=("x", "y"))
     spool = store.create_in_memory(BOUND)
     pipeline = start(pipelines, registry, spool=spool)
-    registry["y"].answer = Outcome(Verdict.RETRY, "away")
+    registry["y"].answer = ExportResult(Disposition.RETRY, "away")
     spool.append([event("1")])
     assert pipeline.flush(10 * S) is False
     assert pipeline.pending() == 1

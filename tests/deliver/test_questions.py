@@ -6,16 +6,16 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from torchelastic_otel.export.query_runner import Questions
+from torchelastic_otel.export.query_runner import QueryRunner
 from torchelastic_otel.spool.errors import SpoolError
 
 MINUTE_NS = 60_000_000_000
 
 
 @pytest.fixture
-def questions() -> Iterator[Questions]:
+def questions() -> Iterator[QueryRunner]:
     """A thread of its own, which ends."""
-    made = Questions()
+    made = QueryRunner()
     made.begin()
     thread = made._thread
     assert thread is not None
@@ -26,7 +26,7 @@ def questions() -> Iterator[Questions]:
     assert not thread.is_alive()
 
 
-def answered(questions: Questions) -> bool:
+def answered(questions: QueryRunner) -> bool:
     """Whether the thread is there for the next one."""
     return questions.ask(MINUTE_NS, lambda: "there") == "there"
 
@@ -42,7 +42,7 @@ def raises(error: BaseException) -> Callable[[], object]:
 
 @pytest.mark.parametrize("error", [SpoolError("a disk"), FileNotFoundError("a folder"), PermissionError("a folder")])
 def test_a_disk_that_cannot_tell_is_no_fault_and_the_next_question_is_answered(
-    questions: Questions, error: BaseException
+    questions: QueryRunner, error: BaseException
 ) -> None:
     """A traceback on standard error for a disk in trouble frightens whoever reads a job's log."""
     assert questions.ask(MINUTE_NS, raises(error)) is None
@@ -52,7 +52,7 @@ def test_a_disk_that_cannot_tell_is_no_fault_and_the_next_question_is_answered(
 @pytest.mark.tests_own_faults
 @pytest.mark.parametrize("error", [ValueError("ours"), RecursionError(), SystemExit(1), KeyboardInterrupt()])
 def test_a_fault_is_kept_in_and_the_next_question_is_answered(
-    questions: Questions, faults: list[BaseException], error: BaseException
+    questions: QueryRunner, faults: list[BaseException], error: BaseException
 ) -> None:
     """An exit asks several questions: a thread that has ended makes it wait out its whole time for each."""
     assert questions.ask(MINUTE_NS, raises(error)) is None

@@ -10,12 +10,12 @@ import pytest
 from support.collector import wait_until
 from support.route_stands import DELIVERED, TestSender, event, source
 
-from torchelastic_otel.export.backoff import Pace
-from torchelastic_otel.export.batch_worker import Route
-from torchelastic_otel.export.result import Outcome, Verdict
+from torchelastic_otel.export.backoff import BatchConfig
+from torchelastic_otel.export.batch_worker import BatchExportWorker
+from torchelastic_otel.export.result import Disposition, ExportResult
 
 S = 1_000_000_000
-AWAY = Outcome(Verdict.RETRY, "away")
+AWAY = ExportResult(Disposition.RETRY, "away")
 HANGS = None
 """For a stand: a receiver that never answers, until the send is aborted."""
 
@@ -43,15 +43,17 @@ class Clock:
 class Stand:
     """A route on such a clock."""
 
-    def __init__(self, answer: Outcome | None, *, pace: Pace | None = None) -> None:
+    def __init__(self, answer: ExportResult | None, *, pace: BatchConfig | None = None) -> None:
         self.clock = Clock()
         self.sender = TestSender(answer or self._hang)
         self.source = source("1", "2", "3")
-        self.route = Route("x", lambda: self.sender, pace or Pace(delay_ns=0), jitter=lambda: 1.0, rest=self.clock.rest)
+        self.route = BatchExportWorker(
+            "x", lambda: self.sender, pace or BatchConfig(delay_ns=0), jitter=lambda: 1.0, rest=self.clock.rest
+        )
         self.route.add(self.source)
         self.route.start()
 
-    def _hang(self, bodies: list[str]) -> Outcome:
+    def _hang(self, bodies: list[str]) -> ExportResult:
         return AWAY if self.sender.aborted.wait(60) else DELIVERED
 
     def rested_ns(self, rests: int = 1) -> int:
@@ -77,23 +79,23 @@ def on(stands: list[Stand], stand: Stand) -> Stand:
     return stand
 
 
-def failed(route: Route, outcome: Outcome) -> float:
+def failed(route: BatchExportWorker, outcome: ExportResult) -> float:
     """Seconds that the route would wait after this outcome."""
     return route._failed(outcome) / S
 
 
 def test_backoff_doubles_from_one_second_to_a_quarter_of_a_minute() -> None:
     """Patience is ours: 1, 2, 4, 8, 15 s, at full jitter."""
-    route = Route("x", TestSender, Pace(), jitter=lambda: 1.0)
+    route = BatchExportWorker("x", TestSender, BatchConfig(), jitter=lambda: 1.0)
     assert [failed(route, AWAY) for _ in range(6)] == [1, 2, 4, 8, 15, 15]
 
 
 def test_jitter_takes_away_up_to_a_half() -> None:
     """A thousand agents that lost one collector must not come back in one second."""
-    lowest = Route("x", TestSender, Pace(), jitter=lambda: 0.0)
+    lowest = BatchExportWorker("x", TestSender, BatchConfig(), jitter=lambda: 0.0)
     assert [failed(lowest, AWAY) for _ in range(3)] == [0.5, 1, 2]
-    free = Route("x", TestSender, Pace())
-    waits = {failed(Route("x", TestSender, Pace()), AWAY) for _ in range(20)}
+    free = BatchExportWorker("x", TestSender, BatchConfig())
+    waits = {failed(BatchExportWorker("x", TestSender, BatchConfig()), AWAY) for _ in range(20)}
     assert len(waits) > 10
     assert all(0.5 <= wait <= 1 for wait in waits)
     assert 0.5 <= failed(free, AWAY) <= 1
@@ -101,16 +103,16 @@ def test_jitter_takes_away_up_to_a_half() -> None:
 
 def test_the_receivers_wish_goes_before_our_backoff_within_reason() -> None:
     """Retry-After: 7 is 7 s, also where our backoff is longer or shorter; a wish for a day is asked again in 10 min."""
-    route = Route("x", TestSender, Pace(), jitter=lambda: 1.0)
-    assert failed(route, Outcome(Verdict.RETRY, "429", retry_after_ns=7 * S)) == 7
-    assert failed(route, Outcome(Verdict.RETRY, "429", retry_after_ns=86_400 * S)) == 600
+    route = BatchExportWorker("x", TestSender, BatchConfig(), jitter=lambda: 1.0)
+    assert failed(route, ExportResult(Disposition.RETRY, "429", retry_after_ns=7 * S)) == 7
+    assert failed(route, ExportResult(Disposition.RETRY, "429", retry_after_ns=86_400 * S)) == 600
     assert failed(route, AWAY) == 1
 
 
 def test_holding_waits_a_minute_and_warns_once(caplog: pytest.LogCaptureFixture) -> None:
     """401, 403, 404: nobody's data is at fault, somebody has to do something."""
-    route = Route("x", TestSender, Pace(), jitter=lambda: 1.0)
-    assert [failed(route, Outcome(Verdict.HOLD, "HTTP 401")) for _ in range(3)] == [60, 60, 60]
+    route = BatchExportWorker("x", TestSender, BatchConfig(), jitter=lambda: 1.0)
+    assert [failed(route, ExportResult(Disposition.HOLD, "HTTP 401")) for _ in range(3)] == [60, 60, 60]
     assert [r.message for r in caplog.records] == [
         "torchelastic-otel: exporter x: HTTP 401; everything is kept, asking again every 60 s"
     ]
@@ -148,7 +150,7 @@ def test_a_success_makes_the_next_backoff_short_again(stands: list[Stand]) -> No
 
 def test_a_held_route_goes_on_by_itself_when_the_receiver_agrees(stands: list[Stand]) -> None:
     """No restart of the job is needed after somebody has fixed the token."""
-    stand = on(stands, Stand(Outcome(Verdict.HOLD, "HTTP 401")))
+    stand = on(stands, Stand(ExportResult(Disposition.HOLD, "HTTP 401")))
     assert stand.rested_ns() == 60 * S
     assert stand.source.spool.cursors()["x"].pending == 3
     stand.sender.answer = DELIVERED
@@ -158,7 +160,7 @@ def test_a_held_route_goes_on_by_itself_when_the_receiver_agrees(stands: list[St
 
 def test_new_rows_wait_for_company_but_not_for_long(stands: list[Stand]) -> None:
     """OTEL_BLRP_SCHEDULE_DELAY: one request for a burst, not one for each event."""
-    stand = on(stands, Stand(DELIVERED, pace=Pace(delay_ns=5 * S)))
+    stand = on(stands, Stand(DELIVERED, pace=BatchConfig(delay_ns=5 * S)))
     assert stand.route.flush().acquire(True, 10)
     for number in range(10):
         stand.source.spool.append([event(str(number))])
@@ -172,7 +174,7 @@ def test_new_rows_wait_for_company_but_not_for_long(stands: list[Stand]) -> None
 
 def test_a_flush_makes_one_attempt_at_once_and_does_not_wait_out_the_backoff(stands: list[Stand]) -> None:
     """Promise 5: an exit is not held up by a collector that said no."""
-    stand = on(stands, Stand(Outcome(Verdict.RETRY, "503", retry_after_ns=600 * S)))
+    stand = on(stands, Stand(ExportResult(Disposition.RETRY, "503", retry_after_ns=600 * S)))
     assert stand.rested_ns() == 600 * S
     for attempt in range(2, 5):
         assert stand.route.flush().acquire(True, 10)
@@ -181,7 +183,7 @@ def test_a_flush_makes_one_attempt_at_once_and_does_not_wait_out_the_backoff(sta
 
 def test_a_flush_cuts_the_wait_for_company_short(stands: list[Stand]) -> None:
     """At the exit the last events go at once."""
-    stand = on(stands, Stand(DELIVERED, pace=Pace(delay_ns=600 * S)))
+    stand = on(stands, Stand(DELIVERED, pace=BatchConfig(delay_ns=600 * S)))
     assert stand.route.flush().acquire(True, 10)
     stand.source.spool.append([event("4")])
     stand.route.wake()
@@ -195,7 +197,7 @@ def test_a_flush_asked_for_during_an_attempt_gets_one_of_its_own(stands: list[St
     assert stand.sender.wait_for_taken(3)
     entered, go = threading.Event(), threading.Event()
 
-    def slow(bodies: list[str]) -> Outcome:
+    def slow(bodies: list[str]) -> ExportResult:
         entered.set()
         go.wait(60)
         return DELIVERED
@@ -241,7 +243,7 @@ def test_a_stop_at_any_moment_ends_the_thread(stands: list[Stand]) -> None:
             made.append(TestSender())
             return made[0]
 
-        route = Route("x", make, Pace())
+        route = BatchExportWorker("x", make, BatchConfig())
         route.start()
         assert route.stop(20)
         assert all(sender.closed.is_set() for sender in made)

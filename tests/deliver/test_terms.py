@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from torchelastic_otel.export.backoff import Pace
-from torchelastic_otel.export.config import terms_of
+from torchelastic_otel.export.backoff import BatchConfig
+from torchelastic_otel.export.config import export_config
 from torchelastic_otel.model.signals import Signal
 from torchelastic_otel.settings import Settings
 
@@ -14,14 +14,14 @@ S, MS = 1_000_000_000, 1_000_000
 
 def test_nothing_set_is_the_defaults() -> None:
     """A batch a second, numbers once a minute, every trace, no heartbeats."""
-    terms = terms_of({}, Settings(), pytest.fail)
-    assert [terms.pace(signal) for signal in Signal] == [Pace(512, S)] * 3
+    terms = export_config({}, Settings(), pytest.fail)
+    assert [terms.pace(signal) for signal in Signal] == [BatchConfig(512, S)] * 3
     assert (terms.metrics_interval_ns, terms.heartbeats, terms.keeps("0" * 32)) == (60 * S, False, True)
 
 
 def test_each_signal_has_its_own_variables() -> None:
     """As the specification names them; a batch is never larger than what its bytes are counted for."""
-    terms = terms_of(
+    terms = export_config(
         {
             "OTEL_BLRP_SCHEDULE_DELAY": "20",
             "OTEL_BLRP_MAX_EXPORT_BATCH_SIZE": "7",
@@ -33,8 +33,8 @@ def test_each_signal_has_its_own_variables() -> None:
         Settings(heartbeats=("metrics", "logs")),
         pytest.fail,
     )
-    assert terms.logs == Pace(7, 20 * MS)
-    assert terms.traces == Pace(512, 30 * MS)
+    assert terms.logs == BatchConfig(7, 20 * MS)
+    assert terms.traces == BatchConfig(512, 30 * MS)
     assert (terms.metrics_interval_ns, terms.heartbeats, terms.keeps("0" * 32)) == (500 * MS, True, False)
 
 
@@ -45,5 +45,5 @@ def test_each_signal_has_its_own_variables() -> None:
 def test_a_bad_number_is_named_and_the_default_used(variable: str, value: str) -> None:
     """Telemetry settings never stop a job."""
     said: list[str] = []
-    assert terms_of({variable: value}, Settings(), said.append).metrics_interval_ns == 60 * S
+    assert export_config({variable: value}, Settings(), said.append).metrics_interval_ns == 60 * S
     assert [f"{variable}={value!r} is not allowed" in text for text in said] == [True]

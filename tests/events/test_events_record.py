@@ -209,7 +209,7 @@ def test_record_wrapper_names_the_method_that_called_it(rendezvous: Kept) -> Non
 
 def test_event_from_a_stack_without_a_caller_has_no_file(rendezvous: Kept) -> None:
     """A program that embeds Python may call without any frame."""
-    with patch("torchelastic_otel.events.frames.caller", return_value=("no_file", "")):
+    with patch("torchelastic_otel.events.caller.caller", return_value=("no_file", "")):
         events.construct_and_record_rdzv_event("run", "message", NodeState.RUNNING)
         events.construct_and_record_rdzv_event("run", "message", NodeState.RUNNING, name="given")
     names = [json.loads(each.getMessage())["name"] for each in rendezvous.records]
@@ -240,7 +240,7 @@ def test_event_that_is_no_failure_carries_no_exception(rendezvous: Kept) -> None
 def test_unbound_rendezvous_costs_no_look_up() -> None:
     """A job without a destination pays for the question alone: no frame, no DNS, no event."""
     with (
-        patch("torchelastic_otel.events.frames.caller") as caller,
+        patch("torchelastic_otel.events.caller.caller") as caller,
         patch("torchelastic_otel.events.socket.getfqdn") as getfqdn,
         patch("torchelastic_otel.events.record_rdzv_event") as record,
     ):

@@ -24,7 +24,7 @@ from environments import NEWEST, Environment
 from torchelastic_otel.demo.receiver import Receiver
 from torchelastic_otel.processing.processor import SPANS
 from torchelastic_otel.semconv import INFERRED
-from torchelastic_otel.spool.reader import contents
+from torchelastic_otel.spool.reader import read_contents
 
 HERE = Path(__file__).resolve().parent
 TEE = HERE / "tee_agent.py"
@@ -189,7 +189,7 @@ class Agent:
         kept = []
         for path in self.spool_files():
             if path.suffix == ".spool":
-                held = contents(path)
+                held = read_contents(path)
                 if not held.meta or json.loads(held.meta["origin"])["pid"] != self.pid:
                     continue
                 if any(row.raw for row in held.rows):

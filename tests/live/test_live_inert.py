@@ -52,7 +52,8 @@ def test_a_worker_gets_nothing_of_ours(agents: Agents, receiver: Receiver, torch
     assert ours <= {
         "torchelastic_otel",
         "torchelastic_otel.runtime.entry_point",
-        "torchelastic_otel.capture",
+        "torchelastic_otel.instrument",
+        "torchelastic_otel.runtime",
         "torchelastic_otel.instrument.arming",
         "torchelastic_otel.guard",
         "torchelastic_otel.version",

@@ -12,9 +12,9 @@ from support.watching import moment
 
 from torchelastic_otel import semconv
 from torchelastic_otel.model.event import ElasticEvent, Severity
-from torchelastic_otel.model.inferred_event import Fact, Moment
-from torchelastic_otel.torch_events.inferred_events import is_fact
-from torchelastic_otel.torch_events.parser import normalise
+from torchelastic_otel.model.inferred_event import ClockReading, InferredEvent
+from torchelastic_otel.torch_events.inferred_events import is_inferred
+from torchelastic_otel.torch_events.parser import parse
 
 NAMES = [
     semconv.AGENT_STARTED,
@@ -35,15 +35,15 @@ NAMES = [
 ]
 
 
-def read(fact: Fact) -> ElasticEvent:
+def read(fact: InferredEvent) -> ElasticEvent:
     """The event that is made of a fact."""
-    return normalise(fact.to_text(), "null", time_ns=10, observed_ns=11, monotonic_ns=12)
+    return parse(fact.to_text(), "null", time_ns=10, observed_ns=11, monotonic_ns=12)
 
 
 def test_a_fact_comes_back_as_an_event_that_says_it_was_inferred() -> None:
     """Nobody must take what we conclude for what torch said."""
     told = {semconv.RUN_ID: "r", semconv.NODES_MIN: 1, semconv.LOCAL_WORLD_SIZE: 2, semconv.RESTARTS_MAX: 0}
-    event = read(Fact(semconv.AGENT_STARTED, told))
+    event = read(InferredEvent(semconv.AGENT_STARTED, told))
     assert event == ElasticEvent(
         semconv.AGENT_STARTED,
         "null",
@@ -58,7 +58,7 @@ def test_a_fact_comes_back_as_an_event_that_says_it_was_inferred() -> None:
 
 def test_when_it_happened_is_kept_by_both_clocks() -> None:
     """A failure that is noticed late keeps the moment at which it was."""
-    event = read(Fact(semconv.WORKER_EXITED, at=moment(1.5)))
+    event = read(InferredEvent(semconv.WORKER_EXITED, at=moment(1.5)))
     assert (event.time_ns, event.monotonic_ns, event.observed_ns) == (moment(1.5).wall_ns, moment(1.5).monotonic_ns, 11)
 
 
@@ -80,20 +80,20 @@ def test_when_it_happened_is_kept_by_both_clocks() -> None:
 )
 def test_severities_are_as_bad_as_what_happened(name: str, severity: Severity) -> None:
     """Alerts go by severity: failures ERROR, node loss and restarts WARN."""
-    assert read(Fact(name)).severity is severity
+    assert read(InferredEvent(name)).severity is severity
 
 
 def test_what_is_not_known_is_left_out_and_nothing_else() -> None:
     """A nought is a value: rank 0 and exit code 0 are told."""
     told: dict[str, Any] = {"none": None, "empty": "", "no": (), "rank": 0, "false": False, "many": ("a",)}
-    event = read(Fact(semconv.WORKER_EXITED, told))
+    event = read(InferredEvent(semconv.WORKER_EXITED, told))
     assert event.attributes == {semconv.INFERRED: True, "rank": 0, "false": False, "many": ("a",)}
 
 
 def test_an_error_file_is_told_as_torch_would_have_told_it() -> None:
     """The traceback of a failure that led to a restart is nowhere in torch's events."""
     file = {"message": {"message": "ValueError: bad", "extraInfo": {"py_callstack": "Traceback ..."}}}
-    event = read(Fact(semconv.WORKER_FAILED, {semconv.WORKER_RANK: 1}, error_file=json.dumps(file)))
+    event = read(InferredEvent(semconv.WORKER_FAILED, {semconv.WORKER_RANK: 1}, error_file=json.dumps(file)))
     assert event.attributes[semconv.EXCEPTION_TYPE] == "ValueError"
     assert event.attributes[semconv.ERROR_TYPE] == "ValueError"
     assert event.attributes[semconv.EXCEPTION_MESSAGE] == "bad"
@@ -105,7 +105,7 @@ def test_an_error_file_is_told_as_torch_would_have_told_it() -> None:
 def test_an_error_file_of_any_depth_is_told(form: str, depth: int) -> None:
     """A worker writes what it likes: what Python does not read, or reads and does not write, is told as it is."""
     for brackets in ("[" * depth, "[" * depth + "]" * depth):
-        event = read(Fact(semconv.WORKER_FAILED, error_file=form.format(brackets)))
+        event = read(InferredEvent(semconv.WORKER_FAILED, error_file=form.format(brackets)))
         assert "[[[[" in str(event.attributes[semconv.EXCEPTION_MESSAGE])
 
 
@@ -114,12 +114,14 @@ def test_an_error_file_of_any_depth_is_told(form: str, depth: int) -> None:
 )
 def test_a_failure_always_has_a_type(told: dict[str, Any], kind: str) -> None:
     """``error.type`` is what errors are grouped by."""
-    assert read(Fact(semconv.WORKER_FAILED, told)).attributes[semconv.ERROR_TYPE] == kind
+    assert read(InferredEvent(semconv.WORKER_FAILED, told)).attributes[semconv.ERROR_TYPE] == kind
 
 
 def test_an_endless_error_is_bounded_and_broken_text_mended() -> None:
     """One lone surrogate fails a whole batch, one endless text fills a spool (promise 8)."""
-    event = read(Fact(semconv.WORKER_EXITED, {"a": "x" * 10**6, "b": "\ud800", "c": ("y" * 10**6,), "k" * 10**6: 1}))
+    event = read(
+        InferredEvent(semconv.WORKER_EXITED, {"a": "x" * 10**6, "b": "\ud800", "c": ("y" * 10**6,), "k" * 10**6: 1})
+    )
     assert len(event.to_json()) < 20_000
     event.to_json().encode()
     for key, value in event.attributes.items():
@@ -133,15 +135,15 @@ def test_an_endless_error_is_bounded_and_broken_text_mended() -> None:
         st.one_of(st.none(), st.text(), st.booleans(), st.integers(), st.floats(), st.lists(st.text()).map(tuple)),
         max_size=12,
     ),
-    st.one_of(st.none(), st.builds(Moment, st.integers(), st.integers())),
+    st.one_of(st.none(), st.builds(ClockReading, st.integers(), st.integers())),
     st.one_of(st.none(), st.text()),
 )
 def test_every_fact_can_be_written_and_read(
-    name: str, attributes: dict[str, Any], at: Moment | None, error_file: str | None
+    name: str, attributes: dict[str, Any], at: ClockReading | None, error_file: str | None
 ) -> None:
     """A sentence that stumbles over an attribute would cost the event that it was to explain."""
-    text = Fact(name, attributes, at, error_file).to_text()
-    event = normalise(text, "null", time_ns=1, observed_ns=2, monotonic_ns=3)
+    text = InferredEvent(name, attributes, at, error_file).to_text()
+    event = parse(text, "null", time_ns=1, observed_ns=2, monotonic_ns=3)
     assert (event.name, event.attributes[semconv.INFERRED]) == (name, True)
     assert event.body
     assert ElasticEvent.from_json(event.to_json()).name == name
@@ -160,10 +162,10 @@ def test_every_fact_can_be_written_and_read(
 def test_what_only_looks_like_a_fact_raises_nothing(attributes: Any, at: Any) -> None:
     """A user may record anything, our key included."""
     text = json.dumps({"torchelastic_otel": "x", "attributes": attributes, "at": at, "error_file": at})
-    assert normalise(text, "null", time_ns=1, observed_ns=2).name == "x"
+    assert parse(text, "null", time_ns=1, observed_ns=2).name == "x"
 
 
 @pytest.mark.parametrize("recorded", [None, 5, "x", [], {}, {"torchelastic_otel": 5}, {"name": "x"}])
 def test_what_torch_records_is_no_fact(recorded: object) -> None:
     """Torch's own events must not be taken for ours."""
-    assert not is_fact(recorded)
+    assert not is_inferred(recorded)

@@ -13,7 +13,7 @@ from torchelastic_otel import semconv
 from torchelastic_otel.model.event import ElasticEvent
 from torchelastic_otel.model.phases import Phase
 from torchelastic_otel.model.span import ElasticSpan
-from torchelastic_otel.processing.tracing import Narrative, end_of_the_dead, narrate
+from torchelastic_otel.processing.tracing import TraceState, finish_orphaned, reduce
 
 WHY = "the agent's process ended without a word"
 FIRST = [("rendezvous", 0, 2), ("assign_ranks", 2, 3), ("start_workers", 3, 4), ("round", 0, 4)]
@@ -22,9 +22,9 @@ RAN = [("workers", 4, 50), ("training", 4, 50)]
 
 def killed(story: Story) -> list[ElasticSpan]:
     """The agent's process is gone; whoever adopts its spool tells what is left, once."""
-    narrative = Narrative.from_json(story.narrative.to_json())
-    after, spans = end_of_the_dead(narrative)
-    again, nothing = end_of_the_dead(Narrative.from_json(after.to_json()))
+    narrative = TraceState.from_json(story.narrative.to_json())
+    after, spans = finish_orphaned(narrative)
+    again, nothing = finish_orphaned(TraceState.from_json(after.to_json()))
     assert (nothing, again) == ((), after)
     story.narrative = after
     story.spans += spans
@@ -294,17 +294,17 @@ def phases(event: ElasticEvent, phase: Phase | None) -> ElasticEvent:
 @given(st.lists(st.builds(phases, anything, st.one_of(st.none(), st.sampled_from(Phase))), max_size=20))
 def test_no_events_make_it_stumble_and_it_can_be_gone_on_with_after_each(events: list[ElasticEvent]) -> None:
     """A replay of another version's, a broken clock, a user's own: it must cost no event, and no agent its spool."""
-    narrative = Narrative()
+    narrative = TraceState()
     spans: list[ElasticSpan] = []
     for event in events:
-        narrative, after = narrate(narrative, event)
+        narrative, after = reduce(narrative, event)
         assert (after.event.name, after.event.attributes) == (event.name, event.attributes)
         spans += after.spans
         written = narrative.to_json()
-        assert Narrative.from_json(written).to_json() == written
+        assert TraceState.from_json(written).to_json() == written
         for each in after.events:
             each.to_json()
-    spans += end_of_the_dead(narrative)[1]
+    spans += finish_orphaned(narrative)[1]
     for span in spans:
         assert span.start_ns <= span.end_ns
         assert ElasticSpan.from_json(span.to_json()).to_json() == span.to_json()
@@ -314,4 +314,4 @@ def test_no_events_make_it_stumble_and_it_can_be_gone_on_with_after_each(events:
 def test_what_is_no_narrative_is_said_to_be_none(line: str) -> None:
     """A spool of another version is set aside, never a crash."""
     with pytest.raises(ValueError):
-        Narrative.from_json(line)
+        TraceState.from_json(line)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torchelastic_otel import semconv
 from torchelastic_otel.model.event import ElasticEvent, Severity
 from torchelastic_otel.model.text import MAX_BODY, MAX_STACKTRACE, MAX_VALUE
-from torchelastic_otel.torch_events.parser import normalise
+from torchelastic_otel.torch_events.parser import parse
 
 DYNAMIC = "dynamic_rendezvous.py:DynamicRendezvousHandler."
 EXECUTOR = "dynamic_rendezvous.py:_DistributedRendezvousOpExecutor."
@@ -22,7 +22,7 @@ NODE = "The node 'my_host_a_17_0'"
 def read(event: dict[str, Any] | str, destination: str = "null") -> ElasticEvent:
     """The event of a text or of what the text says."""
     text = event if isinstance(event, str) else json.dumps(event)
-    return normalise(text, destination, time_ns=1_700_000_000_123_456_789, observed_ns=2)
+    return parse(text, destination, time_ns=1_700_000_000_123_456_789, observed_ns=2)
 
 
 def rendezvous(name: str, message: str, state: str = "RUNNING", **more: Any) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from torchelastic_otel import semconv
-from torchelastic_otel.torch_events.messages import failure, sentence
+from torchelastic_otel.torch_events.messages import failure, message_of
 
 RANKS = {semconv.WORKER_RANK: 3, semconv.WORKER_LOCAL_RANK: 1, semconv.WORKER_PID: 41}
 CAUSE = {
@@ -125,4 +125,4 @@ def test_a_failure_says_who_and_how(more: dict[str, Any], text: str) -> None:
 )
 def test_each_event_has_a_line_of_its_own(name: str, of: dict[str, Any], text: str) -> None:
     """The body is what is read where attributes are not shown: a console, a terminal, a chat message."""
-    assert sentence(name, of) == text
+    assert message_of(name, of) == text

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from torchelastic_otel import semconv
 from torchelastic_otel.model.event import ElasticEvent
-from torchelastic_otel.processing.enrichment import Standing, enrich
+from torchelastic_otel.processing.enrichment import AgentContext, enrich
 
 KNOWN = (semconv.RENDEZVOUS_ROUND, semconv.GROUP_RANK, semconv.GROUP_WORLD_SIZE, semconv.RESTART_COUNT)
 
@@ -26,9 +26,9 @@ def event(name: str, **attributes: object) -> ElasticEvent:
     return ElasticEvent(name, "null", "", 1, 1, attributes={names[key]: value for key, value in attributes.items()})  # type: ignore[misc]
 
 
-def fold(*events: ElasticEvent) -> tuple[Standing, list[ElasticEvent]]:
+def fold(*events: ElasticEvent) -> tuple[AgentContext, list[ElasticEvent]]:
     """All events enriched, in order."""
-    standing, told = Standing(restart_count=0), []
+    standing, told = AgentContext(restart_count=0), []
     for each in events:
         standing, enriched = enrich(standing, each)
         told.append(enriched)
@@ -188,4 +188,4 @@ def test_standing_survives_the_spool() -> None:
         event(semconv.RENDEZVOUS_KEEP_ALIVE_UPDATED, intent=True),
     )
     assert standing.watched
-    assert Standing.from_json(standing.to_json()) == standing
+    assert AgentContext.from_json(standing.to_json()) == standing

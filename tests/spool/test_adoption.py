@@ -119,7 +119,7 @@ def test_oldest_spools_are_adopted_first(tmp_path: Path) -> None:
     for name, age in (("b", 3), ("a", 1), ("c", 2)):
         path = leave(tmp_path, name)
         os.utime(path, ns=(0, 1_000 * DAY_NS - age * DAY_NS))
-    assert [path.stem for path in adoption.left_behind(tmp_path)] == ["b", "c", "a"]
+    assert [path.stem for path in adoption.orphaned(tmp_path)] == ["b", "c", "a"]
 
 
 def test_delivered_spools_go_when_they_are_old_or_their_space_is_needed(tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def test_of_many_threads_exactly_one_adopts(tmp_path: Path) -> None:
     for number in range(10):
         dead_spool(tmp_path, f"dead{number}")
     together = threading.Barrier(8)
-    taken: list[adoption.Owned] = []
+    taken: list[adoption.OwnedSpool] = []
 
     def adopt() -> None:
         together.wait(10)

@@ -8,17 +8,17 @@ from typing import Any
 
 from support.watching import EPOCH_NS, Clock, S, Said, done
 from torchelastic_otel import semconv
-from torchelastic_otel.agent.config import AgentSpec
-from torchelastic_otel.agent.coordination.coordinator import JobFacts
-from torchelastic_otel.agent.event_loop import WatchThread
-from torchelastic_otel.agent.observer import AgentWatch
+from torchelastic_otel.agent.config import AgentConfig
+from torchelastic_otel.agent.coordination.coordinator import JobCoordinator
+from torchelastic_otel.agent.event_loop import EventLoopThread
+from torchelastic_otel.agent.observer import AgentObserver
 from torchelastic_otel.agent.rendezvous_wait import RendezvousView
 from torchelastic_otel.agent.workers import Worker
-from torchelastic_otel.model.inferred_event import Fact
+from torchelastic_otel.model.inferred_event import InferredEvent
 
 NOBODY = 5_000_000
 """Above every process id of Linux: where torch alone tells how a worker ended."""
-SPEC = AgentSpec("run", "c10d", "trainer", "train.py", 1, 2, 2, 3)
+SPEC = AgentConfig("run", "c10d", "trainer", "train.py", 1, 2, 2, 3)
 
 
 class Play:
@@ -26,14 +26,14 @@ class Play:
 
     def __init__(self) -> None:
         self.clock, self.said = Clock(), Said()
-        self.thread = WatchThread(self.clock.monotonic_ns)
+        self.thread = EventLoopThread(self.clock.monotonic_ns)
         self.view: RendezvousView | None = None
-        self.job = JobFacts("run", lambda: self.watch.id, "here", self.said, self.thread, shared_rounds=True)
+        self.job = JobCoordinator("run", lambda: self.watch.id, "here", self.said, self.thread, shared_rounds=True)
         self.job.use(None, hosts_store=False)
-        self.watch = AgentWatch(SPEC, self.said, self.thread, self.job, lambda: self.view, self.clock)
+        self.watch = AgentObserver(SPEC, self.said, self.thread, self.job, lambda: self.view, self.clock)
         self.processes: list[subprocess.Popen[bytes]] = []
 
-    def at(self, seconds: float) -> AgentWatch:
+    def at(self, seconds: float) -> AgentObserver:
         """The agent, at that time; what is due by then is done."""
         self.clock.seconds = seconds
         done(self.thread)
@@ -43,11 +43,11 @@ class Play:
         """Rendezvous for two seconds, ranks and start for one each; then the workers run."""
         node = "here_1_0"
         self.view = RendezvousView(round_, False, (node,), (), node)
-        self.at(seconds).rendezvous_begins()
+        self.at(seconds).on_rendezvous_begin()
         self.view = RendezvousView(round_, True, (node, "there_2_0"), (), node)
-        self.at(seconds + 2).rendezvous_over(0, 2)
-        self.at(seconds + 3).starting()
-        self.at(seconds + 4).started(workers)
+        self.at(seconds + 2).on_rendezvous_end(0, 2)
+        self.at(seconds + 3).on_start_begin()
+        self.at(seconds + 4).on_start_end(workers)
         done(self.thread)
 
     def worker(self, local_rank: int, code: str, error_file: Path | None = None) -> Worker:
@@ -82,7 +82,7 @@ class Play:
         ]
 
 
-def when(fact: Fact) -> int:
+def when(fact: InferredEvent) -> int:
     """When it happened, as it says."""
     assert fact.at is not None
     return fact.at.wall_ns

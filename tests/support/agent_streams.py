@@ -9,7 +9,7 @@ from torchelastic_otel import semconv
 from torchelastic_otel.model.event import ElasticEvent
 from torchelastic_otel.model.metric import Snapshot
 from torchelastic_otel.model.phases import Phase
-from torchelastic_otel.processing.metrics import Tally, fold
+from torchelastic_otel.processing.metrics import MetricState, update
 from torchelastic_otel.processing.metrics.snapshot import acknowledge, snapshot
 
 S = 1_000_000_000
@@ -23,7 +23,7 @@ class AgentStream:
     """Folds one agent's events; seconds are since the stream's beginning."""
 
     def __init__(self, run_id: str | None = "run") -> None:
-        self.tally = Tally(EPOCH_NS)
+        self.tally = MetricState(EPOCH_NS)
         self.run_id = run_id
         self.round: int | None = None
         self.world_size = 2
@@ -58,7 +58,7 @@ class AgentStream:
         event = ElasticEvent(
             name, "null", "", time_ns, time_ns, BOOTED_NS + at_ns, attributes=told, trace_id=TRACE, span_id=SPAN
         )
-        self.tally = fold(self.tally, event)
+        self.tally = update(self.tally, event)
 
     def join(self, at_s: float, round_: int) -> None:
         """The agent has joined a round, and will say so with every event."""

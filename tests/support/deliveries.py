@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from torchelastic_otel.model.event import AttributeValue, Delivery, ElasticEvent, Origin, Severity
+from torchelastic_otel.model.event import AttributeValue, ElasticEvent, Origin, Severity, StoredEvent
 
 ORIGIN = Origin(id="0123456789abcdef0123456789abcdef", host_name="node-a", pid=41, started_ns=1)
 
@@ -16,7 +16,7 @@ def delivery(
     attributes: Mapping[str, AttributeValue] | None = None,
     time_ns: int | None = 1_700_000_000_000_000_001,
     origin: Origin = ORIGIN,
-) -> Delivery:
+) -> StoredEvent:
     """One delivery; its uid is the origin's id and the sequence."""
     event = ElasticEvent(
         name="torchelastic.rendezvous.joined",
@@ -27,9 +27,9 @@ def delivery(
         severity=Severity.WARN,
         attributes={"torchelastic.run.id": "r"} if attributes is None else attributes,
     )
-    return Delivery(sequence, event, origin)
+    return StoredEvent(sequence, event, origin)
 
 
-def deliveries(count: int) -> list[Delivery]:
+def deliveries(count: int) -> list[StoredEvent]:
     """Deliveries 1 to ``count``."""
     return [delivery(number) for number in range(1, count + 1)]

@@ -8,12 +8,12 @@ from typing import Any
 
 from support.watching import Clock, S, Said, Server, all_done, moment
 from torchelastic_otel import semconv
-from torchelastic_otel.agent.coordination.coordinator import JobFacts
+from torchelastic_otel.agent.coordination.coordinator import JobCoordinator
 from torchelastic_otel.agent.coordination.fallback import ANSWER_WITHIN_NS
-from torchelastic_otel.agent.coordination.membership import Silent
+from torchelastic_otel.agent.coordination.membership import SilentNode
 from torchelastic_otel.agent.coordination.round_start import Joined
 from torchelastic_otel.agent.coordination.store import JobStore
-from torchelastic_otel.agent.event_loop import WatchThread
+from torchelastic_otel.agent.event_loop import EventLoopThread
 from torchelastic_otel.model.failure import WORKER_FAILURE, Cause
 
 ANSWER_WITHIN_S = ANSWER_WITHIN_NS / S
@@ -24,8 +24,8 @@ class Agent:
 
     def __init__(self, number: int, clock: Clock, *, shared_rounds: bool = True) -> None:
         self.node = f"host{number}_{100 + number}_0"
-        self.said, self.thread = Said(), WatchThread(clock.monotonic_ns)
-        self.facts = JobFacts(
+        self.said, self.thread = Said(), EventLoopThread(clock.monotonic_ns)
+        self.facts = JobCoordinator(
             "run", lambda: f"agent {number}", f"host{number}", self.said, self.thread, shared_rounds=shared_rounds
         )
         self.store: JobStore | None = None
@@ -94,9 +94,9 @@ def failure(at: float, rank: int, **more: Any) -> Cause:
     return Cause(WORKER_FAILURE, moment(at).wall_ns, host=f"host{rank}", rank=rank, **more)
 
 
-def silent(agent: Agent, at: float, rank: int | None, *, own_beats_failed: bool = False) -> Silent:
+def silent(agent: Agent, at: float, rank: int | None, *, own_beats_failed: bool = False) -> SilentNode:
     """An agent whose heartbeats have stopped."""
-    return Silent(agent.node, rank, moment(at).wall_ns, own_beats_failed)
+    return SilentNode(agent.node, rank, moment(at).wall_ns, own_beats_failed)
 
 
 class Hung:

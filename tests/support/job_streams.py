@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from torchelastic_otel import semconv
-from torchelastic_otel.model.event import Delivery, ElasticEvent, Origin, Severity
+from torchelastic_otel.model.event import ElasticEvent, Origin, Severity, StoredEvent
 from torchelastic_otel.model.phases import Phase
 
 S = 1_000_000_000
@@ -49,9 +49,9 @@ class AgentTape:
         self.pid = 1_000
 
     @property
-    def deliveries(self) -> list[Delivery]:
+    def deliveries(self) -> list[StoredEvent]:
         """The events as they are delivered."""
-        return [Delivery(number, event, self.origin) for number, event in enumerate(self.events, 1)]
+        return [StoredEvent(number, event, self.origin) for number, event in enumerate(self.events, 1)]
 
     def say(self, second: float, name: str, severity: Severity = Severity.INFO, **attributes: Any) -> None:
         """One event; attributes by their constants' names in semconv, in lower case."""

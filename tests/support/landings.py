@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 from torchelastic_otel import semconv
 from torchelastic_otel.ingest.writer import Writer
 from torchelastic_otel.model.event import ElasticEvent
-from torchelastic_otel.model.inferred_event import Fact
+from torchelastic_otel.model.inferred_event import InferredEvent
 from torchelastic_otel.model.span import ElasticSpan
 from torchelastic_otel.processing.processor import SPANS
 from torchelastic_otel.spool import store
 
 if TYPE_CHECKING:
-    from torchelastic_otel.ingest.queue import Observation
+    from torchelastic_otel.ingest.queue import Record
 
 BOUND = 1 << 20
 
@@ -74,23 +74,23 @@ class Landing:
         return [event.body for _, event in self.rows()]
 
 
-def seen(*texts: str, destination: str = "null") -> list[Observation]:
+def seen(*texts: str, destination: str = "null") -> list[Record]:
     """As the inlet hands them over."""
     return [(destination, text, 1_700_000_000_000_000_000 + n, n) for n, text in enumerate(texts)]
 
 
-def keep(writer: Writer, observations: list[Observation]) -> int:
+def keep(writer: Writer, observations: list[Record]) -> int:
     """As the inlet does it: kept while somebody waits, settled when nobody does."""
-    missed = writer.keep(observations)
-    writer.settle()
+    missed = writer.append(observations)
+    writer.process()
     return missed
 
 
-def fact(name: str, at: int, error_file: str | None = None, **attributes: object) -> Observation:
+def fact(name: str, at: int, error_file: str | None = None, **attributes: object) -> Record:
     """What a hook says, as the inlet hands it over; attributes by their constants' names, in lower case."""
     told = {getattr(semconv, key.upper()): value for key, value in attributes.items()}
     ns = 1_700_000_000_000_000_000 + at
-    return ("null", Fact(name, {semconv.RUN_ID: "r", **told}, error_file=error_file).to_text(), ns, at)
+    return ("null", InferredEvent(name, {semconv.RUN_ID: "r", **told}, error_file=error_file).to_text(), ns, at)
 
 
 def spans(landing: Landing) -> list[ElasticSpan]:

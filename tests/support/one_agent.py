@@ -18,14 +18,14 @@ from torch.distributed.elastic.rendezvous.dynamic_rendezvous import create_handl
 from torchelastic_otel import semconv
 from torchelastic_otel.instrument.agent_hook import AgentHooks
 from torchelastic_otel.instrument.arming import Patches
-from torchelastic_otel.model.inferred_event import Fact
+from torchelastic_otel.model.inferred_event import InferredEvent
 
 port, number, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
-told: list[Fact] = []
+told: list[InferredEvent] = []
 changed = threading.Condition()
 
 
-def say(fact: Fact) -> None:
+def say(fact: InferredEvent) -> None:
     """Collect what is said."""
     with changed:
         told.append(fact)

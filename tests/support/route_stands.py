@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from support.collector import LONGEST_S
-from torchelastic_otel.export.result import Outcome, Verdict
-from torchelastic_otel.export.sources import Source
-from torchelastic_otel.model.event import Delivery, ElasticEvent, Origin
+from torchelastic_otel.export.result import Disposition, ExportResult
+from torchelastic_otel.export.sources import SpoolSource
+from torchelastic_otel.model.event import ElasticEvent, Origin, StoredEvent
 from torchelastic_otel.spool import store
 
 BOUND = 1 << 22
-DELIVERED = Outcome(Verdict.DELIVERED)
+DELIVERED = ExportResult(Disposition.DELIVERED)
 
 
 class TestSender:
@@ -29,7 +29,7 @@ class TestSender:
 
     __test__ = False
 
-    def __init__(self, answer: Outcome | Callable[[list[str]], Outcome] = DELIVERED) -> None:
+    def __init__(self, answer: ExportResult | Callable[[list[str]], ExportResult] = DELIVERED) -> None:
         self.answer = answer
         self.batches: list[list[str]] = []
         self.taken: list[str] = []
@@ -37,7 +37,7 @@ class TestSender:
         self.closed = threading.Event()
         self.changed = threading.Condition()
 
-    def send(self, batch: Sequence[Delivery]) -> Outcome:
+    def send(self, batch: Sequence[StoredEvent]) -> ExportResult:
         """See ``Sender``."""
         uids = [delivery.uid for delivery in batch]
         with self.changed:
@@ -46,7 +46,7 @@ class TestSender:
         answer = self.answer
         outcome = answer([delivery.event.body for delivery in batch]) if callable(answer) else answer
         with self.changed:
-            if outcome.verdict is Verdict.DELIVERED:
+            if outcome.verdict is Disposition.DELIVERED:
                 self.taken += uids
             self.changed.notify_all()
         return outcome
@@ -70,11 +70,11 @@ class TestSender:
             return self.changed.wait_for(lambda: len(self.taken) >= count, timeout)
 
 
-def refusing(*bad: str) -> Callable[[list[str]], Outcome]:
+def refusing(*bad: str) -> Callable[[list[str]], ExportResult]:
     """A receiver that refuses any batch with one of these bodies in it."""
 
-    def answer(bodies: list[str]) -> Outcome:
-        return Outcome(Verdict.REFUSED, "HTTP 400") if set(bad) & set(bodies) else DELIVERED
+    def answer(bodies: list[str]) -> ExportResult:
+        return ExportResult(Disposition.REFUSED, "HTTP 400") if set(bad) & set(bodies) else DELIVERED
 
     return answer
 
@@ -97,7 +97,7 @@ def fill(spool: store.Spool, *bodies: str, exporters: Sequence[str] = ("x",)) ->
     return spool
 
 
-def source(*bodies: str, name: str = "a", path: Path | None = None, exporters: Sequence[str] = ("x",)) -> Source:
+def source(*bodies: str, name: str = "a", path: Path | None = None, exporters: Sequence[str] = ("x",)) -> SpoolSource:
     """A spool with these events, of an origin of this name."""
     spool = store.create_in_memory(BOUND) if path is None else store.create(path, BOUND)
-    return Source(fill(spool, *bodies, exporters=exporters), origin(name))
+    return SpoolSource(fill(spool, *bodies, exporters=exporters), origin(name))

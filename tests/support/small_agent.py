@@ -17,13 +17,13 @@ from torchelastic_otel import semconv
 from torchelastic_otel.instrument.agent_hook import AgentHooks
 from torchelastic_otel.instrument.arming import Patches
 from torchelastic_otel.instrument.events_hook import store_wants_quiet_threads
-from torchelastic_otel.model.inferred_event import Fact
+from torchelastic_otel.model.inferred_event import InferredEvent
 
-told: list[Fact] = []
+told: list[InferredEvent] = []
 changed = threading.Condition()
 
 
-def say(fact: Fact) -> None:
+def say(fact: InferredEvent) -> None:
     """Collect what is said."""
     with changed:
         told.append(fact)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torchelastic_otel.export.sources import SpanDelivery
+from torchelastic_otel.export.sources import StoredSpan
 from torchelastic_otel.model.span import ElasticSpan, SpanEvent, SpanLink
 
 START = 1_700_000_000_000_000_000
@@ -26,8 +26,8 @@ def span(name: str = "torchelastic.round", *, trace_id: str = TRACE, error: str 
     )
 
 
-def span_delivery(sequence: int = 1, *, of: ElasticSpan | None = None) -> SpanDelivery:
+def span_delivery(sequence: int = 1, *, of: ElasticSpan | None = None) -> StoredSpan:
     """One span on its way."""
     from support.deliveries import ORIGIN
 
-    return SpanDelivery(sequence, of or span(), ORIGIN)
+    return StoredSpan(sequence, of or span(), ORIGIN)

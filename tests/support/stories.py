@@ -10,8 +10,8 @@ from torchelastic_otel import semconv
 from torchelastic_otel.model.event import ElasticEvent
 from torchelastic_otel.model.phases import Phase
 from torchelastic_otel.model.span import ElasticSpan
-from torchelastic_otel.processing.enrichment import Standing, enrich
-from torchelastic_otel.processing.tracing import Narrative, narrate
+from torchelastic_otel.processing.enrichment import AgentContext, enrich
+from torchelastic_otel.processing.tracing import TraceState, reduce
 
 NONCE = "5" * 32
 
@@ -29,7 +29,7 @@ class Story:
     def __init__(self, agent: str = "a", run_id: str = "run", backend: str = "c10d", *, adopted: bool = True) -> None:
         self._adopted = adopted
         self.agent, self.run_id, self.backend = agent, run_id, backend
-        self.standing, self.narrative = Standing(restart_count=0), Narrative()
+        self.standing, self.narrative = AgentContext(restart_count=0), TraceState()
         self.events: list[ElasticEvent] = []
         self.more: list[ElasticEvent] = []
         self.spans: list[ElasticSpan] = []
@@ -48,10 +48,10 @@ class Story:
     def tell(self, event: ElasticEvent) -> ElasticEvent:
         """Go on with an event; whoever finds the spool could have gone on at any of them."""
         if self._adopted:
-            kept = Narrative.from_json(self.narrative.to_json())
+            kept = TraceState.from_json(self.narrative.to_json())
             assert kept == self.narrative
             self.narrative = kept
-        self.narrative, told = narrate(self.narrative, event)
+        self.narrative, told = reduce(self.narrative, event)
         self.events.append(told.event)
         self.more += told.events
         self.spans += told.spans

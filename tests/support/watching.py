@@ -9,8 +9,8 @@ from datetime import timedelta
 from typing import Any
 
 from torchelastic_otel.agent.coordination.store import JobStore, Keys
-from torchelastic_otel.agent.event_loop import WatchThread
-from torchelastic_otel.model.inferred_event import Fact, Moment
+from torchelastic_otel.agent.event_loop import EventLoopThread
+from torchelastic_otel.model.inferred_event import ClockReading, InferredEvent
 
 S = 1_000_000_000
 EPOCH_NS = 1_700_000_000 * S
@@ -23,26 +23,26 @@ class Said:
     """Listens to an agent."""
 
     def __init__(self) -> None:
-        self.facts: list[Fact] = []
+        self.facts: list[InferredEvent] = []
         self._changed = threading.Condition()
 
-    def __call__(self, fact: Fact) -> None:
+    def __call__(self, fact: InferredEvent) -> None:
         """Takes what is said, from any thread."""
         with self._changed:
             self.facts.append(fact)
             self._changed.notify_all()
 
-    def of(self, name: str) -> list[Fact]:
+    def of(self, name: str) -> list[InferredEvent]:
         """What was said under a name."""
         return [fact for fact in self.facts if fact.name == name]
 
-    def wait(self, name: str, count: int = 1) -> list[Fact]:
+    def wait(self, name: str, count: int = 1) -> list[InferredEvent]:
         """The same, once it was said so often."""
         with self._changed:
             assert self._changed.wait_for(lambda: len(self.of(name)) >= count, LONGEST_S), [f.name for f in self.facts]
         return self.of(name)
 
-    def one(self, name: str) -> Fact:
+    def one(self, name: str) -> InferredEvent:
         """The one that was said."""
         (fact,) = self.of(name)
         return fact
@@ -54,7 +54,7 @@ class Clock:
     def __init__(self) -> None:
         self.seconds = 0.0
 
-    def __call__(self) -> Moment:
+    def __call__(self) -> ClockReading:
         """This moment."""
         return moment(self.seconds)
 
@@ -63,19 +63,19 @@ class Clock:
         return self().monotonic_ns
 
 
-def moment(seconds: float) -> Moment:
+def moment(seconds: float) -> ClockReading:
     """A moment of a test, by both clocks."""
-    return Moment(EPOCH_NS + round(seconds * S), BOOTED_NS + round(seconds * S))
+    return ClockReading(EPOCH_NS + round(seconds * S), BOOTED_NS + round(seconds * S))
 
 
-def done(thread: WatchThread) -> None:
+def done(thread: EventLoopThread) -> None:
     """Wait until the thread has done what it was asked until now, and what is due."""
     event = threading.Event()
-    thread.do(lambda: thread.after(0, event.set))
+    thread.call_soon(lambda: thread.call_later(0, event.set))
     assert event.wait(LONGEST_S)
 
 
-def all_done(threads: Sequence[WatchThread], stores: Sequence[JobStore]) -> None:
+def all_done(threads: Sequence[EventLoopThread], stores: Sequence[JobStore]) -> None:
     """Wait until nothing is under way between watch threads and stores' threads, but for what waits for a time."""
     for _ in range(8):
         for thread in threads:

@@ -13,7 +13,7 @@ from torchelastic_otel import semconv
 
 
 @dataclass(frozen=True, slots=True)
-class AgentSpec:
+class AgentConfig:
     """How an agent was launched.
 
     Attributes:

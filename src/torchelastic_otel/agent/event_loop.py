@@ -23,7 +23,7 @@ Task = Callable[[], None]
 _NS_PER_MS: Final = 1_000_000
 
 
-class WatchThread:
+class EventLoopThread:
     """See the header of this file.
 
     Args:
@@ -40,14 +40,14 @@ class WatchThread:
         self._bell = -1
         self._pid = 0
 
-    def do(self, task: Task) -> None:
+    def call_soon(self, task: Task) -> None:
         """Have a task run on the thread, soon; from any thread."""
         if self._pid != os.getpid():
             self._begin()
         self._asked.put(task)
         os.eventfd_write(self._bell, 1)
 
-    def end(self) -> None:
+    def stop(self) -> None:
         """Let the thread go: what it waits for is forgotten. Who asks again begins anew."""
         if self._pid == os.getpid():
             self._pid = 0
@@ -64,11 +64,11 @@ class WatchThread:
 
     # --- on the thread
 
-    def after(self, delay_ns: int, task: Task) -> None:
+    def call_later(self, delay_ns: int, task: Task) -> None:
         """Have a task run after a delay, nanoseconds; from a task only."""
         heapq.heappush(self._timers, (self._monotonic_ns() + delay_ns, next(self._numbers), task))
 
-    def when_readable(self, descriptor: int, task: Task) -> None:
+    def add_reader(self, descriptor: int, task: Task) -> None:
         """Have a task run once, when a descriptor is readable; from a task only. The descriptor is closed after it."""
         self._readable[descriptor] = task
         self._poll.register(descriptor, select.POLLIN)

@@ -13,12 +13,12 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from torchelastic_otel.agent.event_loop import WatchThread
-from torchelastic_otel.model.inferred_event import Moment
+from torchelastic_otel.agent.event_loop import EventLoopThread
+from torchelastic_otel.model.inferred_event import ClockReading
 
 
 @dataclass(frozen=True, slots=True)
-class Exit:
+class ProcessExit:
     """One process that has ended.
 
     Attributes:
@@ -26,11 +26,11 @@ class Exit:
         code: Its exit code, minus the signal's number for a signal; ``None`` where torch reaped it first.
     """
 
-    at: Moment
+    at: ClockReading
     code: int | None
 
 
-class WorkerExits:
+class ExitWatcher:
     """Waits for the workers of one start.
 
     Args:
@@ -39,16 +39,18 @@ class WorkerExits:
         told: Called on that thread for each process that ends: its local rank and how.
     """
 
-    def __init__(self, thread: WatchThread, now: Callable[[], Moment], told: Callable[[int, Exit], None]) -> None:
+    def __init__(
+        self, thread: EventLoopThread, now: Callable[[], ClockReading], told: Callable[[int, ProcessExit], None]
+    ) -> None:
         self._thread = thread
         self._now = now
         self._told = told
-        self.seen: dict[int, Exit] = {}
+        self.seen: dict[int, ProcessExit] = {}
         """By local rank; written on the thread, read anywhere."""
 
     def watch(self, pids: Mapping[int, int]) -> None:
         """Wait for these processes, by local rank."""
-        self._thread.do(lambda: self._open(dict(pids)))
+        self._thread.call_soon(lambda: self._open(dict(pids)))
 
     def _open(self, pids: Mapping[int, int]) -> None:
         pidfd_open: Callable[[int], int] | None = getattr(os, "pidfd_open", None)
@@ -59,12 +61,12 @@ class WorkerExits:
                 descriptor = pidfd_open(pid)
             except OSError:
                 continue  # gone and reaped, or a kernel without: torch's poll has to do
-            self._thread.when_readable(descriptor, self._teller(local_rank, descriptor))
+            self._thread.add_reader(descriptor, self._teller(local_rank, descriptor))
 
     def _teller(self, local_rank: int, descriptor: int) -> Callable[[], None]:
         def tell() -> None:
             at, code = self._now(), _code(descriptor)
-            self.seen[local_rank] = Exit(at, code)
+            self.seen[local_rank] = ProcessExit(at, code)
             self._told(local_rank, self.seen[local_rank])
 
         return tell

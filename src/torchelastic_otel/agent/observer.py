@@ -18,15 +18,15 @@ from dataclasses import replace
 from typing import Any, Final
 
 from torchelastic_otel import semconv
-from torchelastic_otel.agent.config import AgentSpec
-from torchelastic_otel.agent.coordination.coordinator import JobFacts
+from torchelastic_otel.agent.config import AgentConfig
+from torchelastic_otel.agent.coordination.coordinator import JobCoordinator
 from torchelastic_otel.agent.coordination.round_start import Joined
-from torchelastic_otel.agent.event_loop import WatchThread
-from torchelastic_otel.agent.rendezvous_wait import RendezvousView, Waiting
+from torchelastic_otel.agent.event_loop import EventLoopThread
+from torchelastic_otel.agent.rendezvous_wait import RendezvousView, RendezvousWaitMonitor
 from torchelastic_otel.agent.training import TrainingFiles
-from torchelastic_otel.agent.workers import StartedWorkers, Worker
+from torchelastic_otel.agent.workers import Worker, WorkerGroupMonitor
 from torchelastic_otel.model.failure import NODE_LEFT, Cause
-from torchelastic_otel.model.inferred_event import Fact, Moment
+from torchelastic_otel.model.inferred_event import ClockReading, InferredEvent
 from torchelastic_otel.model.phases import Phase
 from torchelastic_otel.model.trace_ids import RUNNING, ids_of
 
@@ -34,12 +34,12 @@ MAX_PARTICIPANTS: Final = 128
 """Nodes up to which a round's participants are said by name."""
 
 
-def now() -> Moment:
+def now() -> ClockReading:
     """This moment, by both clocks."""
-    return Moment(time.time_ns(), time.monotonic_ns())
+    return ClockReading(time.time_ns(), time.monotonic_ns())
 
 
-class AgentWatch:
+class AgentObserver:
     """See the header of this file.
 
     Args:
@@ -53,12 +53,12 @@ class AgentWatch:
 
     def __init__(
         self,
-        spec: AgentSpec,
-        say: Callable[[Fact], object],
-        thread: WatchThread,
-        job: JobFacts,
+        spec: AgentConfig,
+        say: Callable[[InferredEvent], object],
+        thread: EventLoopThread,
+        job: JobCoordinator,
         view: Callable[[], RendezvousView | None],
-        clock: Callable[[], Moment] = now,
+        clock: Callable[[], ClockReading] = now,
     ) -> None:
         self.id = uuid.uuid4().hex
         self.spec = spec
@@ -67,12 +67,12 @@ class AgentWatch:
         self._job = job
         self._view = view
         self._clock = clock
-        self._waiting = Waiting(thread, self._told, view, spec.nodes_min, clock)
+        self._waiting = RendezvousWaitMonitor(thread, self._told, view, spec.nodes_min, clock)
         self._phase: Phase | None = None
         self._phase_began = clock()
         self._bring_up_began_ns = 0
         self._join_began_ns = 0
-        self._workers: StartedWorkers | None = None
+        self._workers: WorkerGroupMonitor | None = None
         self.training = TrainingFiles(thread, self._trains)
         self.round: int | None = None
         self.group_rank: int | None = None
@@ -82,7 +82,7 @@ class AgentWatch:
 
     # --- rendezvous
 
-    def rendezvous_begins(self) -> None:
+    def on_rendezvous_begin(self) -> None:
         """The agent goes to the rendezvous."""
         self._enter(Phase.RENDEZVOUS)
         self._join_began_ns = self._phase_began.wall_ns
@@ -91,7 +91,7 @@ class AgentWatch:
         self._job.before_join()
         self._waiting.begin()
 
-    def rendezvous_over(self, rank: int, world_size: int) -> None:
+    def on_rendezvous_end(self, rank: int, world_size: int) -> None:
         """The agent has joined a round."""
         self._waiting.end()
         view = self._view()
@@ -132,13 +132,13 @@ class AgentWatch:
         )
         return f"00-{ids.trace(RUNNING)}-{ids.span(RUNNING, semconv.SPAN_WORKERS, self.id)}-01"
 
-    def starting(self) -> None:
+    def on_start_begin(self) -> None:
         """Workers are about to be started."""
         self._enter(Phase.START)
 
-    def started(self, workers: Iterable[Worker]) -> None:
+    def on_start_end(self, workers: Iterable[Worker]) -> None:
         """Worker processes run."""
-        started = StartedWorkers(workers, self._told, self._detected, self._propose, self._thread, self._clock)
+        started = WorkerGroupMonitor(workers, self._told, self._detected, self._propose, self._thread, self._clock)
         self._workers = started
         pids = tuple(f"{rank}:{worker.rank}:{worker.pid}" for rank, worker in started.workers.items())
         self._enter(Phase.RUNNING, {semconv.WORKER_PIDS: pids})
@@ -147,12 +147,12 @@ class AgentWatch:
         self._job.up(self._bring_up_began_ns, self._join_began_ns, self._phase_began.wall_ns)
         self._bring_up_began_ns = 0
 
-    def polled(self) -> None:
+    def on_poll(self) -> None:
         """Torch has looked at its workers."""
         if self._workers is not None:
-            self._workers.polled()
+            self._workers.on_poll()
 
-    def closing(self, codes: Mapping[int, int | None]) -> None:
+    def on_close_begin(self, codes: Mapping[int, int | None]) -> None:
         """Torch is about to stop the workers that are left, by what it knows of their exit codes.
 
         It does so where one has failed, inside the poll that saw it (``PContext.close``, torch 2.2 to 2.15), before
@@ -162,15 +162,15 @@ class AgentWatch:
         if workers is None or workers.stopping:
             return
         self.training.look()
-        if workers.closing(codes):
+        if workers.on_close_begin(codes):
             self._stopping(workers)
 
-    def closed(self, codes: Mapping[int, int | None]) -> None:
+    def on_close_end(self, codes: Mapping[int, int | None]) -> None:
         """Torch has stopped its workers and knows how they ended."""
         if self._workers is not None:
-            self._workers.closed(codes)
+            self._workers.on_close_end(codes)
 
-    def stopping(self) -> None:
+    def on_stop(self) -> None:
         """The agent stops its workers."""
         workers = self._workers
         if workers is not None and self._phase in (Phase.RUNNING, Phase.DETECT):
@@ -178,7 +178,7 @@ class AgentWatch:
                 workers.interrupted()
             self._stopping(workers)
 
-    def result(self, failed: Mapping[int, int | None], hanging: Iterable[int]) -> None:
+    def on_result(self, failed: Mapping[int, int | None], hanging: Iterable[int]) -> None:
         """Torch says that its workers failed.
 
         Args:
@@ -186,21 +186,21 @@ class AgentWatch:
             hanging: Process ids of workers in uninterruptible sleep, where that is the failure.
         """
         if self._workers is not None:
-            self._workers.result(failed, hanging)
+            self._workers.on_result(failed, hanging)
 
-    def restarting(self, trigger: str, count: int) -> None:
+    def on_restart(self, trigger: str, count: int) -> None:
         """The agent begins to restart its workers."""
         self._told(semconv.RESTART_STARTED, {semconv.RESTART_TRIGGER: trigger, semconv.RESTART_COUNT: count})
         self._job.restarting(trigger)
 
     # --- the end
 
-    def exit_barrier(self) -> None:
+    def on_exit_barrier(self) -> None:
         """Own workers are done; the agent waits for the others."""
         self._enter(Phase.EXIT_BARRIER)
         self._job.enter_barrier()
 
-    def leaving(self, signal: str) -> None:
+    def on_leave(self, signal: str) -> None:
         """The agent was told by a signal to end."""
         self._told(semconv.AGENT_LEAVING, {semconv.WORKER_SIGNAL: signal})
         if self.round is not None:
@@ -209,7 +209,7 @@ class AgentWatch:
         if self._workers is not None and self._phase in (Phase.RUNNING, Phase.DETECT):
             self._stopping(self._workers)
 
-    def ended(self, outcome: str, error_type: str | None) -> None:
+    def on_exit(self, outcome: str, error_type: str | None) -> None:
         """The agent's ``run`` is over."""
         self._waiting.end()
         self.training.end()
@@ -219,16 +219,16 @@ class AgentWatch:
     # --- inside
 
     def _told(
-        self, name: str, attributes: Mapping[str, Any], at: Moment | None = None, error_file: str | None = None
+        self, name: str, attributes: Mapping[str, Any], at: ClockReading | None = None, error_file: str | None = None
     ) -> None:
-        self._say(Fact(name, {semconv.RUN_ID: self.spec.run_id, **attributes}, at, error_file))
+        self._say(InferredEvent(name, {semconv.RUN_ID: self.spec.run_id, **attributes}, at, error_file))
 
     def _propose(self, cause: Cause) -> None:
         """This agent holds that this ended the round it is in."""
         told = replace(cause, host=self._job.host, node_id=self.node_id, group_rank=self.group_rank)
         self._job.propose(told)
 
-    def _enter(self, phase: Phase, attributes: Mapping[str, Any] | None = None, at: Moment | None = None) -> None:
+    def _enter(self, phase: Phase, attributes: Mapping[str, Any] | None = None, at: ClockReading | None = None) -> None:
         at = at or self._clock()
         before, began = self._phase, self._phase_began
         self._phase, self._phase_began = phase, at
@@ -241,19 +241,19 @@ class AgentWatch:
             told[semconv.PHASE_DURATION] = max(0, at.monotonic_ns - began.monotonic_ns) / 1e9
         self._told(semconv.AGENT_PHASE_ENTERED, told, at)
 
-    def _detected(self, at: Moment) -> None:
+    def _detected(self, at: ClockReading) -> None:
         """The first of the workers has failed, some time ago."""
         if self._phase is Phase.RUNNING:
             self._enter(Phase.DETECT, at=_not_before(at, self._phase_began))
 
-    def _stopping(self, workers: StartedWorkers) -> None:
+    def _stopping(self, workers: WorkerGroupMonitor) -> None:
         if not workers.stopping:
             workers.stopping = True
             self.training.look()
             if self._phase is not Phase.STOP:
                 self._enter(Phase.STOP)
 
-    def _trains(self, local_rank: int, at: Moment) -> None:
+    def _trains(self, local_rank: int, at: ClockReading) -> None:
         """On the watch thread: a worker said that it trains."""
         started = self._workers
         if started is not None and local_rank in started.workers:
@@ -262,5 +262,5 @@ class AgentWatch:
             self._told(semconv.TRAINING_STARTED, told, at)
 
 
-def _not_before(at: Moment, began: Moment) -> Moment:
+def _not_before(at: ClockReading, began: ClockReading) -> ClockReading:
     return at if at.monotonic_ns >= began.monotonic_ns else began

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from torchelastic_otel import semconv
-from torchelastic_otel.agent.event_loop import WatchThread
-from torchelastic_otel.model.inferred_event import Moment
+from torchelastic_otel.agent.event_loop import EventLoopThread
+from torchelastic_otel.model.inferred_event import ClockReading
 
 FIRST_AFTER_NS: Final = 5_000_000_000
 LONGEST_PAUSE_NS: Final = 600_000_000_000
@@ -39,7 +39,7 @@ class RendezvousView:
     node_id: str
 
 
-class Waiting:
+class RendezvousWaitMonitor:
     """See the header of this file.
 
     Args:
@@ -52,11 +52,11 @@ class Waiting:
 
     def __init__(
         self,
-        thread: WatchThread,
+        thread: EventLoopThread,
         say: Callable[[str, Mapping[str, Any]], object],
         view: Callable[[], RendezvousView | None],
         nodes_min: int | None,
-        clock: Callable[[], Moment],
+        clock: Callable[[], ClockReading],
     ) -> None:
         self._thread = thread
         self._say = say
@@ -72,7 +72,7 @@ class Waiting:
         self._attempt += 1
         self._waits = True
         attempt, since_ns = self._attempt, self._clock().monotonic_ns
-        self._thread.do(lambda: self._thread.after(FIRST_AFTER_NS, lambda: self._look(attempt, since_ns)))
+        self._thread.call_soon(lambda: self._thread.call_later(FIRST_AFTER_NS, lambda: self._look(attempt, since_ns)))
 
     def end(self) -> None:
         """It waits no longer."""
@@ -86,7 +86,9 @@ class Waiting:
         if not self._waits or attempt != self._attempt:
             return
         waited_ns = self._clock().monotonic_ns - since_ns
-        self._thread.after(min(max(waited_ns, FIRST_AFTER_NS), LONGEST_PAUSE_NS), lambda: self._look(attempt, since_ns))
+        self._thread.call_later(
+            min(max(waited_ns, FIRST_AFTER_NS), LONGEST_PAUSE_NS), lambda: self._look(attempt, since_ns)
+        )
         told: dict[str, Any] = {semconv.RENDEZVOUS_WAITED: waited_ns / 1e9, semconv.NODES_MIN: self._nodes_min}
         view = self._view()
         if view is not None:

@@ -12,8 +12,8 @@ import tempfile
 from collections.abc import Callable
 from typing import Final
 
-from torchelastic_otel.agent.event_loop import WatchThread
-from torchelastic_otel.model.inferred_event import Moment
+from torchelastic_otel.agent.event_loop import EventLoopThread
+from torchelastic_otel.model.inferred_event import ClockReading
 
 VARIABLE: Final = "TORCHELASTIC_OTEL_TRAINING_FILE"
 """In a worker's environment: the file that ``training_started()`` makes."""
@@ -30,7 +30,7 @@ class TrainingFiles:
         told: Called on that thread for each worker that trains: its local rank and since when.
     """
 
-    def __init__(self, thread: WatchThread, told: Callable[[int, Moment], object]) -> None:
+    def __init__(self, thread: EventLoopThread, told: Callable[[int, ClockReading], object]) -> None:
         self._thread = thread
         self._told = told
         self._folder: str | None = None
@@ -50,19 +50,19 @@ class TrainingFiles:
         if self._folder is not None:
             folder = self._folder
             pending = {rank: os.path.join(folder, f"{start}-{rank}") for rank in local_ranks}
-            self._thread.do(lambda: self._begin(start, pending))
+            self._thread.call_soon(lambda: self._begin(start, pending))
 
     def look(self) -> None:
         """Look now: the workers are about to end."""
         if self._folder is not None:
-            self._thread.do(self._see)
+            self._thread.call_soon(self._see)
 
     def end(self) -> None:
         """The agent ends."""
         if self._folder is not None:
             folder, self._folder = self._folder, None
-            self._thread.do(self._see)
-            self._thread.do(lambda: shutil.rmtree(folder, ignore_errors=True))
+            self._thread.call_soon(self._see)
+            self._thread.call_soon(lambda: shutil.rmtree(folder, ignore_errors=True))
 
     # --- on the watch thread
 
@@ -76,14 +76,14 @@ class TrainingFiles:
         self._see()
         if self._pending:
             pause_ns = _LOOK_EVERY_NS if looks < _SOON else _LOOK_LATER_EVERY_NS
-            self._thread.after(pause_ns, lambda: self._again(start, looks + 1))
+            self._thread.call_later(pause_ns, lambda: self._again(start, looks + 1))
 
     def _see(self) -> None:
         for rank, path in list(self._pending.items()):
             try:
                 with open(path, encoding="ascii") as file:
                     wall, _, monotonic = file.read(64).partition(" ")
-                at = Moment(int(wall), int(monotonic))
+                at = ClockReading(int(wall), int(monotonic))
             except (OSError, ValueError):
                 continue  # not there yet, or being written
             del self._pending[rank]

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from torchelastic_otel import semconv
-from torchelastic_otel.agent.event_loop import WatchThread
-from torchelastic_otel.agent.exits import Exit, WorkerExits
+from torchelastic_otel.agent.event_loop import EventLoopThread
+from torchelastic_otel.agent.exits import ExitWatcher, ProcessExit
 from torchelastic_otel.model.failure import WORKER_FAILURE, Cause
-from torchelastic_otel.model.inferred_event import Moment
+from torchelastic_otel.model.inferred_event import ClockReading
 from torchelastic_otel.torch_events.error_files import from_error_file, signal_name
 
 _MAX_ERROR_FILE: Final = 64 * 1024
@@ -45,7 +45,7 @@ class Worker:
     error_file: str | None = None
 
 
-class StartedWorkers:
+class WorkerGroupMonitor:
     """See the header of this file.
 
     Args:
@@ -60,11 +60,11 @@ class StartedWorkers:
     def __init__(
         self,
         workers: Iterable[Worker],
-        tell: Callable[[str, Mapping[str, Any], Moment, str | None], object],
-        detected: Callable[[Moment], object],
+        tell: Callable[[str, Mapping[str, Any], ClockReading, str | None], object],
+        detected: Callable[[ClockReading], object],
         propose: Callable[[Cause], object],
-        thread: WatchThread,
-        clock: Callable[[], Moment],
+        thread: EventLoopThread,
+        clock: Callable[[], ClockReading],
     ) -> None:
         self.workers: Mapping[int, Worker] = {worker.local_rank: worker for worker in workers}
         self.stopping = False
@@ -74,33 +74,33 @@ class StartedWorkers:
         self._propose = propose
         self._clock = clock
         self._polled = clock()
-        self._exits = WorkerExits(thread, clock, self._exited)
+        self._exits = ExitWatcher(thread, clock, self._exited)
         self._failed = False
-        self._failures: dict[int, tuple[Moment, str, int] | None] = {}
+        self._failures: dict[int, tuple[ClockReading, str, int] | None] = {}
         self._ends: dict[int, object] = {}
 
-    def watch(self, since: Moment) -> None:
+    def watch(self, since: ClockReading) -> None:
         """They run since then: nobody can have failed before."""
         self._polled = since
         self._exits.watch({local_rank: worker.pid for local_rank, worker in self.workers.items()})
 
     # --- from torch's thread
 
-    def polled(self) -> None:
+    def on_poll(self) -> None:
         """Torch has looked at them."""
         self._polled = self._clock()
 
-    def closing(self, codes: Mapping[int, int | None]) -> bool:
+    def on_close_begin(self, codes: Mapping[int, int | None]) -> bool:
         """Tell which of them failed, by torch's exit codes and what was seen; whether some are left to stop."""
         ended = {**codes, **{r: e.code for r, e in [*self._exits.seen.items()] if e.code is not None}}
-        self._tell_failures({rank: code for rank, code in ended.items() if code})
+        self._report_failures({rank: code for rank, code in ended.items() if code})
         return any(ended.get(rank) is None for rank in self.workers)
 
     def interrupted(self) -> None:
         """Tell which of them failed since torch last looked: from now on it will take them for stopped."""
-        self._tell_failures({rank: ended.code for rank, ended in [*self._exits.seen.items()] if ended.code})
+        self._report_failures({rank: ended.code for rank, ended in [*self._exits.seen.items()] if ended.code})
 
-    def closed(self, codes: Mapping[int, int | None]) -> None:
+    def on_close_end(self, codes: Mapping[int, int | None]) -> None:
         """Tell how they ended, where torch alone knows it."""
         for rank, code in codes.items():
             seen = self._exits.seen.get(rank)
@@ -108,32 +108,32 @@ class StartedWorkers:
                 here = self._clock()
                 polled = (here, "poll", max(0, here.monotonic_ns - self._polled.monotonic_ns))
                 known = (self._failures.get(rank) or polled) if seen is None else (seen.at, "pidfd", 0)
-                self._tell_end(self.workers[rank], code, *known)
+                self._report_exit(self.workers[rank], code, *known)
 
-    def result(self, failed: Mapping[int, int | None], hanging: Iterable[int]) -> None:
+    def on_result(self, failed: Mapping[int, int | None], hanging: Iterable[int]) -> None:
         """Tell what of torch's result was not told: exit codes, and workers that hang for good, by process id."""
         by_pid = {worker.pid: worker.local_rank for worker in self.workers.values()}
         if not self._failed and not self.stopping:
-            self._tell_failures({by_pid[pid]: code for pid, code in failed.items() if pid in by_pid and code})
+            self._report_failures({by_pid[pid]: code for pid, code in failed.items() if pid in by_pid and code})
         for pid in hanging if not self._failed else ():
             if pid in by_pid:
-                self._tell_hanging(self.workers[by_pid[pid]])
+                self._report_hanging(self.workers[by_pid[pid]])
 
     # --- inside
 
-    def _exited(self, local_rank: int, ended: Exit) -> None:
+    def _exited(self, local_rank: int, ended: ProcessExit) -> None:
         """On the watch thread: a process has ended, perhaps long after the others, when the next ones run."""
         if ended.code is not None:
-            self._tell_end(self.workers[local_rank], ended.code, ended.at, "pidfd", 0)
+            self._report_exit(self.workers[local_rank], ended.code, ended.at, "pidfd", 0)
 
-    def _tell_end(self, worker: Worker, code: int, at: Moment, known_by: str, error_ns: int) -> None:
+    def _report_exit(self, worker: Worker, code: int, at: ClockReading, known_by: str, error_ns: int) -> None:
         # both threads come here, and torch closes its workers more than once
         mine = object()
         if self._ends.setdefault(worker.local_rank, mine) is mine:
             told = {semconv.FAILURE_TIME_ERROR: error_ns / 1e9, semconv.INFERRED_FROM: known_by}
             self._tell(semconv.WORKER_EXITED, {**_ending(worker, code), **told}, at, None)
 
-    def _tell_failures(self, codes: Mapping[int, int | None]) -> None:
+    def _report_failures(self, codes: Mapping[int, int | None]) -> None:
         new = [
             (*self._when(self.workers[rank]), self.workers[rank], code)
             for rank, code in codes.items()
@@ -163,7 +163,7 @@ class StartedWorkers:
             if role == "cause":
                 self._propose(_cause(worker, code, text, at, error_ns, doubt))
 
-    def _tell_hanging(self, worker: Worker) -> None:
+    def _report_hanging(self, worker: Worker) -> None:
         at = self._clock()
         role = self._role(at)
         self._failures[worker.local_rank] = None  # it has failed, and not ended
@@ -178,7 +178,7 @@ class StartedWorkers:
         if role == "cause":
             self._propose(_cause(worker, None, None, at, 0, False, _HANGS))
 
-    def _role(self, at: Moment) -> str:
+    def _role(self, at: ClockReading) -> str:
         """Whether a failure is the cause or a victim; the first one is detected here."""
         if self._failed:
             return "victim"
@@ -186,7 +186,7 @@ class StartedWorkers:
         self._failed = True
         return "cause"
 
-    def _when(self, worker: Worker) -> tuple[Moment, int, str]:
+    def _when(self, worker: Worker) -> tuple[ClockReading, int, str]:
         """When a worker failed, by how much it may have been earlier (nanoseconds), and how that is known."""
         seen = self._exits.seen.get(worker.local_rank)
         if seen is not None:
@@ -198,7 +198,7 @@ class StartedWorkers:
         except OSError:
             age_ns = -1
         if 0 <= age_ns <= since_poll_ns:
-            return Moment(here.wall_ns - age_ns, here.monotonic_ns - age_ns), 0, "error_file"
+            return ClockReading(here.wall_ns - age_ns, here.monotonic_ns - age_ns), 0, "error_file"
         return here, since_poll_ns, "poll"
 
 
@@ -206,7 +206,7 @@ def _cause(
     worker: Worker,
     code: int | None,
     text: str | None,
-    at: Moment,
+    at: ClockReading,
     error_ns: int,
     doubt: bool,
     error_type: str | None = None,

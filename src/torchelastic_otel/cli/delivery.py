@@ -14,7 +14,7 @@ from pathlib import Path
 
 from torchelastic_otel.cli.command import PROGRAM, CommandError
 from torchelastic_otel.events.handler_registry import UnknownDestinationError
-from torchelastic_otel.export.config import terms_of
+from torchelastic_otel.export.config import export_config
 from torchelastic_otel.export.destinations import Exporter, Registry
 from torchelastic_otel.export.pipeline import Pipeline
 from torchelastic_otel.model.signals import Signal
@@ -98,7 +98,7 @@ def make_pipeline(
     pipeline = Pipeline(
         lambda exporter: made[exporter.cursor],
         lambda destination: tuple(exporter for exporter in exporters if exporter.cursor in made),
-        terms=terms_of(os.environ, settings, _say),
+        terms=export_config(os.environ, settings, _say),
         directory=folder if adopts else None,
         max_bytes=settings.spool_max_bytes,
         adoption_interval_s=None,

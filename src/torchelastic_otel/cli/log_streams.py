@@ -19,7 +19,7 @@ from torchelastic_otel.cli.doctor.masking import Masks
 from torchelastic_otel.cli.log_captures import Capture
 from torchelastic_otel.export.destinations import Exporter
 from torchelastic_otel.model.event import ElasticEvent, Origin
-from torchelastic_otel.processing.enrichment import Standing, enrich
+from torchelastic_otel.processing.enrichment import AgentContext, enrich
 from torchelastic_otel.settings import Settings
 from torchelastic_otel.spool import adoption, store
 from torchelastic_otel.spool.directory import LOCK_SUFFIX, SPOOL_SUFFIX
@@ -27,7 +27,7 @@ from torchelastic_otel.spool.errors import SpoolError
 from torchelastic_otel.spool.location import spool_directory
 from torchelastic_otel.spool.lock import acquire
 from torchelastic_otel.spool.records import CursorState, row_bytes
-from torchelastic_otel.torch_events.parser import normalise
+from torchelastic_otel.torch_events.parser import parse
 
 
 @dataclass(slots=True)
@@ -52,10 +52,10 @@ class Stream:
 def stream_of(file: str, capture: Capture) -> Stream:
     """A file's stream, not yet on its way."""
     now_ns = time.time_ns()
-    standing = Standing(restart_count=0)
+    standing = AgentContext(restart_count=0)
     events = []
     for each in capture.recorded:
-        event = normalise(each.text, each.destination, time_ns=each.time_ns, observed_ns=now_ns)
+        event = parse(each.text, each.destination, time_ns=each.time_ns, observed_ns=now_ns)
         standing, event = enrich(standing, event)
         events.append(event)
     return Stream(file, capture, events, standing.run_id or "")
@@ -74,7 +74,7 @@ def deliver(
     """
     directory = spool_directory(settings, lambda what: print(f"{PROGRAM} replay: {what}", file=sys.stderr))
     pipeline = make_pipeline(exporters, settings, directory)
-    owned: list[adoption.Owned] = []
+    owned: list[adoption.OwnedSpool] = []
     spools: list[store.Spool] = []
     try:
         for stream in streams:
@@ -101,7 +101,7 @@ def deliver(
     return troubles, directory
 
 
-def _spool(stream: Stream, settings: Settings, directory: Path | None, owned: list[adoption.Owned]) -> store.Spool:
+def _spool(stream: Stream, settings: Settings, directory: Path | None, owned: list[adoption.OwnedSpool]) -> store.Spool:
     """The stream's spool: new, or the one that an earlier replay of the same content left."""
     # large enough to hold all of it whatever the receiver does: nothing goes to make room
     max_bytes = max(settings.spool_max_bytes, 8 * sum(len(each.text) + 1_024 for each in stream.capture.recorded))
@@ -116,7 +116,7 @@ def _spool(stream: Stream, settings: Settings, directory: Path | None, owned: li
                     f"{stream.file}: another process is delivering the same content ({path})", exit_code=1
                 )
             try:
-                owned.append(adoption.Owned(store.open_file(path, max_bytes), path, ownership))
+                owned.append(adoption.OwnedSpool(store.open_file(path, max_bytes), path, ownership))
             except SpoolError:
                 ownership.release()
                 raise

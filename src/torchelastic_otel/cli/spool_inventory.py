@@ -13,7 +13,7 @@ from torchelastic_otel.processing.processor import ORIGIN_KEY
 from torchelastic_otel.spool import adoption
 from torchelastic_otel.spool.directory import CORRUPT_SUFFIX, DELIVERED_SUFFIX
 from torchelastic_otel.spool.errors import SpoolError
-from torchelastic_otel.spool.reader import Glance, glance
+from torchelastic_otel.spool.reader import SpoolSummary, read_summary
 from torchelastic_otel.spool.records import CursorState
 
 
@@ -65,7 +65,7 @@ def survey(directory: Path, ours: Collection[Path] = ()) -> list[SpoolView]:
         directory: The user's spool folder.
         ours: Spools that this process owns itself; they are left out.
     """
-    return [view for path in adoption.left_behind(directory) if path not in ours and (view := look(path)) is not None]
+    return [view for path in adoption.orphaned(directory) if path not in ours and (view := look(path)) is not None]
 
 
 def look(path: Path) -> SpoolView | None:
@@ -73,7 +73,7 @@ def look(path: Path) -> SpoolView | None:
     # first the lock: an owner that ends in between leaves a state that is too old, never one that is too good
     live = path.exists() and adoption.is_owned(path)
     try:
-        return _view(path, live, glance(path))
+        return _view(path, live, read_summary(path))
     except SpoolError as error:
         return SpoolView(path, live, trouble=str(error)) if path.exists() or path.is_symlink() else None
 
@@ -82,7 +82,7 @@ def run_of(path: Path) -> str:
     """The run of a spool's newest event, also where it was retired by now; empty where that cannot be told."""
     for file in (path, path.with_suffix(DELIVERED_SUFFIX)):
         try:
-            return _run_id(glance(file))
+            return _run_id(read_summary(file))
         except SpoolError:
             continue
     return ""
@@ -114,7 +114,7 @@ def retired(directory: Path) -> Retired:
     return Retired(len(sizes), sum(sizes), tuple(sorted(directory.glob("*" + CORRUPT_SUFFIX))))
 
 
-def _view(path: Path, live: bool, inside: Glance) -> SpoolView:
+def _view(path: Path, live: bool, inside: SpoolSummary) -> SpoolView:
     try:
         origin = Origin.from_json(inside.meta[ORIGIN_KEY])
     except (KeyError, ValueError):
@@ -122,7 +122,7 @@ def _view(path: Path, live: bool, inside: Glance) -> SpoolView:
     return SpoolView(path, live, origin.host_name, origin.pid, _run_id(inside), inside.events, inside.cursors)
 
 
-def _run_id(inside: Glance) -> str:
+def _run_id(inside: SpoolSummary) -> str:
     try:
         run_id = ElasticEvent.from_json(inside.newest or "").attributes.get(semconv.RUN_ID, "")
     except ValueError:

@@ -6,9 +6,9 @@ whose logger is cached.
 
 What always holds:
 
-- :meth:`Bindings.bind` works at any time, also after a destination's logger was made and cached.
+- :meth:`HandlerRegistry.bind` works at any time, also after a destination's logger was made and cached.
 - A bound handler is not silenced by ``LOGLEVEL``.
-- :meth:`Bindings.unbind` puts back what the first bind found; handlers that somebody else added stay.
+- :meth:`HandlerRegistry.unbind` puts back what the first bind found; handlers that somebody else added stay.
 - A logger's handlers are swapped in one assignment: a concurrent ``record`` sees the old ones or the new.
 
 Not promised: a bind and a first ``record`` that race for the same destination under a ``LOGLEVEL`` above INFO.
@@ -65,7 +65,7 @@ class _Before:
     disabled: bool
 
 
-class Bindings:
+class HandlerRegistry:
     """The handlers that were put in place in one registry.
 
     Args:

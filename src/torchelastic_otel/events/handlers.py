@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from torchelastic_otel.events.handler_registry import Bindings, UnknownDestinationError
+from torchelastic_otel.events.handler_registry import HandlerRegistry, UnknownDestinationError
 
 _log_handlers: dict[str, logging.Handler] = {
     "console": logging.StreamHandler(),
@@ -63,6 +63,6 @@ def _logger_of(destination: str) -> logging.Logger:
     return events._logger_of(destination)
 
 
-_bindings = Bindings(_log_handlers, _loggers, _logger_of)
+_bindings = HandlerRegistry(_log_handlers, _loggers, _logger_of)
 bind = _bindings.bind
 unbind = _bindings.unbind

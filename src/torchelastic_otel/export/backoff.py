@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from torchelastic_otel.export.result import Outcome, Verdict
+from torchelastic_otel.export.result import Disposition, ExportResult
 
 NS_PER_S: Final = 1_000_000_000
 FIRST_BACKOFF_NS: Final = 1 * NS_PER_S
@@ -23,7 +23,7 @@ LONGEST_WISH_NS: Final = 600 * NS_PER_S
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class BatchConfig:
     """How a route goes about it.
 
     Attributes:
@@ -42,7 +42,7 @@ class Pace:
     hold_ns: int = HOLD_NS
 
 
-class Patience:
+class Backoff:
     """How long to wait after each failure in a row.
 
     Args:
@@ -50,15 +50,15 @@ class Patience:
         jitter: From 0 to 1, anew at each call.
     """
 
-    def __init__(self, pace: Pace, jitter: Callable[[], float] | None = None) -> None:
+    def __init__(self, pace: BatchConfig, jitter: Callable[[], float] | None = None) -> None:
         self._pace = pace
         # of our own: drawing from the global one would change the host program's random numbers
         self._jitter = jitter or random.Random().random
         self._backoff_ns = 0
 
-    def after(self, outcome: Outcome) -> int:
+    def after(self, outcome: ExportResult) -> int:
         """The wait after this failure, nanoseconds."""
-        if outcome.verdict is Verdict.HOLD:
+        if outcome.verdict is Disposition.HOLD:
             return self._pace.hold_ns
         if outcome.retry_after_ns is not None:
             return min(outcome.retry_after_ns, LONGEST_WISH_NS)

@@ -15,10 +15,10 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from torchelastic_otel.export.backoff import NS_PER_S, Pace, Patience
-from torchelastic_otel.export.result import Outcome, Sender, Verdict
-from torchelastic_otel.export.sources import Item, Read, Shelf, Source, read_event
-from torchelastic_otel.export.worker import ExporterThread, Rest, rest_until_urgent
+from torchelastic_otel.export.backoff import NS_PER_S, Backoff, BatchConfig
+from torchelastic_otel.export.result import Disposition, ExportResult, Sender
+from torchelastic_otel.export.sources import Item, Read, SourceSet, SpoolSource, read_event
+from torchelastic_otel.export.worker import ExportWorker, Rest, rest_until_urgent
 from torchelastic_otel.guard import guard
 from torchelastic_otel.spool.errors import SpoolCorruptError, SpoolError
 from torchelastic_otel.spool.records import Row
@@ -30,7 +30,7 @@ MAX_BATCH_BYTES: Final = 512 * 1024
 _MOST_UNREAD: Final = 3
 
 
-class Route(ExporterThread[Sequence[Any]]):
+class BatchExportWorker(ExportWorker[Sequence[Any]]):
     """See the header of this file.
 
     Args:
@@ -48,7 +48,7 @@ class Route(ExporterThread[Sequence[Any]]):
         self,
         name: str,
         make_sender: Callable[[], Sender[Sequence[Any]]],
-        pace: Pace,
+        pace: BatchConfig,
         *,
         read: Read = read_event,
         jitter: Callable[[], float] | None = None,
@@ -56,22 +56,22 @@ class Route(ExporterThread[Sequence[Any]]):
     ) -> None:
         super().__init__(name, make_sender, pace, rest)
         self._read = read
-        self._patience = Patience(pace, jitter)
-        self._shelf = Shelf()
+        self._patience = Backoff(pace, jitter)
+        self._shelf = SourceSet()
         self._unread: Counter[int] = Counter()  # by identity, how often in a row
 
-    def add(self, source: Source) -> None:
+    def add(self, source: SpoolSource) -> None:
         """Deliver this source too, from where its cursor stands."""
         source.positions[self.name] = source.spool.cursors()[self.name].position
         self._unread.pop(id(source), None)
         self._shelf.put(source)
         self._wake.set()
 
-    def remove(self, source: Source) -> None:
+    def remove(self, source: SpoolSource) -> None:
         """Leave a source alone from the next batch on."""
         self._shelf.take_away(source)
 
-    def is_at(self, source: Source) -> bool:
+    def is_at(self, source: SpoolSource) -> bool:
         """Whether a batch of this source is being read, sent or acknowledged at this moment."""
         return self._shelf.is_in_hand(source)
 
@@ -96,14 +96,14 @@ class Route(ExporterThread[Sequence[Any]]):
                     else:
                         self._trouble, unread = str(error), True
                     continue
-                if outcome.verdict is not Verdict.DELIVERED:
+                if outcome.verdict is not Disposition.DELIVERED:
                     return self._failed(outcome)
                 self._patience.reset()
                 self._trouble = ""
                 more = True
-        return self._failed(Outcome(Verdict.RETRY, self._trouble)) if unread else None
+        return self._failed(ExportResult(Disposition.RETRY, self._trouble)) if unread else None
 
-    def _next(self, source: Source) -> list[Row]:
+    def _next(self, source: SpoolSource) -> list[Row]:
         before = source.before
         if before is not None and before in self._shelf and self._is_unfinished(before):
             return []
@@ -111,18 +111,18 @@ class Route(ExporterThread[Sequence[Any]]):
         self._unread.pop(id(source), None)
         return rows
 
-    def _is_unfinished(self, before: Source) -> bool:
+    def _is_unfinished(self, before: SpoolSource) -> bool:
         try:
             return bool(before.spool.read(self.name, before.positions[self.name], 1, 1))
         except SpoolError:
             return True  # it is asked for itself, and given up in time
 
-    def _is_given_up(self, source: Source) -> bool:
+    def _is_given_up(self, source: SpoolSource) -> bool:
         """Whether a disk that cannot be read holds up what is kept elsewhere since; whoever adopts it tries again."""
         self._unread[id(source)] += 1
         return self._unread[id(source)] >= _MOST_UNREAD and any(other.before is source for other in self._shelf)
 
-    def _send(self, sender: Sender[Sequence[Any]], source: Source, rows: Sequence[Row]) -> Outcome:
+    def _send(self, sender: Sender[Sequence[Any]], source: SpoolSource, rows: Sequence[Row]) -> ExportResult:
         """Send rows in order; DELIVERED once the cursor stands behind the last."""
         readable: list[Item] = []
         for row in rows:
@@ -131,7 +131,7 @@ class Route(ExporterThread[Sequence[Any]]):
             except ValueError as error:
                 # what is before it goes first, so that it is set aside once, however often that has to be tried
                 outcome = self._export(sender, source, readable)
-                if outcome.verdict is not Verdict.DELIVERED:
+                if outcome.verdict is not Disposition.DELIVERED:
                     return outcome
                 readable = []
                 self._put_aside(source, row.sequence, str(error))
@@ -139,34 +139,34 @@ class Route(ExporterThread[Sequence[Any]]):
                 if item is not None:
                     readable.append(item)
         outcome = self._export(sender, source, readable)
-        if outcome.verdict is Verdict.DELIVERED and source.positions[self.name] < rows[-1].sequence:
+        if outcome.verdict is Disposition.DELIVERED and source.positions[self.name] < rows[-1].sequence:
             self._acknowledge(source, rows[-1].sequence, 0, outcome)  # what came last was withheld
         return outcome
 
-    def _export(self, sender: Sender[Sequence[Any]], source: Source, items: Sequence[Item]) -> Outcome:
+    def _export(self, sender: Sender[Sequence[Any]], source: SpoolSource, items: Sequence[Item]) -> ExportResult:
         """Send a batch, halving what is refused."""
         if not items:
-            return Outcome(Verdict.DELIVERED)
+            return ExportResult(Disposition.DELIVERED)
         if self._stopping:
-            return Outcome(Verdict.RETRY, "stopping")
+            return ExportResult(Disposition.RETRY, "stopping")
         try:
             outcome = sender.send(items)
         except BaseException as error:  # noqa: BLE001 - a sender promises not to; if it does, the data may be why
-            guard.kept_in(error)
-            outcome = Outcome(Verdict.REFUSED, f"{type(error).__name__}: {error}")
-        if outcome.verdict is Verdict.DELIVERED:
+            guard.suppress(error)
+            outcome = ExportResult(Disposition.REFUSED, f"{type(error).__name__}: {error}")
+        if outcome.verdict is Disposition.DELIVERED:
             self._acknowledge(source, items[-1].sequence, len(items), outcome)
-            return Outcome(Verdict.DELIVERED)
-        if outcome.verdict is Verdict.REFUSED:
+            return ExportResult(Disposition.DELIVERED)
+        if outcome.verdict is Disposition.REFUSED:
             if len(items) == 1:
                 self._put_aside(source, items[0].sequence, outcome.reason)
-                return Outcome(Verdict.DELIVERED)
+                return ExportResult(Disposition.DELIVERED)
             half = len(items) // 2
             first = self._export(sender, source, items[:half])
-            return first if first.verdict is not Verdict.DELIVERED else self._export(sender, source, items[half:])
+            return first if first.verdict is not Disposition.DELIVERED else self._export(sender, source, items[half:])
         return outcome
 
-    def _acknowledge(self, source: Source, position: int, rows: int, outcome: Outcome) -> None:
+    def _acknowledge(self, source: SpoolSource, position: int, rows: int, outcome: ExportResult) -> None:
         source.positions[self.name] = position
         self._delivered += rows - outcome.rejected
         self._rejected += outcome.rejected
@@ -178,21 +178,21 @@ class Route(ExporterThread[Sequence[Any]]):
             # a disk that cannot note it: no reason to send it again while this process lives
             logger.debug("%s", error)
 
-    def _put_aside(self, source: Source, sequence: int, why: str) -> None:
+    def _put_aside(self, source: SpoolSource, sequence: int, why: str) -> None:
         self._set_aside += 1
         self._say(f"a record is refused and set aside: {why}")
         try:
             source.spool.set_aside(self.name, sequence, why)
         except SpoolError as error:
             logger.debug("%s", error)
-        self._acknowledge(source, sequence, 0, Outcome(Verdict.DELIVERED))
+        self._acknowledge(source, sequence, 0, ExportResult(Disposition.DELIVERED))
 
-    def _failed(self, outcome: Outcome) -> int:
+    def _failed(self, outcome: ExportResult) -> int:
         self._failures += 1
         self._trouble = outcome.reason
         if self._stopping:
             return 0
-        if outcome.verdict is Verdict.HOLD:
+        if outcome.verdict is Disposition.HOLD:
             self._say(f"{outcome.reason}; everything is kept, asking again every {self._pace.hold_ns // NS_PER_S} s")
         else:
             self._say(f"{outcome.reason}; everything is kept, trying again until it is delivered")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from torchelastic_otel.export.backoff import NS_PER_S, Pace
+from torchelastic_otel.export.backoff import NS_PER_S, BatchConfig
 from torchelastic_otel.export.sampling import Keeps, keep_all, sampler_of
 from torchelastic_otel.model.signals import Signal
 from torchelastic_otel.settings import Settings
@@ -20,7 +20,7 @@ _METRICS_INTERVAL_MS: Final = 60_000
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class ExportConfig:
     """The terms of one process.
 
     Attributes:
@@ -32,19 +32,19 @@ class Terms:
         keeps: Whether a trace is kept, by its id.
     """
 
-    logs: Pace = field(default_factory=Pace)
-    traces: Pace = field(default_factory=Pace)
-    metrics: Pace = field(default_factory=Pace)
+    logs: BatchConfig = field(default_factory=BatchConfig)
+    traces: BatchConfig = field(default_factory=BatchConfig)
+    metrics: BatchConfig = field(default_factory=BatchConfig)
     metrics_interval_ns: int = _METRICS_INTERVAL_MS * _NS_PER_MS
     heartbeats: bool = False
     keeps: Keeps = keep_all
 
-    def pace(self, signal: Signal) -> Pace:
+    def pace(self, signal: Signal) -> BatchConfig:
         """The pace of a signal."""
         return {Signal.LOGS: self.logs, Signal.TRACES: self.traces, Signal.METRICS: self.metrics}[signal]
 
 
-def terms_of(environ: Mapping[str, str], settings: Settings, warn: Callable[[str], object]) -> Terms:
+def export_config(environ: Mapping[str, str], settings: Settings, warn: Callable[[str], object]) -> ExportConfig:
     """The terms of an environment: ``OTEL_BLRP_*``, ``OTEL_BSP_*``, ``OTEL_METRIC_EXPORT_INTERVAL``, the sampler.
 
     Args:
@@ -62,13 +62,13 @@ def terms_of(environ: Mapping[str, str], settings: Settings, warn: Callable[[str
         warn(f"{name}={text!r} is not allowed; allowed: a whole number above 0; using {default}")
         return default
 
-    def pace(processor: str) -> Pace:
-        return Pace(
+    def pace(processor: str) -> BatchConfig:
+        return BatchConfig(
             max_rows=min(number(f"OTEL_{processor}_MAX_EXPORT_BATCH_SIZE", _MOST_ROWS), _MOST_ROWS),
             delay_ns=number(f"OTEL_{processor}_SCHEDULE_DELAY", NS_PER_S // _NS_PER_MS) * _NS_PER_MS,
         )
 
-    return Terms(
+    return ExportConfig(
         logs=pace("BLRP"),
         traces=pace("BSP"),
         metrics_interval_ns=number("OTEL_METRIC_EXPORT_INTERVAL", _METRICS_INTERVAL_MS) * _NS_PER_MS,

@@ -22,7 +22,7 @@ from torchelastic_otel.model.signals import Signal
 
 ENTRY_POINT_GROUP: Final = "torchelastic_otel.destinations"
 EXPORTER_GROUPS: Final = {signal: f"opentelemetry_{signal.value}_exporter" for signal in Signal}
-TORCHS_OWN: Final = ("null", "dynamic_rendezvous", "console")
+TORCH_ELASTIC: Final = ("null", "dynamic_rendezvous", "console")
 RESERVED: Final = "spans"
 """What rows of spans are kept under in a spool: no destination may have this name."""
 _EVERY: Final = tuple(Signal)
@@ -138,7 +138,7 @@ class Registry:
             known = ", ".join(BUILT_IN_EXPORTERS)
             raise ValueError(f"destination {name!r} needs an exporter: an object, or one of {known}")
         self._registered[name] = self._all(exporters)
-        self._generations[name] = self._generations.get(name, 0 if name in (*BUILT_IN, *TORCHS_OWN) else -1) + 1
+        self._generations[name] = self._generations.get(name, 0 if name in (*BUILT_IN, *TORCH_ELASTIC) else -1) + 1
 
     def unregister(self, name: str) -> None:
         """Forget a registered destination.
@@ -183,7 +183,7 @@ class Registry:
             exporters = self._all(BUILT_IN[name])
         else:
             exporters = self._brought(name)
-        if name in TORCHS_OWN:
+        if name in TORCH_ELASTIC:
             exporters = tuple(dict.fromkeys((*exporters, *self._defaults)))
         return exporters
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 
 from torchelastic_otel.model.metric import Snapshot
-from torchelastic_otel.processing.metrics import Tally
+from torchelastic_otel.processing.metrics import MetricState
 from torchelastic_otel.processing.metrics.snapshot import acknowledge, snapshot
 
 
@@ -24,7 +24,7 @@ def last_snapshots(tally_json: str, clock_ns: Callable[[], int] = time.time_ns) 
     Raises:
         ValueError: It is no tally.
     """
-    tally = Tally.from_json(tally_json)
+    tally = MetricState.from_json(tally_json)
     taken: list[Snapshot] = []
     for _ in range(2):
         last, tally = snapshot(tally, now_wall_ns=clock_ns(), now_monotonic_ns=tally.last_ns, final=True)

@@ -18,7 +18,7 @@ from typing import Final, TypeAlias
 from torchelastic_otel.export import metric_delta
 from torchelastic_otel.export.final_snapshots import last_snapshots
 from torchelastic_otel.export.metric_delta import Measured
-from torchelastic_otel.export.sources import Source
+from torchelastic_otel.export.sources import SpoolSource
 from torchelastic_otel.model.metric import Snapshot
 from torchelastic_otel.processing.processor import TALLY_KEY
 from torchelastic_otel.spool.errors import SpoolError
@@ -62,7 +62,7 @@ class TallyNotes:
         except SpoolError as error:
             logger.debug("%s", error)
 
-    def left_of(self, source: Source) -> list[Measured]:
+    def left_of(self, source: SpoolSource) -> list[Measured]:
         """What is not told of a dead process: the difference that was on its way, and what came after it.
 
         Raises:

@@ -21,13 +21,13 @@ from dataclasses import replace
 from typing import Final, Protocol, cast
 
 from torchelastic_otel.export import metric_delta
-from torchelastic_otel.export.backoff import Pace, Patience
+from torchelastic_otel.export.backoff import Backoff, BatchConfig
 from torchelastic_otel.export.final_snapshots import last_snapshots
 from torchelastic_otel.export.metric_checkpoints import LastNumbers, TallyNotes
 from torchelastic_otel.export.metric_delta import Measured
-from torchelastic_otel.export.result import Outcome, Sender, Verdict
-from torchelastic_otel.export.sources import Shelf, Source
-from torchelastic_otel.export.worker import ExporterThread, Rest, rest_until_urgent
+from torchelastic_otel.export.result import Disposition, ExportResult, Sender
+from torchelastic_otel.export.sources import SourceSet, SpoolSource
+from torchelastic_otel.export.worker import ExportWorker, Rest, rest_until_urgent
 from torchelastic_otel.guard import guard
 from torchelastic_otel.model.metric import Kind, Snapshot
 from torchelastic_otel.spool.errors import SpoolError
@@ -38,18 +38,18 @@ _MOST_AT_ONCE: Final = 3
 """Snapshots that follow each other at once where a flush asks for all that there is."""
 
 
-class Numbers(Protocol):
+class MetricSource(Protocol):
     """This process's own numbers; called on the threads of metrics exporters, but for ``is_due``."""
 
-    def take_snapshot(self) -> Snapshot:
+    def collect(self) -> Snapshot:
         """All numbers of this moment; one without metrics is not sent."""
         ...
 
-    def accepted(self, snapshot: Snapshot) -> bool:
+    def commit(self, snapshot: Snapshot) -> bool:
         """A receiver has accepted a snapshot; whether another one is wanted soon."""
         ...
 
-    def is_due(self) -> bool:
+    def should_collect(self) -> bool:
         """Whether a snapshot is wanted before the interval is over; asked at each commit, on the writer's thread."""
         ...
 
@@ -63,7 +63,7 @@ class MetricsSender(Sender[Measured], Protocol):
         ...
 
 
-class MetricsRoute(ExporterThread[Measured]):
+class PeriodicMetricWorker(ExportWorker[Measured]):
     """See the header of this file.
 
     Args:
@@ -85,12 +85,12 @@ class MetricsRoute(ExporterThread[Measured]):
         self,
         name: str,
         make_sender: Callable[[], Sender[Measured]],
-        pace: Pace,
+        pace: BatchConfig,
         interval_ns: int,
         *,
-        numbers: Numbers | None,
+        numbers: MetricSource | None,
         last_numbers: LastNumbers = last_snapshots,
-        own: Callable[[], Source | None],
+        own: Callable[[], SpoolSource | None],
         clock_ns: Callable[[], int] = time.monotonic_ns,
         jitter: Callable[[], float] | None = None,
         rest: Rest = rest_until_urgent,
@@ -101,13 +101,13 @@ class MetricsRoute(ExporterThread[Measured]):
         self._notes = TallyNotes(name, last_numbers)
         self._own = own
         self._clock_ns = clock_ns
-        self._patience = Patience(pace, jitter)
+        self._patience = Backoff(pace, jitter)
         self._base: Snapshot | None = None
         self._frozen: Measured | None = None
         self._begun: set[object] = set()
         self._held_back = False  # by what is frozen, or on its way
         self._due_ns = 0
-        self._dead = Shelf()
+        self._dead = SourceSet()
 
     def wake(self) -> None:
         """There is something new: it matters at once where a series has begun, which has to be told before it rises."""
@@ -117,11 +117,11 @@ class MetricsRoute(ExporterThread[Measured]):
 
     def _is_wanted(self) -> bool:
         # what is in trouble waits for its time
-        return self._numbers is not None and not self._trouble and self._numbers.is_due()
+        return self._numbers is not None and not self._trouble and self._numbers.should_collect()
 
     # --- of dead processes; on the caretaker's thread
 
-    def owes(self, source: Source) -> bool:
+    def owes(self, source: SpoolSource) -> bool:
         """Whether something of a dead process's numbers is not told by this exporter yet."""
         try:
             return bool(self._notes.left_of(source))
@@ -129,16 +129,16 @@ class MetricsRoute(ExporterThread[Measured]):
             logger.debug("%s", error)
             return False
 
-    def add(self, source: Source) -> None:
+    def add(self, source: SpoolSource) -> None:
         """Tell what is left of a dead process's numbers."""
         self._dead.put(source)
         self._hurry()
 
-    def remove(self, source: Source) -> None:
+    def remove(self, source: SpoolSource) -> None:
         """Leave it alone from here on."""
         self._dead.take_away(source)
 
-    def is_at(self, source: Source) -> bool:
+    def is_at(self, source: SpoolSource) -> bool:
         """Whether its numbers are being read, sent or noted at this moment."""
         return self._dead.is_in_hand(source)
 
@@ -150,7 +150,7 @@ class MetricsRoute(ExporterThread[Measured]):
             waits.append(self._tell_the_newest(cast(MetricsSender, sender), self._numbers, asked))
         return min((wait for wait in waits if wait is not None), default=None)
 
-    def _tell_the_newest(self, sender: MetricsSender, numbers: Numbers, asked: bool) -> int | None:
+    def _tell_the_newest(self, sender: MetricsSender, numbers: MetricSource, asked: bool) -> int | None:
         """Send a snapshot where it is time; how long to rest, ``None`` where there was nothing to tell yet."""
         early_ns = self._due_ns - self._clock_ns()
         if early_ns > 0 and not asked and not self._is_wanted():
@@ -163,7 +163,7 @@ class MetricsRoute(ExporterThread[Measured]):
             if self._stopping:
                 break
             outcome = self._send(sender, measured)
-            if outcome.verdict in (Verdict.RETRY, Verdict.HOLD):
+            if outcome.verdict in (Disposition.RETRY, Disposition.HOLD):
                 self._frozen = None  # cumulative numbers are taken anew
                 if sender.deltas:
                     self._frozen = replace(measured, snapshot=metric_delta.without_gauges(measured.snapshot))
@@ -173,19 +173,19 @@ class MetricsRoute(ExporterThread[Measured]):
             if source is not None:
                 self._notes.note(source.spool, replace(measured, base=measured.snapshot))
             more = False
-            if outcome.verdict is Verdict.DELIVERED:
+            if outcome.verdict is Disposition.DELIVERED:
                 self._begun |= metric_delta.values_of(measured.snapshot).keys()
-                more = numbers.accepted(measured.snapshot) or self._held_back
+                more = numbers.commit(measured.snapshot) or self._held_back
             if not (again or (more and asked)):
                 return self._rest_for(min(self._pace.delay_ns, self._interval_ns) if more else self._interval_ns)
         return self._rest_for(self._interval_ns)
 
-    def _freeze(self, numbers: Numbers) -> Measured | None:
+    def _freeze(self, numbers: MetricSource) -> Measured | None:
         """The newest snapshot, with what was told before it; noted in the spool."""
         source = self._own()
         if source is None:
             return None
-        taken = numbers.take_snapshot()
+        taken = numbers.collect()
         if not taken.metrics:
             return None
         snapshot = metric_delta.beginning(taken, self._begun)
@@ -195,14 +195,14 @@ class MetricsRoute(ExporterThread[Measured]):
         self._base = snapshot
         return measured
 
-    def _send(self, sender: Sender[Measured], measured: Measured) -> Outcome:
+    def _send(self, sender: Sender[Measured], measured: Measured) -> ExportResult:
         """Send, count, and say what went wrong."""
         try:
             outcome = sender.send(measured)
         except BaseException as error:  # noqa: BLE001 - a sender promises not to; if it does, the data may be why
-            guard.kept_in(error)
-            outcome = Outcome(Verdict.REFUSED, f"{type(error).__name__}: {error}")
-        if outcome.verdict is Verdict.DELIVERED:
+            guard.suppress(error)
+            outcome = ExportResult(Disposition.REFUSED, f"{type(error).__name__}: {error}")
+        if outcome.verdict is Disposition.DELIVERED:
             self._trouble = ""
             self._patience.reset()
             self._delivered += measured.points - outcome.rejected
@@ -212,7 +212,7 @@ class MetricsRoute(ExporterThread[Measured]):
             return outcome
         self._failures += 1
         self._trouble = outcome.reason
-        if outcome.verdict is Verdict.REFUSED:
+        if outcome.verdict is Disposition.REFUSED:
             self._set_aside += measured.points
             self._say(f"{outcome.reason}; this snapshot is dropped, the next one is tried")
         else:
@@ -225,11 +225,11 @@ class MetricsRoute(ExporterThread[Measured]):
 
     # --- what a spool says of it
 
-    def _tell_the_last_of(self, sender: Sender[Measured], source: Source) -> int | None:
+    def _tell_the_last_of(self, sender: Sender[Measured], source: SpoolSource) -> int | None:
         with self._dead.take_in_hand(source) as there:
             return self._tell(sender, source) if there else None
 
-    def _tell(self, sender: Sender[Measured], source: Source) -> int | None:
+    def _tell(self, sender: Sender[Measured], source: SpoolSource) -> int | None:
         try:
             left = self._notes.left_of(source)
         except (ValueError, SpoolError) as error:
@@ -237,7 +237,7 @@ class MetricsRoute(ExporterThread[Measured]):
             left = []
         for measured in left:
             self._notes.note(source.spool, measured)
-            if self._send(sender, measured).verdict in (Verdict.RETRY, Verdict.HOLD):
+            if self._send(sender, measured).verdict in (Disposition.RETRY, Disposition.HOLD):
                 return self._pace.last_backoff_ns
             self._notes.note(source.spool, replace(measured, base=measured.snapshot))
         self.remove(source)

@@ -19,13 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from torchelastic_otel.export.batch_worker import Route
+from torchelastic_otel.export.batch_worker import BatchExportWorker
 from torchelastic_otel.export.destinations import EPHEMERAL_EXPORTERS
-from torchelastic_otel.export.metric_worker import MetricsRoute
-from torchelastic_otel.export.sources import Source
+from torchelastic_otel.export.metric_worker import PeriodicMetricWorker
+from torchelastic_otel.export.sources import SpoolSource
 from torchelastic_otel.guard import guard
 from torchelastic_otel.model.event import Origin
-from torchelastic_otel.processing.processor import ORIGIN_KEY, settle_what_is_left
+from torchelastic_otel.processing.processor import ORIGIN_KEY, process_remaining
 from torchelastic_otel.spool import adoption
 from torchelastic_otel.spool.errors import SpoolCorruptError, SpoolError
 from torchelastic_otel.spool.records import CursorState
@@ -61,20 +61,20 @@ class Adopted:
 
 @dataclass(slots=True, eq=False)
 class _Adoption:
-    owned: adoption.Owned
-    source: Source
-    routes: tuple[Route, ...]
-    metrics: tuple[MetricsRoute, ...]
+    owned: adoption.OwnedSpool
+    source: SpoolSource
+    routes: tuple[BatchExportWorker, ...]
+    metrics: tuple[PeriodicMetricWorker, ...]
     pending: int
     cursors: Mapping[str, CursorState]
 
     @property
-    def exporters(self) -> tuple[Route | MetricsRoute, ...]:
+    def exporters(self) -> tuple[BatchExportWorker | PeriodicMetricWorker, ...]:
         """Who delivers it here."""
         return (*self.routes, *self.metrics)
 
 
-class Adopter:
+class OrphanAdopter:
     """See the header of this file.
 
     Args:
@@ -89,8 +89,8 @@ class Adopter:
         self,
         directory: Path,
         max_bytes: int,
-        routes: Callable[[], Mapping[str, Route]],
-        metrics: Callable[[], Mapping[str, MetricsRoute]],
+        routes: Callable[[], Mapping[str, BatchExportWorker]],
+        metrics: Callable[[], Mapping[str, PeriodicMetricWorker]],
         pause_ns: int = 0,
     ) -> None:
         self._directory = directory
@@ -119,12 +119,12 @@ class Adopter:
         self._adopted.clear()
         return done
 
-    def look(self) -> None:
+    def scan(self) -> None:
         """Let go of what is delivered or gets nowhere, and take over what dead processes left.
 
         Where something got nowhere, nothing is taken over for a while: opening a large spool is work.
         """
-        if self.let_go():
+        if self.release():
             self._not_before_ns = time.monotonic_ns() + self._pause_ns
         if self.busy or time.monotonic_ns() < self._not_before_ns or not (self._routes() or self._metrics()):
             return
@@ -134,7 +134,7 @@ class Adopter:
             if len(self._adoptions) >= MOST_AT_ONCE:
                 break
 
-    def one_pass(self, attempt: Callable[[int], object], timeout_ns: int) -> None:
+    def run_once(self, attempt: Callable[[int], object], timeout_ns: int) -> None:
         """Take over each dead process's spool in turn and give it one attempt; on the caller's thread.
 
         Args:
@@ -146,7 +146,7 @@ class Adopter:
         def try_once() -> None:
             if self._adoptions:
                 attempt(max(0, until - time.monotonic_ns()))
-                self.let_go(everything=True)
+                self.release(everything=True)
 
         adoption.forget_old(self._directory, time.time_ns(), self._max_bytes)
         for owned in adoption.adopt(self._directory, self._max_bytes):
@@ -157,7 +157,7 @@ class Adopter:
                 break
         try_once()
 
-    def _judge(self, owned: adoption.Owned) -> None:
+    def _judge(self, owned: adoption.OwnedSpool) -> None:
         """Take over a spool or let go of it; one that cannot be read must not keep the others waiting."""
         with guard:
             try:
@@ -172,18 +172,18 @@ class Adopter:
                 if not isinstance(error, (SpoolError, OSError)):
                     raise
 
-    def _take_over(self, owned: adoption.Owned) -> bool:
+    def _take_over(self, owned: adoption.OwnedSpool) -> bool:
         text = owned.spool.meta(ORIGIN_KEY)
         if text is None:
             return False  # its process died before it kept anything
-        settle_what_is_left(owned.spool)
+        process_remaining(owned.spool)
         cursors = owned.spool.cursors()
         for name in EPHEMERAL_EXPORTERS & cursors.keys():
             owned.spool.acknowledge(name, owned.spool.last_sequence)
         owed = {name for name, cursor in cursors.items() if cursor.pending} - EPHEMERAL_EXPORTERS
         own = self._routes()
         routes = tuple(own[name] for name in owed if name in own)
-        source = Source(owned.spool, Origin.from_json(text))
+        source = SpoolSource(owned.spool, Origin.from_json(text))
         metrics = tuple(each for each in list(self._metrics().values()) if each.owes(source))
         if not routes and not metrics:
             return False
@@ -198,7 +198,7 @@ class Adopter:
             self._leave(adopted)
         return True
 
-    def let_go(self, *, everything: bool = False) -> bool:
+    def release(self, *, everything: bool = False) -> bool:
         """Let go of what is delivered, and of what nobody gets on with; what is left, a later look takes up again.
 
         Args:
@@ -227,7 +227,7 @@ class Adopter:
             return False
         owing = [route for route in adopted.routes if cursors[route.name].pending]
         silent = [each for each in adopted.metrics if each.owes(adopted.source)]
-        both: tuple[Route | MetricsRoute, ...] = (*owing, *silent)
+        both: tuple[BatchExportWorker | PeriodicMetricWorker, ...] = (*owing, *silent)
         return any(not route.state.trouble for route in both)
 
     def _leave(self, adopted: _Adoption) -> None:

@@ -20,20 +20,20 @@ from pathlib import Path
 from typing import Any, Final
 
 from torchelastic_otel.export.backoff import NS_PER_S
-from torchelastic_otel.export.config import Terms
-from torchelastic_otel.export.destinations import GENERATION, TORCHS_OWN, Exporter
+from torchelastic_otel.export.config import ExportConfig
+from torchelastic_otel.export.destinations import GENERATION, TORCH_ELASTIC, Exporter
 from torchelastic_otel.export.metric_checkpoints import note_exporters
-from torchelastic_otel.export.metric_worker import Numbers
-from torchelastic_otel.export.orphan_adopter import Adopted, Adopter
-from torchelastic_otel.export.pool import Fleet
-from torchelastic_otel.export.query_runner import SHORTEST_ANSWER_NS, questions, within
+from torchelastic_otel.export.metric_worker import MetricSource
+from torchelastic_otel.export.orphan_adopter import Adopted, OrphanAdopter
+from torchelastic_otel.export.pool import ExporterPool
+from torchelastic_otel.export.query_runner import SHORTEST_ANSWER_NS, query_runner, run_with_timeout
 from torchelastic_otel.export.result import Sender
 from torchelastic_otel.export.self_metrics import numbers_of
-from torchelastic_otel.export.sources import RouteState, Source
+from torchelastic_otel.export.sources import ExporterState, SpoolSource
 from torchelastic_otel.guard import guard
 from torchelastic_otel.model.event import AttributeValue, Origin
 from torchelastic_otel.model.signals import Signal
-from torchelastic_otel.processing.metrics.self_metrics import Outside
+from torchelastic_otel.processing.metrics.self_metrics import SelfMetrics
 from torchelastic_otel.processing.processor import ORIGIN_KEY, SPANS
 from torchelastic_otel.spool.errors import SpoolError
 from torchelastic_otel.spool.store import Spool
@@ -65,8 +65,8 @@ class Pipeline:
         make_sender: Callable[[Exporter], Sender[Any]],
         exporters_of: Callable[[str], tuple[Exporter, ...]],
         *,
-        terms: Terms,
-        numbers: Numbers | None = None,
+        terms: ExportConfig,
+        numbers: MetricSource | None = None,
         detect: Callable[[], dict[str, AttributeValue]] | None = None,
         directory: Path | None = None,
         max_bytes: int = 64 << 20,
@@ -77,11 +77,11 @@ class Pipeline:
         self._detect = detect
         self._interval_s = adoption_interval_s
         self._at_each_look = at_each_look
-        self._sources: list[Source] = []
-        self._fleet = Fleet(make_sender, terms, numbers, lambda: self._sources)
+        self._sources: list[SpoolSource] = []
+        self._fleet = ExporterPool(make_sender, terms, numbers, lambda: self._sources)
         self._seen: set[str] = set()
         self._adopter = (
-            Adopter(
+            OrphanAdopter(
                 directory,
                 max_bytes,
                 lambda: self._fleet.routes,
@@ -109,7 +109,7 @@ class Pipeline:
         """
         with self._changing:
             before = self._sources[-1] if self._sources and goes_on else None
-            source = Source(spool, before.origin if before else origin, before)
+            source = SpoolSource(spool, before.origin if before else origin, before)
             spool.put_meta(ORIGIN_KEY, source.origin.to_json())
             for destination in list(self._seen):
                 self._subscribe(source, self._known_exporters(destination), destination)
@@ -133,7 +133,7 @@ class Pipeline:
                 self._fleet.add(exporters)
                 self._seen.add(destination)
 
-    def _subscribe(self, source: Source, exporters: Iterable[Exporter], destination: str) -> None:
+    def _subscribe(self, source: SpoolSource, exporters: Iterable[Exporter], destination: str) -> None:
         rows_of = {Signal.LOGS: destination, Signal.TRACES: SPANS}
         source.spool.subscribe(
             {exporter.cursor: [rows_of[exporter.signal]] for exporter in exporters if exporter.signal in rows_of}
@@ -148,13 +148,13 @@ class Pipeline:
         except Exception as error:  # noqa: BLE001 - a destination that a package brings may raise anything
             logger.warning("destination %s: %s; its events are kept and go nowhere", destination, error)
             return ()
-        if destination.partition(GENERATION)[0] in TORCHS_OWN:
+        if destination.partition(GENERATION)[0] in TORCH_ELASTIC:
             return exporters
         return tuple(exporter for exporter in exporters if exporter.signal is Signal.LOGS)
 
     def start(self) -> None:
         """Start the caretaker, which starts the routes."""
-        questions.begin()
+        query_runner.begin()
         self._fleet.prepare()
         caretaker = threading.Thread(target=self._care, name="torchelastic-otel-caretaker", daemon=True)
         caretaker.start()
@@ -168,11 +168,11 @@ class Pipeline:
     # --- looking at it
 
     @property
-    def states(self) -> list[RouteState]:
+    def states(self) -> list[ExporterState]:
         """What each route is at."""
         return self._fleet.states
 
-    def outside(self, now_ns: int) -> Outside:
+    def outside(self, now_ns: int) -> SelfMetrics:
         """What became of everything so far, in numbers; reads the spool, so not for a thread that must not wait.
 
         Args:
@@ -203,7 +203,7 @@ class Pipeline:
             What was taken over, delivered or not.
         """
         if self._adopter is not None and self._fleet.threads:
-            self._adopter.one_pass(self.flush, timeout_ns)
+            self._adopter.run_once(self.flush, timeout_ns)
         return self.adopted()
 
     # --- the end
@@ -223,7 +223,7 @@ class Pipeline:
         for done in [thread.flush() for thread in self._fleet.threads]:
             done.acquire(True, max(0.0, (until - time.monotonic_ns()) / NS_PER_S))
         # on a thread of ours: a disk that hangs must not hold up who asks
-        return within(max(0, until - time.monotonic_ns()), lambda: self.pending() == 0) is True
+        return run_with_timeout(max(0, until - time.monotonic_ns()), lambda: self.pending() == 0) is True
 
     def stop(self, timeout_ns: int) -> bool:
         """End all threads; whether they have ended in time. Those that have not are daemons."""
@@ -252,7 +252,7 @@ class Pipeline:
                 self._stop.wait()
                 break
             with guard:
-                self._adopter.look()
+                self._adopter.scan()
             with guard:
                 if self._at_each_look is not None:
                     self._at_each_look()
@@ -261,7 +261,7 @@ class Pipeline:
         self._exporters_ended.wait()
         with guard:
             if self._adopter is not None:
-                self._adopter.let_go(everything=True)
+                self._adopter.release(everything=True)
 
     def _complete_origin(self) -> None:
         """Keep in the spool what detectors say of this process, so that whoever delivers it can tell."""

@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from torchelastic_otel.export.batch_worker import Route
-from torchelastic_otel.export.config import Terms
+from torchelastic_otel.export.batch_worker import BatchExportWorker
+from torchelastic_otel.export.config import ExportConfig
 from torchelastic_otel.export.destinations import Exporter
-from torchelastic_otel.export.metric_worker import MetricsRoute, Numbers
+from torchelastic_otel.export.metric_worker import MetricSource, PeriodicMetricWorker
 from torchelastic_otel.export.result import Sender
 from torchelastic_otel.export.sources import (
+    ExporterState,
     Read,
-    RouteState,
-    Source,
+    SpoolSource,
     read_event,
     read_event_but_heartbeats,
     read_spans_that,
@@ -25,7 +25,7 @@ from torchelastic_otel.export.sources import (
 from torchelastic_otel.model.signals import Signal
 
 
-class Fleet:
+class ExporterPool:
     """See the header of this file.
 
     Args:
@@ -38,9 +38,9 @@ class Fleet:
     def __init__(
         self,
         make_sender: Callable[[Exporter], Sender[Any]],
-        terms: Terms,
-        numbers: Numbers | None,
-        sources: Callable[[], Sequence[Source]],
+        terms: ExportConfig,
+        numbers: MetricSource | None,
+        sources: Callable[[], Sequence[SpoolSource]],
     ) -> None:
         self._make_sender = make_sender
         self._terms = terms
@@ -48,16 +48,16 @@ class Fleet:
         self._sources = sources
         self._prepared = self._started = False
         self.exporters: dict[str, Exporter] = {}
-        self.routes: dict[str, Route] = {}
-        self.metrics: dict[str, MetricsRoute] = {}
+        self.routes: dict[str, BatchExportWorker] = {}
+        self.metrics: dict[str, PeriodicMetricWorker] = {}
 
     @property
-    def threads(self) -> list[Route | MetricsRoute]:
+    def threads(self) -> list[BatchExportWorker | PeriodicMetricWorker]:
         """All of them."""
         return [*self.routes.values(), *self.metrics.values()]
 
     @property
-    def states(self) -> list[RouteState]:
+    def states(self) -> list[ExporterState]:
         """What each is at."""
         return [thread.state for thread in self.threads]
 
@@ -98,7 +98,7 @@ class Fleet:
             elif self._prepared:
                 thread.prepare()
 
-    def read(self, source: Source) -> None:
+    def read(self, source: SpoolSource) -> None:
         """Have every route read this source that has a cursor in it."""
         for route in self.routes.values():
             if route.name in source.spool.cursors():
@@ -110,7 +110,7 @@ class Fleet:
         if exporter.signal is Signal.TRACES:
             read = read_spans_that(terms.keeps)
         pace = terms.pace(exporter.signal)
-        route = self.routes[exporter.cursor] = Route(
+        route = self.routes[exporter.cursor] = BatchExportWorker(
             exporter.cursor, lambda: self._make_sender(exporter), pace, read=read
         )
         for source in self._sources():
@@ -118,7 +118,7 @@ class Fleet:
                 route.add(source)
 
     def _metrics_route(self, exporter: Exporter) -> None:
-        self.metrics[exporter.cursor] = MetricsRoute(
+        self.metrics[exporter.cursor] = PeriodicMetricWorker(
             exporter.cursor,
             lambda: self._make_sender(exporter),
             self._terms.metrics,

@@ -27,7 +27,7 @@ _T = TypeVar("_T")
 _Asked = tuple[Callable[[], Any], "queue.SimpleQueue[Any]"]
 
 
-class Questions:
+class QueryRunner:
     """See the header of this file."""
 
     def __init__(self) -> None:
@@ -71,10 +71,10 @@ class Questions:
             except (SpoolError, OSError) as error:  # of a disk, or of a folder that somebody has removed
                 logger.debug("%s", error)
             except BaseException as error:  # noqa: BLE001 - no signal comes to this thread, and it must never end
-                guard.kept_in(error)
+                guard.suppress(error)
             finally:
                 answer.put(told)
 
 
-questions = Questions()
-within = questions.ask
+query_runner = QueryRunner()
+run_with_timeout = query_runner.ask

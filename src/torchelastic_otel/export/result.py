@@ -13,7 +13,7 @@ from typing import Protocol, TypeVar
 Batch = TypeVar("Batch", contravariant=True)
 
 
-class Verdict(enum.Enum):
+class Disposition(enum.Enum):
     """What the pipeline does next."""
 
     DELIVERED = "delivered"
@@ -27,7 +27,7 @@ class Verdict(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class ExportResult:
     """The fate of one batch.
 
     Attributes:
@@ -37,7 +37,7 @@ class Outcome:
         retry_after_ns: How long the receiver asked us to wait, nanoseconds, where it did.
     """
 
-    verdict: Verdict
+    verdict: Disposition
     reason: str = ""
     rejected: int = 0
     retry_after_ns: int | None = None
@@ -49,7 +49,7 @@ class Sender(Protocol[Batch]):
     A batch is a sequence of events or of spans, or a measurement, by the exporter's signal.
     """
 
-    def send(self, batch: Batch) -> Outcome:
+    def send(self, batch: Batch) -> ExportResult:
         """Project and export a batch; every fault of the exporter comes back as an outcome."""
         ...
 

@@ -11,10 +11,10 @@ import logging
 from collections.abc import Iterable, Mapping
 
 from torchelastic_otel.export.destinations import Exporter
-from torchelastic_otel.export.sources import RouteState, Source
+from torchelastic_otel.export.sources import ExporterState, SpoolSource
 from torchelastic_otel.model.event import ElasticEvent
 from torchelastic_otel.model.span import ElasticSpan
-from torchelastic_otel.processing.metrics.self_metrics import Exports, Outside
+from torchelastic_otel.processing.metrics.self_metrics import Exports, SelfMetrics
 from torchelastic_otel.spool.errors import SpoolError
 from torchelastic_otel.spool.records import CursorState
 
@@ -22,8 +22,8 @@ logger = logging.getLogger("torchelastic_otel")
 
 
 def numbers_of(
-    exporters: Mapping[str, Exporter], states: Iterable[RouteState], sources: Iterable[Source], now_ns: int
-) -> Outside:
+    exporters: Mapping[str, Exporter], states: Iterable[ExporterState], sources: Iterable[SpoolSource], now_ns: int
+) -> SelfMetrics:
     """The numbers of these.
 
     Args:
@@ -44,7 +44,7 @@ def numbers_of(
         dropped += max((cursor.dropped for cursor in cursors), default=0)
         oldest = (_oldest_ns(source, cursor) for cursor in cursors if cursor.pending)
         waiting_since += [since for since in oldest if since is not None]
-    return Outside(
+    return SelfMetrics(
         spool_bytes=size,
         spool_age_ns=max(0, now_ns - min(waiting_since, default=now_ns)),
         spool_dropped=dropped,
@@ -57,7 +57,7 @@ def numbers_of(
     )
 
 
-def _oldest_ns(source: Source, cursor: CursorState) -> int | None:
+def _oldest_ns(source: SpoolSource, cursor: CursorState) -> int | None:
     """Since when the first row waits that a cursor has not got, nanoseconds since the epoch."""
     try:
         rows = source.spool.read(cursor.name, cursor.position, 1, 1)

@@ -13,14 +13,14 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from torchelastic_otel import semconv
-from torchelastic_otel.model.event import Delivery, ElasticEvent, Origin
+from torchelastic_otel.model.event import ElasticEvent, Origin, StoredEvent
 from torchelastic_otel.model.span import ElasticSpan
 from torchelastic_otel.spool.records import Row
 from torchelastic_otel.spool.store import Spool
 
 
 @dataclass(slots=True, eq=False)
-class Source:
+class SpoolSource:
     """A spool that is delivered from, and whose rows they are.
 
     Attributes:
@@ -32,38 +32,38 @@ class Source:
 
     spool: Spool
     origin: Origin
-    before: Source | None = None
+    before: SpoolSource | None = None
     positions: dict[str, int] = field(default_factory=dict)
 
 
-class Shelf:
+class SourceSet:
     """The spools that one exporter's thread goes through; other threads of ours put them there and take them away."""
 
     def __init__(self) -> None:
         self._changing = threading.Lock()
-        self._sources: tuple[Source, ...] = ()
-        self._in_hand: Source | None = None
+        self._sources: tuple[SpoolSource, ...] = ()
+        self._in_hand: SpoolSource | None = None
 
-    def __iter__(self) -> Iterator[Source]:
+    def __iter__(self) -> Iterator[SpoolSource]:
         return iter(self._sources)
 
-    def put(self, source: Source) -> None:
+    def put(self, source: SpoolSource) -> None:
         """Have the thread go through it too, after the others."""
         with self._changing:
             self._sources = (*self._sources, source)
 
-    def take_away(self, source: Source) -> None:
+    def take_away(self, source: SpoolSource) -> None:
         """Have the thread leave it alone, once it is through with what it has in hand."""
         with self._changing:
             self._sources = tuple(other for other in self._sources if other is not source)
 
-    def is_in_hand(self, source: Source) -> bool:
+    def is_in_hand(self, source: SpoolSource) -> bool:
         """Whether the thread reads it, or sends what it read of it, at this moment: it must not be closed."""
         with self._changing:
             return self._in_hand is source
 
     @contextmanager
-    def take_in_hand(self, source: Source) -> Iterator[bool]:
+    def take_in_hand(self, source: SpoolSource) -> Iterator[bool]:
         """On the thread: whether it is still here; then it is not closed while the block runs."""
         with self._changing:
             there = source in self._sources
@@ -76,7 +76,7 @@ class Shelf:
 
 
 @dataclass(frozen=True, slots=True)
-class RouteState:
+class ExporterState:
     """What an exporter's thread is at, for ``doctor``, ``flush``, metrics and tests.
 
     Attributes:
@@ -97,7 +97,7 @@ class RouteState:
 
 
 @dataclass(frozen=True, slots=True)
-class SpanDelivery:
+class StoredSpan:
     """One span on its way to an exporter: the span, where it stands in its spool, where it is from.
 
     Attributes:
@@ -111,17 +111,17 @@ class SpanDelivery:
     origin: Origin
 
 
-Item: TypeAlias = Delivery | SpanDelivery
+Item: TypeAlias = StoredEvent | StoredSpan
 Read: TypeAlias = Callable[[Row, Origin], Item | None]
 """The item of a row; ``None`` for one that is not to be sent. Raises ``ValueError`` for one that cannot be read."""
 
 
-def read_event(row: Row, origin: Origin) -> Delivery:
+def read_event(row: Row, origin: Origin) -> StoredEvent:
     """The event of a row."""
-    return Delivery(row.sequence, ElasticEvent.from_json(row.payload), origin)
+    return StoredEvent(row.sequence, ElasticEvent.from_json(row.payload), origin)
 
 
-def read_event_but_heartbeats(row: Row, origin: Origin) -> Delivery | None:
+def read_event_but_heartbeats(row: Row, origin: Origin) -> StoredEvent | None:
     """The event of a row; heartbeats are metrics unless they are asked for as logs."""
     delivery = read_event(row, origin)
     return None if delivery.event.name in semconv.HEARTBEATS else delivery
@@ -134,8 +134,8 @@ def read_spans_that(keeps: Callable[[str], bool]) -> Read:
         keeps: Whether the sampler keeps a trace, by its id.
     """
 
-    def read(row: Row, origin: Origin) -> SpanDelivery | None:
+    def read(row: Row, origin: Origin) -> StoredSpan | None:
         span = ElasticSpan.from_json(row.payload)
-        return SpanDelivery(row.sequence, span, origin) if keeps(span.trace_id) else None
+        return StoredSpan(row.sequence, span, origin) if keeps(span.trace_id) else None
 
     return read

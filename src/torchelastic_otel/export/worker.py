@@ -18,9 +18,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import ClassVar, Final, Generic, TypeVar
 
-from torchelastic_otel.export.backoff import LAST_BACKOFF_NS, NS_PER_S, Pace
+from torchelastic_otel.export.backoff import LAST_BACKOFF_NS, NS_PER_S, BatchConfig
 from torchelastic_otel.export.result import Sender
-from torchelastic_otel.export.sources import RouteState
+from torchelastic_otel.export.sources import ExporterState
 from torchelastic_otel.guard import guard
 
 logger = logging.getLogger("torchelastic_otel")
@@ -37,7 +37,7 @@ def rest_until_urgent(urgent: threading.Event, ns: int) -> object:
     return urgent.wait(min(ns, _LONGEST_REST_NS) / NS_PER_S)
 
 
-class ExporterThread(ABC, Generic[_Batch]):
+class ExportWorker(ABC, Generic[_Batch]):
     """See the header of this file.
 
     Args:
@@ -53,7 +53,7 @@ class ExporterThread(ABC, Generic[_Batch]):
     when_off: ClassVar[str]
 
     def __init__(
-        self, name: str, make_sender: Callable[[], Sender[_Batch]], pace: Pace, rest: Rest = rest_until_urgent
+        self, name: str, make_sender: Callable[[], Sender[_Batch]], pace: BatchConfig, rest: Rest = rest_until_urgent
     ) -> None:
         self.name = name
         self._make_sender = make_sender
@@ -71,9 +71,9 @@ class ExporterThread(ABC, Generic[_Batch]):
         self._said: set[str] = set()
 
     @property
-    def state(self) -> RouteState:
+    def state(self) -> ExporterState:
         """What the thread is at."""
-        return RouteState(self.name, self._delivered, self._rejected, self._set_aside, self._failures, self._trouble)
+        return ExporterState(self.name, self._delivered, self._rejected, self._set_aside, self._failures, self._trouble)
 
     def prepare(self) -> None:
         """Have the thread ready: while the interpreter ends none can be had (Python 3.12 and newer)."""
@@ -158,20 +158,20 @@ class ExporterThread(ABC, Generic[_Batch]):
             try:
                 wait_ns = self._attempt(self._sender, asked=flushes > 0) if self._sender is not None else None
             except BaseException as error:  # noqa: BLE001 - no signal comes to this thread: an exporter calls sys.exit()
-                guard.kept_in(error)
+                guard.suppress(error)
             finally:
                 for _ in range(flushes):
                     self._flushes.popleft().release()
             try:
                 self._rest(wait_ns)
             except Exception as error:  # noqa: BLE001 - without its rest the thread would never end, or never sleep
-                guard.kept_in(error)
+                guard.suppress(error)
                 self._urgent.wait(LAST_BACKOFF_NS / NS_PER_S)
         try:
             if self._sender is not None:
                 self._sender.close()
         except BaseException as error:  # noqa: BLE001 - as above
-            guard.kept_in(error)
+            guard.suppress(error)
         while self._flushes:
             self._flushes.popleft().release()
 

@@ -15,10 +15,10 @@ from torchelastic_otel.history import outcomes
 from torchelastic_otel.history.agents import Agent
 from torchelastic_otel.history.attributes import number_of, text_of, texts_of
 from torchelastic_otel.history.failures import failure_of
-from torchelastic_otel.history.participation import Part
+from torchelastic_otel.history.participation import RoundParticipation
 from torchelastic_otel.history.phases import phase_named, stretches_of, tells_phases
 from torchelastic_otel.history.reports import Report, Waiting, reports_of, waiting_of
-from torchelastic_otel.history.types import Failure, Outcome, Stretch, Worker
+from torchelastic_otel.history.types import Failure, Outcome, PhaseInterval, Worker
 from torchelastic_otel.model.event import ElasticEvent
 from torchelastic_otel.model.phases import Phase
 
@@ -38,7 +38,7 @@ _OF_WORKERS: Final = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class Course:
+class AgentHistory:
     """One agent's course.
 
     Attributes:
@@ -56,9 +56,9 @@ class Course:
     """
 
     agent: Agent
-    parts: Mapping[int, Part]
-    stretches: tuple[Stretch, ...]
-    end: outcomes.End
+    parts: Mapping[int, RoundParticipation]
+    stretches: tuple[PhaseInterval, ...]
+    end: outcomes.AgentOutcome
     arrivals: Mapping[int, int | None]
     waited_ns: int | None
     stood_by_ns: int | None
@@ -95,7 +95,7 @@ class Course:
         return any(event.name in semconv.HEARTBEATS for event in self.agent.events)
 
 
-def course_of(agent: Agent) -> Course:
+def agent_history(agent: Agent) -> AgentHistory:
     """The course that an agent's events tell."""
     builder = _Builder(agent)
     for event in agent.events:
@@ -107,7 +107,7 @@ class _Builder:
     def __init__(self, agent: Agent) -> None:
         self._agent = agent
         self._ours = tells_phases(agent.events)
-        self._parts: dict[int, Part] = {}
+        self._parts: dict[int, RoundParticipation] = {}
         self._current: int | None = None
         self._arrivals: dict[int, int | None] = {}
         self._waited: list[int] = []
@@ -144,18 +144,18 @@ class _Builder:
         if event.attributes.get(semconv.WRITER) is True and self._current is not None:
             self._parts[self._current].writer = True
 
-    def course(self) -> Course:
+    def course(self) -> AgentHistory:
         """What was learned."""
         stretches = stretches_of(self._agent.events)
         for stretch in stretches:
             part = self._parts.get(stretch.round) if stretch.round is not None else None
             if part is not None and stretch.phase == Phase.RUNNING:
                 part.running_ns = stretch.start_ns
-        return Course(
+        return AgentHistory(
             self._agent,
             dict(sorted(self._parts.items())),
             stretches,
-            outcomes.end_of(self._agent, self._parts[max(self._parts)] if self._parts else None),
+            outcomes.agent_outcome(self._agent, self._parts[max(self._parts)] if self._parts else None),
             self._arrivals,
             min(self._waited, default=None),
             min(self._stood_by, default=None),
@@ -165,10 +165,10 @@ class _Builder:
             self._ours,
         )
 
-    def _enter(self, round_: int | None, event: ElasticEvent) -> Part:
+    def _enter(self, round_: int | None, event: ElasticEvent) -> RoundParticipation:
         if round_ is None:  # backends that have no rounds, before torch told that one began
             round_ = self._current if self._current is not None else 0
-        part = self._parts.setdefault(round_, Part(round_))
+        part = self._parts.setdefault(round_, RoundParticipation(round_))
         self._current = round_
         part.group_rank = _or(number_of(event, semconv.GROUP_RANK), part.group_rank)
         part.world_size = _or(number_of(event, semconv.GROUP_WORLD_SIZE), part.world_size)
@@ -215,7 +215,7 @@ class _Builder:
         if event.name == semconv.WORKER_FAILED:
             part.failures[key] = failure_of(event, self._agent, part.group_rank, part.failures.get(key))
 
-    def _part_of_worker(self, event: ElasticEvent, round_: int | None) -> Part:
+    def _part_of_worker(self, event: ElasticEvent, round_: int | None) -> RoundParticipation:
         """Events of workers may come late, when the agent has a new round; the process tells which it belongs to."""
         pid = number_of(event, semconv.WORKER_PID)
         if pid is not None and event.name != semconv.WORKER_STARTED:
@@ -228,13 +228,13 @@ class _Builder:
         if trusted or round_ in self._parts or self._current is None:
             if round_ is None:
                 round_ = _or(self._current, number_of(event, semconv.RESTART_COUNT)) or 0
-            part = self._parts.setdefault(round_, Part(round_))
+            part = self._parts.setdefault(round_, RoundParticipation(round_))
             if self._current is None or trusted:
                 self._current = round_ if self._current is None else max(round_, self._current)
             return part
         return self._parts[self._current]
 
-    def _learn(self, part: Part, rank: int, **learned: object) -> None:
+    def _learn(self, part: RoundParticipation, rank: int, **learned: object) -> None:
         known = part.workers.get(rank, Worker(rank))
         first_word = {"training_ns"}
         changes = {

@@ -13,7 +13,7 @@ from typing import Final
 
 from torchelastic_otel import semconv
 from torchelastic_otel.history.attributes import text_of
-from torchelastic_otel.model.event import Delivery, ElasticEvent, Origin
+from torchelastic_otel.model.event import ElasticEvent, Origin, StoredEvent
 from torchelastic_otel.model.phases import Phase
 
 _OPENING: Final = frozenset(
@@ -68,7 +68,7 @@ class Agent:
         return f"{self.origin.host_name} ({self.node_id or self.origin.pid or 'pid not told'})"
 
 
-def agents_of(deliveries: Mapping[str, Iterable[Delivery]], processes: Mapping[str, bool]) -> list[Agent]:
+def agents_of(deliveries: Mapping[str, Iterable[StoredEvent]], processes: Mapping[str, bool]) -> list[Agent]:
     """The agents, by process and number.
 
     Args:

@@ -12,10 +12,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from torchelastic_otel.history.agent_history import Course
-from torchelastic_otel.history.lost_nodes import Loss
+from torchelastic_otel.history.agent_history import AgentHistory
+from torchelastic_otel.history.lost_nodes import LostNode
 from torchelastic_otel.history.outcomes import SIGNALLED
-from torchelastic_otel.history.reports import Told
+from torchelastic_otel.history.reports import RestartReport
 from torchelastic_otel.history.types import Failure, Outcome
 from torchelastic_otel.model.phases import Phase
 
@@ -24,7 +24,7 @@ _STOPPED: Final = ("SIGTERM", "SIGKILL")
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class RoundFailures:
     """Why a round ended.
 
     Attributes:
@@ -35,10 +35,12 @@ class Verdict:
 
     cause: Failure | None
     victims: tuple[Failure, ...]
-    agreed: Told | None
+    agreed: RestartReport | None
 
 
-def verdict_on(round_: int, courses: Sequence[Course], losses: Iterable[Loss], told: Sequence[Told]) -> Verdict:
+def round_failures(
+    round_: int, courses: Sequence[AgentHistory], losses: Iterable[LostNode], told: Sequence[RestartReport]
+) -> RoundFailures:
     """Why a round ended.
 
     Args:
@@ -69,10 +71,10 @@ def verdict_on(round_: int, courses: Sequence[Course], losses: Iterable[Loss], t
     if cause is not None:
         failures += [failure for course in courses for failure in _stopped_workers(course, round_)]
         failures.sort(key=_order)
-    return Verdict(cause, tuple(failure for failure in failures if not _same(failure, cause)), agreed)
+    return RoundFailures(cause, tuple(failure for failure in failures if not _same(failure, cause)), agreed)
 
 
-def _stopped_workers(course: Course, round_: int) -> list[Failure]:
+def _stopped_workers(course: AgentHistory, round_: int) -> list[Failure]:
     """The workers that fell while its agent stopped them: by a signal, or not well; none of them is told as failed."""
     part = course.parts[round_]
     stops = [s.start_ns for s in course.stretches if (s.round, s.phase) == (round_, Phase.STOP) and s.start_ns]
@@ -84,13 +86,13 @@ def _stopped_workers(course: Course, round_: int) -> list[Failure]:
     ]
 
 
-def _left_before(course: Course, round_: int, cause: Failure) -> bool:
+def _left_before(course: AgentHistory, round_: int, cause: Failure) -> bool:
     """Whether an agent was told to end before the failure, which then is what its going did to the others."""
     leaving_ns = course.end.leaving_ns
     return course.last_round == round_ and leaving_ns is not None and leaving_ns <= _at(cause)
 
 
-def _best(told: Sequence[Told]) -> Told | None:
+def _best(told: Sequence[RestartReport]) -> RestartReport | None:
     """What all agreed on before what one held, who speaks for the job before who does not, an ended restart first."""
     return max(
         told,
@@ -128,7 +130,7 @@ def _at(failure: Failure) -> int:
     return _NEVER if failure.at_ns is None else failure.at_ns
 
 
-def _of_loss(loss: Loss) -> Failure:
+def _of_loss(loss: LostNode) -> Failure:
     said = "its last heartbeat" if loss.source == "heartbeat" else "the last that is told of it"
     return Failure(
         kind="node_lost",
@@ -142,7 +144,7 @@ def _of_loss(loss: Loss) -> Failure:
     )
 
 
-def _of_the_agent(course: Course) -> Failure | None:
+def _of_the_agent(course: AgentHistory) -> Failure | None:
     """What an agent raised itself; what it was told by a signal, or by losing the others, is no cause."""
     end = course.end
     if end.outcome != Outcome.FAILED or end.error_type in (None, SIGNALLED) or end.is_victim:
@@ -161,7 +163,7 @@ def _of_the_agent(course: Course) -> Failure | None:
     )
 
 
-def agents_error(courses: Sequence[Course]) -> Failure | None:
+def agents_error(courses: Sequence[AgentHistory]) -> Failure | None:
     """What made a rendezvous fail that never formed a round."""
     return _earliest(sorted((e for course in courses if (e := _of_the_agent(course)) is not None), key=_order), [])
 

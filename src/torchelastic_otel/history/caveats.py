@@ -7,16 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from torchelastic_otel.history.agent_history import Course
+from torchelastic_otel.history.agent_history import AgentHistory
 from torchelastic_otel.history.agents import STORE
-from torchelastic_otel.history.lost_nodes import Loss
+from torchelastic_otel.history.lost_nodes import LostNode
 from torchelastic_otel.history.ranges import named, ranges
 from torchelastic_otel.history.types import LeftReason, Outcome, Round, Run
 from torchelastic_otel.model.phases import Phase
 
 
 def inferred(
-    run: Run, courses: Sequence[Course], by_time: Sequence[Course], losses: Mapping[tuple[str, int], Loss]
+    run: Run,
+    courses: Sequence[AgentHistory],
+    by_time: Sequence[AgentHistory],
+    losses: Mapping[tuple[str, int], LostNode],
 ) -> tuple[str, ...]:
     """What was derived, and from what."""
     said = []
@@ -68,7 +71,9 @@ def inferred(
     return tuple(said)
 
 
-def unknown(run: Run, courses: Sequence[Course], silent: Sequence[Course], notes: Iterable[str]) -> tuple[str, ...]:
+def unknown(
+    run: Run, courses: Sequence[AgentHistory], silent: Sequence[AgentHistory], notes: Iterable[str]
+) -> tuple[str, ...]:
     """What the events cannot tell.
 
     Args:
@@ -116,7 +121,7 @@ def _missing_files(run: Run) -> list[str]:
     return said + _by_rounds(absent)
 
 
-def _why_no_outcome(run: Run, courses: Sequence[Course]) -> str:
+def _why_no_outcome(run: Run, courses: Sequence[AgentHistory]) -> str:
     if not run.rounds and courses and all(course.stood_by_ns or course.waited_ns for course in courses):
         return f"how the run went: {_named(courses)} only stood by, or waited for a place in it"
     endless = [course for course in courses if course.is_open and not course.is_gone]
@@ -125,8 +130,8 @@ def _why_no_outcome(run: Run, courses: Sequence[Course]) -> str:
     return "how the run ended: not all of its nodes are here; those that are did not fail"
 
 
-def _why_they_lost_the_others(courses: Sequence[Course]) -> list[str]:
-    groups: dict[tuple[str, str], list[Course]] = {}
+def _why_they_lost_the_others(courses: Sequence[AgentHistory]) -> list[str]:
+    groups: dict[tuple[str, str], list[AgentHistory]] = {}
     for course in courses:
         if course.end.is_victim and course.end.outcome == Outcome.FAILED:
             lost = "lost" if course.parts else "did not reach"
@@ -150,7 +155,7 @@ def _by_rounds(doubts: Iterable[tuple[_Doubt, int]]) -> list[str]:
     return [f"{before}{_rounds(numbers)}{behind}" for (before, behind), numbers in groups.items()]
 
 
-def _of_round(round_: Round, courses: Sequence[Course]) -> Iterator[_Doubt]:
+def _of_round(round_: Round, courses: Sequence[AgentHistory]) -> Iterator[_Doubt]:
     number, first, restart = round_.round, round_.first_failure, round_.restart
     if first is not None and first.ambiguous:
         within = "nobody tells when" if first.at_ns is None else "others lie within the error of the clock readings"
@@ -196,5 +201,5 @@ def _rounds(numbers: Sequence[int]) -> str:
     return f"round {numbers[0]}" if len(set(numbers)) == 1 else f"rounds {ranges(numbers)}"
 
 
-def _named(courses: Sequence[Course]) -> str:
+def _named(courses: Sequence[AgentHistory]) -> str:
     return named([course.agent.name for course in courses])

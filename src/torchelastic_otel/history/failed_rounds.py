@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
-from torchelastic_otel.history.agent_history import Course
+from torchelastic_otel.history.agent_history import AgentHistory
 from torchelastic_otel.history.causes import agents_error
 from torchelastic_otel.history.types import LeftReason, Missing, Node, Outcome, Round
 from torchelastic_otel.model.phases import Phase
@@ -19,7 +19,7 @@ LEFT: Final[Mapping[Outcome, LeftReason]] = {
 """Why a node left the round in which it ended."""
 
 
-def attempt(rounds: Sequence[Round], courses: Sequence[Course]) -> Round | None:
+def failed_round(rounds: Sequence[Round], courses: Sequence[AgentHistory]) -> Round | None:
     """The rendezvous behind the last round, where nodes were participants of one that was never formed."""
     last = rounds[-1].round if rounds else -1
     trying = [course for course in courses if course.arrivals and max(course.arrivals) > last]
@@ -55,13 +55,13 @@ def attempt(rounds: Sequence[Round], courses: Sequence[Course]) -> Round | None:
     )
 
 
-def _why_left(course: Course) -> LeftReason | None:
+def _why_left(course: AgentHistory) -> LeftReason | None:
     if course.end.at_ns is None:
         return LeftReason.LOST if course.is_gone else None
     return LEFT.get(course.end.outcome, LeftReason.ERROR)
 
 
-def with_missing(rounds: Sequence[Round], courses: Sequence[Course]) -> list[Round]:
+def with_missing(rounds: Sequence[Round], courses: Sequence[AgentHistory]) -> list[Round]:
     """The rounds with who was waited for and did not come."""
     told = []
     for i, round_ in enumerate(rounds):

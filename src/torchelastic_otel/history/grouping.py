@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from torchelastic_otel.history.agent_history import Course
+from torchelastic_otel.history.agent_history import AgentHistory
 from torchelastic_otel.history.ranges import named
 from torchelastic_otel.history.reports import Changed, Lost
 
@@ -27,14 +27,14 @@ class Group:
 
     run_id: str
     nonce: str | None
-    courses: list[Course] = field(default_factory=list)
-    by_time: list[Course] = field(default_factory=list)
+    courses: list[AgentHistory] = field(default_factory=list)
+    by_time: list[AgentHistory] = field(default_factory=list)
 
 
-def groups_of(courses: Sequence[Course]) -> list[Group]:
+def groups_of(courses: Sequence[AgentHistory]) -> list[Group]:
     """The agents by run; each agent is in one group."""
     groups: dict[tuple[str, str], Group] = {}
-    rest: list[Course] = []
+    rest: list[AgentHistory] = []
     for course in sorted(courses, key=_order):
         agent = course.agent
         if agent.nonce is None:
@@ -55,11 +55,11 @@ def groups_of(courses: Sequence[Course]) -> list[Group]:
     return found
 
 
-def _order(course: Course) -> tuple[int, str, tuple[str, int]]:
+def _order(course: AgentHistory) -> tuple[int, str, tuple[str, int]]:
     return course.agent.times[0] or 0, course.agent.node_id or "", course.agent.key
 
 
-def _fits(course: Course, group: Group) -> bool:
+def _fits(course: AgentHistory, group: Group) -> bool:
     return (
         group.run_id == course.agent.run_id
         and any(_share_time(course, other) for other in group.courses)
@@ -67,13 +67,13 @@ def _fits(course: Course, group: Group) -> bool:
     )
 
 
-def _affinity(course: Course, group: Group) -> int:
+def _affinity(course: AgentHistory, group: Group) -> int:
     node_id = course.agent.node_id
     others = {other.agent.node_id for other in group.courses}
     return sum(node_id in _named_by(other) for other in group.courses) + len(_named_by(course) & others)
 
 
-def _named_by(course: Course) -> set[str | None]:
+def _named_by(course: AgentHistory) -> set[str | None]:
     """The nodes that an agent says are in its run."""
     named: set[str | None] = set()
     for part in course.parts.values():
@@ -88,7 +88,7 @@ def _named_by(course: Course) -> set[str | None]:
     return named
 
 
-def _share_time(one: Course, other: Course) -> bool:
+def _share_time(one: AgentHistory, other: AgentHistory) -> bool:
     start, end = one.agent.times
     others_start, others_end = other.agent.times
     if start is None or end is None or others_start is None or others_end is None:
@@ -96,7 +96,7 @@ def _share_time(one: Course, other: Course) -> bool:
     return start <= others_end and others_start <= end
 
 
-def _contradict(one: Course, other: Course) -> bool:
+def _contradict(one: AgentHistory, other: AgentHistory) -> bool:
     """Whether two agents cannot have been in one round together."""
     if one.agent.node_id is not None and one.agent.node_id == other.agent.node_id:
         return False  # two recordings of one agent
@@ -115,9 +115,9 @@ def _contradict(one: Course, other: Course) -> bool:
     return False
 
 
-def without_repeats(courses: Sequence[Course]) -> tuple[list[Course], list[str]]:
+def without_repeats(courses: Sequence[AgentHistory]) -> tuple[list[AgentHistory], list[str]]:
     """Each agent once: of two recordings of one agent the fuller one, and a sentence that names those agents."""
-    kept: list[Course] = []
+    kept: list[AgentHistory] = []
     twice: dict[str, None] = {}
     for course in sorted(courses, key=lambda course: (-len(course.agent.events), course.agent.key)):
         same = next(

@@ -13,7 +13,7 @@ from typing import Final
 from torchelastic_otel import semconv
 from torchelastic_otel.history.agents import Agent
 from torchelastic_otel.history.attributes import number_of, text_of
-from torchelastic_otel.history.participation import Part
+from torchelastic_otel.history.participation import RoundParticipation
 from torchelastic_otel.history.types import Outcome
 from torchelastic_otel.model.event import ElasticEvent
 from torchelastic_otel.model.phases import Phase
@@ -33,7 +33,7 @@ _OUTCOMES: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class End:
+class AgentOutcome:
     """How an agent ended.
 
     Attributes:
@@ -60,7 +60,7 @@ class End:
         return self.error_type in VICTIMS
 
 
-def end_of(agent: Agent, last: Part | None) -> End:
+def agent_outcome(agent: Agent, last: RoundParticipation | None) -> AgentOutcome:
     """How an agent ended.
 
     Args:
@@ -100,11 +100,11 @@ def end_of(agent: Agent, last: Part | None) -> End:
         outcome = Outcome.TERMINATED
     if outcome == Outcome.SUCCEEDED:
         error = message = None  # what failed was a call of its farewell
-    return End(outcome, at_ns, error, message, signal, leaving_ns, why)
+    return AgentOutcome(outcome, at_ns, error, message, signal, leaving_ns, why)
 
 
 def _outcome(
-    said: str | None, torchs: str | None, error: str | None, workers: set[str], last: Part | None
+    said: str | None, torchs: str | None, error: str | None, workers: set[str], last: RoundParticipation | None
 ) -> tuple[Outcome, str]:
     if said in _OUTCOMES and said != "succeeded":
         return _OUTCOMES[said], ""

@@ -8,7 +8,7 @@ from torchelastic_otel.history.types import Failure, Worker
 
 
 @dataclass(slots=True)
-class Part:
+class RoundParticipation:
     """An agent's part in one round, while it is put together.
 
     Attributes:

@@ -15,7 +15,7 @@ from typing import Final
 
 from torchelastic_otel import semconv
 from torchelastic_otel.history.attributes import number_of, seconds_of, text_of
-from torchelastic_otel.history.types import Stretch
+from torchelastic_otel.history.types import PhaseInterval
 from torchelastic_otel.model.event import ElasticEvent
 from torchelastic_otel.model.phases import Phase
 
@@ -48,7 +48,7 @@ def tells_phases(events: Iterable[ElasticEvent]) -> bool:
     return any(event.name == semconv.AGENT_PHASE_ENTERED for event in events)
 
 
-def stretches_of(events: Sequence[ElasticEvent]) -> tuple[Stretch, ...]:
+def stretches_of(events: Sequence[ElasticEvent]) -> tuple[PhaseInterval, ...]:
     """An agent's phases in order; the last one has no end, unless it is ``ended``."""
     marks = _marks_of_ours(events) if tells_phases(events) else _marks_of_torchs(events)
     return _with_rounds(_stretches(marks))
@@ -123,14 +123,14 @@ def _with_running(marks: list[_Mark]) -> list[_Mark]:
     return told
 
 
-def _stretches(marks: Sequence[_Mark]) -> list[Stretch]:
-    stretches: list[Stretch] = []
+def _stretches(marks: Sequence[_Mark]) -> list[PhaseInterval]:
+    stretches: list[PhaseInterval] = []
     for i, mark in enumerate(marks):
         before = marks[i - 1] if i else None
         if mark.previous is not None and (before is None or before.phase != mark.previous):
             # the event of the phase in between did not arrive
             start_ns = None if mark.at_ns is None or mark.took_ns is None else mark.at_ns - max(0, mark.took_ns)
-            recovered = Stretch(mark.previous, start_ns, mark.at_ns, mark.took_ns, _round_before(mark, before))
+            recovered = PhaseInterval(mark.previous, start_ns, mark.at_ns, mark.took_ns, _round_before(mark, before))
             if stretches and mark.previous not in _NEXT.get(stretches[-1].phase, ()):
                 stretches[-1] = replace(stretches[-1], end_ns=None, duration_ns=None)
             elif stretches:
@@ -138,7 +138,7 @@ def _stretches(marks: Sequence[_Mark]) -> list[Stretch]:
             stretches.append(recovered)
         elif stretches:
             stretches[-1] = _ended(stretches[-1], mark.at_ns, mark.took_ns)
-        stretches.append(Stretch(mark.phase, mark.at_ns, None, None, mark.round))
+        stretches.append(PhaseInterval(mark.phase, mark.at_ns, None, None, mark.round))
     if stretches and stretches[-1].phase == Phase.ENDED:
         stretches[-1] = replace(stretches[-1], end_ns=stretches[-1].start_ns, duration_ns=0)
     return stretches
@@ -150,16 +150,16 @@ def _round_before(mark: _Mark, before: _Mark | None) -> int | None:
     return mark.round if mark.round is not None else before.round if before is not None else None
 
 
-def _ended(stretch: Stretch, end_ns: int | None, took_ns: int | None) -> Stretch:
+def _ended(stretch: PhaseInterval, end_ns: int | None, took_ns: int | None) -> PhaseInterval:
     if end_ns is not None and stretch.start_ns is not None:
         end_ns = max(end_ns, stretch.start_ns)
         took_ns = end_ns - stretch.start_ns if took_ns is None else took_ns
     return replace(stretch, end_ns=end_ns, duration_ns=None if took_ns is None else max(0, took_ns))
 
 
-def _with_rounds(stretches: Sequence[Stretch]) -> tuple[Stretch, ...]:
+def _with_rounds(stretches: Sequence[PhaseInterval]) -> tuple[PhaseInterval, ...]:
     """A rendezvous has the round that it led to; what says no round is in the one before it."""
-    told: list[Stretch] = []
+    told: list[PhaseInterval] = []
     for i, stretch in enumerate(stretches):
         if stretch.phase == Phase.RENDEZVOUS:
             following = stretches[i + 1] if i + 1 < len(stretches) else None

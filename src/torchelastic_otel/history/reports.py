@@ -53,7 +53,7 @@ class Changed:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class RestartReport:
     """What an agent said of a restart.
 
     Attributes:
@@ -115,7 +115,7 @@ class Waiting:
     waited_ns: int
 
 
-Report = Lost | Changed | Told | Begun
+Report = Lost | Changed | RestartReport | Begun
 
 
 def reports_of(event: ElasticEvent, current: int | None) -> Iterator[Report]:
@@ -153,12 +153,12 @@ def reports_of(event: ElasticEvent, current: int | None) -> Iterator[Report]:
         )
 
 
-def _told(event: ElasticEvent, round_: int | None) -> Told:
+def _told(event: ElasticEvent, round_: int | None) -> RestartReport:
     completed = event.name == semconv.RESTART_COMPLETED
     durations = tuple(
         (phase, seconds_of(event, semconv.RESTART_PHASE_DURATION.format(phase=phase))) for phase in PHASES
     )
-    return Told(
+    return RestartReport(
         round_,
         text_of(event, semconv.RESTART_REASON) or "unknown",
         event.attributes.get(semconv.RESTART_AGREED) is True,

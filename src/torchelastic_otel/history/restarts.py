@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from torchelastic_otel.history.agent_history import Course
-from torchelastic_otel.history.causes import Verdict
-from torchelastic_otel.history.reports import PHASES, Changed, Told
+from torchelastic_otel.history.agent_history import AgentHistory
+from torchelastic_otel.history.causes import RoundFailures
+from torchelastic_otel.history.reports import PHASES, Changed, RestartReport
 from torchelastic_otel.history.types import LeftReason, Restart, Round
 from torchelastic_otel.model.phases import Phase
 
 
 def restart_after(
-    round_: Round, following: int, here: Sequence[Course], courses: Sequence[Course], verdict: Verdict
+    round_: Round, following: int, here: Sequence[AgentHistory], courses: Sequence[AgentHistory], verdict: RoundFailures
 ) -> Restart:
     """The restart that ended a round.
 
@@ -38,12 +38,14 @@ def restart_after(
         report.index
         for course in courses
         for report in course.reports
-        if isinstance(report, Told) and report.round == following and report.index is not None
+        if isinstance(report, RestartReport) and report.round == following and report.index is not None
     ]
     return Restart(reason, max(indices, default=None), agreed, phases, duration_ns)
 
 
-def _reason(round_: Round, following: int, here: Sequence[Course], courses: Iterable[Course], verdict: Verdict) -> str:
+def _reason(
+    round_: Round, following: int, here: Sequence[AgentHistory], courses: Iterable[AgentHistory], verdict: RoundFailures
+) -> str:
     """The reason as the events of all nodes tell it; one node's own view where they do not."""
     if verdict.cause is not None:
         return "node_lost" if verdict.cause.kind == "node_lost" else "worker_failure"
@@ -69,7 +71,7 @@ def _reason(round_: Round, following: int, here: Sequence[Course], courses: Iter
     )
 
 
-def _changes(number: int, courses: Iterable[Course]) -> list[Changed]:
+def _changes(number: int, courses: Iterable[AgentHistory]) -> list[Changed]:
     return [
         report
         for course in courses
@@ -78,7 +80,7 @@ def _changes(number: int, courses: Iterable[Course]) -> list[Changed]:
     ]
 
 
-def _completed(following: int, courses: Iterable[Course], verdict: Verdict) -> Told | None:
+def _completed(following: int, courses: Iterable[AgentHistory], verdict: RoundFailures) -> RestartReport | None:
     """The restart as the node of the failure told it: only there something was detected.
 
     Else as the agent that speaks for the job told it, else as the slowest one did.
@@ -87,13 +89,15 @@ def _completed(following: int, courses: Iterable[Course], verdict: Verdict) -> T
         (verdict.cause is not None and course.is_node_of(verdict.cause), report)
         for course in courses
         for report in course.reports
-        if isinstance(report, Told) and report.round == following and any(took is not None for _, took in report.phases)
+        if isinstance(report, RestartReport)
+        and report.round == following
+        and any(took is not None for _, took in report.phases)
     ]
     best = max(told, key=lambda each: (each[0], each[1].writer, each[1].duration_ns or 0, repr(each[1])), default=None)
     return None if best is None else best[1]
 
 
-def _phases(round_: Round, following: int, here: Sequence[Course]) -> dict[str, int | None]:
+def _phases(round_: Round, following: int, here: Sequence[AgentHistory]) -> dict[str, int | None]:
     """The steps of the node whose failure it was; else of the first that went on."""
     cause = round_.first_failure
     went_on = [course for course in here if following in course.parts]

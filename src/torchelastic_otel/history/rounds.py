@@ -10,12 +10,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from torchelastic_otel.history import restarts
-from torchelastic_otel.history.agent_history import Course
-from torchelastic_otel.history.causes import Verdict, verdict_on
-from torchelastic_otel.history.failed_rounds import LEFT, attempt, with_missing
-from torchelastic_otel.history.lost_nodes import Loss
-from torchelastic_otel.history.participation import Part
-from torchelastic_otel.history.reports import Begun, Changed, Told
+from torchelastic_otel.history.agent_history import AgentHistory
+from torchelastic_otel.history.causes import RoundFailures, round_failures
+from torchelastic_otel.history.failed_rounds import LEFT, failed_round, with_missing
+from torchelastic_otel.history.lost_nodes import LostNode
+from torchelastic_otel.history.participation import RoundParticipation
+from torchelastic_otel.history.reports import Begun, Changed, RestartReport
 from torchelastic_otel.history.types import LeftReason, Node, Outcome, Round
 from torchelastic_otel.model.phases import Phase
 
@@ -23,7 +23,7 @@ _GOES_ON = (LeftReason.WORKER_FAILURE, LeftReason.MEMBERSHIP_CHANGE, None)
 _ENDING = (LeftReason.LOST, LeftReason.SUCCEEDED, LeftReason.ERROR)
 
 
-def rounds_of(courses: Sequence[Course], losses: Mapping[tuple[str, int], Loss]) -> tuple[Round, ...]:
+def rounds_of(courses: Sequence[AgentHistory], losses: Mapping[tuple[str, int], LostNode]) -> tuple[Round, ...]:
     """The rounds in order."""
     numbers = sorted({round_ for course in courses for round_ in course.parts})
     rounds: list[Round] = []
@@ -31,7 +31,7 @@ def rounds_of(courses: Sequence[Course], losses: Mapping[tuple[str, int], Loss])
         before = rounds[-1] if rounds else None
         following = numbers[i + 1] if i + 1 < len(numbers) else None
         rounds.append(_round(number, before, following, courses, losses))
-    never_formed = attempt(rounds, courses)
+    never_formed = failed_round(rounds, courses)
     if never_formed is not None:
         rounds.append(never_formed)
     return tuple(with_missing(rounds, courses))
@@ -41,8 +41,8 @@ def _round(
     number: int,
     before: Round | None,
     following: int | None,
-    courses: Sequence[Course],
-    losses: Mapping[tuple[str, int], Loss],
+    courses: Sequence[AgentHistory],
+    losses: Mapping[tuple[str, int], LostNode],
 ) -> Round:
     here = [course for course in courses if number in course.parts]
     told = [report for course in here for report in course.reports if _is_of(report, number)]
@@ -51,9 +51,9 @@ def _round(
         report
         for course in courses
         for report in course.reports
-        if isinstance(report, Told) and following is not None and report.round == following
+        if isinstance(report, RestartReport) and following is not None and report.round == following
     ]
-    verdict = verdict_on(number, here, lost, later)
+    verdict = round_failures(number, here, lost, later)
     begun = next((report for report in told if isinstance(report, Begun)), None)
     started_ns = _started(number, before, here, begun)
     nodes = _nodes(number, here, lost, started_ns)
@@ -93,14 +93,16 @@ def _round(
 
 
 def _is_of(report: object, number: int) -> bool:
-    return isinstance(report, (Begun, Changed, Told)) and report.round == number
+    return isinstance(report, (Begun, Changed, RestartReport)) and report.round == number
 
 
-def _is_gone(node_id: str, number: int, courses: Iterable[Course]) -> bool:
+def _is_gone(node_id: str, number: int, courses: Iterable[AgentHistory]) -> bool:
     return not any(course.agent.node_id == node_id and (course.last_round or 0) > number for course in courses)
 
 
-def _nodes(number: int, here: Sequence[Course], lost: Sequence[Loss], started_ns: int | None) -> tuple[Node, ...]:
+def _nodes(
+    number: int, here: Sequence[AgentHistory], lost: Sequence[LostNode], started_ns: int | None
+) -> tuple[Node, ...]:
     gone = {loss.node_id: loss for loss in lost}
     nodes = [_node(course, course.parts[number], gone.get(course.agent.node_id or ""), started_ns) for course in here]
     known = {node.node_id for node in nodes}
@@ -123,7 +125,7 @@ def address_of(node_id: str) -> str:
     return node_id.rsplit("_", 2)[0]
 
 
-def _node(course: Course, part: Part, loss: Loss | None, started_ns: int | None) -> Node:
+def _node(course: AgentHistory, part: RoundParticipation, loss: LostNode | None, started_ns: int | None) -> Node:
     stretches = tuple(stretch for stretch in course.stretches if stretch.round == part.round)
     left_ns, reason = _leaving(course, part, loss)
     failures = sorted(part.failures.values(), key=lambda failure: (failure.at_ns or 0, failure.rank or 0))
@@ -144,7 +146,9 @@ def _node(course: Course, part: Part, loss: Loss | None, started_ns: int | None)
     )
 
 
-def _leaving(course: Course, part: Part, loss: Loss | None) -> tuple[int | None, LeftReason | None]:
+def _leaving(
+    course: AgentHistory, part: RoundParticipation, loss: LostNode | None
+) -> tuple[int | None, LeftReason | None]:
     """When and why a node left a round: it was lost, went on to another, or came to its end in it."""
     if loss is not None:
         return loss.heard_ns, LeftReason.LOST
@@ -165,7 +169,7 @@ def _leaving(course: Course, part: Part, loss: Loss | None) -> tuple[int | None,
     return end.at_ns, LEFT.get(end.outcome)
 
 
-def _restarting(course: Course, part: Part) -> LeftReason:
+def _restarting(course: AgentHistory, part: RoundParticipation) -> LeftReason:
     if part.trigger is not None:
         return LeftReason.WORKER_FAILURE if part.trigger == "worker_failure" else LeftReason.MEMBERSHIP_CHANGE
     later = [other.restart_count for number, other in course.parts.items() if number > part.round]
@@ -174,7 +178,7 @@ def _restarting(course: Course, part: Part) -> LeftReason:
     return LeftReason.WORKER_FAILURE if part.failures or rose else LeftReason.MEMBERSHIP_CHANGE
 
 
-def _started(number: int, before: Round | None, here: Sequence[Course], begun: Begun | None) -> int | None:
+def _started(number: int, before: Round | None, here: Sequence[AgentHistory], begun: Begun | None) -> int | None:
     """When the first node set out; one that had waited for a place all the time does not count."""
     old = {node.node_id for node in before.nodes} if before is not None else set()
     comers = [course for course in here if course.agent.node_id in old] or list(here)
@@ -190,7 +194,7 @@ def _started(number: int, before: Round | None, here: Sequence[Course], begun: B
     return min(times, default=None)
 
 
-def _training(here: Sequence[Course], number: int) -> int | None:
+def _training(here: Sequence[AgentHistory], number: int) -> int | None:
     told = [
         worker.training_ns
         for course in here
@@ -201,21 +205,23 @@ def _training(here: Sequence[Course], number: int) -> int | None:
     return max(told) if told else max((at_ns for at_ns in running if at_ns is not None), default=None)
 
 
-def _trace(number: int, here: Sequence[Course], begun: Begun | None) -> str | None:
+def _trace(number: int, here: Sequence[AgentHistory], begun: Begun | None) -> str | None:
     told = sorted(trace for course in here if (trace := course.parts[number].trace_id) is not None)
     return told[0] if told else begun.trace_id if begun is not None else None
 
 
-def _last_joiner(number: int, here: Sequence[Course], nodes: Sequence[Node], told: Sequence[object]) -> str | None:
+def _last_joiner(
+    number: int, here: Sequence[AgentHistory], nodes: Sequence[Node], told: Sequence[object]
+) -> str | None:
     for report in told:
-        if isinstance(report, (Told, Begun)) and report.last_joiner is not None:
+        if isinstance(report, (RestartReport, Begun)) and report.last_joiner is not None:
             return report.last_joiner
     arrived = [(at_ns, node_id) for course in here if (at_ns := _arrived(course, number)) is not None
                and (node_id := course.agent.node_id) is not None]  # fmt: skip
     return max(arrived)[1] if arrived and len(arrived) == len(nodes) else None
 
 
-def _arrived(course: Course, number: int) -> int | None:
+def _arrived(course: AgentHistory, number: int) -> int | None:
     """When it came to the rendezvous; where nobody told that, when it was in."""
     came = [
         stretch.start_ns
@@ -229,7 +235,11 @@ def _arrived(course: Course, number: int) -> int | None:
 
 
 def _outcome(
-    round_: Round, following: int | None, verdict: Verdict, here: Sequence[Course], courses: Sequence[Course]
+    round_: Round,
+    following: int | None,
+    verdict: RoundFailures,
+    here: Sequence[AgentHistory],
+    courses: Sequence[AgentHistory],
 ) -> Outcome:
     if following is not None:
         return Outcome.FAILED if verdict.cause is not None else Outcome.UNKNOWN

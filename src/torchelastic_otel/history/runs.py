@@ -7,15 +7,19 @@ from dataclasses import replace
 
 from torchelastic_otel import semconv
 from torchelastic_otel.history import caveats
-from torchelastic_otel.history.agent_history import Course
-from torchelastic_otel.history.lost_nodes import Loss, losses_of
+from torchelastic_otel.history.agent_history import AgentHistory
+from torchelastic_otel.history.lost_nodes import LostNode, lost_nodes
 from torchelastic_otel.history.rounds import address_of, rounds_of
 from torchelastic_otel.history.times import times_of, training_ratio, unheard
 from torchelastic_otel.history.types import Member, Outcome, Round, Run
 
 
 def run_of(
-    run_id: str, nonce: str | None, courses: Sequence[Course], by_time: Sequence[Course], notes: Iterable[str]
+    run_id: str,
+    nonce: str | None,
+    courses: Sequence[AgentHistory],
+    by_time: Sequence[AgentHistory],
+    notes: Iterable[str],
 ) -> Run:
     """The run.
 
@@ -26,7 +30,7 @@ def run_of(
         by_time: Those of them that are here only since they lived at the same time as the others.
         notes: What is known to be missing.
     """
-    losses = losses_of(courses)
+    losses = lost_nodes(courses)
     rounds = _numbered(rounds_of(courses, losses))
     outcome = _outcome(courses, rounds)
     starts = [first for course in courses if (first := course.agent.times[0]) is not None]
@@ -64,7 +68,7 @@ def run_of(
     )
 
 
-def _partakers(courses: Sequence[Course]) -> Sequence[Course]:
+def _partakers(courses: Sequence[AgentHistory]) -> Sequence[AgentHistory]:
     return [course for course in courses if course.parts] or courses
 
 
@@ -79,7 +83,7 @@ def _numbered(rounds: Sequence[Round]) -> tuple[Round, ...]:
     return tuple(told)
 
 
-def _outcome(courses: Sequence[Course], rounds: Sequence[Round]) -> Outcome:
+def _outcome(courses: Sequence[AgentHistory], rounds: Sequence[Round]) -> Outcome:
     """A run has failed if any node failed; what stood by, waited or was lost on the way is no failure of the run's."""
     partakers = _partakers(courses)
     ends = [course.end for course in partakers]
@@ -103,7 +107,7 @@ _OF_RUNS = (Outcome.SUCCEEDED, Outcome.FAILED, Outcome.RUNNING, Outcome.UNKNOWN)
 
 
 def _members(
-    courses: Sequence[Course], rounds: Sequence[Round], losses: Mapping[tuple[str, int], Loss]
+    courses: Sequence[AgentHistory], rounds: Sequence[Round], losses: Mapping[tuple[str, int], LostNode]
 ) -> tuple[Member, ...]:
     members = [_member(course, losses) for course in courses]
     known = {member.node_id for member in members}
@@ -133,7 +137,7 @@ def _members(
     return tuple(sorted(members, key=order))
 
 
-def _member(course: Course, losses: Mapping[tuple[str, int], Loss]) -> Member:
+def _member(course: AgentHistory, losses: Mapping[tuple[str, int], LostNode]) -> Member:
     agent, end = course.agent, course.end
     first_ns, last_ns = agent.times
     outcome = end.outcome

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-from torchelastic_otel.history.agent_history import Course
-from torchelastic_otel.history.lost_nodes import Loss
-from torchelastic_otel.history.types import Outcome, Round, State, Stretch
+from torchelastic_otel.history.agent_history import AgentHistory
+from torchelastic_otel.history.lost_nodes import LostNode
+from torchelastic_otel.history.types import Outcome, PhaseInterval, Round, State
 from torchelastic_otel.model.phases import Phase
 
 _ORDER: Final = (
@@ -36,7 +36,7 @@ _Interval = tuple[int, int, int]
 
 
 def times_of(
-    courses: Sequence[Course], rounds: Sequence[Round], losses: Mapping[tuple[str, int], Loss]
+    courses: Sequence[AgentHistory], rounds: Sequence[Round], losses: Mapping[tuple[str, int], LostNode]
 ) -> dict[State, int]:
     """How long the job was at each state, nanoseconds."""
     by_number = {round_.round: round_ for round_ in rounds}
@@ -65,7 +65,7 @@ def training_ratio(time: Mapping[State, int], wall_ns: int | None) -> float | No
     return (time[State.TRAINING] + untold_ns) / wall_ns
 
 
-def unheard(courses: Sequence[Course], losses: Mapping[tuple[str, int], Loss]) -> list[Course]:
+def unheard(courses: Sequence[AgentHistory], losses: Mapping[tuple[str, int], LostNode]) -> list[AgentHistory]:
     """Agents of which nobody knows how long they went on: their events stop without an end, and so does the story.
 
     One that the others went on without, or whose heartbeats are here, its own or as a peer told, is none of them.
@@ -80,16 +80,16 @@ def unheard(courses: Sequence[Course], losses: Mapping[tuple[str, int], Loss]) -
     ]
 
 
-def _is_heard(course: Course, losses: Mapping[tuple[str, int], Loss]) -> bool:
+def _is_heard(course: AgentHistory, losses: Mapping[tuple[str, int], LostNode]) -> bool:
     loss = losses.get((course.agent.node_id or "", course.last_round if course.last_round is not None else -1))
     return course.beats or (loss is not None and loss.heard_ns is not None)
 
 
 def _intervals(
-    course: Course,
+    course: AgentHistory,
     rounds: Sequence[Round],
     by_number: Mapping[int, Round],
-    losses: Mapping[tuple[str, int], Loss],
+    losses: Mapping[tuple[str, int], LostNode],
 ) -> Iterator[_Interval]:
     first_round = rounds[0].round if rounds else None
     numbers = [round_.round for round_ in rounds]
@@ -113,7 +113,9 @@ def _intervals(
             yield start_ns, end_ns, _ORDER.index(_STATES[stretch.phase])
 
 
-def _last_word(course: Course, i: int, stretch: Stretch, losses: Mapping[tuple[str, int], Loss]) -> int | None:
+def _last_word(
+    course: AgentHistory, i: int, stretch: PhaseInterval, losses: Mapping[tuple[str, int], LostNode]
+) -> int | None:
     """The end of a phase that nobody told the end of: where the agent was last heard of, if it was its last one."""
     if i + 1 < len(course.stretches):
         return None

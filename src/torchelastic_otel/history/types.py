@@ -120,7 +120,7 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
-class Stretch:
+class PhaseInterval:
     """One phase of one agent.
 
     Attributes:
@@ -166,7 +166,7 @@ class Node:
     told: bool = True
     workers: tuple[Worker, ...] = ()
     failures: tuple[Failure, ...] = ()
-    phases: tuple[Stretch, ...] = ()
+    phases: tuple[PhaseInterval, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

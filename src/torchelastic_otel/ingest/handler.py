@@ -10,13 +10,13 @@ from __future__ import annotations
 import logging
 
 from torchelastic_otel.guard import guard
-from torchelastic_otel.ingest.queue import Inlet
+from torchelastic_otel.ingest.queue import IngestQueue
 
 
 class SpoolHandler(logging.Handler):
     """Puts what is logged into the inlet, as recorded to one destination."""
 
-    def __init__(self, destination: str, inlet: Inlet) -> None:
+    def __init__(self, destination: str, inlet: IngestQueue) -> None:
         super().__init__(logging.NOTSET)
         self.destination = destination
         self._inlet = inlet
@@ -33,4 +33,4 @@ class SpoolHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Hand the record's message over."""
         with guard:
-            self._inlet.put(self.destination, record.getMessage())
+            self._inlet.submit(self.destination, record.getMessage())

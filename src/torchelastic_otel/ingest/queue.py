@@ -28,18 +28,18 @@ from torchelastic_otel.guard import guard
 if TYPE_CHECKING:
     from typing import Protocol, TypeAlias
 
-    Observation: TypeAlias = tuple[str, str, int, int]
+    Record: TypeAlias = tuple[str, str, int, int]
     """What a handler saw, not yet read: destination, text, wall clock ns, monotonic ns."""
-    Handed: TypeAlias = tuple[Observation | None, _thread.LockType]
+    Handed: TypeAlias = tuple[Record | None, _thread.LockType]
 
-    class Keeper(Protocol):
+    class RecordWriter(Protocol):
         """Keeps observations; used by the writer thread only."""
 
-        def keep(self, observations: list[Observation]) -> int:
+        def append(self, observations: list[Record]) -> int:
             """Keep them and return how many could not be kept; where it raises, none was."""
             ...
 
-        def settle(self) -> None:
+        def process(self) -> None:
             """Do what nobody has to wait for; called when nobody has come for a moment."""
             ...
 
@@ -53,7 +53,7 @@ SETTLE_AFTER_S: Final = 0.02
 _MAX_BATCH: Final = 256
 
 
-_inlets: weakref.WeakSet[Inlet] = weakref.WeakSet()
+_inlets: weakref.WeakSet[IngestQueue] = weakref.WeakSet()
 
 
 def _begin_anew_in_child() -> None:
@@ -65,7 +65,7 @@ def _begin_anew_in_child() -> None:
 os.register_at_fork(after_in_child=_begin_anew_in_child)
 
 
-class Inlet:
+class IngestQueue:
     """See the header of this file.
 
     Args:
@@ -78,7 +78,7 @@ class Inlet:
 
     def __init__(
         self,
-        make_keeper: Callable[[], Keeper],
+        make_keeper: Callable[[], RecordWriter],
         *,
         wait_s: float = WAIT_S,
         max_waiting: int = MAX_WAITING,
@@ -109,11 +109,11 @@ class Inlet:
         self._pid = os.getpid()  # last, so that a new process is never taken for begun when it is half
 
     @property
-    def waiting(self) -> int:
+    def pending(self) -> int:
         """Texts handed over and not yet kept."""
         return max(0, self._queue.qsize() - self._errands + self._errands_done) + self._in_hand
 
-    def put(self, destination: str, text: str) -> bool:
+    def submit(self, destination: str, text: str) -> bool:
         """Hand one recorded text over.
 
         Returns:
@@ -125,7 +125,7 @@ class Inlet:
         """Start the writer and what follows it, without waiting."""
         self._hand_over(None, 0)
 
-    def drain(self, timeout_s: float) -> bool:
+    def flush(self, timeout_s: float) -> bool:
         """Wait until everything put before is kept. Whether it is."""
         self._stalled = False
         return self._hand_over(None, timeout_s)
@@ -136,11 +136,11 @@ class Inlet:
             self._stopping = True
             self._hand_over(None, 0)
 
-    def end(self) -> None:
+    def close(self) -> None:
         """The process ends and what was put is delivered: what torch's threads still say is not kept, nor counted."""
         self._over = True
 
-    def _hand_over(self, observation: Observation | None, wait_s: float) -> bool:
+    def _hand_over(self, observation: Record | None, wait_s: float) -> bool:
         if self._pid != os.getpid():
             self._begin()  # a fork that Python was not told of
         if self._over and observation is not None:
@@ -176,7 +176,7 @@ class Inlet:
         if not writing.acquire(False):
             return
         self._running = True
-        keeper: Keeper | None = None
+        keeper: RecordWriter | None = None
         unsettled = 0
         while True:
             try:
@@ -191,11 +191,11 @@ class Inlet:
             try:
                 keeper = keeper or self._make_keeper()
                 if observations:
-                    missed = keeper.keep(observations)
+                    missed = keeper.append(observations)
                     self.lost += missed  # not in one line: callers count too, in the meantime
             except BaseException as error:  # noqa: BLE001 - no signal comes to this thread, and it must never end
                 self.lost += len(observations)
-                guard.kept_in(error)
+                guard.suppress(error)
             self._in_hand = 0
             self._stalled = False
             for observation, done in batch:
@@ -207,9 +207,9 @@ class Inlet:
                 # somebody asks for everything, or nobody has come for a while, or enough has come together
                 unsettled = 0
                 try:
-                    keeper.settle()
+                    keeper.process()
                 except BaseException as error:  # noqa: BLE001 - as above
-                    guard.kept_in(error)
+                    guard.suppress(error)
             for observation, done in batch:
                 if observation is None:
                     done.release()

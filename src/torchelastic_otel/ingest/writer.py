@@ -18,16 +18,24 @@ from typing import TYPE_CHECKING, Final, Protocol
 from torchelastic_otel.guard import guard
 from torchelastic_otel.model.event import ElasticEvent
 from torchelastic_otel.model.metric import Snapshot
-from torchelastic_otel.processing.metrics.self_metrics import Outside
+from torchelastic_otel.processing.metrics.self_metrics import SelfMetrics
 from torchelastic_otel.processing.metrics.snapshot import acknowledge, is_due, snapshot
-from torchelastic_otel.processing.processor import SPANS, STANDING_KEY, TALLY_KEY, Known, Read, raw_payload, read
+from torchelastic_otel.processing.processor import (
+    SPANS,
+    STANDING_KEY,
+    TALLY_KEY,
+    ProcessorState,
+    ProcessResult,
+    encode_record,
+    process,
+)
 from torchelastic_otel.spool.errors import SpoolError, SpoolTooSmallError
 from torchelastic_otel.spool.records import row_bytes
 from torchelastic_otel.spool.store import Spool
 
 if TYPE_CHECKING:
-    from torchelastic_otel.ingest.queue import Observation
-    from torchelastic_otel.processing.metrics import Tally
+    from torchelastic_otel.ingest.queue import Record
+    from torchelastic_otel.processing.metrics import MetricState
 
 logger = logging.getLogger("torchelastic_otel")
 
@@ -38,7 +46,7 @@ _NO_META: Final[Mapping[str, str]] = {}
 Redact = Callable[[ElasticEvent], ElasticEvent]
 
 
-class Landing(Protocol):
+class SpoolProvider(Protocol):
     """Where the writer gets its spools from, and whom it tells."""
 
     @property
@@ -75,7 +83,7 @@ class Writer:
 
     def __init__(
         self,
-        landing: Landing,
+        landing: SpoolProvider,
         redact: Redact | None = None,
         *,
         wall_ns: Callable[[], int] = time.time_ns,
@@ -86,36 +94,36 @@ class Writer:
         self._landing = landing
         self._redact = redact
         self._spool = landing.open_spool()
-        self._known = Known.at_start(landing.started_ns)
+        self._known = ProcessorState.initial(landing.started_ns)
         self._knowing = threading.RLock()  # among our own threads: the numbers are asked for from another one
         self._unsettled: list[tuple[int, str, str]] = []
         self._dropped = 0
         self._redaction_failed = False
 
-    def keep(self, observations: Sequence[Observation]) -> int:
+    def append(self, observations: Sequence[Record]) -> int:
         """Keep a batch; how many of it could not be kept, not even in memory. :meth:`settle` comes next."""
-        raw = [(destination, raw_payload(text, *times)) for destination, text, *times in observations]
+        raw = [(destination, encode_record(text, *times)) for destination, text, *times in observations]
         if self._redact is None and all(len(payload) <= MAX_RAW for _, payload in raw):
             return sum(self._append(portion, raw=True) for portion in _portions(raw, self._spool.append_limit))
         if self._unsettled:
-            self.settle()  # what came before is read before
+            self.process()  # what came before is read before
         with self._knowing:
-            self._known, done = read(self._known, raw, None if self._redact is None else self._redacted)
+            self._known, done = process(self._known, raw, None if self._redact is None else self._redacted)
             meta = self._known.to_meta()
             if self._redact is not None:
                 del meta[STANDING_KEY]  # it is not looked at by the hook, and without raw rows nobody asks for it
-            return self._append_all(_rows(done.events) + _rows(done.more) + _spans(done), meta)
+            return self._append_all(_rows(done.events) + _rows(done.derived) + _spans(done), meta)
 
-    def settle(self) -> None:
+    def process(self) -> None:
         """Make events of what was kept raw, and tell the landing; nobody of torch's waits for this."""
         if self._unsettled:
             unsettled, self._unsettled = self._unsettled, []
             sequences = [sequence for sequence, _, _ in unsettled]
             with self._knowing:
-                self._known, done = read(self._known, [(destination, raw) for _, destination, raw in unsettled])
+                self._known, done = process(self._known, [(destination, raw) for _, destination, raw in unsettled])
                 meta = self._known.to_meta()
                 written = _rows(done.events)
-                more = _rows(done.more) + _spans(done)
+                more = _rows(done.derived) + _spans(done)
                 try:
                     keys = self._landing.seen({destination for destination, _ in more}) if more else {}
                     keyed = [(keys[destination], row) for destination, row in more]
@@ -129,7 +137,7 @@ class Writer:
         self._landing.committed()
         self._spool.tidy()
 
-    def take_snapshot(self, outside: Outside) -> Snapshot:
+    def collect(self, outside: SelfMetrics) -> Snapshot:
         """The numbers of this process at this moment; from any thread of ours.
 
         Args:
@@ -137,30 +145,30 @@ class Writer:
         """
         with self._knowing:
             taken, tally = snapshot(
-                self._known.tally, now_wall_ns=self._wall_ns(), now_monotonic_ns=self._monotonic_ns(), outside=outside
+                self._known.metrics, now_wall_ns=self._wall_ns(), now_monotonic_ns=self._monotonic_ns(), outside=outside
             )
             self._note(tally)
         return taken
 
-    def acknowledge_snapshot(self, accepted: Snapshot) -> bool:
+    def commit(self, accepted: Snapshot) -> bool:
         """A snapshot was accepted: its series have begun; whether it held something back that wants another one."""
         with self._knowing:
-            held_back = self._known.tally.held_back
-            tally = acknowledge(self._known.tally, accepted)
+            held_back = self._known.metrics.held_back
+            tally = acknowledge(self._known.metrics, accepted)
             self._note(tally)
         return held_back
 
-    def _note(self, tally: Tally) -> None:
+    def _note(self, tally: MetricState) -> None:
         """Keep the numbers as they are told; with the lock, so that older ones never take the place of newer ones."""
-        self._known = replace(self._known, tally=tally)
+        self._known = replace(self._known, metrics=tally)
         try:
             self._spool.put_meta(TALLY_KEY, tally.to_json())
         except SpoolError as error:
             logger.debug("%s", error)  # the next rows go to memory, and the numbers with them
 
-    def wants_snapshot(self) -> bool:
+    def should_collect(self) -> bool:
         """Whether there are series that must begin before what they count is told."""
-        return is_due(self._known.tally)
+        return is_due(self._known.metrics)
 
     def _append_all(self, rows: list[tuple[str, str]], meta: Mapping[str, str]) -> int:
         """Keep rows that are read, and with the last of them what is known then."""
@@ -176,9 +184,9 @@ class Writer:
             first, dropped = self._spool.append(keyed, raw=raw, meta=meta)
         except SpoolError as error:
             if self._spool.path is None or isinstance(error, SpoolTooSmallError):
-                guard.kept_in(error)
+                guard.suppress(error)
                 return len(rows)
-            self.settle()
+            self.process()
             self._go_on_in_memory(error, self._spool.last_sequence + 1)
             return self._append(rows, raw=raw, meta=meta)
         if raw:
@@ -207,7 +215,7 @@ class Writer:
                 raise TypeError(f"a redaction hook returns an ElasticEvent, this one {type(redacted).__name__}")
             return ElasticEvent.from_json(redacted.to_json())
         except BaseException as error:  # noqa: BLE001 - a hook that calls sys.exit() is broken like any other
-            guard.kept_in(error)
+            guard.suppress(error)
             if not self._redaction_failed:
                 self._redaction_failed = True
                 logger.warning("the redaction hook failed (%s): the texts of such events are withheld", error)
@@ -220,7 +228,7 @@ def _rows(events: Iterable[ElasticEvent]) -> list[tuple[str, str]]:
     return [(event.destination, event.to_json()) for event in events]
 
 
-def _spans(done: Read) -> list[tuple[str, str]]:
+def _spans(done: ProcessResult) -> list[tuple[str, str]]:
     return [(SPANS, span.to_json()) for span in done.spans]
 
 

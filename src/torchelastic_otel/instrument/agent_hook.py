@@ -21,18 +21,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from torchelastic_otel.agent.config import AgentSpec
-from torchelastic_otel.agent.coordination.coordinator import JobFacts
-from torchelastic_otel.agent.event_loop import WatchThread
-from torchelastic_otel.agent.observer import AgentWatch
+from torchelastic_otel.agent.config import AgentConfig
+from torchelastic_otel.agent.coordination.coordinator import JobCoordinator
+from torchelastic_otel.agent.event_loop import EventLoopThread
+from torchelastic_otel.agent.observer import AgentObserver
 from torchelastic_otel.agent.training import VARIABLE as TRAINING_FILE
 from torchelastic_otel.agent.workers import Worker
 from torchelastic_otel.guard import guard
 from torchelastic_otel.instrument.arming import Patches
-from torchelastic_otel.instrument.patching import Around, ById, Methods, nothing
+from torchelastic_otel.instrument.patching import Around, IdentityMap, MethodPatcher, nothing
 from torchelastic_otel.instrument.rendezvous_hook import Kept, TorchRendezvous, sanitizing
 from torchelastic_otel.model.failure import MEMBERSHIP_CHANGE, WORKER_FAILURE
-from torchelastic_otel.model.inferred_event import Fact
+from torchelastic_otel.model.inferred_event import InferredEvent
 from torchelastic_otel.model.job_environment import said_host_name
 from torchelastic_otel.model.text import bounded
 
@@ -60,8 +60,8 @@ HOOK_POINTS: Final = (
 class _Watched:
     """One agent under watch."""
 
-    watch: AgentWatch
-    job: JobFacts
+    watch: AgentObserver
+    job: JobCoordinator
     rendezvous: TorchRendezvous
     inside: set[str] = field(default_factory=set)
 
@@ -81,7 +81,7 @@ class AgentHooks:
     def __init__(
         self,
         patches: Patches,
-        say: Callable[[Fact], object],
+        say: Callable[[InferredEvent], object],
         *,
         store_is_safe: bool,
         hosts_store: Callable[[], bool],
@@ -91,11 +91,11 @@ class AgentHooks:
         self._at_end = at_end
         self._hands_context_on = hands_context_on
         self._patches = patches
-        self._methods = Methods(patches)
+        self._methods = MethodPatcher(patches)
         self._say = say
         self._store_is_safe = store_is_safe
         self._hosts_store = hosts_store
-        self._thread = WatchThread()
+        self._thread = EventLoopThread()
         self._with_environment: set[Any] = set()
         self._starts: _Watched | None = None
         # by identity: an agent's class may have its own idea of equality
@@ -105,14 +105,14 @@ class AgentHooks:
 
     def end(self) -> None:
         """No agent is watched any more."""
-        self._thread.end()
+        self._thread.stop()
 
     def agent_made(self, agent: Any, spec: Any) -> None:
         """Watch an agent, whatever class it is of."""
         handler = spec.rdzv_handler
         rendezvous = TorchRendezvous(handler)
         nodes_min, nodes_max = rendezvous.nodes()
-        described = AgentSpec(
+        described = AgentConfig(
             rendezvous.run_id,
             rendezvous.backend,
             str(spec.role),
@@ -123,7 +123,7 @@ class AgentHooks:
             int(spec.max_restarts),
         )
         holder = rendezvous.holder
-        job = JobFacts(
+        job = JobCoordinator(
             rendezvous.run_id,
             lambda: watch.id,
             bounded(said_host_name(os.environ) or socket.gethostname()),
@@ -131,7 +131,7 @@ class AgentHooks:
             self._thread,
             shared_rounds=holder is not None,
         )
-        watch = AgentWatch(described, self._say, self._thread, job, rendezvous.view)
+        watch = AgentObserver(described, self._say, self._thread, job, rendezvous.view)
         watched = _Watched(watch, job, rendezvous)
         self._agents[agent] = watched
         self._watched[id(handler)] = watched
@@ -146,7 +146,7 @@ class AgentHooks:
         around(kind, "_rendezvous", self._agents, self._rendezvous_begins, nothing)
         around(kind, "_start_workers", self._agents, self._starting, self._started)
         self._environment_hook(kind)
-        around(type(handler), "next_rendezvous", ById(self._watched), nothing, self._joined)
+        around(type(handler), "next_rendezvous", IdentityMap(self._watched), nothing, self._joined)
 
     # --- what needs the hooks themselves
 
@@ -155,7 +155,7 @@ class AgentHooks:
             return
         self._use_store(watched)
         _, rank, world_size = info if isinstance(info, tuple) and len(info) == 3 else (None, info.rank, info.world_size)
-        watched.watch.rendezvous_over(int(rank), int(world_size))
+        watched.watch.on_rendezvous_end(int(rank), int(world_size))
 
     def _use_store(self, watched: _Watched) -> None:
         watched.rendezvous.give_store_to(watched.job, is_safe=self._store_is_safe, hosts_store=self._hosts_store)
@@ -163,18 +163,18 @@ class AgentHooks:
     def _ran(self, watched: _Watched, agent: Any, args: Any, result: Any, error: BaseException | None) -> None:
         if error is not None:
             signal = getattr(error, "sigval", None)
-            watched.watch.ended("terminated" if signal is not None else "error", type(error).__name__)
+            watched.watch.on_exit("terminated" if signal is not None else "error", type(error).__name__)
         elif result is None:
-            watched.watch.ended("left", "RendezvousGracefulExitError")
+            watched.watch.on_exit("left", "RendezvousGracefulExitError")
         else:
             # a worker that hangs for good leaves the group unhealthy, which torch does not call failed (2.13 to 2.15)
             failed = result.is_failed() or result.state.name == "UNHEALTHY"
-            watched.watch.ended("failed" if failed else "succeeded", None)
+            watched.watch.on_exit("failed" if failed else "succeeded", None)
         self._at_end()
 
     def _rendezvous_begins(self, watched: _Watched, agent: Any, args: Any, result: Any, error: Any) -> None:
         self._use_store(watched)
-        watched.watch.rendezvous_begins()
+        watched.watch.on_rendezvous_begin()
 
     def _environment_hook(self, kind: type) -> None:
         """Add to the environment of workers, where the agent's ``_start_workers`` hands it to ``start_processes``."""
@@ -198,7 +198,7 @@ class AgentHooks:
         start_processes.__wrapped__ = original  # type: ignore[attr-defined]
         self._patches.put(local, "start_processes", start_processes)
 
-    def _add_to(self, environments: Mapping[int, dict[str, str]], watch: AgentWatch) -> None:
+    def _add_to(self, environments: Mapping[int, dict[str, str]], watch: AgentObserver) -> None:
         traceparent = watch.traceparent() if self._hands_context_on else None
         for rank, environment in environments.items():
             environment.setdefault(TRAINING_FILE, watch.training.path(rank))
@@ -207,7 +207,7 @@ class AgentHooks:
 
     def _starting(self, watched: _Watched, agent: Any, args: Any, result: Any, error: Any) -> None:
         self._starts = watched
-        watched.watch.starting()
+        watched.watch.on_start_begin()
 
     def _started(self, watched: _Watched, agent: Any, args: Any, pids: Any, error: BaseException | None) -> None:
         self._starts = None
@@ -217,7 +217,7 @@ class AgentHooks:
         context = getattr(agent, "_pcontext", None)
         files = getattr(context, "error_files", {})
         ranks = {worker.local_rank: worker.global_rank for worker in agent._worker_group.workers}
-        watched.watch.started(
+        watched.watch.on_start_end(
             Worker(int(local), ranks.get(local), int(pid), files.get(local)) for local, pid in sorted(pids.items())
         )
         if context is not None:
@@ -243,11 +243,11 @@ def _codes(context: Any) -> dict[int, int | None]:
 
 
 def _closing(watched: _Watched, context: Any, args: Any, result: Any, error: BaseException | None) -> None:
-    watched.watch.closing(_codes(context))
+    watched.watch.on_close_begin(_codes(context))
 
 
 def _closed(watched: _Watched, context: Any, args: Any, result: Any, error: BaseException | None) -> None:
-    watched.watch.closed(_codes(context))
+    watched.watch.on_close_end(_codes(context))
 
 
 def _monitored(watched: _Watched, agent: Any, args: Any, result: Any, error: BaseException | None) -> None:
@@ -256,29 +256,29 @@ def _monitored(watched: _Watched, agent: Any, args: Any, result: Any, error: Bas
     if result.state.name in ("UNHEALTHY", "FAILED"):
         failed = {failure.pid: failure.exitcode for failure in result.failures.values()}
         hanging = () if failed else tuple(getattr(agent, "_uninterruptible_state_first_seen", ()))
-        watched.watch.result(failed, hanging)
-    watched.watch.polled()
+        watched.watch.on_result(failed, hanging)
+    watched.watch.on_poll()
 
 
 def _restarting(watched: _Watched, agent: Any, args: Any, result: Any, error: BaseException | None) -> None:
     group = args[0] if args else agent._worker_group
     trigger = MEMBERSHIP_CHANGE if group.state.name == "HEALTHY" else WORKER_FAILURE
-    watched.watch.restarting(trigger, group.spec.max_restarts - agent._remaining_restarts)
+    watched.watch.on_restart(trigger, group.spec.max_restarts - agent._remaining_restarts)
 
 
 def _stopping(watched: _Watched, agent: Any, args: Any, result: Any, error: BaseException | None) -> None:
-    watched.watch.stopping()
+    watched.watch.on_stop()
 
 
 def _at_barrier(watched: _Watched, agent: Any, args: Any, result: Any, error: BaseException | None) -> None:
-    watched.watch.exit_barrier()
+    watched.watch.on_exit_barrier()
 
 
 def _shutting_down(watched: _Watched, agent: Any, args: Any, result: Any, error: BaseException | None) -> None:
     # torch calls it while it handles its own SignalException, and again, without one, at every other end
     signal = getattr(sys.exc_info()[1], "sigval", None)
     if signal is not None:
-        watched.watch.leaving(getattr(signal, "name", str(signal)))
+        watched.watch.on_leave(getattr(signal, "name", str(signal)))
 
 
 _AROUND: Final[Mapping[str, tuple[Around[_Watched], Around[_Watched]]]] = {

@@ -15,14 +15,14 @@ from typing import Any, Final
 
 from torchelastic_otel.guard import guard
 
-TORCHS_OWN: Final = "torch.distributed.elastic"
-COPIES: Final = ("nvidia_resiliency_ext.fault_tolerance._torch_elastic_compat",)
+TORCH_ELASTIC: Final = "torch.distributed.elastic"
+VENDORED_COPIES: Final = ("nvidia_resiliency_ext.fault_tolerance._torch_elastic_compat",)
 """Packages that are copies of torch's, for launchers that bring their own (NVRx 0.4, ``ft_launcher``)."""
-ELASTICS: Final = (TORCHS_OWN, *COPIES)
+ELASTIC_PACKAGES: Final = (TORCH_ELASTIC, *VENDORED_COPIES)
 _MISSING: Final = object()
 
 
-class DoesNotFitError(Exception):
+class IncompatibleTorchError(Exception):
     """This torch is not shaped as a hook knows it."""
 
 
@@ -51,12 +51,12 @@ class Patches:
 
 def loaded() -> tuple[str, ...]:
     """Those of :data:`ELASTICS` whose rendezvous is imported."""
-    return tuple(elastic for elastic in ELASTICS if elastic + ".rendezvous.api" in sys.modules)
+    return tuple(elastic for elastic in ELASTIC_PACKAGES if elastic + ".rendezvous.api" in sys.modules)
 
 
 def at_first_rendezvous(
     arm: Callable[[], Callable[[str], object] | None],
-    elastic: str = TORCHS_OWN,
+    elastic: str = TORCH_ELASTIC,
     refused: Callable[[], object] = lambda: None,
 ) -> Callable[[], None]:
     """Have ``arm`` called whenever this process is about to take part in a rendezvous, which makes it an agent.
@@ -73,7 +73,7 @@ def at_first_rendezvous(
         Takes the wrapper off again.
 
     Raises:
-        DoesNotFitError: This torch has no registry to wrap.
+        IncompatibleTorchError: This torch has no registry to wrap.
     """
     registry = of_type(module(elastic + ".rendezvous.api"), "RendezvousHandlerRegistry", type)
     original = registry.create_handler
@@ -110,7 +110,7 @@ def _event_handler_of_launch() -> str | None:
     return None if frame is None else getattr(frame.f_locals.get("config"), "event_log_handler", None)
 
 
-def check_unless_torch_knows(name: str | None, check: Callable[[str], object], elastic: str = TORCHS_OWN) -> None:
+def check_unless_torch_knows(name: str | None, check: Callable[[str], object], elastic: str = TORCH_ELASTIC) -> None:
     """Raise for the name of an event handler that neither we nor torch's own registry know."""
     # a program may have put a handler of its own into torch's registry: that is no affair of ours
     known = getattr(sys.modules.get(elastic + ".events.handlers"), "_log_handlers", {})
@@ -124,15 +124,15 @@ def module(name: str) -> Any:
 
 
 def of_type(owner: Any, name: str, kind: type) -> Any:
-    """An attribute that must be of a kind; raises :class:`DoesNotFitError`."""
+    """An attribute that must be of a kind; raises :class:`IncompatibleTorchError`."""
     value = getattr(owner, name, None)
     if not isinstance(value, kind):
-        raise DoesNotFitError(f"{owner.__name__}.{name} is no {kind.__name__}")
+        raise IncompatibleTorchError(f"{owner.__name__}.{name} is no {kind.__name__}")
     return value
 
 
 def takes(function: Callable[..., Any], *parameters: str) -> None:
-    """Raises :class:`DoesNotFitError` where the function does not take these parameters."""
+    """Raises :class:`IncompatibleTorchError` where the function does not take these parameters."""
     missing = set(parameters) - inspect.signature(function).parameters.keys()
     if missing:
-        raise DoesNotFitError(f"{function.__qualname__} takes no {', '.join(sorted(missing))}")
+        raise IncompatibleTorchError(f"{function.__qualname__} takes no {', '.join(sorted(missing))}")

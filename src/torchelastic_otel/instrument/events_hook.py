@@ -25,12 +25,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from torchelastic_otel.events.caller import caller, method_name
-from torchelastic_otel.events.handler_registry import Bindings
+from torchelastic_otel.events.handler_registry import HandlerRegistry
 from torchelastic_otel.guard import guard
 from torchelastic_otel.instrument.agent_hook import HOOK_POINTS, AgentHooks
 from torchelastic_otel.instrument.arming import (
-    TORCHS_OWN,
-    DoesNotFitError,
+    TORCH_ELASTIC,
+    IncompatibleTorchError,
     Patches,
     check_unless_torch_knows,
     module,
@@ -40,7 +40,7 @@ from torchelastic_otel.instrument.arming import (
 from torchelastic_otel.instrument.metrics_hook import TorchMetrics
 
 if TYPE_CHECKING:
-    from torchelastic_otel.ingest.queue import Inlet
+    from torchelastic_otel.ingest.queue import IngestQueue
 
 logger = logging.getLogger("torchelastic_otel")
 
@@ -74,12 +74,12 @@ class TorchHooks:
 
     def __init__(
         self,
-        inlet: Inlet,
+        inlet: IngestQueue,
         destinations: Iterable[str],
         check_destination: Callable[[str], object],
         *,
         hands_context_on: bool = False,
-        elastic: str = TORCHS_OWN,
+        elastic: str = TORCH_ELASTIC,
         at_end: Callable[[], object] = lambda: None,
     ) -> None:
         self._at_end = at_end
@@ -91,7 +91,7 @@ class TorchHooks:
         self._destinations = tuple(destinations)
         self._check_destination = check_destination
         self._patches = Patches()
-        self._bindings: Bindings | None = None
+        self._bindings: HandlerRegistry | None = None
         self._at_uninstall: Callable[[], None] = lambda: None
         self._hosts_store = False
         self._agents: AgentHooks | None = None
@@ -112,7 +112,7 @@ class TorchHooks:
             trouble = ""
             try:
                 install()
-            except (DoesNotFitError, ImportError, AttributeError, TypeError, ValueError) as error:
+            except (IncompatibleTorchError, ImportError, AttributeError, TypeError, ValueError) as error:
                 trouble = f"{type(error).__name__}: {error}"
             self.reports.append(HookReport(name, fits, trouble))
         off = [f"{report.name} ({report.trouble})" for report in self.reports if report.trouble]
@@ -149,7 +149,7 @@ class TorchHooks:
         if kind is not None:
             owner = of_type(owner, kind, type)
         if not callable(getattr(owner, name, None)):
-            raise DoesNotFitError(f"{owner.__name__} has no {name}")
+            raise IncompatibleTorchError(f"{owner.__name__} has no {name}")
 
     def _destinations_hook(self) -> None:
         events = module(self._elastic + ".events")
@@ -160,7 +160,7 @@ class TorchHooks:
             # torch's own name for it, so that a logger made later by torch is this one
             return logging.getLogger(f"torchelastic-events-{destination}")
 
-        self._bindings = Bindings(entries, lambda: events._events_loggers, logger_of)
+        self._bindings = HandlerRegistry(entries, lambda: events._events_loggers, logger_of)
         for destination in self._destinations:
             self.bind(destination)
         original, resolve = events.get_logging_handler, self._check_destination
@@ -242,7 +242,7 @@ class TorchHooks:
         check, elastic = self._check_destination, self._elastic
         hooks = self._agents = AgentHooks(
             self._patches,
-            lambda fact: self._inlet.put("null", fact.to_text()),
+            lambda fact: self._inlet.submit("null", fact.to_text()),
             store_is_safe=not store_wants_quiet_threads(),
             hosts_store=lambda: self._hosts_store,
             hands_context_on=self._hands_context_on,

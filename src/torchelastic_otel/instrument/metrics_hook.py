@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from torchelastic_otel.guard import guard
-from torchelastic_otel.instrument.arming import TORCHS_OWN, Patches, module, of_type, takes
+from torchelastic_otel.instrument.arming import TORCH_ELASTIC, Patches, module, of_type, takes
 
 if TYPE_CHECKING:
     from torchelastic_otel.processing.metrics.self_metrics import Bridged
@@ -43,7 +43,7 @@ class TorchMetrics:
         elastic: The package that measures: torch's own, or a copy that a project brings.
     """
 
-    def __init__(self, elastic: str = TORCHS_OWN) -> None:
+    def __init__(self, elastic: str = TORCH_ELASTIC) -> None:
         self._elastic = elastic
         self._kept: dict[tuple[str, str], _Kept] = {}
 
@@ -51,7 +51,7 @@ class TorchMetrics:
         """Put the hook in place; ``patches`` takes it off again.
 
         Raises:
-            DoesNotFitError: This torch has no such stream of metrics.
+            IncompatibleTorchError: This torch has no such stream of metrics.
             ImportError: It has no metrics at all.
         """
         api = module(self._elastic + ".metrics.api")

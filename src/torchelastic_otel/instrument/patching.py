@@ -17,14 +17,14 @@ from torchelastic_otel.guard import guard
 from torchelastic_otel.instrument.arming import Patches
 
 
-class Watched(Protocol):
+class Wrapped(Protocol):
     """What is known of one object whose methods are wrapped; ``inside`` names those that are running."""
 
     inside: set[str]
 
 
-W = TypeVar("W", bound=Watched)
-Found = TypeVar("Found", bound=Watched, covariant=True)
+W = TypeVar("W", bound=Wrapped)
+Found = TypeVar("Found", bound=Wrapped, covariant=True)
 Around = Callable[[W, Any, tuple[Any, ...], Any, "BaseException | None"], None]
 """Takes what is known of the object, the object, its arguments, its result, and what it raised."""
 
@@ -36,7 +36,7 @@ class Known(Protocol[Found]):
         """``None`` for an object that is not watched."""
 
 
-class ById(Generic[W]):
+class IdentityMap(Generic[W]):
     """Looks up by identity: a class may have its own idea of equality."""
 
     def __init__(self, known: Mapping[int, W]) -> None:
@@ -47,7 +47,7 @@ class ById(Generic[W]):
         return self._known.get(id(key))
 
 
-class Methods:
+class MethodPatcher:
     """The methods that are wrapped.
 
     Args:

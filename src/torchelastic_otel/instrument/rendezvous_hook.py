@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any, Final
 
-from torchelastic_otel.agent.coordination.coordinator import JobFacts
+from torchelastic_otel.agent.coordination.coordinator import JobCoordinator
 from torchelastic_otel.agent.coordination.keys import prefix
-from torchelastic_otel.agent.coordination.membership import Silent
+from torchelastic_otel.agent.coordination.membership import SilentNode
 from torchelastic_otel.agent.coordination.store import JobStore
 from torchelastic_otel.agent.rendezvous_wait import RendezvousView
 from torchelastic_otel.guard import guard
@@ -83,7 +83,7 @@ class TorchRendezvous:
             str(self._handler._this_node),
         )
 
-    def give_store_to(self, job: JobFacts, *, is_safe: bool, hosts_store: Callable[[], bool]) -> None:
+    def give_store_to(self, job: JobCoordinator, *, is_safe: bool, hosts_store: Callable[[], bool]) -> None:
         """Give the job's store to who asks it, as soon as there is one.
 
         Args:
@@ -103,7 +103,7 @@ class TorchRendezvous:
         hosts = getattr(self._handler, "rank", None) == 0 if static else hosts_store()
         job.use(JobStore(_connecting(host, port), prefix(self.run_id)), hosts_store=hosts)
 
-    def silent(self, holder: Any, before: Kept) -> list[Silent]:
+    def silent(self, holder: Any, before: Kept) -> list[SilentNode]:
         """The nodes that this sync deleted, and none before it; this agent's own is not among them."""
         left = holder._state.last_heartbeats
         # a thousand nodes are looked through only where one of them went, or may be back
@@ -122,7 +122,7 @@ class TorchRendezvous:
         now_s = datetime.now(timezone.utc).timestamp()
         failed = own_beat is not None and now_s - own_beat > 2 * interval_s
         return [
-            Silent(
+            SilentNode(
                 str(node),
                 before.participants.get(node),
                 int(_epoch_s(before.beats[node]) * 1_000_000) * 1_000,

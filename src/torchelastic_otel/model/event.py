@@ -159,7 +159,7 @@ class Origin:
 
 
 @dataclass(frozen=True, slots=True)
-class Delivery:
+class StoredEvent:
     """One event on its way to an exporter: the event, where it stands in its spool, where it is from.
 
     Attributes:

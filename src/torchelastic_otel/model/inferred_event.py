@@ -16,7 +16,7 @@ MARK: Final = "torchelastic_otel"
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
+class ClockReading:
     """One moment by both clocks.
 
     Attributes:
@@ -29,7 +29,7 @@ class Moment:
 
 
 @dataclass(frozen=True, slots=True)
-class Fact:
+class InferredEvent:
     """One thing that we say and torch does not.
 
     Attributes:
@@ -41,7 +41,7 @@ class Fact:
 
     name: str
     attributes: Mapping[str, Any] = field(default_factory=dict)
-    at: Moment | None = None
+    at: ClockReading | None = None
     error_file: str | None = None
 
     def to_text(self) -> str:

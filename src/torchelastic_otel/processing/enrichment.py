@@ -36,7 +36,7 @@ _BACKENDS_WITHOUT_EVENTS: Final = frozenset({"static", "etcd"})
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class AgentContext:
     """What an agent last knew of itself; ``None`` is "not yet".
 
     Attributes:
@@ -68,7 +68,7 @@ class Standing:
         return json.dumps([getattr(self, name) for name in self.__slots__])
 
     @staticmethod
-    def from_json(line: str) -> Standing:
+    def from_json(line: str) -> AgentContext:
         """The standing that :meth:`to_json` wrote.
 
         Raises:
@@ -77,12 +77,12 @@ class Standing:
         try:
             fields = json.loads(line)
             fields[7] = tuple(fields[7])
-            return Standing(*fields)
+            return AgentContext(*fields)
         except (TypeError, IndexError, KeyError) as error:
             raise ValueError(f"not a standing: {line[:80]!r}") from error
 
 
-def enrich(standing: Standing, event: ElasticEvent) -> tuple[Standing, ElasticEvent]:
+def enrich(standing: AgentContext, event: ElasticEvent) -> tuple[AgentContext, ElasticEvent]:
     """The event with what its agent last knew, and what the agent knows after it.
 
     Args:
@@ -91,8 +91,8 @@ def enrich(standing: Standing, event: ElasticEvent) -> tuple[Standing, ElasticEv
     """
     run_id = event.attributes.get(semconv.RUN_ID)
     if event.name == semconv.AGENT_STARTED or (run_id is not None and standing.run_id not in (None, run_id)):
-        standing = Standing(restart_count=0)  # a program that launches one job after another
-    standing, told = _learn(standing, event)
+        standing = AgentContext(restart_count=0)  # a program that launches one job after another
+    standing, told = _update(standing, event)
     attributes: dict[str, AttributeValue] = dict(event.attributes)
     if standing.watched and event.name in _PERHAPS_LATE:
         for name in _ROUNDS_OWN:
@@ -105,7 +105,7 @@ def enrich(standing: Standing, event: ElasticEvent) -> tuple[Standing, ElasticEv
     return standing, replace(event, attributes=attributes)
 
 
-def _learn(standing: Standing, event: ElasticEvent) -> tuple[Standing, dict[str, AttributeValue]]:
+def _update(standing: AgentContext, event: ElasticEvent) -> tuple[AgentContext, dict[str, AttributeValue]]:
     attributes = event.attributes
     changes: dict[str, object] = {
         field: attributes[name]

@@ -19,11 +19,11 @@ from torchelastic_otel.guard import guard
 from torchelastic_otel.model.event import ElasticEvent, Origin
 from torchelastic_otel.model.span import ElasticSpan
 from torchelastic_otel.model.text import MAX_BODY, bounded
-from torchelastic_otel.processing.enrichment import Standing, enrich
-from torchelastic_otel.processing.metrics import Tally, fold
-from torchelastic_otel.processing.tracing import Narrative, Told, end_of_the_dead, narrate
+from torchelastic_otel.processing.enrichment import AgentContext, enrich
+from torchelastic_otel.processing.metrics import MetricState, update
+from torchelastic_otel.processing.tracing import Derived, TraceState, finish_orphaned, reduce
 from torchelastic_otel.spool.store import Spool
-from torchelastic_otel.torch_events.parser import normalise
+from torchelastic_otel.torch_events.parser import parse
 
 logger = logging.getLogger("torchelastic_otel")
 _T = TypeVar("_T")
@@ -39,13 +39,13 @@ ORIGIN_KEY: Final = "origin"
 """Where a spool keeps whose rows they are (:class:`~torchelastic_otel.model.event.Origin`)."""
 
 
-def raw_payload(text: str, wall_ns: int, monotonic_ns: int) -> str:
+def encode_record(text: str, wall_ns: int, monotonic_ns: int) -> str:
     """What was seen, as ASCII; nothing of it is looked at."""
     written = "-" + text if text.isascii() and "\0" not in text else "=" + json.dumps(text)
     return f"{wall_ns} {monotonic_ns} {written}"
 
 
-def event_of(destination: str, payload: str) -> ElasticEvent:
+def parse_record(destination: str, payload: str) -> ElasticEvent:
     """The event that a raw row tells of.
 
     Raises:
@@ -53,11 +53,11 @@ def event_of(destination: str, payload: str) -> ElasticEvent:
     """
     wall, monotonic, written = payload.split(" ", 2)
     text = written[1:] if written.startswith("-") else json.loads(written[1:])
-    return normalise(text, destination, time_ns=int(wall), observed_ns=int(wall), monotonic_ns=int(monotonic))
+    return parse(text, destination, time_ns=int(wall), observed_ns=int(wall), monotonic_ns=int(monotonic))
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class ProcessorState:
     """What is known of a process's agents after its events so far.
 
     Attributes:
@@ -66,26 +66,26 @@ class Known:
         tally: The numbers.
     """
 
-    standing: Standing
-    narrative: Narrative
-    tally: Tally
+    context: AgentContext
+    trace: TraceState
+    metrics: MetricState
 
     @staticmethod
-    def at_start(started_ns: int) -> Known:
+    def initial(started_ns: int) -> ProcessorState:
         """What is known of a process that has said nothing yet; it began at ``started_ns``, wall clock nanoseconds."""
-        return Known(Standing(restart_count=0), Narrative(), Tally(started_ns))
+        return ProcessorState(AgentContext(restart_count=0), TraceState(), MetricState(started_ns))
 
     def to_meta(self) -> dict[str, str]:
         """As texts of a spool."""
         return {
-            STANDING_KEY: self.standing.to_json(),
-            NARRATIVE_KEY: self.narrative.to_json(),
-            TALLY_KEY: self.tally.to_json(),
+            STANDING_KEY: self.context.to_json(),
+            NARRATIVE_KEY: self.trace.to_json(),
+            TALLY_KEY: self.metrics.to_json(),
         }
 
 
 @dataclass(frozen=True, slots=True)
-class Read:
+class ProcessResult:
     """What rows told.
 
     Attributes:
@@ -95,13 +95,13 @@ class Read:
     """
 
     events: list[ElasticEvent]
-    more: list[ElasticEvent]
+    derived: list[ElasticEvent]
     spans: list[ElasticSpan]
 
 
-def read(
-    known: Known, rows: Iterable[tuple[str, str]], redact: Callable[[ElasticEvent], ElasticEvent] | None = None
-) -> tuple[Known, Read]:
+def process(
+    known: ProcessorState, rows: Iterable[tuple[str, str]], redact: Callable[[ElasticEvent], ElasticEvent] | None = None
+) -> tuple[ProcessorState, ProcessResult]:
     """The events of raw rows (destination and payload), enriched, what follows from them, and what is known then.
 
     Args:
@@ -109,45 +109,45 @@ def read(
         rows: Destination and payload of each.
         redact: What an event goes through before anything is concluded from it; so what it takes away is in no span.
     """
-    done = Read([], [], [])
+    done = ProcessResult([], [], [])
     for destination, payload in rows:
-        told: Told | None = None
+        told: Derived | None = None
         with guard:
-            known, told = _read_row(known, destination, payload, redact)
+            known, told = _process_record(known, destination, payload, redact)
         if told is None:
             # nothing is known of what to hide in it: the hook may look only at what the row would have been read to
             body = bounded(payload, MAX_BODY) if redact is None else WITHHELD
-            told = Told(ElasticEvent(semconv.UNKNOWN_EVENT, destination, body, None, 0))
+            told = Derived(ElasticEvent(semconv.UNKNOWN_EVENT, destination, body, None, 0))
         done.events.append(told.event)
-        done.more.extend(told.events)
+        done.derived.extend(told.events)
         done.spans.extend(told.spans)
     return known, done
 
 
-def _read_row(
-    known: Known, destination: str, payload: str, redact: Callable[[ElasticEvent], ElasticEvent] | None
-) -> tuple[Known, Told]:
-    standing, event = enrich(known.standing, event_of(destination, payload))
-    narrative, told = narrate(known.narrative, event if redact is None else redact(event))
+def _process_record(
+    known: ProcessorState, destination: str, payload: str, redact: Callable[[ElasticEvent], ElasticEvent] | None
+) -> tuple[ProcessorState, Derived]:
+    standing, event = enrich(known.context, parse_record(destination, payload))
+    narrative, told = reduce(known.trace, event if redact is None else redact(event))
     if redact is not None:
         told = replace(told, events=tuple(map(redact, told.events)))
-    tally = known.tally
+    tally = known.metrics
     for each in (told.event, *told.events):
-        tally = fold(tally, each)
-    return Known(standing, narrative, tally), told
+        tally = update(tally, each)
+    return ProcessorState(standing, narrative, tally), told
 
 
-def known_of(spool: Spool, started_ns: int) -> Known:
+def load_state(spool: Spool, started_ns: int) -> ProcessorState:
     """What was known of a process when it last settled its rows."""
-    begin = Known.at_start(started_ns)
-    return Known(
-        _last(spool, STANDING_KEY, Standing.from_json, begin.standing),
-        _last(spool, NARRATIVE_KEY, Narrative.from_json, begin.narrative),
-        _last(spool, TALLY_KEY, Tally.from_json, begin.tally),
+    begin = ProcessorState.initial(started_ns)
+    return ProcessorState(
+        _load(spool, STANDING_KEY, AgentContext.from_json, begin.context),
+        _load(spool, NARRATIVE_KEY, TraceState.from_json, begin.trace),
+        _load(spool, TALLY_KEY, MetricState.from_json, begin.metrics),
     )
 
 
-def _last(spool: Spool, key: str, read_in: Callable[[str], _T], begin: _T) -> _T:
+def _load(spool: Spool, key: str, read_in: Callable[[str], _T], begin: _T) -> _T:
     written = spool.meta(key)
     if written is None:
         return begin
@@ -159,7 +159,7 @@ def _last(spool: Spool, key: str, read_in: Callable[[str], _T], begin: _T) -> _T
         return begin
 
 
-def settle_what_is_left(spool: Spool) -> int:
+def process_remaining(spool: Spool) -> int:
     """Settle the raw rows of a spool whose process is gone, and end what it left open.
 
     Returns:
@@ -167,14 +167,14 @@ def settle_what_is_left(spool: Spool) -> int:
     """
     rows = spool.raw()
     origin = spool.meta(ORIGIN_KEY)
-    known = known_of(spool, Origin.from_json(origin).started_ns if origin is not None else 0)
-    known, done = read(known, [(destination, row.payload) for destination, row in rows])
-    narrative, spans = known.narrative, tuple[ElasticSpan, ...]()
+    known = load_state(spool, Origin.from_json(origin).started_ns if origin is not None else 0)
+    known, done = process(known, [(destination, row.payload) for destination, row in rows])
+    narrative, spans = known.trace, tuple[ElasticSpan, ...]()
     with guard:  # its rows must go out all the same
-        narrative, spans = end_of_the_dead(known.narrative)
-    if rows or narrative is not known.narrative:
+        narrative, spans = finish_orphaned(known.trace)
+    if rows or narrative is not known.trace:
         payloads = [(row.sequence, event.to_json()) for (_, row), event in zip(rows, done.events, strict=True)]
-        more = [(event.destination, event.to_json()) for event in done.more]
+        more = [(event.destination, event.to_json()) for event in done.derived]
         more += [(SPANS, span.to_json()) for span in (*done.spans, *spans)]
-        spool.settle(payloads, replace(known, narrative=narrative).to_meta(), more)
+        spool.settle(payloads, replace(known, trace=narrative).to_meta(), more)
     return len(rows)

@@ -67,9 +67,9 @@ def install_from_environment(elastic: str | None = None) -> Installation | None:
 
 def _elastics() -> tuple[str, ...]:
     """The packages whose agents may run here."""
-    from torchelastic_otel.instrument.arming import TORCHS_OWN, loaded
+    from torchelastic_otel.instrument.arming import TORCH_ELASTIC, loaded
 
-    return loaded() or (TORCHS_OWN,)
+    return loaded() or (TORCH_ELASTIC,)
 
 
 def _install(

@@ -27,9 +27,9 @@ def arm_at_first_rendezvous(elastic: str | None = None) -> Callable[[], None]:
     Returns:
         Takes it back.
     """
-    from torchelastic_otel.instrument.arming import TORCHS_OWN, at_first_rendezvous
+    from torchelastic_otel.instrument.arming import TORCH_ELASTIC, at_first_rendezvous
 
-    elastic = elastic or TORCHS_OWN
+    elastic = elastic or TORCH_ELASTIC
     return at_first_rendezvous(lambda: _arm(elastic), elastic, _refused)
 
 

@@ -19,18 +19,18 @@ from torchelastic_otel.agent.coordination.store import wait_for_calls
 from torchelastic_otel.events import handlers
 from torchelastic_otel.export.destinations import Registry
 from torchelastic_otel.ingest.handler import SpoolHandler
-from torchelastic_otel.ingest.queue import Inlet
+from torchelastic_otel.ingest.queue import IngestQueue
 from torchelastic_otel.instrument.events_hook import HookReport, TorchHooks, store_wants_quiet_threads
 from torchelastic_otel.settings import NS_PER_S, Settings
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from torchelastic_otel.export.sources import RouteState
-    from torchelastic_otel.ingest.queue import Keeper
+    from torchelastic_otel.export.sources import ExporterState
+    from torchelastic_otel.ingest.queue import RecordWriter
     from torchelastic_otel.ingest.writer import Redact
     from torchelastic_otel.processing.metrics.self_metrics import Bridged
-    from torchelastic_otel.runtime.process import ProcessLanding
+    from torchelastic_otel.runtime.process import ProcessRuntime
 
 logger = logging.getLogger("torchelastic_otel")
 
@@ -58,7 +58,7 @@ class Status:
     exporters: tuple[str, ...]
     spool: Path | None
     hooks: tuple[HookReport, ...]
-    routes: tuple[RouteState, ...]
+    routes: tuple[ExporterState, ...]
     waiting: int
     lost: int
 
@@ -90,11 +90,11 @@ class Installation:
         self.why = why
         self._environ = dict(environ)
         self._redact = redact
-        self._inlet = Inlet(self._make_keeper)
+        self._inlet = IngestQueue(self._make_keeper)
         self._hooks: dict[str, TorchHooks] = {}
-        self._landing: ProcessLanding | None = None
+        self._landing: ProcessRuntime | None = None
         self._landing_pid = 0
-        self._inherited: list[ProcessLanding] = []
+        self._inherited: list[ProcessRuntime] = []
         self._held_up_ns = 0
         self._uninstalled = False
         for elastic in watch:
@@ -125,24 +125,24 @@ class Installation:
             name: value for hooks in list(self._hooks.values()) for name, value in hooks.torch_metrics.read().items()
         }
 
-    def _make_keeper(self) -> Keeper:
+    def _make_keeper(self) -> RecordWriter:
         """On the writer thread; in each process once, and again where that failed: then with the same landing."""
         from torchelastic_otel.ingest.writer import Writer
-        from torchelastic_otel.runtime.process import ProcessLanding
+        from torchelastic_otel.runtime.process import ProcessRuntime
 
         landing = self._own_landing
         if landing is None:
             if self._landing is not None:
                 # never closed, never collected: its connections came through a fork and are the parent's
                 self._inherited.append(self._landing)
-            landing = ProcessLanding(self.settings, self.registry, self._environ, self._torch_metrics)
+            landing = ProcessRuntime(self.settings, self.registry, self._environ, self._torch_metrics)
             self._landing, self._landing_pid = landing, os.getpid()
         writer = Writer(landing, self._redact)
-        landing.numbers_come_from(writer)
+        landing.set_metric_source(writer)
         return writer
 
     @property
-    def _own_landing(self) -> ProcessLanding | None:
+    def _own_landing(self) -> ProcessRuntime | None:
         return self._landing if self._landing_pid == os.getpid() else None
 
     # --- destinations
@@ -169,7 +169,7 @@ class Installation:
 
     def ready(self, timeout_ns: int) -> bool:
         """Wait until what is recorded next is kept at once; whether it is."""
-        return not self._uninstalled and self._inlet.drain(timeout_ns / NS_PER_S)
+        return not self._uninstalled and self._inlet.flush(timeout_ns / NS_PER_S)
 
     def loaded(self, timeout_ns: int) -> bool:
         """Wait until the SDK and the exporters are imported; whether they are."""
@@ -181,7 +181,7 @@ class Installation:
         if self._uninstalled:
             return False  # asking the writer would start it anew
         until = time.monotonic_ns() + timeout_ns
-        drained = self._inlet.drain(timeout_ns / NS_PER_S)
+        drained = self._inlet.flush(timeout_ns / NS_PER_S)
         landing = self._own_landing
         return drained and landing is not None and landing.pipeline.flush(max(0, until - time.monotonic_ns()))
 
@@ -222,10 +222,10 @@ class Installation:
         kept = False
         if delivered or for_good:
             # a heartbeat of torch's that comes later would find a spool that is closed; one that came is kept in it
-            self._inlet.end()
-            kept = self._inlet.drain(max(SHORTEST_DRAIN_NS if for_good else 0, until - time.monotonic_ns()) / NS_PER_S)
+            self._inlet.close()
+            kept = self._inlet.flush(max(SHORTEST_DRAIN_NS if for_good else 0, until - time.monotonic_ns()) / NS_PER_S)
             delivered &= kept
-        lost = self._inlet.lost + self._inlet.waiting
+        lost = self._inlet.lost + self._inlet.pending
         if lost:
             logger.warning("%d events could not be kept and are lost", lost)
         landing = self._own_landing
@@ -252,7 +252,7 @@ class Installation:
         self.close(for_good=True)
         self._uninstalled = True
         # a logger of the program's may hold a handler of ours still
-        self._inlet.end()
+        self._inlet.close()
         self._inlet.stop()
 
     # --- looking at it
@@ -267,6 +267,6 @@ class Installation:
             landing.path if landing is not None else None,
             tuple(report for hooks in list(self._hooks.values()) for report in hooks.reports),
             tuple(landing.pipeline.states) if landing is not None else (),
-            self._inlet.waiting,
+            self._inlet.pending,
             self._inlet.lost,
         )

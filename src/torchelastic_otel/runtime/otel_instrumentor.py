@@ -25,11 +25,11 @@ class TorchelasticInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         return ("torch >= 2.2",)
 
     def _instrument(self, **kwargs: Any) -> None:
-        from torchelastic_otel.instrument.arming import ELASTICS
+        from torchelastic_otel.instrument.arming import ELASTIC_PACKAGES
         from torchelastic_otel.runtime.entry_point import arm_at_first_rendezvous
 
         self._undo: list[Callable[[], None]] = []
-        for elastic in ELASTICS:
+        for elastic in ELASTIC_PACKAGES:
             self._arm_after_import(elastic, arm_at_first_rendezvous)
 
     def _arm_after_import(self, elastic: str, arm_at: Callable[[str], Callable[[], None]]) -> None:

@@ -17,17 +17,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from torchelastic_otel.export.config import terms_of
+from torchelastic_otel.export.config import export_config
 from torchelastic_otel.export.destinations import Exporter, Registry
 from torchelastic_otel.export.pipeline import Pipeline
-from torchelastic_otel.export.query_runner import questions, within
+from torchelastic_otel.export.query_runner import query_runner, run_with_timeout
 from torchelastic_otel.export.result import Sender
 from torchelastic_otel.guard import guard
 from torchelastic_otel.model.event import AttributeValue, Origin
 from torchelastic_otel.model.job_environment import JOB_VARIABLES, said_host_name
 from torchelastic_otel.model.metric import Snapshot
 from torchelastic_otel.model.text import bounded
-from torchelastic_otel.processing.metrics.self_metrics import Bridged, Outside
+from torchelastic_otel.processing.metrics.self_metrics import Bridged, SelfMetrics
 from torchelastic_otel.settings import Settings
 from torchelastic_otel.spool import adoption, store
 from torchelastic_otel.spool.errors import SpoolError
@@ -44,23 +44,23 @@ SHORTEST_STOP_NS: Final = 50 * NS_PER_MS
 """What threads that have nothing left to do are given to end, so that the spool can be closed."""
 
 
-class Counting(Protocol):
+class MetricSource(Protocol):
     """Who counts what this process says: the writer."""
 
-    def take_snapshot(self, outside: Outside) -> Snapshot:
+    def collect(self, outside: SelfMetrics) -> Snapshot:
         """The numbers at this moment; ``outside`` are those that do not come from events."""
         ...
 
-    def acknowledge_snapshot(self, accepted: Snapshot) -> bool:
+    def commit(self, accepted: Snapshot) -> bool:
         """A snapshot was accepted; whether something was held back, so that more is wanted."""
         ...
 
-    def wants_snapshot(self) -> bool:
+    def should_collect(self) -> bool:
         """Whether a snapshot is wanted soon."""
         ...
 
 
-class ProcessLanding:
+class ProcessRuntime:
     """The spool and the pipeline of this process.
 
     Args:
@@ -82,11 +82,11 @@ class ProcessLanding:
     ) -> None:
         self._settings = settings
         self._measured = measured
-        self._counting: Counting | None = None
+        self._counting: MetricSource | None = None
         self._registry = registry
         self._environ = environ
         self._directory = spool_directory(settings, logger.warning)
-        self._owned: adoption.Owned | None = None
+        self._owned: adoption.OwnedSpool | None = None
         self._opened: store.Spool | None = None
         self._lock_lost = False
         self._begun = self._closed = False
@@ -103,7 +103,7 @@ class ProcessLanding:
         self.pipeline = Pipeline(
             self._make_sender,
             registry.exporters_of,
-            terms=terms_of(environ, settings, logger.warning),
+            terms=export_config(environ, settings, logger.warning),
             numbers=self,
             detect=self._detect,
             directory=self._directory,
@@ -153,7 +153,7 @@ class ProcessLanding:
     def seen(self, destinations: Iterable[str]) -> Mapping[str, str]:
         """Rows of these destinations come next; the key that rows of each are kept under."""
         keys = {destination: self._registry.key_of(destination) for destination in destinations}
-        self._lead(keys.values())
+        self._start_exporters(keys.values())
         return keys
 
     def committed(self) -> None:
@@ -161,14 +161,14 @@ class ProcessLanding:
         self._begin()
         self.pipeline.wake()
 
-    def _lead(self, keys: Iterable[str]) -> None:
+    def _start_exporters(self, keys: Iterable[str]) -> None:
         for key in keys:
             if key not in self._unled:
                 try:
                     self.pipeline.see((key,))
                 except RuntimeError as error:  # its rows have their cursors already
                     self._unled.add(key)
-                    self._no_thread(error)
+                    self._warn_no_thread(error)
 
     def _begin(self) -> None:
         """Start what is not started; where the system has no thread to spare, again a while later."""
@@ -179,37 +179,37 @@ class ProcessLanding:
                 self.pipeline.start()
                 self._begun = True
             unled, self._unled = self._unled, set()
-            self._lead(unled)
+            self._start_exporters(unled)
         except RuntimeError as error:
-            self._no_thread(error)
+            self._warn_no_thread(error)
         except SpoolError as error:
             logger.debug("%s", error)  # whoever keeps the next row meets it too
 
-    def _no_thread(self, error: RuntimeError) -> None:
+    def _warn_no_thread(self, error: RuntimeError) -> None:
         if not self._threads_again_ns:
             logger.warning("no thread can be had (%s): events are kept, and delivered once there is one", error)
         self._threads_again_ns = time.monotonic_ns() + THREADS_AGAIN_NS
 
     # --- deliver.metrics_route.Numbers
 
-    def numbers_come_from(self, counting: Counting) -> None:
+    def set_metric_source(self, counting: MetricSource) -> None:
         """Who counts; before that there are no numbers."""
         self._counting = counting
 
-    def take_snapshot(self) -> Snapshot:
+    def collect(self) -> Snapshot:
         """The numbers of this process at this moment."""
         if self._counting is None:
             return Snapshot(self.started_ns, self.started_ns)
         outside = self.pipeline.outside(time.time_ns())
-        return self._counting.take_snapshot(replace(outside, torch_metrics=self._measured()))
+        return self._counting.collect(replace(outside, torch_metrics=self._measured()))
 
-    def accepted(self, snapshot: Snapshot) -> bool:
+    def commit(self, snapshot: Snapshot) -> bool:
         """A receiver has accepted a snapshot; whether another one is wanted soon."""
-        return self._counting is not None and self._counting.acknowledge_snapshot(snapshot)
+        return self._counting is not None and self._counting.commit(snapshot)
 
-    def is_due(self) -> bool:
+    def should_collect(self) -> bool:
         """Whether a snapshot is wanted before the interval is over."""
-        return self._counting is not None and self._counting.wants_snapshot()
+        return self._counting is not None and self._counting.should_collect()
 
     # --- the end
 
@@ -227,8 +227,8 @@ class ProcessLanding:
         ended = self._stop(timeout_ns)
         if for_good or (ended and drained):
             # who asked does not wait for longer; the thread that is asked stays until it is done
-            within(timeout_ns, lambda: self._let_go(owes=not drained))
-        questions.end()
+            run_with_timeout(timeout_ns, lambda: self._release(owes=not drained))
+        query_runner.end()
 
     def _stop(self, timeout_ns: int) -> bool:
         try:
@@ -236,7 +236,7 @@ class ProcessLanding:
         except RuntimeError:  # its caretaker is a thread that could not be had
             return False
 
-    def _let_go(self, *, owes: bool) -> None:
+    def _release(self, *, owes: bool) -> None:
         """Close the spool and free its lock once nobody uses it."""
         with guard:
             if self._owned is not None and self._stop(LONGEST_STOP_NS):

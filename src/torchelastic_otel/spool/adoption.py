@@ -17,7 +17,7 @@ from typing import Final
 from torchelastic_otel.spool import store
 from torchelastic_otel.spool.directory import CORRUPT_SUFFIX, DELIVERED_SUFFIX, LOCK_SUFFIX, SPOOL_SUFFIX
 from torchelastic_otel.spool.errors import SpoolCorruptError, SpoolError
-from torchelastic_otel.spool.lock import Ownership, acquire
+from torchelastic_otel.spool.lock import SpoolLock, acquire
 
 logger = logging.getLogger("torchelastic_otel")
 
@@ -27,12 +27,12 @@ _COMPANIONS: Final = ("-wal", "-shm")
 
 
 @dataclass(frozen=True, slots=True)
-class Owned:
+class OwnedSpool:
     """A spool file and the lock that makes it ours."""
 
     spool: store.Spool
     path: Path
-    ownership: Ownership
+    ownership: SpoolLock
 
     def let_go(self, *, owes: bool = False) -> None:
         """Close the spool; retire it where everything is delivered, else leave it to the next adopter.
@@ -87,7 +87,7 @@ class Owned:
         self.ownership.release(remove=True)
 
 
-def create(directory: Path, spool_id: str, max_bytes: int) -> Owned:
+def create(directory: Path, spool_id: str, max_bytes: int) -> OwnedSpool:
     """A new spool of this process.
 
     Raises:
@@ -101,13 +101,13 @@ def create(directory: Path, spool_id: str, max_bytes: int) -> Owned:
     if ownership is None:
         raise SpoolError(f"spool {path} belongs to another process")
     try:
-        return Owned(store.create(path, max_bytes), path, ownership)
+        return OwnedSpool(store.create(path, max_bytes), path, ownership)
     except SpoolError:
         ownership.release(remove=True)
         raise
 
 
-def left_behind(directory: Path) -> list[Path]:
+def orphaned(directory: Path) -> list[Path]:
     """Spool files that are not retired, oldest first; some may have living owners."""
     found: list[tuple[int, Path]] = []
     for path in directory.glob("*" + SPOOL_SUFFIX):
@@ -130,12 +130,12 @@ def is_owned(path: Path) -> bool:
     return False
 
 
-def adopt(directory: Path, max_bytes: int) -> Iterator[Owned]:
+def adopt(directory: Path, max_bytes: int) -> Iterator[OwnedSpool]:
     """Take over, one after the other, the spools whose processes are gone.
 
     The caller lets go of each. A file that is no spool is set aside as ``*.corrupt`` with one warning.
     """
-    for path in left_behind(directory):
+    for path in orphaned(directory):
         try:
             ownership = acquire(path.with_suffix(LOCK_SUFFIX))
         except OSError as error:
@@ -155,7 +155,7 @@ def adopt(directory: Path, max_bytes: int) -> Iterator[Owned]:
             logger.warning("%s; left as it is", error)
             ownership.release()
         else:
-            yield Owned(spool, path, ownership)
+            yield OwnedSpool(spool, path, ownership)
 
 
 def set_aside(path: Path, why: str) -> None:

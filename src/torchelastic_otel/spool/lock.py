@@ -32,7 +32,7 @@ def _forget_in_child() -> None:
 os.register_at_fork(after_in_child=_forget_in_child)
 
 
-class Ownership:
+class SpoolLock:
     """The lock of one spool, held from :func:`acquire` until :meth:`release`."""
 
     __slots__ = ("_descriptor", "_name", "_pid")
@@ -94,7 +94,7 @@ def _is_at(descriptor: int, name: str) -> bool:
         return False
 
 
-def acquire(path: Path) -> Ownership | None:
+def acquire(path: Path) -> SpoolLock | None:
     """The lock at ``path``, made if it is not there; ``None`` where somebody else holds it.
 
     Raises:
@@ -118,4 +118,4 @@ def acquire(path: Path) -> Ownership | None:
         if not same:
             return None
         _held.add(name)
-        return Ownership(descriptor, name)
+        return SpoolLock(descriptor, name)

@@ -22,7 +22,7 @@ _Seen = TypeVar("_Seen")
 
 
 @dataclass(frozen=True, slots=True)
-class Glance:
+class SpoolSummary:
     """What a spool holds.
 
     Attributes:
@@ -39,7 +39,7 @@ class Glance:
 
 
 @dataclass(frozen=True, slots=True)
-class KeptRow:
+class StoredRow:
     """One row of a spool, delivered or not.
 
     Attributes:
@@ -65,20 +65,20 @@ class Contents:
     """
 
     meta: Mapping[str, str] = field(default_factory=dict)
-    rows: tuple[KeptRow, ...] = ()
+    rows: tuple[StoredRow, ...] = ()
 
 
-def glance(path: Path) -> Glance:
+def read_summary(path: Path) -> SpoolSummary:
     """Look into the spool at ``path``; one that is being made at this moment is empty.
 
     Raises:
         SpoolCorruptError: It is not a spool, or a damaged one.
         SpoolError: It cannot be opened: a symbolic link, no permission, gone.
     """
-    return _look(path, _read, Glance())
+    return _look(path, _read, SpoolSummary())
 
 
-def contents(path: Path) -> Contents:
+def read_contents(path: Path) -> Contents:
     """Everything in the spool at ``path``; one that is being made at this moment is empty.
 
     Raises:
@@ -113,11 +113,12 @@ def _read_all(look: sqlite3.Connection) -> Contents:
     rows = look.execute("SELECT sequence, destination, payload, raw FROM events ORDER BY sequence").fetchall()
     meta = dict(look.execute("SELECT key, value FROM meta").fetchall())
     return Contents(
-        meta, tuple(KeptRow(sequence, destination, payload, bool(raw)) for sequence, destination, payload, raw in rows)
+        meta,
+        tuple(StoredRow(sequence, destination, payload, bool(raw)) for sequence, destination, payload, raw in rows),
     )
 
 
-def _read(look: sqlite3.Connection) -> Glance:
+def _read(look: sqlite3.Connection) -> SpoolSummary:
     subscriptions: dict[str, list[str]] = {}
     for cursor, destination in look.execute("SELECT cursor, destination FROM subscriptions ORDER BY destination"):
         subscriptions.setdefault(cursor, []).append(destination)
@@ -136,4 +137,4 @@ def _read(look: sqlite3.Connection) -> Glance:
     (events,) = look.execute("SELECT COUNT(*) FROM events").fetchone()
     newest = look.execute("SELECT payload FROM events ORDER BY sequence DESC LIMIT 1").fetchone()
     meta = dict(look.execute("SELECT key, value FROM meta").fetchall())
-    return Glance(meta, cursors, events, newest[0] if newest else None)
+    return SpoolSummary(meta, cursors, events, newest[0] if newest else None)

@@ -18,7 +18,7 @@ UNDELIVERED: Final = """EXISTS (SELECT 1 FROM subscriptions s JOIN cursors c ON 
 
 
 @dataclass(frozen=True, slots=True)
-class Bounds:
+class RetentionLimits:
     """What a spool's bound leaves for each part of it.
 
     Attributes:
@@ -34,12 +34,12 @@ class Bounds:
     row_bytes: int
 
     @staticmethod
-    def of(max_bytes: int) -> Bounds:
+    def of(max_bytes: int) -> RetentionLimits:
         """The shares of a bound, bytes."""
         log_pages = max(16, min(256, max_bytes // PAGE // 16))
         # the log is what was not yet checkpointed and one transaction, with a share for what lies around its rows
         pages = max(32, max_bytes // PAGE - 5 * log_pages)
-        return Bounds(log_pages, pages, 2 * log_pages * PAGE, (pages - 12) * PAGE * 15 // 16)
+        return RetentionLimits(log_pages, pages, 2 * log_pages * PAGE, (pages - 12) * PAGE * 15 // 16)
 
 
 def make_room(connection: sqlite3.Connection, size: int, excess: int, size_limit: int) -> tuple[int, int]:

@@ -32,7 +32,7 @@ from typing import Final
 from torchelastic_otel.spool.errors import SpoolCorruptError, SpoolError, SpoolTooSmallError, faults, transaction
 from torchelastic_otel.spool.fork_safety import ForkLock
 from torchelastic_otel.spool.records import PAGE, ROW_BYTES, CursorState, Row, row_bytes
-from torchelastic_otel.spool.retention import UNDELIVERED, Bounds, make_room
+from torchelastic_otel.spool.retention import UNDELIVERED, RetentionLimits, make_room
 
 _SCHEMA_VERSION: Final = 1
 _SCHEMA: Final = """
@@ -64,7 +64,7 @@ class Spool:
         self._lock = ForkLock()
         self._pid = os.getpid()
         self._max_bytes = max_bytes
-        bounds = Bounds.of(max_bytes)
+        bounds = RetentionLimits.of(max_bytes)
         self.append_limit = bounds.append_bytes
         self._size_limit = bounds.row_bytes
         with faults(self.path):

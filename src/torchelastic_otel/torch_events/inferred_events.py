@@ -13,7 +13,7 @@ from torchelastic_otel.model.event import AttributeValue, ElasticEvent, Severity
 from torchelastic_otel.model.inferred_event import MARK
 from torchelastic_otel.model.text import MAX_BODY, bounded
 from torchelastic_otel.torch_events import error_files
-from torchelastic_otel.torch_events.messages import sentence
+from torchelastic_otel.torch_events.messages import message_of
 
 _SEVERITIES: Final = {
     semconv.AGENT_STARTED: Severity.INFO,
@@ -30,12 +30,12 @@ _SEVERITIES: Final = {
 }
 
 
-def is_fact(recorded: object) -> bool:
+def is_inferred(recorded: object) -> bool:
     """Whether a recorded JSON value is a fact of ours."""
     return isinstance(recorded, dict) and isinstance(recorded.get(MARK), str)
 
 
-def event_of_fact(
+def parse_inferred(
     recorded: Mapping[str, Any], destination: str, *, time_ns: int | None, observed_ns: int, monotonic_ns: int | None
 ) -> ElasticEvent:
     """The event that a fact tells of.
@@ -65,6 +65,6 @@ def event_of_fact(
         attributes.update(error_files.from_error_file(recorded["error_file"]))
     if name == semconv.WORKER_FAILED:
         attributes.setdefault(semconv.ERROR_TYPE, attributes.get(semconv.WORKER_SIGNAL, "exit"))
-    body = bounded(sentence(name, attributes), MAX_BODY)
+    body = bounded(message_of(name, attributes), MAX_BODY)
     severity = _SEVERITIES.get(name, Severity.DEBUG)
     return ElasticEvent(name, destination, body, time_ns, observed_ns, monotonic_ns, severity, attributes)

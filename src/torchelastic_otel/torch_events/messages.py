@@ -20,7 +20,7 @@ REASONS: Final = {
 """The values of ``torchelastic.restart.reason``, as words."""
 
 
-def sentence(name: str, attributes: _Attributes) -> str:
+def message_of(name: str, attributes: _Attributes) -> str:
     """The body of one of our events."""
     say = _SENTENCES.get(name)
     return say(attributes) if say is not None else name

@@ -16,7 +16,7 @@ from torchelastic_otel import semconv
 from torchelastic_otel.model.event import AttributeValue, ElasticEvent, Severity
 from torchelastic_otel.model.text import MAX_BODY, bounded
 from torchelastic_otel.torch_events import error_files, rendezvous_messages
-from torchelastic_otel.torch_events.inferred_events import event_of_fact, is_fact
+from torchelastic_otel.torch_events.inferred_events import is_inferred, parse_inferred
 
 _Attributes = dict[str, AttributeValue]
 
@@ -59,7 +59,7 @@ _MAX_METADATA: Final = 32
 _YEAR_3000_MS: Final = 32_503_680_000_000
 
 
-def normalise(
+def parse(
     text: str, destination: str, *, time_ns: int | None, observed_ns: int, monotonic_ns: int | None = None
 ) -> ElasticEvent:
     """One recorded text as an event.
@@ -76,8 +76,8 @@ def normalise(
         event: Any = json.loads(text)
     except (ValueError, RecursionError):
         event = None
-    if is_fact(event):
-        return event_of_fact(event, destination, time_ns=time_ns, observed_ns=observed_ns, monotonic_ns=monotonic_ns)
+    if is_inferred(event):
+        return parse_inferred(event, destination, time_ns=time_ns, observed_ns=observed_ns, monotonic_ns=monotonic_ns)
     name, body, attributes, severity = _read(event, text)
     body = bounded(body, MAX_BODY)
     time_ns = _said_ns(event) or time_ns
@@ -105,7 +105,7 @@ def _read(event: Any, text: str) -> tuple[str, str, _Attributes, Severity]:
 def _rendezvous(event: dict[str, Any]) -> tuple[str, str, _Attributes, Severity]:
     name, message, state = str(event.get("name", "")), event["message"], event["node_state"]
     run_id = event.get("run_id")
-    reading = rendezvous_messages.read(name, str(run_id), message, state == "FAILED")
+    reading = rendezvous_messages.parse_message(name, str(run_id), message, state == "FAILED")
     facts = reading.facts
     attributes: _Attributes = {semconv.NODE_STATE: bounded(state), semconv.RENDEZVOUS_INTENT: reading.intent}
     _put_text(attributes, semconv.RUN_ID, run_id)

@@ -19,7 +19,7 @@ _NODE: Final = r"The node '(?P<node>.*)'"
 
 
 @dataclass(frozen=True, slots=True)
-class Wording:
+class MessagePattern:
     r"""One message of torch's: the name's last part it goes with, its words, the event it is.
 
     Attributes:
@@ -33,102 +33,102 @@ class Wording:
     event: str
 
 
-def _wording(where: str, words: str, event: str) -> Wording:
-    return Wording(where, re.compile(words, re.DOTALL), event)
+def _pattern(where: str, words: str, event: str) -> MessagePattern:
+    return MessagePattern(where, re.compile(words, re.DOTALL), event)
 
 
-WORDINGS: Final = (
-    _wording(
+PATTERNS: Final = (
+    _pattern(
         "_create_tcp_store",
         r"Process \d+ hosts the TCP store for the C10d rendezvous backend\.",
         semconv.RENDEZVOUS_STORE_HOSTED,
     ),
-    _wording(
+    _pattern(
         "next_rendezvous",
         _NODE + r" attempts to join the next round of the rendezvous '\x00'\.",
         semconv.RENDEZVOUS_JOIN_ATTEMPTED,
     ),
-    _wording(
+    _pattern(
         "next_rendezvous",
         _NODE + r" has joined round (?P<round>\d+) of the rendezvous '\x00' as rank (?P<rank>\d+)"
         r" in a world of size (?P<world_size>\d+)\.",
         semconv.RENDEZVOUS_JOINED,
     ),
-    _wording(
+    _pattern(
         "_add_to_participants",
         _NODE + r" added itself to the participants of round (?P<round>\d+) of the rendezvous '\x00'",
         semconv.RENDEZVOUS_PARTICIPANT_ADDED,
     ),
-    _wording(
+    _pattern(
         "_add_to_wait_list",
         _NODE + r" added itself to the wait list of round (?P<round>\d+) of the rendezvous '\x00'",
         semconv.RENDEZVOUS_WAIT_LIST_ADDED,
     ),
     # torch 2.6 and 2.7 say "redunant" of a node that leaves the list
-    _wording(
+    _pattern(
         "_add_to_redundancy_list",
         _NODE + r" added itself to the redun\w+ list of round (?P<round>\d+) of the rendezvous '\x00'",
         semconv.RENDEZVOUS_REDUNDANCY_LIST_ADDED,
     ),
-    _wording(
+    _pattern(
         "_remove_from_participants",
         _NODE + r" removed itself from the participants of round (?P<round>\d+) of the rendezvous '\x00'",
         semconv.RENDEZVOUS_PARTICIPANT_REMOVED,
     ),
-    _wording(
+    _pattern(
         "_remove_from_wait_list",
         _NODE + r" removed itself from the wait list of round (?P<round>\d+) of the rendezvous '\x00'",
         semconv.RENDEZVOUS_WAIT_LIST_REMOVED,
     ),
-    _wording(
+    _pattern(
         "_remove_from_redundancy_list",
         _NODE + r" removed itself from the redun\w+ list of round (?P<round>\d+) of the rendezvous '\x00'",
         semconv.RENDEZVOUS_REDUNDANCY_LIST_REMOVED,
     ),
-    _wording(
+    _pattern(
         "_mark_rendezvous_complete",
         _NODE + r" marked round (?P<round>\d+) of the rendezvous '\x00' as complete",
         semconv.RENDEZVOUS_COMPLETED,
     ),
-    _wording(
+    _pattern(
         "_mark_rendezvous_closed",
         _NODE + r" marked the rendezvous '\x00' as closed",
         semconv.RENDEZVOUS_MARKED_CLOSED,
     ),
-    _wording(
+    _pattern(
         "_keep_alive",
         _NODE + r" updated its keep-alive heartbeat time for the rendezvous '\x00'",
         semconv.RENDEZVOUS_KEEP_ALIVE_UPDATED,
     ),
-    _wording(
+    _pattern(
         "run",
         _NODE + r" has successfully synced its local changes with other nodes in the rendezvous '\x00'\.",
         semconv.RENDEZVOUS_STATE_SYNCED,
     ),
-    _wording(
+    _pattern(
         "run",
         _NODE + r" has a stale state and failed to sync its local changes with other nodes in the"
         r" rendezvous '\x00'\.",
         semconv.RENDEZVOUS_STATE_STALE,
     ),
-    _wording(
+    _pattern(
         "_keep_alive",
         _NODE + r" has sent a keep-alive heartbeat to the rendezvous '\x00'\.",
         semconv.RENDEZVOUS_KEEP_ALIVE_SENT,
     ),
-    _wording(
+    _pattern(
         "_keep_alive",
         _NODE + r" has failed to send a keep-alive heartbeat to the rendezvous '\x00' due to an error of"
         r" type (?P<error>[\w.]+)\.",
         semconv.RENDEZVOUS_KEEP_ALIVE_FAILED,
     ),
-    _wording("_close", _NODE + r" has closed the rendezvous '\x00'\.", semconv.RENDEZVOUS_CLOSED),
-    _wording(
+    _pattern("_close", _NODE + r" has closed the rendezvous '\x00'\.", semconv.RENDEZVOUS_CLOSED),
+    _pattern(
         "shutdown",
         _NODE + r" has failed to shutdown the rendezvous '\x00' due to an error of type (?P<error>[\w.]+)\.",
         semconv.RENDEZVOUS_SHUTDOWN_FAILED,
     ),
-    _wording(
+    _pattern(
         "sync",
         r"As part of the sync operation the node\(s\) (?P<removed>'.*') have been removed from the"
         r" rendezvous '\x00' since they had no heartbeat\.",
@@ -143,7 +143,7 @@ FAILING_CALLS: Final = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class ParsedMessage:
     """What a message said.
 
     Attributes:
@@ -157,7 +157,7 @@ class Reading:
     intent: bool
 
 
-def read(name: str, run_id: str, message: str, failed: bool) -> Reading:
+def parse_message(name: str, run_id: str, message: str, failed: bool) -> ParsedMessage:
     """What one rendezvous message tells.
 
     Args:
@@ -176,11 +176,11 @@ def read(name: str, run_id: str, message: str, failed: bool) -> Reading:
     intent = words.endswith(_PENDING)
     if intent:
         words = words[: -len(_PENDING)]
-    for wording in WORDINGS:
+    for wording in PATTERNS:
         if where.endswith(wording.where):
             found = wording.words.fullmatch(words)
             if found is not None:
-                return Reading(wording.event, found.groupdict(), intent)
+                return ParsedMessage(wording.event, found.groupdict(), intent)
     if failed and where.rpartition(".")[2] in FAILING_CALLS:
-        return Reading(semconv.RENDEZVOUS_FAILED, {}, False)
-    return Reading(semconv.RENDEZVOUS_MESSAGE, {}, intent)
+        return ParsedMessage(semconv.RENDEZVOUS_FAILED, {}, False)
+    return ParsedMessage(semconv.RENDEZVOUS_MESSAGE, {}, intent)

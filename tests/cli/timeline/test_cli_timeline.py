@@ -21,8 +21,8 @@ from support.recordings import DIRECTORY
 from torchelastic_otel.cli import main
 from torchelastic_otel.export.otel.logs import log_record
 from torchelastic_otel.export.otel.otlp_json import encode_line
-from torchelastic_otel.model.event import Delivery
-from torchelastic_otel.processing.processor import ORIGIN_KEY, raw_payload
+from torchelastic_otel.model.event import StoredEvent
+from torchelastic_otel.processing.processor import ORIGIN_KEY, encode_record
 from torchelastic_otel.spool import adoption
 
 SCHEMA = json.loads((Path(__file__).parents[3] / "docs" / "reference" / "timeline.schema.json").read_text())
@@ -38,7 +38,7 @@ def timeline(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[str
     return document
 
 
-def to_otlp(path: Path, deliveries: list[Delivery], batch: int = 7) -> Path:
+def to_otlp(path: Path, deliveries: list[StoredEvent], batch: int = 7) -> Path:
     """The log records of the events, as the file destination writes them."""
     records = [log_record(delivery, LogRecordLimits()) for delivery in deliveries]
     path.write_bytes(b"".join(encode_line(records[i : i + batch]) for i in range(0, len(records), batch)))
@@ -177,7 +177,7 @@ def test_events_that_a_process_had_no_time_to_settle_are_read_from_its_spool(
     owned = adoption.create(spools.directory, whose.origin.id, 1 << 22)
     owned.spool.put_meta(ORIGIN_KEY, whose.origin.to_json())
     owned.spool.subscribe({"otlp": ["null"]})
-    rows = [(line["dest"], raw_payload(json.dumps(line["event"]), int(line["t"] * 1e9), 1)) for line in lines]
+    rows = [(line["dest"], encode_record(json.dumps(line["event"]), int(line["t"] * 1e9), 1)) for line in lines]
     owned.spool.append(rows, raw=True)
     [run] = timeline(capsys)["runs"]
     assert (run["run_id"], run["outcome"], run["nodes"][0]["host"]) == ("clean-1node", "succeeded", "node-a")

@@ -9,11 +9,11 @@ import pytest
 from support.job_streams import EPOCH_NS, NONCE, AgentTape, at, clean_job, failing_job
 
 from torchelastic_otel import semconv
-from torchelastic_otel.cli.timeline.filters import Choice, chosen
-from torchelastic_otel.cli.timeline.json_report import document
+from torchelastic_otel.cli.timeline.filters import Selection, chosen
+from torchelastic_otel.cli.timeline.json_report import json_report
 from torchelastic_otel.cli.timeline.render import Look, Page
 from torchelastic_otel.cli.timeline.text import write_run
-from torchelastic_otel.history.reducer import Story, fold, runs_of
+from torchelastic_otel.history.reducer import HistoryState, add, build_runs
 from torchelastic_otel.history.types import Outcome, Run
 from torchelastic_otel.model.phases import Phase
 
@@ -22,7 +22,9 @@ HOUR = 3_600
 
 def tell(agents: Sequence[AgentTape], living: Collection[str] = ()) -> Run:
     """Their one run."""
-    [run] = runs_of(fold(Story(), [delivery for agent in agents for delivery in agent.deliveries]), living=living)
+    [run] = build_runs(
+        add(HistoryState(), [delivery for agent in agents for delivery in agent.deliveries]), living=living
+    )
     return run
 
 
@@ -33,12 +35,12 @@ def choose(
     round_: int | None = None,
     since: float | None = None,
     node: str | None = None,
-) -> list[Choice]:
+) -> list[Selection]:
     """What is left of the run; ``since`` is a second of the stream."""
     return chosen([run], run_id, round_, None if since is None else at(since), node)
 
 
-def shown(choice: Choice) -> str:
+def shown(choice: Selection) -> str:
     """The choice as text."""
     page = Page(Look(utc=True))
     write_run(page, choice.run, choice.whole)
@@ -141,7 +143,7 @@ def test_a_job_without_times_is_not_held_for_over() -> None:
 def test_a_round_alone_is_told_no_shorter_than_among_all() -> None:
     """Who is new in it, too: that it is the only one shown does not make it the first."""
     run = in_three_rounds()
-    whole = shown(Choice(run, run))
+    whole = shown(Selection(run, run))
     for number in range(3):
         [choice] = choose(run, round_=number)
         assert block(shown(choice), f"round {number}") == block(whole, f"round {number}")
@@ -160,7 +162,7 @@ def test_a_round_in_between_is_told_in_full() -> None:
     agent.succeed(300)
     run = tell(agents)
     [choice] = choose(run, round_=4)
-    assert "    failed     12:55:40.000" not in shown(Choice(run, run))
+    assert "    failed     12:55:40.000" not in shown(Selection(run, run))
     assert "    failed     12:55:40.000" in shown(choice)
 
 
@@ -174,9 +176,9 @@ def test_the_head_and_the_doubts_of_a_round_alone_say_that_they_are_of_the_whole
     assert lines[3] == "  shown: 1 of 2 rounds; what is said of the run is of all of it"
     assert "  inferred, in the whole run" in lines
     assert "  unknown, in the whole run" in lines
-    alone = document([choice.run])["runs"][0]
+    alone = json_report([choice.run])["runs"][0]
     assert [each["round"] for each in alone.pop("rounds")] == [1]
-    every = document([run])["runs"][0]
+    every = json_report([run])["runs"][0]
     del every["rounds"]
     assert alone == every, "what the document says of the run is of the whole, too"
 
@@ -184,7 +186,7 @@ def test_the_head_and_the_doubts_of_a_round_alone_say_that_they_are_of_the_whole
 def test_nothing_is_said_of_a_part_where_all_is_shown() -> None:
     """``--round 0`` of a run with one round is the run."""
     [choice] = choose(tell(clean_job(1)), round_=0)
-    assert shown(choice) == shown(Choice(choice.whole, choice.whole))
+    assert shown(choice) == shown(Selection(choice.whole, choice.whole))
     assert "shown:" not in shown(choice)
 
 
@@ -226,7 +228,7 @@ def test_a_node_is_found_by_its_host_its_id_and_its_rank(node: str, hosts: list[
     assert "\n  shown: 1 of 2 nodes; what is said of the run is of all of it\n" in text
     assert "failed     12:53:40.000 node 1 (node-b), rank 3" in text
     assert text.startswith("run job  succeeded  2 nodes  ")
-    alone, every = (document([run])["runs"][0] for run in (choice.run, choice.whole))
+    alone, every = (json_report([run])["runs"][0] for run in (choice.run, choice.whole))
     assert {key for key in every if alone[key] != every[key]} == {"nodes", "rounds"}
 
 

@@ -126,7 +126,7 @@ def test_of_a_gzip_stream_that_is_damaged_in_the_middle_the_beginning_is_read(
 # --- spools
 
 
-def put(spools: Spools, agent: AgentTape) -> adoption.Owned:
+def put(spools: Spools, agent: AgentTape) -> adoption.OwnedSpool:
     """The agent's spool, with nothing delivered yet."""
     owned = adoption.create(spools.directory, agent.origin.id, 1 << 22)
     owned.spool.put_meta(ORIGIN_KEY, agent.origin.to_json())
@@ -135,7 +135,7 @@ def put(spools: Spools, agent: AgentTape) -> adoption.Owned:
     return owned
 
 
-def retire(owned: adoption.Owned) -> Path:
+def retire(owned: adoption.OwnedSpool) -> Path:
     """All is delivered; what the spool became."""
     owned.spool.acknowledge("otlp", 10**6, delivered=10**6)
     owned.let_go()

@@ -16,7 +16,7 @@ from torchelastic_otel.cli import main
 from torchelastic_otel.cli.timeline.sources import read_paths
 from torchelastic_otel.export.otel.logs import log_record
 from torchelastic_otel.export.otel.otlp_json import encode_line
-from torchelastic_otel.history.reducer import Story, fold, runs_of
+from torchelastic_otel.history.reducer import HistoryState, add, build_runs
 
 README_LOGS = sorted((Path(__file__).parents[2] / "recordings" / "llama-finetune").glob("*.logs.jsonl"))
 
@@ -88,7 +88,7 @@ def test_records_without_a_uid_beside_such_with_one_take_no_ones_place(tmp_path:
     bare = write(tmp_path / "b.jsonl", without_uid(requests[7:]))
     told = read_paths([str(bare), str(named)], print)
     assert len({delivery.sequence for delivery in told.deliveries}) == len(agent.events)
-    [run] = runs_of(fold(Story(), told.deliveries))
+    [run] = build_runs(add(HistoryState(), told.deliveries))
     assert [event.name for event in run.agents[0].events] == [event.name for event in agent.events]
 
 

@@ -13,13 +13,13 @@ from torchelastic_otel import semconv
 from torchelastic_otel.cli import main
 from torchelastic_otel.cli.timeline.render import Look, Page
 from torchelastic_otel.cli.timeline.text import write_run
-from torchelastic_otel.history.reducer import Story, fold, runs_of
+from torchelastic_otel.history.reducer import HistoryState, add, build_runs
 from torchelastic_otel.model.phases import Phase
 
 
 def rows(agents: Sequence[AgentTape], gone: Collection[str] = ()) -> list[str]:
     """The lines of their one run, without the spaces before them."""
-    [run] = runs_of(fold(Story(), [delivery for agent in agents for delivery in agent.deliveries]), gone=gone)
+    [run] = build_runs(add(HistoryState(), [delivery for agent in agents for delivery in agent.deliveries]), gone=gone)
     page = Page(Look(utc=True))
     write_run(page, run)
     return [line.strip() for line in page.text().splitlines()]

@@ -23,7 +23,7 @@ from torchelastic_otel.cli.timeline.options import since
 from torchelastic_otel.cli.timeline.render import Look, Page, clean, clock, day_and_clock, duration
 from torchelastic_otel.cli.timeline.text import write_run
 from torchelastic_otel.history.ranges import ranges
-from torchelastic_otel.history.reducer import Story, fold, runs_of
+from torchelastic_otel.history.reducer import HistoryState, add, build_runs
 from torchelastic_otel.history.types import Run
 
 PLAIN = Look(utc=True)
@@ -31,7 +31,7 @@ PLAIN = Look(utc=True)
 
 def tell(agents: Sequence[AgentTape]) -> Run:
     """Their one run."""
-    [run] = runs_of(fold(Story(), [delivery for agent in agents for delivery in agent.deliveries]))
+    [run] = build_runs(add(HistoryState(), [delivery for agent in agents for delivery in agent.deliveries]))
     return run
 
 

@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from torchelastic_otel.export.otel.cancellation import Answered, Lifeline, one_line
-from torchelastic_otel.export.result import Outcome, Verdict
+from torchelastic_otel.export.otel.cancellation import Answered, CancellationScope, one_line
+from torchelastic_otel.export.result import Disposition, ExportResult
 
 MINUTE_NS = 60_000_000_000
 
@@ -15,7 +15,7 @@ MINUTE_NS = 60_000_000_000
 def test_a_cut_without_an_attempt_cuts_nothing() -> None:
     """Abort may come between two sends; the pooled connection stays."""
     cuts: list[int] = []
-    lifeline = Lifeline(MINUTE_NS)
+    lifeline = CancellationScope(MINUTE_NS)
     lifeline.hold(lambda: cuts.append(1))
     lifeline.abort()
     with lifeline.attempt():
@@ -27,7 +27,7 @@ def test_a_cut_without_an_attempt_cuts_nothing() -> None:
 def test_the_time_limit_of_an_attempt_that_is_over_does_not_cut_the_next() -> None:
     """A timer that fires late must find its own attempt or none."""
     cuts: list[int] = []
-    lifeline = Lifeline(MINUTE_NS)
+    lifeline = CancellationScope(MINUTE_NS)
     lifeline.hold(lambda: cuts.append(1))
     with lifeline.attempt():
         pass
@@ -36,13 +36,13 @@ def test_the_time_limit_of_an_attempt_that_is_over_does_not_cut_the_next() -> No
         assert (cuts, lifeline.cut_outcome()) == ([], None)
         lifeline._cut_off("in time", 2)
     assert cuts == [1]
-    assert lifeline.cut_outcome() == Outcome(Verdict.RETRY, "in time")
+    assert lifeline.cut_outcome() == ExportResult(Disposition.RETRY, "in time")
 
 
 def test_what_opens_after_the_cut_is_cut_at_once() -> None:
     """Abort may come before the connection is there."""
     cuts: list[int] = []
-    lifeline = Lifeline(MINUTE_NS)
+    lifeline = CancellationScope(MINUTE_NS)
     with lifeline.attempt():
         lifeline.abort()
         lifeline.hold(lambda: cuts.append(1))
@@ -52,7 +52,7 @@ def test_what_opens_after_the_cut_is_cut_at_once() -> None:
 def test_an_attempt_is_its_own_thread_s() -> None:
     """A user's other threads may use the same exporter meanwhile."""
     seen: list[bool] = []
-    lifeline = Lifeline(MINUTE_NS)
+    lifeline = CancellationScope(MINUTE_NS)
     with lifeline.attempt():
         thread = threading.Thread(target=lambda: seen.append(lifeline.is_mine()))
         thread.start()
@@ -69,7 +69,7 @@ def test_an_attempt_runs_where_no_more_threads_can_be_started(monkeypatch: pytes
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(threading.Timer, "start", refuses)
-    lifeline = Lifeline(MINUTE_NS)
+    lifeline = CancellationScope(MINUTE_NS)
     with lifeline.attempt():
         under_way = lifeline.is_mine()
     assert under_way

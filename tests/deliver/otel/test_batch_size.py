@@ -11,7 +11,7 @@ from torchelastic_otel import semconv
 from torchelastic_otel.export.batch_worker import MAX_BATCH_BYTES
 from torchelastic_otel.export.otel.limits import limits_of
 from torchelastic_otel.export.otel.logs import log_record
-from torchelastic_otel.model.event import Delivery, ElasticEvent, Origin
+from torchelastic_otel.model.event import ElasticEvent, Origin, StoredEvent
 
 RECORDS, JSON_BYTES, ENCODED_BYTES = 512, MAX_BATCH_BYTES, 1024 * 1024
 ORIGIN = Origin(
@@ -48,5 +48,5 @@ def test_the_encoded_batch_is_at_most_one_mebibyte(shape: str, records: int) -> 
     made = SHAPES[shape](JSON_BYTES // records - 220)
     assert len(made.to_json()) * records <= JSON_BYTES, "the shape must be within the pipeline's limit"
     limits = limits_of({}, pytest.fail)
-    batch = [log_record(Delivery(2**40 + number, made, ORIGIN), limits) for number in range(records)]
+    batch = [log_record(StoredEvent(2**40 + number, made, ORIGIN), limits) for number in range(records)]
     assert encode_logs(batch).ByteSize() <= ENCODED_BYTES

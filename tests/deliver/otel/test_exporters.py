@@ -24,10 +24,10 @@ from support.senders import SECOND_NS, environment, sender_by, user_draws
 from torchelastic_otel.export.otel import entry_points, otlp
 from torchelastic_otel.export.otel.entry_points import ExporterError, known_exporters, make_sender, sender_for
 from torchelastic_otel.export.otel.environment import protocol, timeout_ns
-from torchelastic_otel.export.otel.generic import PlainSender
+from torchelastic_otel.export.otel.generic import GenericSender
 from torchelastic_otel.export.otel.grpc import GrpcSender
 from torchelastic_otel.export.otel.http import HttpSender
-from torchelastic_otel.export.result import Verdict
+from torchelastic_otel.export.result import Disposition
 from torchelastic_otel.model.signals import Signal
 
 GRPC_FOR_LOGS = {"OTEL_EXPORTER_OTLP_LOGS_PROTOCOL": "grpc"}
@@ -54,7 +54,7 @@ def test_installed_exporters_are_known_and_asking_imports_none_of_them() -> None
         ("otlp", {"OTEL_EXPORTER_OTLP_LOGS_PROTOCOL": "", "OTEL_EXPORTER_OTLP_PROTOCOL": "HTTP/protobuf"}, HttpSender),
         ("otlp_proto_grpc", {"OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}, GrpcSender),
         ("otlp_proto_http", {}, HttpSender),
-        ("console", {}, PlainSender),
+        ("console", {}, GenericSender),
     ],
     ids=str,
 )
@@ -79,7 +79,7 @@ def test_no_timeout_setting_stops_a_delivery(variable: str, collector_type: Any,
     """The gRPC exporter raises on `10s`, and takes `10000`, milliseconds to the specification, for three hours."""
     said: list[str] = []
     with collector_type() as collector, sender_by({**collector.env(), variable: value}, warnings=said) as sender:
-        assert sender.send(deliveries(1)).verdict is Verdict.DELIVERED
+        assert sender.send(deliveries(1)).verdict is Disposition.DELIVERED
     assert [variable in text for text in said] == [True] * (value != "")
 
 
@@ -111,7 +111,7 @@ def test_a_compression_that_there_is_not_is_named_and_none_is_used() -> None:
     said: list[str] = []
     bad = {"OTEL_EXPORTER_OTLP_COMPRESSION": "brotli"}
     with GrpcCollector() as collector, sender_by({**collector.env(), **bad}, warnings=said) as sender:
-        assert sender.send(deliveries(1)).verdict is Verdict.DELIVERED
+        assert sender.send(deliveries(1)).verdict is Disposition.DELIVERED
     assert said == ["OTEL_EXPORTER_OTLP_COMPRESSION='brotli' is not allowed: give none, gzip, deflate; none is used"]
 
 
@@ -207,7 +207,7 @@ def test_an_installed_exporter_gets_the_records(monkeypatch: pytest.MonkeyPatch)
     memory = InMemoryLogRecordExporter()
     with_entry_point(monkeypatch, "opentelemetry_logs_exporter", lambda: memory)
     sender = make_sender("extra", attempt_timeout_ns=SECOND_NS, environ={}, warn=pytest.fail)
-    assert sender.send(deliveries(2)).verdict is Verdict.DELIVERED
+    assert sender.send(deliveries(2)).verdict is Disposition.DELIVERED
     uids = [(item.log_record.attributes or {})["log.record.uid"] for item in memory.get_finished_logs()]
     assert uids == [f"{ORIGIN.id}-1", f"{ORIGIN.id}-2"]
 
@@ -215,24 +215,24 @@ def test_an_installed_exporter_gets_the_records(monkeypatch: pytest.MonkeyPatch)
 def test_the_console_exporter_takes_a_record_without_a_time(capsys: pytest.CaptureFixture[str]) -> None:
     """OpenTelemetry's own exporters must not stumble over what torch does not say."""
     sender = sender_for(ConsoleLogRecordExporter(out=sys.stdout), attempt_timeout_ns=SECOND_NS)
-    assert sender.send(deliveries(1)).verdict is Verdict.DELIVERED
+    assert sender.send(deliveries(1)).verdict is Disposition.DELIVERED
     assert "torchelastic.rendezvous.joined" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("answer", "verdict"),
     [
-        (LogRecordExportResult.SUCCESS, Verdict.DELIVERED),
-        (None, Verdict.DELIVERED),
-        (LogRecordExportResult.FAILURE, Verdict.RETRY),
-        (False, Verdict.RETRY),
-        (ValueError("bad record"), Verdict.REFUSED),
-        (ConnectionResetError(104, "reset"), Verdict.RETRY),
-        (TimeoutError(), Verdict.RETRY),
+        (LogRecordExportResult.SUCCESS, Disposition.DELIVERED),
+        (None, Disposition.DELIVERED),
+        (LogRecordExportResult.FAILURE, Disposition.RETRY),
+        (False, Disposition.RETRY),
+        (ValueError("bad record"), Disposition.REFUSED),
+        (ConnectionResetError(104, "reset"), Disposition.RETRY),
+        (TimeoutError(), Disposition.RETRY),
     ],
     ids=repr,
 )
-def test_what_any_other_exporter_says_is_taken_for_what_it_can_mean(answer: Any, verdict: Verdict) -> None:
+def test_what_any_other_exporter_says_is_taken_for_what_it_can_mean(answer: Any, verdict: Disposition) -> None:
     """Without a response to look at; but a connection that broke is no record's fault."""
 
     class Exporter:
@@ -260,7 +260,7 @@ def test_an_otlp_exporter_given_as_an_instance_is_observed_and_still_its_owner_s
         exporter = Exporter()
         sender = sender_for(exporter, attempt_timeout_ns=5 * SECOND_NS)
         collector.behaviour = BAD_REQUEST
-        assert sender.send(deliveries(1)).verdict is Verdict.REFUSED
+        assert sender.send(deliveries(1)).verdict is Disposition.REFUSED
         with user_draws():
             assert exporter.export([]) is LogRecordExportResult.FAILURE
         sender.close()
@@ -276,7 +276,7 @@ def test_the_session_of_a_credential_provider_is_used(monkeypatch: pytest.Monkey
     with_entry_point(monkeypatch, group, lambda: session)
     variables = {"OTEL_PYTHON_EXPORTER_OTLP_HTTP_CREDENTIAL_PROVIDER": "extra"}
     with HttpCollector() as collector, sender_by({**collector.env(), **variables}) as sender:
-        assert sender.send(deliveries(1)).verdict is Verdict.DELIVERED
+        assert sender.send(deliveries(1)).verdict is Disposition.DELIVERED
         assert collector.headers[0]["x-signed"] == "yes"
 
 

@@ -20,7 +20,7 @@ from support.senders import user_draws
 
 from torchelastic_otel.export.otel.limits import limits_of
 from torchelastic_otel.export.otel.logs import log_record
-from torchelastic_otel.model.event import Delivery, ElasticEvent, Severity
+from torchelastic_otel.model.event import ElasticEvent, Severity, StoredEvent
 
 NAMES = (
     "OTEL_ATTRIBUTE_COUNT_LIMIT",
@@ -46,10 +46,10 @@ def test_an_ambient_span_does_not_get_into_a_record() -> None:
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 
 
-def in_trace(trace_id: str | None = TRACE, span_id: str | None = SPAN) -> Delivery:
+def in_trace(trace_id: str | None = TRACE, span_id: str | None = SPAN) -> StoredEvent:
     """A delivery whose event is of a trace."""
     event = replace(delivery().event, trace_id=trace_id, span_id=span_id)
-    return Delivery(1, event, ORIGIN)
+    return StoredEvent(1, event, ORIGIN)
 
 
 @pytest.mark.parametrize("sampled", [True, False])
@@ -101,7 +101,7 @@ def test_whatever_is_a_valid_event_can_be_encoded(
 ) -> None:
     """One record that cannot be encoded fails its whole batch; a replayed file may hold any number."""
     event = ElasticEvent("torchelastic.event", "null", "", time_ns, observed_ns, attributes=attributes)
-    request = encode_logs([log_record(Delivery(1, event, ORIGIN), limits())])
+    request = encode_logs([log_record(StoredEvent(1, event, ORIGIN), limits())])
     assert len(request.resource_logs[0].scope_logs[0].log_records) == 1
 
 
@@ -109,7 +109,7 @@ def test_severities_keep_number_and_name() -> None:
     """Backends filter by number, people by name."""
     for severity in Severity:
         event = ElasticEvent("torchelastic.event", "null", "", None, 1, severity=severity)
-        record = log_record(Delivery(1, event, ORIGIN), limits()).log_record
+        record = log_record(StoredEvent(1, event, ORIGIN), limits()).log_record
         assert record.severity_number is not None
         assert (record.severity_number.value, record.severity_text) == (severity.value, severity.name)
 

@@ -18,7 +18,7 @@ from support.relay import Relay
 from support.senders import SECOND_NS, sender_to
 
 from torchelastic_otel.export.otel.grpc import outcome_of_status
-from torchelastic_otel.export.result import Verdict
+from torchelastic_otel.export.result import Disposition
 
 
 @pytest.fixture
@@ -31,18 +31,18 @@ def collector() -> Iterator[GrpcCollector]:
 @pytest.mark.parametrize(
     ("code", "details", "verdict"),
     [
-        ("CANCELLED", "", Verdict.RETRY),
-        ("UNKNOWN", "", Verdict.RETRY),
-        ("ABORTED", "", Verdict.RETRY),
-        ("OUT_OF_RANGE", "", Verdict.RETRY),
-        ("DATA_LOSS", "", Verdict.RETRY),
-        ("NOT_FOUND", "", Verdict.HOLD),
-        ("RESOURCE_EXHAUSTED", "quota", Verdict.RETRY),
-        ("INTERNAL", "grpc: error unmarshalling request: string field contains invalid UTF-8", Verdict.REFUSED),
-        ("INTERNAL", "Exception deserializing request!", Verdict.REFUSED),
+        ("CANCELLED", "", Disposition.RETRY),
+        ("UNKNOWN", "", Disposition.RETRY),
+        ("ABORTED", "", Disposition.RETRY),
+        ("OUT_OF_RANGE", "", Disposition.RETRY),
+        ("DATA_LOSS", "", Disposition.RETRY),
+        ("NOT_FOUND", "", Disposition.HOLD),
+        ("RESOURCE_EXHAUSTED", "quota", Disposition.RETRY),
+        ("INTERNAL", "grpc: error unmarshalling request: string field contains invalid UTF-8", Disposition.REFUSED),
+        ("INTERNAL", "Exception deserializing request!", Disposition.REFUSED),
     ],
 )
-def test_the_other_codes(collector: GrpcCollector, code: str, details: str, verdict: Verdict) -> None:
+def test_the_other_codes(collector: GrpcCollector, code: str, details: str, verdict: Disposition) -> None:
     """Only a status that speaks of the data refuses it."""
     collector.behaviour = Answer(code=code, details=details)
     with sender_to(collector) as sender:
@@ -71,14 +71,14 @@ def test_retry_info_that_is_none_is_left_out() -> None:
         trailing_metadata=lambda: (("google.rpc.retryinfo-bin", b"\xff\xff"),),
     )
     outcome = outcome_of_status(error)
-    assert (outcome.verdict, outcome.reason, outcome.retry_after_ns) == (Verdict.RETRY, "gRPC UNAVAILABLE: x", None)
+    assert (outcome.verdict, outcome.reason, outcome.retry_after_ns) == (Disposition.RETRY, "gRPC UNAVAILABLE: x", None)
 
 
 def test_headers_that_grpc_does_not_take_hold_the_queue(collector: GrpcCollector) -> None:
     """It answers INTERNAL to itself, at each call; that is no fault of the records."""
     with sender_to(collector, OTEL_EXPORTER_OTLP_LOGS_HEADERS="x-key=a%0Ab") as sender:
         outcome = sender.send([delivery(1)])
-    assert outcome.verdict is Verdict.HOLD
+    assert outcome.verdict is Disposition.HOLD
     assert "metadata" in outcome.reason
 
 
@@ -95,7 +95,7 @@ def test_a_thread_that_is_refused_in_the_middle_holds_nothing_up(
         first = sender.send([delivery(1)])
         monkeypatch.undo()
         second = sender.send([delivery(2)])
-    assert (first.verdict, second.verdict) == (Verdict.DELIVERED, Verdict.DELIVERED)
+    assert (first.verdict, second.verdict) == (Disposition.DELIVERED, Disposition.DELIVERED)
     assert set(collector.uids()) == {one.uid for one in (delivery(1), delivery(2))}
 
 
@@ -110,7 +110,7 @@ def test_a_fault_before_the_call_is_an_outcome_and_no_wait(
     with sender_to(collector) as sender:
         monkeypatch.setattr(sender._stub._export, "future", fault)
         outcome = sender.send([delivery(1)])
-    assert (outcome.verdict, "RuntimeError" in outcome.reason) == (Verdict.HOLD, True)
+    assert (outcome.verdict, "RuntimeError" in outcome.reason) == (Disposition.HOLD, True)
 
 
 def test_gzip_is_on_the_wire(collector: GrpcCollector) -> None:
@@ -123,6 +123,6 @@ def test_gzip_is_on_the_wire(collector: GrpcCollector) -> None:
                 "OTEL_EXPORTER_OTLP_COMPRESSION": kind,
             }
             with sender_to(collector, **variables) as sender:
-                assert sender.send([delivery(body="a" * 100_000)]).verdict is Verdict.DELIVERED
+                assert sender.send([delivery(body="a" * 100_000)]).verdict is Disposition.DELIVERED
             sizes[kind] = relay.to_server
     assert sizes["none"] > 100_000 > 10_000 > sizes["gzip"]

@@ -13,7 +13,7 @@ from support.relay import Relay
 from support.senders import SECOND_NS, sender_to
 
 from torchelastic_otel.export.otel.http_responses import outcome_of_error, parse_retry_after
-from torchelastic_otel.export.result import Verdict
+from torchelastic_otel.export.result import Disposition
 
 
 @pytest.fixture
@@ -29,26 +29,26 @@ def test_a_redirect_is_a_failure_that_says_so(collector: HttpCollector, status: 
     collector.behaviour = REDIRECT.but(status=status)
     with sender_to(collector) as sender:
         outcome = sender.send(deliveries(1))
-    assert outcome.verdict is Verdict.HOLD
+    assert outcome.verdict is Disposition.HOLD
     assert "redirects are not followed" in outcome.reason
 
 
 @pytest.mark.parametrize(
     ("status", "verdict"),
     [
-        (202, Verdict.DELIVERED),
-        (204, Verdict.DELIVERED),
-        (405, Verdict.HOLD),
-        (407, Verdict.HOLD),
-        (415, Verdict.HOLD),
-        (422, Verdict.REFUSED),
-        (425, Verdict.RETRY),
-        (502, Verdict.RETRY),
-        (504, Verdict.RETRY),
-        (599, Verdict.RETRY),
+        (202, Disposition.DELIVERED),
+        (204, Disposition.DELIVERED),
+        (405, Disposition.HOLD),
+        (407, Disposition.HOLD),
+        (415, Disposition.HOLD),
+        (422, Disposition.REFUSED),
+        (425, Disposition.RETRY),
+        (502, Disposition.RETRY),
+        (504, Disposition.RETRY),
+        (599, Disposition.RETRY),
     ],
 )
-def test_the_other_statuses(collector: HttpCollector, status: int, verdict: Verdict) -> None:
+def test_the_other_statuses(collector: HttpCollector, status: int, verdict: Disposition) -> None:
     """Only a status that speaks of the data refuses it; whatever else is unknown keeps it."""
     collector.behaviour = Answer(status, body=b"")
     with sender_to(collector) as sender:
@@ -60,7 +60,7 @@ def test_a_200_with_a_body_that_is_no_otlp_is_delivered(collector: HttpCollector
     """The status is the acknowledgement; asking again would only double the records."""
     collector.behaviour = Answer(body=body)
     with sender_to(collector) as sender:
-        assert sender.send(deliveries(1)).verdict is Verdict.DELIVERED
+        assert sender.send(deliveries(1)).verdict is Disposition.DELIVERED
 
 
 def test_a_400_from_a_tls_port_holds_the_queue(collector: HttpCollector) -> None:
@@ -70,7 +70,7 @@ def test_a_400_from_a_tls_port_holds_the_queue(collector: HttpCollector) -> None
     )
     with sender_to(collector) as sender:
         outcome = sender.send(deliveries(1))
-    assert outcome.verdict is Verdict.HOLD
+    assert outcome.verdict is Disposition.HOLD
     assert "https://" in outcome.reason
 
 
@@ -97,27 +97,27 @@ def test_a_server_that_drips_header_bytes_ends_with_the_attempt_timeout(collecto
     collector.behaviour = DRIP
     with sender_to(collector, timeout_s=3) as sender:
         outcome = sender.send(deliveries(1))
-        assert outcome.verdict is Verdict.RETRY
+        assert outcome.verdict is Disposition.RETRY
         assert outcome.reason == "no full answer within 3 s"
         collector.behaviour = OK
-        assert sender.send(deliveries(1)).verdict is Verdict.DELIVERED
+        assert sender.send(deliveries(1)).verdict is Disposition.DELIVERED
 
 
 def test_a_connection_that_is_cut_instead_of_an_answer_is_tried_again(collector: HttpCollector) -> None:
     """Whether it was taken is not known: at least once means again; and one request per attempt."""
     collector.behaviour = RESET
     with sender_to(collector) as sender:
-        assert sender.send(deliveries(1)).verdict is Verdict.RETRY
+        assert sender.send(deliveries(1)).verdict is Disposition.RETRY
     assert collector.requests == 1
 
 
 def test_a_connection_that_the_server_closed_while_idle_costs_no_attempt(collector: HttpCollector) -> None:
     """Servers close idle connections all the time; that must not look like an outage."""
     with sender_to(collector) as sender:
-        assert sender.send([delivery(1)]).verdict is Verdict.DELIVERED
+        assert sender.send([delivery(1)]).verdict is Disposition.DELIVERED
         collector.stop()
         collector.start()
-        assert sender.send([delivery(2)]).verdict is Verdict.DELIVERED
+        assert sender.send([delivery(2)]).verdict is Disposition.DELIVERED
 
 
 def test_retry_after_as_a_date_reaches_the_outcome(collector: HttpCollector) -> None:
@@ -151,7 +151,7 @@ def test_retry_after_in_every_form(value: str | None, expected: int | None) -> N
 def test_another_path_than_the_general_one_is_asked_for() -> None:
     """OTEL_EXPORTER_OTLP_LOGS_ENDPOINT is taken as it is, nothing appended."""
     with HttpCollector(path="/ingest/otlp") as collector, sender_to(collector) as sender:
-        assert sender.send(deliveries(1)).verdict is Verdict.DELIVERED
+        assert sender.send(deliveries(1)).verdict is Disposition.DELIVERED
 
 
 @pytest.mark.parametrize("endpoint", ["http://[", "ftp://127.0.0.1/v1/logs", "nonsense"])
@@ -159,7 +159,7 @@ def test_an_endpoint_that_is_none_holds_the_queue(collector: HttpCollector, endp
     """A typing error keeps every record and is said, without the URL, which may hold a key."""
     with sender_to(collector, OTEL_EXPORTER_OTLP_LOGS_ENDPOINT=endpoint + "?key=secret") as sender:
         outcome = sender.send(deliveries(1))
-    assert outcome.verdict is Verdict.HOLD
+    assert outcome.verdict is Disposition.HOLD
     assert "secret" not in outcome.reason
 
 
@@ -167,7 +167,7 @@ def test_a_certificate_file_that_is_not_there_holds_the_queue(collector: HttpCol
     """The same for certificates: nobody's data is at fault."""
     missing = {"OTEL_EXPORTER_OTLP_LOGS_ENDPOINT": "https://127.0.0.1:9", "OTEL_EXPORTER_OTLP_CERTIFICATE": "/none"}
     with sender_to(collector, **missing) as sender:
-        assert sender.send(deliveries(1)).verdict is Verdict.HOLD
+        assert sender.send(deliveries(1)).verdict is Disposition.HOLD
 
 
 def test_the_reason_of_a_connection_error_has_no_url() -> None:
@@ -175,7 +175,7 @@ def test_the_reason_of_a_connection_error_has_no_url() -> None:
     with pytest.raises(requests.ConnectionError) as raised:
         requests.post("http://user:secret@127.0.0.1:9/v1/logs?key=secret", timeout=1)
     outcome = outcome_of_error(raised.value)
-    assert (outcome.verdict, outcome.reason) == (Verdict.RETRY, "ConnectionRefusedError: Connection refused")
+    assert (outcome.verdict, outcome.reason) == (Disposition.RETRY, "ConnectionRefusedError: Connection refused")
 
 
 def test_one_connection_serves_many_sends(collector: HttpCollector) -> None:
@@ -194,5 +194,5 @@ def test_a_server_that_closes_after_each_answer_leaves_no_handle_open(collector:
     collector.behaviour = Answer(headers={"Connection": "close"})
     with sender_to(collector) as sender:
         for _ in range(3):
-            assert sender.send(deliveries(1)).verdict is Verdict.DELIVERED
+            assert sender.send(deliveries(1)).verdict is Disposition.DELIVERED
             assert sender._wire._handle is None

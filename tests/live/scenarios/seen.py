@@ -19,7 +19,7 @@ from stage import Stage
 
 from torchelastic_otel import semconv
 from torchelastic_otel.demo.receiver import Received, ReceivedMetric, ReceivedSpan
-from torchelastic_otel.spool.reader import contents
+from torchelastic_otel.spool.reader import read_contents
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +124,7 @@ def _rows(pid: int, spools: Path) -> list[Row]:
     found = []
     for path in spools.rglob("*"):
         if path.suffix in (".spool", ".delivered"):
-            held = contents(path)
+            held = read_contents(path)
             if json.loads(held.meta["origin"])["pid"] == pid:
                 for row in held.rows:
                     span = row.destination == "spans"

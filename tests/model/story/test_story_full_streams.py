@@ -8,7 +8,7 @@ from typing import Any
 from support.job_streams import NONCE, AgentTape, S, at, clean_job, failing_job
 
 from torchelastic_otel import semconv
-from torchelastic_otel.history.reducer import Story, fold, runs_of
+from torchelastic_otel.history.reducer import HistoryState, add, build_runs
 from torchelastic_otel.history.types import LeftReason, Outcome, Run, State
 from torchelastic_otel.model.event import Origin
 from torchelastic_otel.model.phases import Phase
@@ -16,7 +16,7 @@ from torchelastic_otel.model.phases import Phase
 
 def tell(*agents: AgentTape, **known: Any) -> Run:
     """The one run of these agents."""
-    [run] = runs_of(fold(Story(), [delivery for agent in agents for delivery in agent.deliveries]), **known)
+    [run] = build_runs(add(HistoryState(), [delivery for agent in agents for delivery in agent.deliveries]), **known)
     return run
 
 
@@ -312,7 +312,7 @@ def test_runs_with_one_id_and_two_nonces_are_two() -> None:
         for agent in job:
             agent.origin = Origin(f"{agent.name}-{number}", agent.name, 100, at(0))
     deliveries = [delivery for job in jobs for agent in job for delivery in agent.deliveries]
-    runs = runs_of(fold(Story(), deliveries))
+    runs = build_runs(add(HistoryState(), deliveries))
     assert sorted((run.run_id, run.nonce, run.outcome, len(run.nodes)) for run in runs) == [
         ("none", "1" * 32, Outcome.SUCCEEDED, 2),
         ("none", "2" * 32, Outcome.SUCCEEDED, 2),
@@ -324,7 +324,7 @@ def test_a_process_that_runs_one_job_after_another_is_an_agent_in_each() -> None
     one, two = clean_job(1, nonce="1" * 32)[0], clean_job(1, nonce="2" * 32)[0]
     two.origin = one.origin
     second_job = [later(delivery, len(one.events), 100) for delivery in two.deliveries]
-    first, second = runs_of(fold(Story(), [*one.deliveries, *second_job]))
+    first, second = build_runs(add(HistoryState(), [*one.deliveries, *second_job]))
     assert (first.nonce, first.outcome, second.nonce, second.outcome) == (
         "1" * 32,
         Outcome.SUCCEEDED,
@@ -339,8 +339,8 @@ def test_two_jobs_at_once_without_a_nonce_are_told_apart_where_their_nodes_contr
     jobs = [clean_job(1, nonce=None) for _ in range(2)]
     jobs[1][0].origin = Origin("another", "node-0", 200, at(0))
     jobs[1][0].node_id = "other"
-    again = [event_of(delivery, "node-0_200_0") for delivery in jobs[1][0].deliveries]
-    assert len(runs_of(fold(Story(), [*jobs[0][0].deliveries, *again]))) == 2
+    again = [with_node_id(delivery, "node-0_200_0") for delivery in jobs[1][0].deliveries]
+    assert len(build_runs(add(HistoryState(), [*jobs[0][0].deliveries, *again]))) == 2
 
 
 def test_a_rendezvous_that_times_out_names_who_was_missing() -> None:
@@ -417,7 +417,7 @@ def test_an_agent_that_is_stopped_in_its_first_rendezvous_has_a_run_without_a_ro
     )
 
 
-def event_of(delivery: Any, node_id: str) -> Any:
+def with_node_id(delivery: Any, node_id: str) -> Any:
     """A delivery under another node id."""
     attributes = {**delivery.event.attributes, semconv.NODE_ID: node_id}
     attributes.pop(semconv.RENDEZVOUS_PARTICIPANTS, None)

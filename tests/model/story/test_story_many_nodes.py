@@ -9,15 +9,15 @@ import pytest
 from support.job_streams import AgentTape
 
 from torchelastic_otel import semconv
-from torchelastic_otel.history.reducer import Story, fold, runs_of
+from torchelastic_otel.history.reducer import HistoryState, add, build_runs
 from torchelastic_otel.history.types import Run
-from torchelastic_otel.model.event import AttributeValue, Delivery, ElasticEvent, Origin
+from torchelastic_otel.model.event import AttributeValue, ElasticEvent, Origin, StoredEvent
 
 NODES = 1_000
-_Job = Callable[[], tuple[list[Delivery], set[str]]]
+_Job = Callable[[], tuple[list[StoredEvent], set[str]]]
 
 
-def told(agents: list[AgentTape]) -> list[Delivery]:
+def told(agents: list[AgentTape]) -> list[StoredEvent]:
     """What the agents say."""
     return [delivery for agent in agents for delivery in agent.deliveries]
 
@@ -38,7 +38,7 @@ def without_participants(event: ElasticEvent) -> dict[str, AttributeValue]:
     return {name: value for name, value in event.attributes.items() if name != semconv.RENDEZVOUS_PARTICIPANTS}
 
 
-def the_store_is_lost() -> tuple[list[Delivery], set[str]]:
+def the_store_is_lost() -> tuple[list[StoredEvent], set[str]]:
     """All but the store's host die of it."""
     agents = training()
     for agent in agents[1:]:
@@ -46,13 +46,13 @@ def the_store_is_lost() -> tuple[list[Delivery], set[str]]:
     return told(agents), {agents[0].origin.id}
 
 
-def all_are_killed() -> tuple[list[Delivery], set[str]]:
+def all_are_killed() -> tuple[list[StoredEvent], set[str]]:
     """As a scheduler does it."""
     agents = training()
     return told(agents), {agent.origin.id for agent in agents}
 
 
-def each_is_recorded_twice() -> tuple[list[Delivery], set[str]]:
+def each_is_recorded_twice() -> tuple[list[StoredEvent], set[str]]:
     """Two captures of each agent."""
     agents = training()
     once = told(agents)
@@ -61,7 +61,7 @@ def each_is_recorded_twice() -> tuple[list[Delivery], set[str]]:
     return once + told(agents), set()
 
 
-def nobody_says_how_it_ended() -> tuple[list[Delivery], set[str]]:
+def nobody_says_how_it_ended() -> tuple[list[StoredEvent], set[str]]:
     """Each agent has returned, and no event tells of its workers."""
     agents = training()
     for agent in agents:
@@ -81,7 +81,7 @@ def nobody_says_how_it_ended() -> tuple[list[Delivery], set[str]]:
 def test_a_thousand_nodes_are_a_few_sentences(job: _Job, sentence: str) -> None:
     """A screen, not a scroll: whoever is woken reads eight names, and how many there are."""
     deliveries, gone = job()
-    [run] = runs_of(fold(Story(), deliveries), gone=gone)
+    [run] = build_runs(add(HistoryState(), deliveries), gone=gone)
     sentences = [*run.inferred, *run.unknown]
     assert len(run.nodes) == NODES
     assert sum(sentence in each for each in sentences) == 1
@@ -98,7 +98,7 @@ def flapping(rounds: int) -> Run:
         agent.say(number * 30, semconv.RENDEZVOUS_JOIN_ATTEMPTED)
         agent.say(number * 30 + 1, semconv.RENDEZVOUS_JOINED)
         agent.say(number * 30 + 2, semconv.WORKER_STARTED, worker_rank=0, worker_local_rank=0, worker_pid=number + 1)
-    [run] = runs_of(fold(Story(), told(agents)))
+    [run] = build_runs(add(HistoryState(), told(agents)))
     return run
 
 

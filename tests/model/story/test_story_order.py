@@ -12,9 +12,9 @@ from support.job_streams import AgentTape, clean_job, failing_job
 from support.recordings import SCENARIOS, scenario
 
 from torchelastic_otel import semconv
-from torchelastic_otel.history.reducer import Story, fold, runs_of
+from torchelastic_otel.model.event import StoredEvent
+from torchelastic_otel.history.reducer import HistoryState, add, build_runs
 from torchelastic_otel.history.types import Outcome, Run, State
-from torchelastic_otel.model.event import Delivery
 
 
 def lost_node() -> list[AgentTape]:
@@ -43,12 +43,12 @@ def exhausted() -> list[AgentTape]:
     return agents
 
 
-def of(agents: list[AgentTape]) -> list[Delivery]:
+def of(agents: list[AgentTape]) -> list[StoredEvent]:
     """All their events."""
     return [delivery for agent in agents for delivery in agent.deliveries]
 
 
-JOBS: dict[str, Callable[[], list[Delivery]]] = {
+JOBS: dict[str, Callable[[], list[StoredEvent]]] = {
     "clean": lambda: of(clean_job(3)),
     "failing": lambda: of(failing_job()),
     "not agreed": lambda: of(failing_job(agreed=False)),
@@ -58,9 +58,9 @@ JOBS: dict[str, Callable[[], list[Delivery]]] = {
 STREAMS = {name: make() for name, make in JOBS.items()} | {name: scenario(name) for name in SCENARIOS}
 
 
-def tell(deliveries: list[Delivery]) -> tuple[Run, ...]:
+def tell(deliveries: list[StoredEvent]) -> tuple[Run, ...]:
     """The runs."""
-    return runs_of(fold(Story(), deliveries))
+    return build_runs(add(HistoryState(), deliveries))
 
 
 @pytest.mark.parametrize("job", STREAMS)
@@ -72,8 +72,8 @@ def test_shuffled_repeated_and_in_pieces_it_is_the_same_story(job: str, data: st
     shuffled = data.draw(st.permutations(stream))
     again = data.draw(st.lists(st.sampled_from(stream), max_size=20))
     cut = data.draw(st.integers(0, len(stream)))
-    story = fold(fold(fold(Story(), shuffled[:cut]), again), shuffled[cut:])
-    assert runs_of(story) == tell(stream)
+    story = add(add(add(HistoryState(), shuffled[:cut]), again), shuffled[cut:])
+    assert build_runs(story) == tell(stream)
 
 
 @pytest.mark.parametrize("job", STREAMS)
@@ -95,13 +95,21 @@ def test_with_events_missing_it_is_never_another_outcome(job: str, data: st.Data
         holds_together(run)
 
 
+def test_the_wall_time_reaches_to_the_last_heartbeat_that_a_peer_reports() -> None:
+    """The peer is in no round here: the lost node's training ends with that heartbeat, after its last event."""
+    kept = {("node-a", semconv.AGENT_STARTED), ("node-a", semconv.AGENT_LOST), ("node-b", semconv.RENDEZVOUS_JOINED)}
+    stream = [each for each in STREAMS["lost node"] if (each.origin.id[:6], each.event.name) in kept]
+    [run] = tell(stream)
+    assert (run.time[State.TRAINING], run.wall_ns) == (13 * 10**9, 15 * 10**9)
+
+
 @pytest.mark.parametrize("job", STREAMS)
 def test_every_beginning_of_a_story_holds_together(job: str) -> None:
     """A live job is looked at whenever somebody looks."""
     stream = sorted(STREAMS[job], key=lambda delivery: delivery.event.time_ns or 0)
     living = {delivery.origin.id for delivery in stream}
     for cut in range(0, len(stream), max(1, len(stream) // 60)):
-        for run in runs_of(fold(Story(), stream[:cut]), living=living):
+        for run in build_runs(add(HistoryState(), stream[:cut]), living=living):
             holds_together(run)
 
 

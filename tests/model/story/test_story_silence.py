@@ -8,7 +8,7 @@ import pytest
 from support.job_streams import AgentTape, S, at, clean_job
 
 from torchelastic_otel import semconv
-from torchelastic_otel.history.reducer import Story, fold, runs_of
+from torchelastic_otel.history.reducer import HistoryState, add, build_runs
 from torchelastic_otel.history.types import LeftReason, Outcome, Run, State
 from torchelastic_otel.model.phases import Phase
 
@@ -19,7 +19,7 @@ HEARD = "2026-11-22T12:54:50Z"
 
 def tell(*agents: AgentTape, **known: Any) -> Run:
     """The one run of these agents."""
-    [run] = runs_of(fold(Story(), [delivery for agent in agents for delivery in agent.deliveries]), **known)
+    [run] = build_runs(add(HistoryState(), [delivery for agent in agents for delivery in agent.deliveries]), **known)
     return run
 
 

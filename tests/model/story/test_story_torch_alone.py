@@ -7,17 +7,17 @@ import json
 import pytest
 from support.recordings import DIRECTORY, SCENARIOS, scenario
 
-from torchelastic_otel.history.reducer import Story, fold, runs_of
+from torchelastic_otel.history.reducer import HistoryState, add, build_runs
 from torchelastic_otel.history.types import LeftReason, Outcome, Run
-from torchelastic_otel.model.event import Delivery, Origin
+from torchelastic_otel.model.event import Origin, StoredEvent
 from torchelastic_otel.model.phases import Phase
-from torchelastic_otel.processing.enrichment import Standing, enrich
-from torchelastic_otel.torch_events.parser import normalise
+from torchelastic_otel.processing.enrichment import AgentContext, enrich
+from torchelastic_otel.torch_events.parser import parse
 
 
 def tell(name: str) -> Run:
     """The run of a recorded scenario."""
-    [run] = runs_of(fold(Story(), scenario(name)))
+    [run] = build_runs(add(HistoryState(), scenario(name)))
     return run
 
 
@@ -131,18 +131,18 @@ def test_torch_1_13_tells_of_no_phases_between_the_rendezvous_and_the_end() -> N
 
 def test_streams_without_times_give_a_story_without_times() -> None:
     """Torch's raw JSON has no times: order is all there is, and the story says so."""
-    origin, standing, deliveries = Origin("raw", "node-a", 1, 0), Standing(restart_count=0), []
+    origin, standing, deliveries = Origin("raw", "node-a", 1, 0), AgentContext(restart_count=0), []
     for delivery in scenario("max-restarts-exhausted"):
-        standing, event = enrich(standing, normalise(json.dumps(raw_of(delivery)), "null", time_ns=None, observed_ns=0))
-        deliveries.append(Delivery(delivery.sequence, event, origin))
-    [run] = runs_of(fold(Story(), deliveries))
+        standing, event = enrich(standing, parse(json.dumps(raw_of(delivery)), "null", time_ns=None, observed_ns=0))
+        deliveries.append(StoredEvent(delivery.sequence, event, origin))
+    [run] = build_runs(add(HistoryState(), deliveries))
     assert (run.outcome, run.restarts, run.started_ns, run.training_ratio) == (Outcome.FAILED, 1, None, None)
     assert run.rounds[1].first_failure is not None
     assert run.rounds[1].first_failure.message == "boom from worker"
     assert any(sentence.startswith("times:") for sentence in run.unknown)
 
 
-def raw_of(delivery: Delivery) -> object:
+def raw_of(delivery: StoredEvent) -> object:
     """What torch had recorded."""
     lines = (DIRECTORY / "max-restarts-exhausted-A.jsonl").read_text().splitlines()
     return json.loads(lines[delivery.sequence - 1])["event"]
@@ -152,15 +152,19 @@ def test_two_recordings_of_one_agent_are_one_agent() -> None:
     """Somebody gives a node's spool and what its torchrun wrote to stderr."""
     stream = scenario("clean-1node")
     other = Origin("another-recording", "localhost", 22990, 0)
-    again = [Delivery(delivery.sequence, delivery.event, other) for delivery in stream[:-3]]
-    [run] = runs_of(fold(Story(), [*stream, *again]))
+    again = [StoredEvent(delivery.sequence, delivery.event, other) for delivery in stream[:-3]]
+    [run] = build_runs(add(HistoryState(), [*stream, *again]))
     assert (len(run.nodes), run.outcome) == (1, Outcome.SUCCEEDED)
     assert any("two recordings tell of" in sentence for sentence in run.unknown)
 
 
 def test_one_nodes_recording_says_which_nodes_are_missing() -> None:
     """Torch names no other nodes: their number is known, and their ranks."""
-    [run] = runs_of(fold(Story(), [d for d in scenario("clean-2node") if d.event.attributes.get("torchelastic.node.id")
-                                   != "localhost_22996_0" and d.origin.pid == 22997]))  # fmt: skip
+    deliveries = [
+        d
+        for d in scenario("clean-2node")
+        if d.event.attributes.get("torchelastic.node.id") != "localhost_22996_0" and d.origin.pid == 22997
+    ]
+    [run] = build_runs(add(HistoryState(), deliveries))
     assert run.outcome == Outcome.UNKNOWN
     assert "round 0 had 2 nodes; nothing is here of nodes 0" in run.unknown

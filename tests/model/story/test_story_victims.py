@@ -8,14 +8,14 @@ import pytest
 from support.job_streams import AgentTape, at
 
 from torchelastic_otel import semconv
-from torchelastic_otel.history.reducer import Story, fold, runs_of
+from torchelastic_otel.history.reducer import HistoryState, add, build_runs
 from torchelastic_otel.history.types import Run
 from torchelastic_otel.model.phases import Phase
 
 
 def tell(*agents: AgentTape) -> Run:
     """The one run of these agents."""
-    [run] = runs_of(fold(Story(), [delivery for agent in agents for delivery in agent.deliveries]))
+    [run] = build_runs(add(HistoryState(), [delivery for agent in agents for delivery in agent.deliveries]))
     return run
 
 

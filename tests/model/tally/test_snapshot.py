@@ -11,11 +11,11 @@ from torchelastic_otel import semconv
 from torchelastic_otel.model.metric import Distribution, Kind, Snapshot
 from torchelastic_otel.model.phases import Phase
 from torchelastic_otel.model.signals import Signal
-from torchelastic_otel.processing.metrics import Tally
-from torchelastic_otel.processing.metrics.self_metrics import Bridged, Exports, Outside
+from torchelastic_otel.processing.metrics import MetricState
+from torchelastic_otel.processing.metrics.self_metrics import Bridged, Exports, SelfMetrics
 from torchelastic_otel.processing.metrics.snapshot import acknowledge, is_due, snapshot
 
-OUTSIDE = Outside(
+OUTSIDE = SelfMetrics(
     spool_bytes=4096,
     spool_age_ns=1_500_000_000,
     spool_dropped=3,
@@ -26,7 +26,7 @@ OUTSIDE = Outside(
 )
 
 
-def look(tally: Tally, at_s: float, **options: Any) -> tuple[Snapshot, Tally]:
+def look(tally: MetricState, at_s: float, **options: Any) -> tuple[Snapshot, MetricState]:
     """A snapshot at a moment that is not acknowledged."""
     at_ns = round(at_s * S)
     return snapshot(tally, now_wall_ns=EPOCH_NS + at_ns, now_monotonic_ns=BOOTED_NS + at_ns, **options)
@@ -152,7 +152,7 @@ def test_a_dead_agents_last_word_has_no_gauges_and_ends_with_its_last_event() ->
     stream = busy()
     stream.say(30, semconv.RENDEZVOUS_KEEP_ALIVE_SENT)
     stream.snapshot(30)
-    tally = Tally.from_json(stream.tally.to_json())
+    tally = MetricState.from_json(stream.tally.to_json())
     told, tally = look(tally, 9_000, final=True, outside=OUTSIDE)
     assert [metric.name for metric in told.metrics if metric.kind is Kind.GAUGE] == []
     assert sum(values(told)[semconv.METRIC_AGENT_TIME].values()) == 30
@@ -226,7 +226,7 @@ def test_every_point_says_its_run_once_that_is_known() -> None:
 
 def test_nothing_is_told_before_there_is_a_run_or_an_event() -> None:
     """Series without a run would begin and end with the first second of every agent."""
-    told, tally = look(Tally(EPOCH_NS), 1, outside=OUTSIDE)
+    told, tally = look(MetricState(EPOCH_NS), 1, outside=OUTSIDE)
     assert told.metrics == ()
     assert not tally.held_back
     assert not is_due(tally)

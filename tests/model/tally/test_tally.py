@@ -10,7 +10,7 @@ from support.agent_streams import AgentStream
 
 from torchelastic_otel import semconv
 from torchelastic_otel.model.phases import Phase
-from torchelastic_otel.processing.metrics import Tally
+from torchelastic_otel.processing.metrics import MetricState
 from torchelastic_otel.processing.metrics.catalogue import EVENT_NAMES
 from torchelastic_otel.processing.metrics.state import MAX_RUNS
 
@@ -38,7 +38,7 @@ def test_a_tally_survives_the_spool_unchanged() -> None:
     stream.snapshot(21)
     assert stream.tally.runs[-1].failures.undecided
     assert stream.tally.runs[-1].measured
-    again = Tally.from_json(stream.tally.to_json())
+    again = MetricState.from_json(stream.tally.to_json())
     assert again == stream.tally
     assert again.to_json() == stream.tally.to_json()
     assert stream.tally.to_json().isascii()
@@ -48,7 +48,7 @@ def test_a_tally_survives_the_spool_unchanged() -> None:
 def test_what_is_no_tally_is_a_value_error(line: str) -> None:
     """A spool of another version is adopted with a fresh tally, not with a crash."""
     with pytest.raises(ValueError, match=r"not a tally|Expecting value"):
-        Tally.from_json(line)
+        MetricState.from_json(line)
 
 
 def test_a_tally_grows_with_the_metrics_and_not_with_the_job() -> None:

@@ -19,20 +19,20 @@ from typing import Any, Final
 
 from torchelastic_otel import semconv
 from torchelastic_otel.agent.coordination import keys as agreement
-from torchelastic_otel.agent.coordination.fallback import OwnViews
-from torchelastic_otel.agent.coordination.membership import Membership, Silent
+from torchelastic_otel.agent.coordination.fallback import LocalFallback
+from torchelastic_otel.agent.coordination.membership import Membership, SilentNode
 from torchelastic_otel.agent.coordination.round_start import Joined, RoundStart
 from torchelastic_otel.agent.coordination.store import WAIT_S, JobStore, Keys
-from torchelastic_otel.agent.event_loop import WatchThread
+from torchelastic_otel.agent.event_loop import EventLoopThread
 from torchelastic_otel.model.failure import MEMBERSHIP_CHANGE, NODE_LEFT, UNKNOWN, WORKER_FAILURE, Cause
-from torchelastic_otel.model.inferred_event import Fact
+from torchelastic_otel.model.inferred_event import InferredEvent
 
 _LOOK_EVERY_NS: Final = 100_000_000
 _YIELD_NS: Final = 1_500_000_000
 """What the first node waits for the one that hosts the store, which joins up to a second later (torch's poll)."""
 
 
-class JobFacts:
+class JobCoordinator:
     """See the header of this file.
 
     Args:
@@ -49,8 +49,8 @@ class JobFacts:
         run_id: str,
         agent_id: Callable[[], str],
         host: str,
-        say: Callable[[Fact], object],
-        thread: WatchThread,
+        say: Callable[[InferredEvent], object],
+        thread: EventLoopThread,
         *,
         shared_rounds: bool,
     ) -> None:
@@ -73,7 +73,7 @@ class JobFacts:
         self._settled: Joined | None = None
         self._later: list[tuple[str, Mapping[str, Any]]] = []
         self._over = False
-        self._own_views = OwnViews(thread)
+        self._own_views = LocalFallback(thread)
         self._membership = Membership(
             self._tell, thread, lambda: self._store, self._own_views, shared_rounds=shared_rounds
         )
@@ -88,13 +88,15 @@ class JobFacts:
         self._store, self._hosts_store = store, hosts_store
         mine = os.urandom(16).hex()
         if store is None:
-            self._thread.do(lambda: self._identify(mine, "own_view"))
+            self._thread.call_soon(lambda: self._identify(mine, "own_view"))
             return
-        self._thread.do(lambda: self._own_views.unless_answered(store, "run", lambda: self._identify(mine, "own_view")))
+        self._thread.call_soon(
+            lambda: self._own_views.unless_answered(store, "run", lambda: self._identify(mine, "own_view"))
+        )
 
         def ask(keys: Keys) -> None:
             agreed = agreement.nonce(keys, mine)
-            self._thread.do(lambda: self._identify(agreed, "store"))
+            self._thread.call_soon(lambda: self._identify(agreed, "store"))
 
         store.ask(ask)
 
@@ -130,7 +132,7 @@ class JobFacts:
         self._now = joined
         if self._store is not None:
             self._store.try_again()
-        self._thread.do(lambda: self._ask(joined, own, trigger))
+        self._thread.call_soon(lambda: self._ask(joined, own, trigger))
 
     def up(self, began_ns: int, joined_ns: int, ended_ns: int) -> None:
         """This node's workers run."""
@@ -140,16 +142,16 @@ class JobFacts:
 
     def finish(self) -> None:
         """The agent ends: say what is still to be said; waits for it at most 50 ms."""
-        self._thread.do(self._say_the_rest)
+        self._thread.call_soon(self._say_the_rest)
         self._start.finish()
         if self._store is not None:
             self._store.end()
 
-    def silent(self, nodes: Sequence[Silent]) -> None:
+    def silent(self, nodes: Sequence[SilentNode]) -> None:
         """Nodes' heartbeats have stopped."""
         joined = self._now
         for node in nodes:
-            self._thread.do(lambda node=node: self._membership.judge(node, joined))  # type: ignore[misc]
+            self._thread.call_soon(lambda node=node: self._membership.judge(node, joined))  # type: ignore[misc]
 
     def enter_barrier(self) -> None:
         """This node is done and waits for the others."""
@@ -161,7 +163,7 @@ class JobFacts:
     # --- on the watch thread
 
     def _tell(self, name: str, attributes: Mapping[str, Any]) -> None:
-        self._say(Fact(name, {semconv.RUN_ID: self._run_id, **attributes}))
+        self._say(InferredEvent(name, {semconv.RUN_ID: self._run_id, **attributes}))
 
     def _tell_in_order(self, name: str, attributes: Mapping[str, Any]) -> None:
         """Tell what has its place in a trace, not before the run is identified: under ``static`` that takes a while."""
@@ -205,11 +207,11 @@ class JobFacts:
             cause = agreement.cause(keys, joined.round - 1) if joined.round else None
             if self._hosts_store:
                 writer = agreement.claim(keys, joined.round, me)
-                self._thread.do(lambda: self._settle(joined, own, trigger, cause, writer=writer, agreed=True))
+                self._thread.call_soon(lambda: self._settle(joined, own, trigger, cause, writer=writer, agreed=True))
             elif joined.rank == 0:
-                self._thread.do(lambda: yield_(cause, 0))
+                self._thread.call_soon(lambda: yield_(cause, 0))
             else:
-                self._thread.do(lambda: self._settle(joined, own, trigger, cause, writer=False, agreed=True))
+                self._thread.call_soon(lambda: self._settle(joined, own, trigger, cause, writer=False, agreed=True))
 
         def yield_(cause: Cause | None, waited_ns: int) -> None:
             # the store's host speaks for all where it takes part: it is the one that the job cannot outlive
@@ -219,13 +221,15 @@ class JobFacts:
                     agreement.claim(keys, joined.round, me)
                     known = agreement.writer(keys, joined.round)
                 if known is None:
-                    self._thread.do(again)
+                    self._thread.call_soon(again)
                 else:
                     writer = known == me
-                    self._thread.do(lambda: self._settle(joined, own, trigger, cause, writer=writer, agreed=True))
+                    self._thread.call_soon(
+                        lambda: self._settle(joined, own, trigger, cause, writer=writer, agreed=True)
+                    )
 
             def again() -> None:
-                self._thread.after(_LOOK_EVERY_NS, lambda: yield_(cause, waited_ns + _LOOK_EVERY_NS))
+                self._thread.call_later(_LOOK_EVERY_NS, lambda: yield_(cause, waited_ns + _LOOK_EVERY_NS))
 
             store.ask(look)
 

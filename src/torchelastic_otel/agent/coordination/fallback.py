@@ -11,21 +11,21 @@ from collections.abc import Callable
 from typing import Final
 
 from torchelastic_otel.agent.coordination.store import JobStore
-from torchelastic_otel.agent.event_loop import Task, WatchThread
+from torchelastic_otel.agent.event_loop import EventLoopThread, Task
 
 ANSWER_WITHIN_NS: Final = 3_000_000_000
 """After this an agent goes by what it knows itself, nanoseconds."""
 _CONNECTED_NS: Final = 1_000_000_000
 
 
-class OwnViews:
+class LocalFallback:
     """See the header of this file.
 
     Args:
         thread: The watch thread.
     """
 
-    def __init__(self, thread: WatchThread) -> None:
+    def __init__(self, thread: EventLoopThread) -> None:
         self._thread = thread
         self._tasks: dict[str, Task] = {}
         self._answered = False
@@ -44,11 +44,11 @@ class OwnViews:
             connecting = store.connecting
             if connecting or late:
                 late = connecting  # once connected, it has a moment for what was asked meanwhile
-                self._thread.after(_CONNECTED_NS, look)
+                self._thread.call_later(_CONNECTED_NS, look)
             else:
                 task()
 
-        self._thread.after(ANSWER_WITHIN_NS, look)
+        self._thread.call_later(ANSWER_WITHIN_NS, look)
 
     def answered(self) -> None:
         """The first question has its answer, whosever: what waits from now on is not held at the end."""

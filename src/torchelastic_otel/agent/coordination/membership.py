@@ -17,16 +17,16 @@ from typing import Any
 
 from torchelastic_otel import semconv
 from torchelastic_otel.agent.coordination import keys as agreement
-from torchelastic_otel.agent.coordination.fallback import OwnViews, first_of
+from torchelastic_otel.agent.coordination.fallback import LocalFallback, first_of
 from torchelastic_otel.agent.coordination.round_start import Joined
 from torchelastic_otel.agent.coordination.store import JobStore, Keys
-from torchelastic_otel.agent.event_loop import WatchThread
+from torchelastic_otel.agent.event_loop import EventLoopThread
 from torchelastic_otel.agent.rendezvous_wait import address_of
 from torchelastic_otel.model.failure import NODE_LOST, Cause
 
 
 @dataclass(frozen=True, slots=True)
-class Silent:
+class SilentNode:
     """A node whose heartbeats have stopped.
 
     Attributes:
@@ -58,9 +58,9 @@ class Membership:
     def __init__(
         self,
         tell: Callable[[str, Mapping[str, Any]], None],
-        thread: WatchThread,
+        thread: EventLoopThread,
         store: Callable[[], JobStore | None],
-        own_views: OwnViews,
+        own_views: LocalFallback,
         *,
         shared_rounds: bool,
     ) -> None:
@@ -94,7 +94,7 @@ class Membership:
 
         def ask(keys: Keys) -> None:
             lost = {node for node in gone if agreement.is_lost(keys, joined.round - 1, node)}
-            self._thread.do(first(lambda: tell(lost)))
+            self._thread.call_soon(first(lambda: tell(lost)))
 
         store = self._store()
         if not gone or store is None or store.given_up:
@@ -103,7 +103,7 @@ class Membership:
             self._own_views.unless_answered(store, "membership", first(lambda: tell(self._lost)))
             store.ask(ask)
 
-    def judge(self, node: Silent, joined: Joined | None) -> None:
+    def judge(self, node: SilentNode, joined: Joined | None) -> None:
         """A node's heartbeats have stopped: it is lost, or it may be well."""
         store = self._store()
         if node.own_beats_failed:
@@ -119,10 +119,10 @@ class Membership:
 
         def ask(keys: Keys) -> None:
             if agreement.has_left(keys, round_, node.node_id):
-                self._thread.do(first(lambda: None))  # it said so itself
+                self._thread.call_soon(first(lambda: None))  # it said so itself
                 return
             if agreement.is_in_barrier(keys, round_, node.node_id):
-                self._thread.do(first(lambda: self._tell(semconv.AGENT_SILENT, _peer(node))))
+                self._thread.call_soon(first(lambda: self._tell(semconv.AGENT_SILENT, _peer(node))))
                 return
             agreement.lose(keys, round_, node.node_id)
             if node.rank is not None:
@@ -136,11 +136,11 @@ class Membership:
                 agreement.propose(keys, round_, lost)
             # who stands by speaks for nobody
             heir = joined is not None and agreement.take_over(keys, round_, node.node_id, joined.node_id or "")
-            self._thread.do(first(lambda: self._lose(node, joined if heir else None)))
+            self._thread.call_soon(first(lambda: self._lose(node, joined if heir else None)))
 
         store.ask(ask)
 
-    def _lose(self, node: Silent, inherits: Joined | None = None) -> None:
+    def _lose(self, node: SilentNode, inherits: Joined | None = None) -> None:
         self._lost.add(node.node_id)
         told = _peer(node)
         if inherits is not None:
@@ -149,7 +149,7 @@ class Membership:
         self._tell(semconv.AGENT_LOST, told)
 
 
-def _peer(node: Silent) -> dict[str, Any]:
+def _peer(node: SilentNode) -> dict[str, Any]:
     last = datetime.fromtimestamp(node.last_heartbeat_ns / 1e9, timezone.utc)
     return {
         semconv.PEER_NODE_ID: node.node_id,

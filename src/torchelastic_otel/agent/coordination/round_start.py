@@ -16,7 +16,7 @@ from typing import Any, Final
 from torchelastic_otel import semconv
 from torchelastic_otel.agent.coordination import keys as agreement
 from torchelastic_otel.agent.coordination.store import WAIT_S, JobStore, Keys
-from torchelastic_otel.agent.event_loop import WatchThread
+from torchelastic_otel.agent.event_loop import EventLoopThread
 
 LONGEST_NS: Final = 2_000_000_000
 _LOOK_EVERY_NS: Final = 200_000_000
@@ -54,7 +54,7 @@ class RoundStart:
 
     def __init__(
         self,
-        thread: WatchThread,
+        thread: EventLoopThread,
         tell: Callable[[str, dict[str, Any]], object],
         store: Callable[[], JobStore | None],
     ) -> None:
@@ -70,14 +70,14 @@ class RoundStart:
         store = self._store()
         if store is not None:
             store.ask(lambda keys: agreement.report_up(keys, joined.round, joined.rank, part))
-        self._thread.do(lambda: self._is_up(joined, part))
+        self._thread.call_soon(lambda: self._is_up(joined, part))
 
     def finish(self) -> None:
         """The agent ends: what is still to be said is said now; waits for it at most 50 ms."""
         done = _thread.allocate_lock()
         done.acquire()
-        self._thread.do(self._say_what_is_left)
-        self._thread.do(done.release)
+        self._thread.call_soon(self._say_what_is_left)
+        self._thread.call_soon(done.release)
         done.acquire(True, WAIT_S)
 
     # --- on the watch thread
@@ -96,13 +96,13 @@ class RoundStart:
     def _begin(self) -> None:
         if self._up is not None and self._up[0] is self._writes and not self._is_said(self._up[0]):
             joined, part = self._up
-            self._thread.after(LONGEST_NS, lambda: self._has_waited(joined, part))
+            self._thread.call_later(LONGEST_NS, lambda: self._has_waited(joined, part))
             self._look(joined)
 
     def _has_waited(self, joined: Joined, part: agreement.BroughtUp) -> None:
         store = self._store()
         if store is not None and store.connecting:
-            self._thread.after(LONGEST_NS, lambda: self._has_waited(joined, part))
+            self._thread.call_later(LONGEST_NS, lambda: self._has_waited(joined, part))
         else:
             self._say(joined, [part], complete=joined.world_size == 1)
 
@@ -116,13 +116,13 @@ class RoundStart:
 
         def ask(keys: Keys) -> None:
             parts = agreement.all_up(keys, joined.round, joined.world_size)
-            self._thread.do(lambda: seen(parts))
+            self._thread.call_soon(lambda: seen(parts))
 
         def seen(parts: list[agreement.BroughtUp] | None) -> None:
             if parts is not None:
                 self._say(joined, parts, complete=True)
             else:
-                self._thread.after(_LOOK_EVERY_NS, lambda: self._look(joined))
+                self._thread.call_later(_LOOK_EVERY_NS, lambda: self._look(joined))
 
         store.ask(ask)
 

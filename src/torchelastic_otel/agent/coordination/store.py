@@ -202,6 +202,6 @@ class JobStore:
             except BaseException as error:  # noqa: BLE001 - no signal comes to this thread; torch raises many kinds
                 keys = None
                 self.trouble = f"{type(error).__name__}: {error}"
-                guard.kept_in(error) if not isinstance(error, (RuntimeError, OSError)) else None
+                guard.suppress(error) if not isinstance(error, (RuntimeError, OSError)) else None
             self._connecting_since_ns = self._busy_since_ns = None
             done.release()

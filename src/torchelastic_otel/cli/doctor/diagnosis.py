@@ -161,7 +161,7 @@ def _look_at_activation(found: Diagnosis, settings: Settings, activation: Activa
 
 def _look_at_hooks(found: Diagnosis) -> None:
     from torchelastic_otel.export.destinations import Registry
-    from torchelastic_otel.ingest.queue import Inlet
+    from torchelastic_otel.ingest.queue import IngestQueue
     from torchelastic_otel.instrument.events_hook import TorchHooks, torch_version
 
     if found.versions.get("torch") is None:
@@ -174,7 +174,7 @@ def _look_at_hooks(found: Diagnosis) -> None:
         return
     found.versions["torch"] = torch_version()
     # the hooks are tried, never fed: nothing records between install and uninstall
-    inlet = Inlet(_keep_nothing)
+    inlet = IngestQueue(_keep_nothing)
     hooks = TorchHooks(inlet, Registry().bound(), lambda name: None)
     try:
         with _warnings_to([]):  # each hook is told by itself

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from torchelastic_otel.cli.command import CommandError
 from torchelastic_otel.cli.delivery import exporters_asked_for
-from torchelastic_otel.export.config import terms_of
+from torchelastic_otel.export.config import export_config
 from torchelastic_otel.export.destinations import Exporter
 from torchelastic_otel.export.otel import factory
 from torchelastic_otel.export.otel.entry_points import ExporterError
 from torchelastic_otel.export.otel.environment import endpoint_of, protocol, with_attempt_timeout
-from torchelastic_otel.export.result import Verdict
+from torchelastic_otel.export.result import Disposition
 from torchelastic_otel.model.signals import Signal
 from torchelastic_otel.runtime.activation import OTLP, Activation
 from torchelastic_otel.settings import Settings
@@ -39,7 +39,7 @@ def look_at(
             exporters = ()
         asked = {exporter.signal for exporter in exporters}
         _ask(found, environ, settings, exporters, timeout_s)
-        terms_of(environ, settings, found.problems.append)
+        export_config(environ, settings, found.problems.append)
     for signal in Signal:
         if signal not in asked:
             variable = f"OTEL_{signal.name}_EXPORTER"
@@ -75,7 +75,7 @@ def _ask(
             endpoint = endpoint_of(signal, spoken, environ)
             outcome = sender.ask()
             told.update(endpoint=endpoint.url, protocol=endpoint.protocol, answer=outcome.reason or "accepted")
-            if outcome.verdict is not Verdict.DELIVERED:
+            if outcome.verdict is not Disposition.DELIVERED:
                 found.problems.append(f"{signal.value}: {endpoint.url} ({endpoint.protocol}) answers: {outcome.reason}")
         finally:
             sender.close()

@@ -20,7 +20,7 @@ from torchelastic_otel.cli.timeline.render import clean
 
 if TYPE_CHECKING:
     from torchelastic_otel.cli.timeline.render import Look
-    from torchelastic_otel.cli.timeline.sources import Told
+    from torchelastic_otel.cli.timeline.sources import TimelineData
     from torchelastic_otel.history.types import Run
 
 
@@ -68,23 +68,23 @@ class Timeline(Command):
         """Read, fold, tell."""
         from torchelastic_otel.cli.timeline.filters import chosen, events_of
         from torchelastic_otel.cli.timeline.spools import with_shortfalls
-        from torchelastic_otel.history.reducer import Story, fold, runs_of
+        from torchelastic_otel.history.reducer import HistoryState, add, build_runs
 
         try:
             told, where = _read(arguments.paths)
         except CommandError as error:
             # names of files and of runs are anybody's text
             raise CommandError(clean(str(error)), exit_code=error.exit_code) from None
-        story = fold(Story(), told.deliveries)
-        found = runs_of(story, living=told.living, gone=told.gone)
+        story = add(HistoryState(), told.deliveries)
+        found = build_runs(story, living=told.living, gone=told.gone)
         everything = [with_shortfalls(run, told.short) for run in found]
         choices = chosen(everything, arguments.run, arguments.round, arguments.since, arguments.node)
         runs = [choice.run for choice in choices]
         events = [events_of(run, arguments.round) for run in runs] if arguments.all else None
         if arguments.json:
-            from torchelastic_otel.cli.timeline.json_report import document
+            from torchelastic_otel.cli.timeline.json_report import json_report
 
-            print(json.dumps(document(runs, events), indent=2), flush=True)
+            print(json.dumps(json_report(runs, events), indent=2), flush=True)
         elif runs:
             from torchelastic_otel.cli.timeline.render import Page
             from torchelastic_otel.cli.timeline.text import write_events, write_run
@@ -101,7 +101,7 @@ class Timeline(Command):
         return 0
 
 
-def _read(paths: Sequence[str]) -> tuple[Told, str]:
+def _read(paths: Sequence[str]) -> tuple[TimelineData, str]:
     from torchelastic_otel.cli.timeline.sources import read_node, read_paths
 
     def say(what: str) -> None:

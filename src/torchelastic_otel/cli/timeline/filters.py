@@ -11,7 +11,7 @@ from torchelastic_otel.model.event import ElasticEvent
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class Selection:
     """What was asked for of one run.
 
     Attributes:
@@ -25,7 +25,7 @@ class Choice:
 
 def chosen(
     runs: Sequence[Run], run_id: str | None, round_: int | None, since_ns: int | None, node: str | None
-) -> list[Choice]:
+) -> list[Selection]:
     """The runs that were asked for, with the rounds and nodes that were asked for.
 
     Args:
@@ -50,7 +50,7 @@ def chosen(
             run = _of_node(run, node)
             if not run.nodes:
                 continue
-        kept.append(Choice(run, whole))
+        kept.append(Selection(run, whole))
     return kept
 
 

@@ -14,7 +14,9 @@ from torchelastic_otel.history.types import Failure, Member, Node, Restart, Roun
 from torchelastic_otel.model.event import ElasticEvent
 
 
-def document(runs: Sequence[Run], events: Sequence[Sequence[tuple[str, ElasticEvent]]] | None = None) -> dict[str, Any]:
+def json_report(
+    runs: Sequence[Run], events: Sequence[Sequence[tuple[str, ElasticEvent]]] | None = None
+) -> dict[str, Any]:
     """The document.
 
     Args:

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from torchelastic_otel import semconv
-from torchelastic_otel.model.event import AttributeValue, Delivery, ElasticEvent, Origin, Severity
+from torchelastic_otel.model.event import AttributeValue, ElasticEvent, Origin, Severity, StoredEvent
 
 SIGNALS: Final = ("resourceLogs", "resourceSpans", "resourceMetrics", "resourceProfiles")
 _OURS: Final = "torchelastic."
@@ -31,7 +31,7 @@ def is_request(line: object) -> bool:
     return isinstance(line, dict) and any(isinstance(line.get(name), list) for name in SIGNALS)
 
 
-def deliveries_of(request: Mapping[str, Any]) -> Iterator[Delivery]:
+def deliveries_of(request: Mapping[str, Any]) -> Iterator[StoredEvent]:
     """Our events in one request; :func:`numbered` gives those a number that have none."""
     for resource_logs in _lists(request, "resourceLogs"):
         resource = _attributes(_mapping(resource_logs, "resource").get("attributes"))
@@ -42,14 +42,14 @@ def deliveries_of(request: Mapping[str, Any]) -> Iterator[Delivery]:
                     yield delivery
 
 
-def numbered(deliveries: Iterable[Delivery]) -> list[Delivery]:
+def numbered(deliveries: Iterable[StoredEvent]) -> list[StoredEvent]:
     """All events, each with a number of its own in its process.
 
     Those without one are counted in the order in which they were seen, whatever file they are in; one that says the
     same at the same time as another of its process is the same one.
     """
-    told: list[Delivery] = []
-    unnumbered: dict[tuple[str, str], Delivery] = {}
+    told: list[StoredEvent] = []
+    unnumbered: dict[tuple[str, str], StoredEvent] = {}
     for delivery in deliveries:
         if delivery.sequence == _NO_NUMBER:
             unnumbered.setdefault((delivery.origin.id, delivery.event.to_json()), delivery)
@@ -60,7 +60,7 @@ def numbered(deliveries: Iterable[Delivery]) -> list[Delivery]:
     return told + [replace(delivery, sequence=_AFTER_ALL + i) for i, delivery in enumerate(in_order)]
 
 
-def _delivery(record: Mapping[str, Any], resource: Mapping[str, AttributeValue]) -> Delivery | None:
+def _delivery(record: Mapping[str, Any], resource: Mapping[str, AttributeValue]) -> StoredEvent | None:
     attributes = _attributes(record.get("attributes"))
     name = record.get("eventName") or attributes.get(_OLD_EVENT_NAME)
     if not isinstance(name, str) or not name.startswith(_OURS):
@@ -81,7 +81,7 @@ def _delivery(record: Mapping[str, Any], resource: Mapping[str, AttributeValue])
         trace_id=_id(record.get("traceId")),
         span_id=_id(record.get("spanId")),
     )
-    return Delivery(int(sequence), event, Origin(origin_id, host, pid, 0))
+    return StoredEvent(int(sequence), event, Origin(origin_id, host, pid, 0))
 
 
 def _lists(of: Mapping[str, Any], name: str) -> Iterator[Mapping[str, Any]]:

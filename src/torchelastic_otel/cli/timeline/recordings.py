@@ -11,22 +11,22 @@ import socket
 from dataclasses import dataclass
 
 from torchelastic_otel.cli.log_captures import Capture, Recorded
-from torchelastic_otel.model.event import Delivery, Origin
-from torchelastic_otel.processing.enrichment import Standing, enrich
-from torchelastic_otel.torch_events.parser import normalise
+from torchelastic_otel.model.event import Origin, StoredEvent
+from torchelastic_otel.processing.enrichment import AgentContext, enrich
+from torchelastic_otel.torch_events.parser import parse
 
 
-def recorded(capture: Capture) -> list[Delivery]:
+def recorded(capture: Capture) -> list[StoredEvent]:
     """A recording's events."""
     times = [each.time_ns for each in capture.recorded if each.time_ns is not None]
     host_name = socket.gethostname() if capture.host_name == "" else capture.host_name
     origin = Origin(capture.digest, host_name, capture.pid, min(times, default=0))
-    standing = Standing(restart_count=0)
+    standing = AgentContext(restart_count=0)
     deliveries = []
     for sequence, each in enumerate(capture.recorded, 1):
-        event = normalise(each.text, each.destination, time_ns=each.time_ns, observed_ns=each.time_ns or 0)
+        event = parse(each.text, each.destination, time_ns=each.time_ns, observed_ns=each.time_ns or 0)
         standing, event = enrich(standing, event)
-        deliveries.append(Delivery(sequence, event, origin))
+        deliveries.append(StoredEvent(sequence, event, origin))
     return deliveries
 
 

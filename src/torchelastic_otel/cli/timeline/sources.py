@@ -19,9 +19,9 @@ from torchelastic_otel.cli.command import CommandError
 from torchelastic_otel.cli.timeline.files import KNOWN, files_in, is_spool, spools_in, unpacked, why
 from torchelastic_otel.cli.timeline.otlp import deliveries_of, is_request, numbered
 from torchelastic_otel.cli.timeline.recordings import mixed, recorded
-from torchelastic_otel.cli.timeline.spools import OldSpoolError, Shortfall, SpoolGoneError, read_spool
+from torchelastic_otel.cli.timeline.spools import MissingData, OldSpoolError, SpoolGoneError, read_spool
 from torchelastic_otel.history.ranges import named
-from torchelastic_otel.model.event import Delivery
+from torchelastic_otel.model.event import StoredEvent
 from torchelastic_otel.spool.directory import DELIVERED_SUFFIX, SPOOL_SUFFIX
 from torchelastic_otel.spool.errors import SpoolError
 
@@ -31,7 +31,7 @@ _MAX_NAMED: Final = 5
 
 
 @dataclass(slots=True)
-class Told:
+class TimelineData:
     """What the paths hold.
 
     Attributes:
@@ -42,14 +42,14 @@ class Told:
         old: Spools that an older version wrote; they are left out.
     """
 
-    deliveries: list[Delivery] = field(default_factory=list)
+    deliveries: list[StoredEvent] = field(default_factory=list)
     living: set[str] = field(default_factory=set)
     gone: set[str] = field(default_factory=set)
-    short: dict[str, Shortfall] = field(default_factory=dict)
+    short: dict[str, MissingData] = field(default_factory=dict)
     old: list[Path] = field(default_factory=list)
 
 
-def read_node(directory: Path, say: Callable[[str], object]) -> Told:
+def read_node(directory: Path, say: Callable[[str], object]) -> TimelineData:
     """The spools of this node.
 
     Raises:
@@ -58,9 +58,9 @@ def read_node(directory: Path, say: Callable[[str], object]) -> Told:
     return read_spools(spools_in(directory), say)
 
 
-def read_spools(paths: Iterable[Path], say: Callable[[str], object]) -> Told:
+def read_spools(paths: Iterable[Path], say: Callable[[str], object]) -> TimelineData:
     """Spools of this node, by a listing of a moment ago: some may be retired by now."""
-    told = Told()
+    told = TimelineData()
     for path in paths:
         try:
             _take_spool(path, told, ours=True)
@@ -74,7 +74,7 @@ def read_spools(paths: Iterable[Path], say: Callable[[str], object]) -> Told:
     return told
 
 
-def read_paths(paths: Sequence[str], say: Callable[[str], object]) -> Told:
+def read_paths(paths: Sequence[str], say: Callable[[str], object]) -> TimelineData:
     """Everything in the files and directories.
 
     Args:
@@ -84,7 +84,7 @@ def read_paths(paths: Sequence[str], say: Callable[[str], object]) -> Told:
     Raises:
         CommandError: One of them cannot be read, or holds nothing that is known.
     """
-    told = Told()
+    told = TimelineData()
     for name in dict.fromkeys(paths):
         if not name:
             raise CommandError(
@@ -124,7 +124,7 @@ def _stdin() -> bytes:
     return sys.stdin.buffer.read()
 
 
-def _take_file(path: Path, told: Told, say: Callable[[str], object]) -> None:
+def _take_file(path: Path, told: TimelineData, say: Callable[[str], object]) -> None:
     if path.suffix == SPOOL_SUFFIX and not os.path.lexists(path):
         retired = path.with_suffix(DELIVERED_SUFFIX)
         path = retired if os.path.lexists(retired) else path
@@ -146,7 +146,7 @@ def _take_file(path: Path, told: Told, say: Callable[[str], object]) -> None:
         raise CommandError(str(error)) from None
 
 
-def _take_spool(path: Path, told: Told, *, ours: bool) -> None:
+def _take_spool(path: Path, told: TimelineData, *, ours: bool) -> None:
     spool = read_spool(path, ours)
     if spool is None:
         return
@@ -157,7 +157,7 @@ def _take_spool(path: Path, told: Told, *, ours: bool) -> None:
         told.short[spool.origin_id] = spool.short
 
 
-def _take_data(data: bytes, shown: str, told: Told, say: Callable[[str], object]) -> None:
+def _take_data(data: bytes, shown: str, told: TimelineData, say: Callable[[str], object]) -> None:
     if data.startswith(_ZSTD):
         raise CommandError(f"{shown}: packed with zstd; unpack it first: zstd -d {shown}")
     data = unpacked(data, shown, say)

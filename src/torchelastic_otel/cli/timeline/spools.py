@@ -17,14 +17,14 @@ from pathlib import Path
 
 from torchelastic_otel.history.ranges import named
 from torchelastic_otel.history.types import Run
-from torchelastic_otel.model.event import Delivery, ElasticEvent, Origin
+from torchelastic_otel.model.event import ElasticEvent, Origin, StoredEvent
 from torchelastic_otel.processing import processor
-from torchelastic_otel.processing.enrichment import Standing
-from torchelastic_otel.processing.tracing import Narrative
+from torchelastic_otel.processing.enrichment import AgentContext
+from torchelastic_otel.processing.tracing import TraceState
 from torchelastic_otel.spool import adoption
 from torchelastic_otel.spool.directory import DELIVERED_SUFFIX, LOCK_SUFFIX, SPOOL_SUFFIX
 from torchelastic_otel.spool.errors import SpoolError
-from torchelastic_otel.spool.reader import KeptRow, contents
+from torchelastic_otel.spool.reader import StoredRow, read_contents
 
 
 class OldSpoolError(SpoolError):
@@ -36,7 +36,7 @@ class SpoolGoneError(SpoolError):
 
 
 @dataclass(frozen=True, slots=True)
-class Shortfall:
+class MissingData:
     """A spool that lost its oldest events.
 
     Attributes:
@@ -62,9 +62,9 @@ class SpoolEvents:
     """
 
     origin_id: str
-    deliveries: tuple[Delivery, ...]
+    deliveries: tuple[StoredEvent, ...]
     alive: bool | None
-    short: Shortfall | None
+    short: MissingData | None
 
 
 def read_spool(path: Path, ours: bool) -> SpoolEvents | None:
@@ -92,7 +92,7 @@ def read_spool(path: Path, ours: bool) -> SpoolEvents | None:
     raise SpoolGoneError(f"{path}: {os.strerror(errno.ENOENT)}")
 
 
-def with_shortfalls(run: Run, short: Mapping[str, Shortfall]) -> Run:
+def with_shortfalls(run: Run, short: Mapping[str, MissingData]) -> Run:
     """The run with one more sentence of what is unknown: whose oldest events are gone.
 
     Args:
@@ -114,7 +114,7 @@ def with_shortfalls(run: Run, short: Mapping[str, Shortfall]) -> Run:
 def _read(path: Path, ours: bool) -> SpoolEvents | None:
     # first the lock: an owner that ends in between leaves a state that is too old, never one that is too good
     owned = os.path.exists(path.with_suffix(LOCK_SUFFIX)) and adoption.is_owned(path)
-    inside = contents(path)
+    inside = read_contents(path)
     try:
         origin = Origin.from_json(inside.meta[processor.ORIGIN_KEY])
     except (KeyError, ValueError):
@@ -123,12 +123,12 @@ def _read(path: Path, ours: bool) -> SpoolEvents | None:
         origin = Origin(path.stem, "unknown", 0, 0)
     events = _events(inside.rows, inside.meta, origin.started_ns)
     first = inside.rows[0].sequence if inside.rows else 1
-    short = Shortfall(f"{origin.host_name} pid {origin.pid}", first - 1, path.name) if first > 1 else None
-    deliveries = tuple(Delivery(sequence, event, origin) for sequence, event in events)
+    short = MissingData(f"{origin.host_name} pid {origin.pid}", first - 1, path.name) if first > 1 else None
+    deliveries = tuple(StoredEvent(sequence, event, origin) for sequence, event in events)
     return SpoolEvents(origin.id, deliveries, _is_alive(path, origin, owned, ours), short)
 
 
-def _events(rows: Sequence[KeptRow], meta: Mapping[str, str], started_ns: int) -> list[tuple[int, ElasticEvent]]:
+def _events(rows: Sequence[StoredRow], meta: Mapping[str, str], started_ns: int) -> list[tuple[int, ElasticEvent]]:
     events = []
     for row in rows:
         if not row.raw and row.destination != processor.SPANS:
@@ -138,21 +138,21 @@ def _events(rows: Sequence[KeptRow], meta: Mapping[str, str], started_ns: int) -
                 continue
     raw = [row for row in rows if row.raw]
     if raw:
-        _, read = processor.read(_known(meta, started_ns), [(row.destination, row.payload) for row in raw])
+        _, read = processor.process(_known(meta, started_ns), [(row.destination, row.payload) for row in raw])
         events += zip((row.sequence for row in raw), read.events, strict=False)
         # what follows from them would be appended by their owner
-        events += enumerate(read.more, rows[-1].sequence + 1)
+        events += enumerate(read.derived, rows[-1].sequence + 1)
     return sorted(events, key=lambda event: event[0])
 
 
-def _known(meta: Mapping[str, str], started_ns: int) -> processor.Known:
+def _known(meta: Mapping[str, str], started_ns: int) -> processor.ProcessorState:
     """What was known when rows were last settled; what a newer version wrote is begun anew."""
-    known = processor.Known.at_start(started_ns)
+    known = processor.ProcessorState.initial(started_ns)
     try:
-        return processor.Known(
-            Standing.from_json(meta[processor.STANDING_KEY]),
-            Narrative.from_json(meta[processor.NARRATIVE_KEY]),
-            known.tally,
+        return processor.ProcessorState(
+            AgentContext.from_json(meta[processor.STANDING_KEY]),
+            TraceState.from_json(meta[processor.NARRATIVE_KEY]),
+            known.metrics,
         )
     except (KeyError, ValueError):
         return known

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 
 from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY, Context, attach, detach, set_value
 
-from torchelastic_otel.export.result import Outcome, Verdict
+from torchelastic_otel.export.result import Disposition, ExportResult
 
 
 class Answered(BaseException):
@@ -26,7 +26,7 @@ class Answered(BaseException):
         outcome: What became of the batch.
     """
 
-    def __init__(self, outcome: Outcome) -> None:
+    def __init__(self, outcome: ExportResult) -> None:
         super().__init__(outcome.reason)
         self.outcome = outcome
 
@@ -47,7 +47,7 @@ def quietly() -> Iterator[None]:
         detach(token)
 
 
-class Lifeline:
+class CancellationScope:
     """Cuts the attempt that is under way.
 
     Args:
@@ -102,9 +102,9 @@ class Lifeline:
             if self._thread is not None and self._why_cut:
                 cut()
 
-    def cut_outcome(self) -> Outcome | None:
+    def cut_outcome(self) -> ExportResult | None:
         """The outcome of this attempt if it was cut."""
-        return Outcome(Verdict.RETRY, self._why_cut) if self._why_cut else None
+        return ExportResult(Disposition.RETRY, self._why_cut) if self._why_cut else None
 
     def _cut_off(self, why: str, number: int | None) -> None:
         with self._lock:

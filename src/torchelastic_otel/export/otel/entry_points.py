@@ -19,7 +19,7 @@ from opentelemetry.util._importlib_metadata import entry_points
 
 from torchelastic_otel.export.destinations import EXPORTER_GROUPS, signal_of
 from torchelastic_otel.export.otel import environment, otlp
-from torchelastic_otel.export.otel.generic import PlainSender
+from torchelastic_otel.export.otel.generic import GenericSender
 from torchelastic_otel.export.otel.limits import limits_of, span_limits_of
 from torchelastic_otel.export.otel.projection import Projection
 from torchelastic_otel.export.otel.sender import ProjectingSender
@@ -140,7 +140,7 @@ def sender_for(
         return GrpcSender(exporter, projection, attempt_timeout_ns=attempt_timeout_ns)
     if http or grpc:
         logger.debug("%s is of a version whose responses cannot be seen: its own result is believed", name)
-    return PlainSender(exporter, projection)
+    return GenericSender(exporter, projection)
 
 
 def _projection(

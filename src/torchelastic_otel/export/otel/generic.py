@@ -9,13 +9,13 @@ from typing import Any
 
 from torchelastic_otel.export.otel.cancellation import one_line, quietly
 from torchelastic_otel.export.otel.sender import ProjectingSender, raised
-from torchelastic_otel.export.result import Outcome, Verdict
+from torchelastic_otel.export.result import Disposition, ExportResult
 
 
-class PlainSender(ProjectingSender):
+class GenericSender(ProjectingSender):
     """A :class:`~torchelastic_otel.export.result.Sender` around anything with an ``export(batch)``."""
 
-    def _export(self, data: Any) -> Outcome:
+    def _export(self, data: Any) -> ExportResult:
         """Export; ``SUCCESS`` or ``None`` is delivered, any other result a failure.
 
         An exception refuses the batch, so that one bad record is found by splitting; but an ``OSError`` (a
@@ -25,10 +25,12 @@ class PlainSender(ProjectingSender):
             with quietly():
                 result = self.exporter.export(data)
         except OSError as error:
-            return Outcome(Verdict.RETRY, f"the exporter raised {type(error).__name__}: {error.strerror or ''}".strip())
+            return ExportResult(
+                Disposition.RETRY, f"the exporter raised {type(error).__name__}: {error.strerror or ''}".strip()
+            )
         except Exception as error:  # noqa: BLE001 - every fault of an exporter is an outcome
             return raised(error)
         name = getattr(result, "name", "SUCCESS" if result is None else str(result))
         if name == "SUCCESS":
-            return Outcome(Verdict.DELIVERED)
-        return Outcome(Verdict.RETRY, f"the exporter answered {one_line(name, 40)}")
+            return ExportResult(Disposition.DELIVERED)
+        return ExportResult(Disposition.RETRY, f"the exporter answered {one_line(name, 40)}")

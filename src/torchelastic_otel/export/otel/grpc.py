@@ -18,10 +18,10 @@ from typing import Any, Final
 import grpc
 from google.rpc.error_details_pb2 import RetryInfo
 
-from torchelastic_otel.export.otel.cancellation import Answered, Lifeline, one_line
+from torchelastic_otel.export.otel.cancellation import Answered, CancellationScope, one_line
 from torchelastic_otel.export.otel.projection import Projection
 from torchelastic_otel.export.otel.sender import ProjectingSender, all_of, raised
-from torchelastic_otel.export.result import Outcome, Verdict
+from torchelastic_otel.export.result import Disposition, ExportResult
 
 logger = logging.getLogger("torchelastic_otel")
 
@@ -52,11 +52,11 @@ class GrpcSender(ProjectingSender):
 
     def __init__(self, exporter: Any, projection: Projection[Any], *, attempt_timeout_ns: int) -> None:
         super().__init__(exporter, projection)
-        self._lifeline = Lifeline(attempt_timeout_ns)
+        self._lifeline = CancellationScope(attempt_timeout_ns)
         self._stub = _ObservedStub(self.exporter._client, self._lifeline, self.delivered)
         self.exporter._client = self._stub
 
-    def _export(self, data: Any) -> Outcome:
+    def _export(self, data: Any) -> ExportResult:
         """Export in one call and say what the server did with it."""
         self._stub.delivered.clear()
         try:
@@ -69,8 +69,8 @@ class GrpcSender(ProjectingSender):
         if self._stub.delivered:
             return all_of(self._stub.delivered)
         if result.name == "SUCCESS":
-            return Outcome(Verdict.DELIVERED)
-        return Outcome(Verdict.RETRY, "the exporter failed and no status was seen")
+            return ExportResult(Disposition.DELIVERED)
+        return ExportResult(Disposition.RETRY, "the exporter failed and no status was seen")
 
     def abort(self) -> None:
         """Cancel the call."""
@@ -80,12 +80,12 @@ class GrpcSender(ProjectingSender):
 class _ObservedStub:
     """Stands where the exporter keeps the stub of its service."""
 
-    def __init__(self, stub: Any, lifeline: Lifeline, accepted: Callable[[str, Any], Outcome]) -> None:
+    def __init__(self, stub: Any, lifeline: CancellationScope, accepted: Callable[[str, Any], ExportResult]) -> None:
         self._export = stub.Export
         self._lifeline = lifeline
         self._accepted = accepted
         self._has_a_thread = True
-        self.delivered: list[Outcome] = []
+        self.delivered: list[ExportResult] = []
 
     def Export(self, request: Any, metadata: Any = None, timeout: float | None = None) -> Any:
         """The stub's one method; raises :class:`Answered` for every answer but OK."""
@@ -96,11 +96,11 @@ class _ObservedStub:
         except grpc.RpcError as error:
             raise Answered(self._lifeline.cut_outcome() or outcome_of_status(error)) from error
         except grpc.FutureCancelledError as error:
-            raise Answered(self._lifeline.cut_outcome() or Outcome(Verdict.RETRY, "gRPC CANCELLED")) from error
+            raise Answered(self._lifeline.cut_outcome() or ExportResult(Disposition.RETRY, "gRPC CANCELLED")) from error
         except Exception as error:
             # Neither an answer nor about the data, which is encoded by now: what gRPC is called with.
             said = f"gRPC made no call: {type(error).__name__}: look at the headers"
-            raise Answered(Outcome(Verdict.HOLD, said)) from error
+            raise Answered(ExportResult(Disposition.HOLD, said)) from error
         self.delivered.append(self._accepted("gRPC OK", response))
         return response
 
@@ -134,7 +134,7 @@ class _ObservedStub:
                     return
 
 
-def outcome_of_status(error: Any) -> Outcome:
+def outcome_of_status(error: Any) -> ExportResult:
     """What a failed call means (OTLP specification, "Failures", and what receivers really answer)."""
     code, details = error.code().name, error.details() or ""
     reason = f"gRPC {code}: {one_line(details)}" if details else f"gRPC {code}"
@@ -144,9 +144,9 @@ def outcome_of_status(error: Any) -> Outcome:
     too_large = code == "RESOURCE_EXHAUSTED" and "larger than max" in lower
     unreadable = code == "INTERNAL" and any(word in lower for word in _UNREADABLE)
     if code == "INVALID_ARGUMENT" or too_large or unreadable:
-        return Outcome(Verdict.REFUSED, reason)
+        return ExportResult(Disposition.REFUSED, reason)
     hold = code in _HOLD or (code == "INTERNAL" and "invalid metadata" in lower)
-    return Outcome(Verdict.HOLD if hold else Verdict.RETRY, reason, retry_after_ns=_retry_info_ns(error))
+    return ExportResult(Disposition.HOLD if hold else Disposition.RETRY, reason, retry_after_ns=_retry_info_ns(error))
 
 
 def _retry_info_ns(error: Any) -> int | None:

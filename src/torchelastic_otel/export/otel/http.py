@@ -19,12 +19,12 @@ from typing import Any
 
 import requests
 
-from torchelastic_otel.export.otel.cancellation import Answered, Lifeline, one_line
-from torchelastic_otel.export.otel.http_connections import Adapter, Wire
+from torchelastic_otel.export.otel.cancellation import Answered, CancellationScope, one_line
+from torchelastic_otel.export.otel.http_connections import Adapter, SocketHandle
 from torchelastic_otel.export.otel.http_responses import body_of, outcome_of_error, outcome_of_refusal, status_line
 from torchelastic_otel.export.otel.projection import Projection
 from torchelastic_otel.export.otel.sender import ProjectingSender, all_of, raised
-from torchelastic_otel.export.result import Outcome, Verdict
+from torchelastic_otel.export.result import Disposition, ExportResult
 
 logger = logging.getLogger("torchelastic_otel")
 
@@ -52,13 +52,13 @@ class HttpSender(ProjectingSender):
     ) -> None:
         super().__init__(exporter, projection)
         self._clock_ns = clock_ns
-        self._lifeline = Lifeline(attempt_timeout_ns)
-        self._wire = Wire(self._lifeline)
-        self._delivered: list[Outcome] = []
+        self._lifeline = CancellationScope(attempt_timeout_ns)
+        self._wire = SocketHandle(self._lifeline)
+        self._delivered: list[ExportResult] = []
         self._observe(session)
         _without_backoff(exporter, self._lifeline)
 
-    def _export(self, data: Any) -> Outcome:
+    def _export(self, data: Any) -> ExportResult:
         """Export in one request and say what the server did with it."""
         self._delivered.clear()
         try:
@@ -73,7 +73,7 @@ class HttpSender(ProjectingSender):
         if self._delivered:
             return all_of(self._delivered)
         if result.name == "SUCCESS":
-            return Outcome(Verdict.DELIVERED)
+            return ExportResult(Disposition.DELIVERED)
         return self._unsent(data)
 
     def abort(self) -> None:
@@ -118,25 +118,27 @@ class HttpSender(ProjectingSender):
         # On the instance, so that a credential provider's own kind of session stays what it is.
         setattr(session, "request", request)  # noqa: B010 - a method cannot be assigned to
 
-    def _accepted(self, response: requests.Response, body: bytes | None) -> Outcome:
+    def _accepted(self, response: requests.Response, body: bytes | None) -> ExportResult:
         reason = status_line(response)
         answer = self.projection.response()
         try:
             answer.ParseFromString((body or b"") if response.status_code == 200 else b"")
         except Exception:  # noqa: BLE001 - protobuf's parsers raise several kinds
-            return Outcome(Verdict.DELIVERED, f"{reason}, with a body that is no {type(answer).__name__}")
+            return ExportResult(Disposition.DELIVERED, f"{reason}, with a body that is no {type(answer).__name__}")
         return self.delivered(reason, answer)
 
-    def _unsent(self, data: Any) -> Outcome:
+    def _unsent(self, data: Any) -> ExportResult:
         """Why the exporter failed without a request: its data cannot be encoded, or it went a way we do not see."""
         try:
             self.projection.encoded(data)
         except Exception as error:  # noqa: BLE001 - whatever the encoder raises, the data is at fault
-            return Outcome(Verdict.REFUSED, f"cannot be encoded: {type(error).__name__}: {one_line(str(error))}")
-        return Outcome(Verdict.RETRY, "the exporter failed and no response was seen")
+            return ExportResult(
+                Disposition.REFUSED, f"cannot be encoded: {type(error).__name__}: {one_line(str(error))}"
+            )
+        return ExportResult(Disposition.RETRY, "the exporter failed and no response was seen")
 
 
-def _without_backoff(exporter: Any, lifeline: Lifeline) -> None:
+def _without_backoff(exporter: Any, lifeline: CancellationScope) -> None:
     """Keep the exporter from drawing a backoff out of the global ``random`` before its first attempt."""
     client = getattr(exporter, "_client", None)
     compute = getattr(client, "_compute_backoff", None)

@@ -14,16 +14,16 @@ from requests.adapters import HTTPAdapter
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.poolmanager import ProxyManager
 
-from torchelastic_otel.export.otel.cancellation import Lifeline
+from torchelastic_otel.export.otel.cancellation import CancellationScope
 
 
-class Wire:
+class SocketHandle:
     """A second handle on the newest socket, so that it can be shut down whatever urllib3 does with its own.
 
     The TLS layer takes the first handle over, and urllib3 drops it while a response is still being read.
     """
 
-    def __init__(self, lifeline: Lifeline) -> None:
+    def __init__(self, lifeline: CancellationScope) -> None:
         self._lifeline = lifeline
         self._handle: socket.socket | None = None
         self._connection: Any = None
@@ -62,7 +62,7 @@ def _nothing() -> None:
 class Adapter(HTTPAdapter):
     """requests' own adapter, whose connections tell the wire about their sockets."""
 
-    def __init__(self, wire: Wire) -> None:
+    def __init__(self, wire: SocketHandle) -> None:
         self._pools = {"http": _pool(HTTPConnectionPool, wire), "https": _pool(HTTPSConnectionPool, wire)}
         super().__init__()
 
@@ -79,7 +79,7 @@ class Adapter(HTTPAdapter):
         return manager
 
 
-def _pool(base: Any, wire: Wire) -> Any:
+def _pool(base: Any, wire: SocketHandle) -> Any:
     class Connection(base.ConnectionCls):  # type: ignore[misc]
         def _new_conn(self) -> Any:
             live = super()._new_conn()

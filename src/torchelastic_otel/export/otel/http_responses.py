@@ -15,7 +15,7 @@ from typing import Final
 import requests
 
 from torchelastic_otel.export.otel.cancellation import one_line
-from torchelastic_otel.export.result import Outcome, Verdict
+from torchelastic_otel.export.result import Disposition, ExportResult
 from torchelastic_otel.model.signals import Signal
 
 LONGEST_BODY: Final = 65536
@@ -29,7 +29,7 @@ _WRONG_PORT: Final = (b"HTTP request to an HTTPS server", b"HTTP request was sen
 
 def outcome_of_refusal(
     response: requests.Response, body: bytes | None, signal: Signal, *, now_ns: int
-) -> Outcome | None:
+) -> ExportResult | None:
     """What a response means that does not accept the batch; ``None`` for one that does.
 
     OTLP specification, "OTLP/HTTP Response". Of the statuses it does not list, those of the 4xx that speak of
@@ -51,17 +51,19 @@ def outcome_of_refusal(
     if status == 404:
         reason += f"; OTEL_EXPORTER_OTLP_{signal.name}_ENDPOINT is used as it is, with its path (/v1/{signal.value})"
     if 300 <= status < 400:
-        return Outcome(Verdict.HOLD, f"{reason}: redirects are not followed; name the endpoint it redirects to")
+        return ExportResult(
+            Disposition.HOLD, f"{reason}: redirects are not followed; name the endpoint it redirects to"
+        )
     if status in _REFUSED:
         if any(words in (body or b"") for words in _WRONG_PORT):
-            return Outcome(Verdict.HOLD, f"{reason}: use an https:// endpoint")
-        return Outcome(Verdict.REFUSED, reason)
+            return ExportResult(Disposition.HOLD, f"{reason}: use an https:// endpoint")
+        return ExportResult(Disposition.REFUSED, reason)
     if status in _RETRY or not 400 <= status < 500:
-        return Outcome(Verdict.RETRY, reason, retry_after_ns=retry_after_ns)
-    return Outcome(Verdict.HOLD, reason, retry_after_ns=retry_after_ns)
+        return ExportResult(Disposition.RETRY, reason, retry_after_ns=retry_after_ns)
+    return ExportResult(Disposition.HOLD, reason, retry_after_ns=retry_after_ns)
 
 
-def outcome_of_error(error: Exception) -> Outcome:
+def outcome_of_error(error: Exception) -> ExportResult:
     """What a request that got no response means. The URL is left out of the reason: it may carry a key."""
     root = _root(error)
     named = getattr(root, "strerror", None) or (str(root) if type(root) is OSError else "")
@@ -69,12 +71,12 @@ def outcome_of_error(error: Exception) -> Outcome:
     if type(root).__name__ == "BadStatusLine":
         reason += ": the port does not speak HTTP; gRPC's is usually 4317 and HTTP's 4318"
     if isinstance(error, requests.Timeout):
-        return Outcome(Verdict.RETRY, f"no answer in time ({reason})")
+        return ExportResult(Disposition.RETRY, f"no answer in time ({reason})")
     # A bad URL or header is a ValueError, a certificate file that is not there a bare OSError.
     bad_setting = isinstance(error, ValueError) or not isinstance(error, requests.RequestException)
     if isinstance(root, ssl.SSLCertVerificationError) or (bad_setting and isinstance(error, (ValueError, OSError))):
-        return Outcome(Verdict.HOLD, f"{reason}: look at the endpoint, headers and certificates")
-    return Outcome(Verdict.RETRY, reason)
+        return ExportResult(Disposition.HOLD, f"{reason}: look at the endpoint, headers and certificates")
+    return ExportResult(Disposition.RETRY, reason)
 
 
 def parse_retry_after(value: str | None, now_ns: int) -> int | None:

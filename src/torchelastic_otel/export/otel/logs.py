@@ -19,7 +19,7 @@ from torchelastic_otel import semconv
 from torchelastic_otel.export.otel.projection import SCOPE, Projection, encodable, fixed64
 from torchelastic_otel.export.otel.resource import resource_of
 from torchelastic_otel.export.sampling import Keeps, keep_all
-from torchelastic_otel.model.event import Delivery, ElasticEvent
+from torchelastic_otel.model.event import ElasticEvent, StoredEvent
 from torchelastic_otel.model.signals import Signal
 
 # LogRecord takes an empty Context for none given (1.45: ``if not context``) and falls back to the ambient span,
@@ -27,7 +27,7 @@ from torchelastic_otel.model.signals import Signal
 _NO_SPAN: Final = trace.set_span_in_context(trace.INVALID_SPAN, Context())
 
 
-def log_record(delivery: Delivery, limits: LogRecordLimits, keeps: Keeps = keep_all) -> ReadableLogRecord:
+def log_record(delivery: StoredEvent, limits: LogRecordLimits, keeps: Keeps = keep_all) -> ReadableLogRecord:
     """The log record of one event, as the exporters take it.
 
     ``limits`` are applied as a logger provider would: values are cut, then the oldest attributes dropped.
@@ -70,7 +70,7 @@ def _span_of(event: ElasticEvent, keeps: Keeps) -> Context:
     return trace.set_span_in_context(span, Context())
 
 
-class LogProjection(Projection[Sequence[Delivery]]):
+class LogProjection(Projection[Sequence[StoredEvent]]):
     """Events as log records.
 
     Args:
@@ -86,7 +86,7 @@ class LogProjection(Projection[Sequence[Delivery]]):
         self._limits = limits
         self._keeps = keeps
 
-    def data(self, batch: Sequence[Delivery]) -> list[ReadableLogRecord]:
+    def data(self, batch: Sequence[StoredEvent]) -> list[ReadableLogRecord]:
         """The log records of a batch."""
         return [log_record(delivery, self._limits, self._keeps) for delivery in batch]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from torchelastic_otel.export.otel.cancellation import one_line
 from torchelastic_otel.export.otel.projection import Projection
-from torchelastic_otel.export.result import Outcome, Verdict
+from torchelastic_otel.export.result import Disposition, ExportResult
 from torchelastic_otel.model.metric import Kind
 
 
@@ -32,20 +32,20 @@ class ProjectingSender(ABC):
         """The instruments of which the exporter wants differences; metrics only."""
         return self.projection.deltas
 
-    def send(self, batch: Any) -> Outcome:
+    def send(self, batch: Any) -> ExportResult:
         """Project and export a batch, and say what became of it."""
         try:
             data = self.projection.data(batch)
         except Exception as error:  # noqa: BLE001 - whatever a projection raises, the data is at fault
-            return Outcome(Verdict.REFUSED, f"cannot be told: {type(error).__name__}: {one_line(str(error))}")
+            return ExportResult(Disposition.REFUSED, f"cannot be told: {type(error).__name__}: {one_line(str(error))}")
         return self._export(data)
 
-    def ask(self) -> Outcome:
+    def ask(self) -> ExportResult:
         """Export nothing, for what the receiver answers."""
         return self._export(self.projection.nothing)
 
     @abstractmethod
-    def _export(self, data: Any) -> Outcome:
+    def _export(self, data: Any) -> ExportResult:
         """One attempt to export what the projection made."""
 
     def abort(self) -> None:
@@ -57,7 +57,7 @@ class ProjectingSender(ABC):
         with contextlib.suppress(Exception):
             self.exporter.shutdown()
 
-    def delivered(self, protocol_says: str, response: Any) -> Outcome:
+    def delivered(self, protocol_says: str, response: Any) -> ExportResult:
         """The outcome of an OTLP response that accepts the batch, be it in part."""
         rejected = self.projection.rejected(response)
         message = one_line(response.partial_success.error_message)
@@ -65,14 +65,16 @@ class ProjectingSender(ABC):
             protocol_says += f": {rejected} rejected: {message}"
         elif message:
             protocol_says += f": warning: {message}"
-        return Outcome(Verdict.DELIVERED, protocol_says, rejected=rejected)
+        return ExportResult(Disposition.DELIVERED, protocol_says, rejected=rejected)
 
 
-def raised(error: Exception) -> Outcome:
+def raised(error: Exception) -> ExportResult:
     """The outcome of an exporter that raised: the data may be why."""
-    return Outcome(Verdict.REFUSED, f"the exporter raised {type(error).__name__}: {one_line(str(error))}")
+    return ExportResult(Disposition.REFUSED, f"the exporter raised {type(error).__name__}: {one_line(str(error))}")
 
 
-def all_of(outcomes: list[Outcome]) -> Outcome:
+def all_of(outcomes: list[ExportResult]) -> ExportResult:
     """The outcome of a batch that an exporter sent in several requests, all of them delivered."""
-    return Outcome(Verdict.DELIVERED, outcomes[-1].reason, rejected=sum(outcome.rejected for outcome in outcomes))
+    return ExportResult(
+        Disposition.DELIVERED, outcomes[-1].reason, rejected=sum(outcome.rejected for outcome in outcomes)
+    )

@@ -16,13 +16,13 @@ from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode,
 
 from torchelastic_otel.export.otel.projection import SCOPE, Projection, encodable, fixed64
 from torchelastic_otel.export.otel.resource import resource_of
-from torchelastic_otel.export.sources import SpanDelivery
+from torchelastic_otel.export.sources import StoredSpan
 from torchelastic_otel.model.signals import Signal
 
 _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 
 
-def readable_span(delivery: SpanDelivery, limits: SpanLimits) -> ReadableSpan:
+def readable_span(delivery: StoredSpan, limits: SpanLimits) -> ReadableSpan:
     """The span as the exporters take it, under the limits that a provider would apply.
 
     Raises:
@@ -68,7 +68,7 @@ def _context(trace_id: str, span_id: str) -> SpanContext:
     return context
 
 
-class SpanProjection(Projection[Sequence[SpanDelivery]]):
+class SpanProjection(Projection[Sequence[StoredSpan]]):
     """Finished spans as the SDK's.
 
     Args:
@@ -82,7 +82,7 @@ class SpanProjection(Projection[Sequence[SpanDelivery]]):
     def __init__(self, limits: SpanLimits) -> None:
         self._limits = limits
 
-    def data(self, batch: Sequence[SpanDelivery]) -> list[ReadableSpan]:
+    def data(self, batch: Sequence[StoredSpan]) -> list[ReadableSpan]:
         """The spans of a batch."""
         return [readable_span(delivery, self._limits) for delivery in batch]
 

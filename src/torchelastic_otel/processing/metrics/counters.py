@@ -16,7 +16,7 @@ from torchelastic_otel.model.event import ElasticEvent
 from torchelastic_otel.model.phases import Phase
 from torchelastic_otel.model.serialization import known_fields
 from torchelastic_otel.processing.metrics.catalogue import BOUNDS, key
-from torchelastic_otel.processing.metrics.durations import Times
+from torchelastic_otel.processing.metrics.durations import StateDurations
 from torchelastic_otel.processing.metrics.failures import Failure, Failures, decide
 
 MAX_EXEMPLARS: Final = 2
@@ -29,7 +29,7 @@ Example = tuple[float, int, str, str]
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class RunCounters:
     """One run's numbers.
 
     Attributes:
@@ -53,7 +53,7 @@ class Run:
     measured: Mapping[str, Measured] = field(default_factory=dict)
     examples: Mapping[str, tuple[Example, ...]] = field(default_factory=dict)
     gauges: Mapping[str, int] = field(default_factory=dict)
-    times: Times = field(default_factory=Times)
+    times: StateDurations = field(default_factory=StateDurations)
     failures: Failures = field(default_factory=Failures)
     round: int | None = None
     beat_ns: int | None = None
@@ -68,12 +68,12 @@ class Run:
         return self.id is not None or bool(self.counts)
 
 
-def count(run: Run, series: str, by: int = 1) -> Run:
+def count(run: RunCounters, series: str, by: int = 1) -> RunCounters:
     """One counter raised."""
     return replace(run, counts={**run.counts, series: run.counts.get(series, 0) + by})
 
 
-def measure(run: Run, series: str, value: float) -> Run:
+def measure(run: RunCounters, series: str, value: float) -> RunCounters:
     """One histogram with one more value."""
     bounds = BOUNDS[series.partition("|")[0]]
     buckets, total, least, most = run.measured.get(series, ((0,) * (len(bounds) + 1), 0.0, None, None))
@@ -87,7 +87,9 @@ def measure(run: Run, series: str, value: float) -> Run:
     return replace(run, measured={**run.measured, series: measured})
 
 
-def example(run: Run, series: str, value: float, time_ns: int, trace_id: str | None, span_id: str | None) -> Run:
+def example(
+    run: RunCounters, series: str, value: float, time_ns: int, trace_id: str | None, span_id: str | None
+) -> RunCounters:
     """An exemplar kept, where a trace tells of the value."""
     if trace_id is None or span_id is None:
         return run
@@ -95,7 +97,7 @@ def example(run: Run, series: str, value: float, time_ns: int, trace_id: str | N
     return replace(run, examples={**run.examples, series: examples})
 
 
-def settle_failures(run: Run, agreed: ElasticEvent | None = None) -> Run:
+def settle_failures(run: RunCounters, agreed: ElasticEvent | None = None) -> RunCounters:
     """Count the failures whose role is known (:func:`~torchelastic_otel.processing.metrics.failures.decide`)."""
     failures, decided = decide(run.failures, agreed)
     run = replace(run, failures=failures)
@@ -105,16 +107,18 @@ def settle_failures(run: Run, agreed: ElasticEvent | None = None) -> Run:
     return run
 
 
-def from_plain(known: Mapping[str, Any]) -> Run:
+def from_plain(known: Mapping[str, Any]) -> RunCounters:
     """The run that was kept as JSON."""
     times, failures = known["times"], known["failures"]
     phase = times["phase"]
-    return Run(
+    return RunCounters(
         **{
-            **known_fields(Run, known),
+            **known_fields(RunCounters, known),
             "measured": {series: (tuple(m[0]), *m[1:]) for series, m in known["measured"].items()},
             "examples": {series: tuple(tuple(e) for e in es) for series, es in known["examples"].items()},
-            "times": Times(**{**known_fields(Times, times), "phase": None if phase is None else Phase(phase)}),
+            "times": StateDurations(
+                **{**known_fields(StateDurations, times), "phase": None if phase is None else Phase(phase)}
+            ),
             "failures": Failures(
                 tuple(Failure(**failure) for failure in failures["undecided"]),
                 tuple(tuple(each) for each in failures["told"]),

@@ -29,7 +29,7 @@ _BEFORE_RUNNING: Final = frozenset({Phase.RENDEZVOUS, Phase.ASSIGN_RANKS, Phase.
 
 
 @dataclass(frozen=True, slots=True)
-class Times:
+class StateDurations:
     """See the header of this file.
 
     Attributes:
@@ -59,7 +59,7 @@ class Times:
     rounds: int = 0
 
 
-def advance(times: Times, now_ns: int) -> Times:
+def advance(times: StateDurations, now_ns: int) -> StateDurations:
     """The open phase counted up to a moment."""
     if times.phase is None or now_ns <= times.since_ns:
         return times
@@ -74,7 +74,7 @@ def advance(times: Times, now_ns: int) -> Times:
     return replace(times, unclaimed=_sum(times.unclaimed, passed))
 
 
-def enter(times: Times, phase: Phase, began_ns: int) -> Times:
+def enter(times: StateDurations, phase: Phase, began_ns: int) -> StateDurations:
     """The agent has entered a phase; ``began_ns`` may be before what is already counted."""
     before = times.phase
     if before is None:
@@ -97,7 +97,7 @@ def enter(times: Times, phase: Phase, began_ns: int) -> Times:
     return replace(times, phase=phase, began_ns=began_ns)
 
 
-def speak(times: Times, *, first_round: bool, bring_up_ns: int | None = None) -> Times:
+def speak(times: StateDurations, *, first_round: bool, bring_up_ns: int | None = None) -> StateDurations:
     """This agent speaks for the round that it is in, or was in last.
 
     Args:
@@ -117,18 +117,18 @@ def speak(times: Times, *, first_round: bool, bring_up_ns: int | None = None) ->
     return replace(_claim(times, _sum(times.round_before, unclaimed)), round_before={}, speaks=times.phase is not None)
 
 
-def stop_speaking(times: Times) -> Times:
+def stop_speaking(times: StateDurations) -> StateDurations:
     """Another agent speaks for the round."""
     return replace(times, speaks=False)
 
 
-def begin_again(times: Times, now_ns: int) -> Times:
+def begin_again(times: StateDurations, now_ns: int) -> StateDurations:
     """Another agent begins in the same process; what was counted stays."""
     times = advance(times, now_ns)
-    return Times(since_ns=times.since_ns, agent=times.agent, job=times.job)
+    return StateDurations(since_ns=times.since_ns, agent=times.agent, job=times.job)
 
 
-def _claim(times: Times, unclaimed: Mapping[str, int]) -> Times:
+def _claim(times: StateDurations, unclaimed: Mapping[str, int]) -> StateDurations:
     return replace(times, job=_sum(times.job, unclaimed), unclaimed={})
 
 

@@ -26,7 +26,7 @@ from torchelastic_otel.processing.metrics.catalogue import (
     RESTART_PHASES,
     key,
 )
-from torchelastic_otel.processing.metrics.counters import Run, count, example, measure, settle_failures
+from torchelastic_otel.processing.metrics.counters import RunCounters, count, example, measure, settle_failures
 from torchelastic_otel.processing.metrics.failures import Failures
 
 _EVENT_NAMES: Final = frozenset(EVENT_NAMES)
@@ -34,7 +34,7 @@ _NOT_MEASURED: Final = ("terminated", "left")
 """How an agent ends whose rendezvous neither succeeded nor failed."""
 
 
-def learn(run: Run, event: ElasticEvent, at_ns: int) -> Run:
+def apply_event(run: RunCounters, event: ElasticEvent, at_ns: int) -> RunCounters:
     """The run's numbers after one more event, which happened at a monotonic time."""
     name = event.name if event.name in _EVENT_NAMES else semconv.UNKNOWN_EVENT
     run = count(run, key(semconv.METRIC_EVENTS, name))
@@ -44,12 +44,12 @@ def learn(run: Run, event: ElasticEvent, at_ns: int) -> Run:
     return _who_speaks(run, event)
 
 
-def _started(run: Run, event: ElasticEvent, at_ns: int) -> Run:
+def _started(run: RunCounters, event: ElasticEvent, at_ns: int) -> RunCounters:
     run = settle_failures(run)
     return replace(run, times=durations.begin_again(run.times, at_ns), failures=Failures(), round=None, gauges={})
 
 
-def _phase(run: Run, event: ElasticEvent, at_ns: int) -> Run:
+def _phase(run: RunCounters, event: ElasticEvent, at_ns: int) -> RunCounters:
     try:
         phase = Phase(event.attributes.get(semconv.PHASE))
     except ValueError:
@@ -74,25 +74,25 @@ def _phase(run: Run, event: ElasticEvent, at_ns: int) -> Run:
     return run
 
 
-def _rendezvous_ended(run: Run, outcome: str) -> Run:
+def _rendezvous_ended(run: RunCounters, outcome: str) -> RunCounters:
     if run.rendezvous_ns is None:
         return run
     series = key(semconv.METRIC_RENDEZVOUS_DURATION, outcome)
     return replace(measure(run, series, run.rendezvous_ns / NS_PER_S), rendezvous_ns=None)
 
 
-def _failed(run: Run, event: ElasticEvent, at_ns: int) -> Run:
+def _failed(run: RunCounters, event: ElasticEvent, at_ns: int) -> RunCounters:
     run = replace(run, failures=failures.add(run.failures, event))
     if run.times.phase is None or len(run.failures.undecided) > failures.MAX_REMEMBERED:
         return settle_failures(run)  # nobody will agree on more
     return run
 
 
-def _cause_agreed(run: Run, event: ElasticEvent, at_ns: int) -> Run:
+def _cause_agreed(run: RunCounters, event: ElasticEvent, at_ns: int) -> RunCounters:
     return settle_failures(run, event)
 
 
-def _restarted(run: Run, event: ElasticEvent, at_ns: int) -> Run:
+def _restarted(run: RunCounters, event: ElasticEvent, at_ns: int) -> RunCounters:
     run = settle_failures(run, event)
     if event.attributes.get(semconv.WRITER) is not True:
         return run
@@ -108,7 +108,7 @@ def _restarted(run: Run, event: ElasticEvent, at_ns: int) -> Run:
     return run
 
 
-def _membership(run: Run, event: ElasticEvent, at_ns: int) -> Run:
+def _membership(run: RunCounters, event: ElasticEvent, at_ns: int) -> RunCounters:
     if event.attributes.get(semconv.WRITER) is False:
         return run
     for change, attribute in MEMBERSHIP_CHANGES.items():
@@ -118,11 +118,11 @@ def _membership(run: Run, event: ElasticEvent, at_ns: int) -> Run:
     return replace(run, ever_spoke=True)  # one agent alone says it, so that its count is the job's
 
 
-def _identified(run: Run, event: ElasticEvent, at_ns: int) -> Run:
+def _identified(run: RunCounters, event: ElasticEvent, at_ns: int) -> RunCounters:
     return replace(run, hosts_store=event.attributes.get(semconv.HOSTS_STORE) is True)
 
 
-def _waiting(run: Run, event: ElasticEvent, at_ns: int) -> Run:
+def _waiting(run: RunCounters, event: ElasticEvent, at_ns: int) -> RunCounters:
     if run.round is None and run.hosts_store:
         # nobody was elected yet, and this agent will be: without it nothing said how many a job lacks that never starts
         run = replace(run, ever_spoke=True)
@@ -138,18 +138,18 @@ def _waiting(run: Run, event: ElasticEvent, at_ns: int) -> Run:
     )
 
 
-def _beat(run: Run, event: ElasticEvent, at_ns: int) -> Run:
+def _beat(run: RunCounters, event: ElasticEvent, at_ns: int) -> RunCounters:
     return replace(count(run, semconv.METRIC_KEEP_ALIVE_SENT), beat_ns=at_ns)
 
 
-def _synced(run: Run, event: ElasticEvent, at_ns: int) -> Run:
+def _synced(run: RunCounters, event: ElasticEvent, at_ns: int) -> RunCounters:
     committed = event.attributes.get(semconv.RENDEZVOUS_COMMITTED)
     if isinstance(committed, tuple) and semconv.RENDEZVOUS_KEEP_ALIVE_UPDATED in committed:
         return replace(run, beat_ns=at_ns)  # while it joins, a node keeps itself alive without sending beats
     return run
 
 
-def _who_speaks(run: Run, event: ElasticEvent) -> Run:
+def _who_speaks(run: RunCounters, event: ElasticEvent) -> RunCounters:
     speaks = event.attributes.get(semconv.WRITER)
     if not isinstance(speaks, bool) or _round(event, run.round) != run.round:
         return run
@@ -163,7 +163,7 @@ def _who_speaks(run: Run, event: ElasticEvent) -> Run:
     return _show(run, event)
 
 
-def _show(run: Run, event: ElasticEvent) -> Run:
+def _show(run: RunCounters, event: ElasticEvent) -> RunCounters:
     """The round's gauges, where this agent speaks for it."""
     size = event.attributes.get(semconv.GROUP_WORLD_SIZE)
     if not run.times.speaks or run.round is None or not isinstance(size, int):
@@ -184,11 +184,11 @@ def _round(event: ElasticEvent, otherwise: int | None) -> int | None:
     return known if isinstance(known, int) else otherwise
 
 
-def _counted(series: str) -> Callable[[Run, ElasticEvent, int], Run]:
+def _counted(series: str) -> Callable[[RunCounters, ElasticEvent, int], RunCounters]:
     return lambda run, event, at_ns: count(run, series)
 
 
-_LEARN: Final[Mapping[str, Callable[[Run, ElasticEvent, int], Run]]] = {
+_LEARN: Final[Mapping[str, Callable[[RunCounters, ElasticEvent, int], RunCounters]]] = {
     semconv.AGENT_STARTED: _started,
     semconv.AGENT_PHASE_ENTERED: _phase,
     semconv.WORKER_FAILED: _failed,

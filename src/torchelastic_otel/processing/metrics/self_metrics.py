@@ -48,7 +48,7 @@ class Bridged:
 
 
 @dataclass(frozen=True, slots=True)
-class Outside:
+class SelfMetrics:
     """See the header of this file.
 
     Attributes:

@@ -20,10 +20,10 @@ from torchelastic_otel import semconv
 from torchelastic_otel.model.event import AttributeValue
 from torchelastic_otel.model.metric import Distribution, Exemplar, Kind, Metric, Point, Snapshot
 from torchelastic_otel.processing.metrics.catalogue import NS_PER_S, TABLE, Row, Scope, key
-from torchelastic_otel.processing.metrics.counters import Run, settle_failures
+from torchelastic_otel.processing.metrics.counters import RunCounters, settle_failures
 from torchelastic_otel.processing.metrics.durations import advance
-from torchelastic_otel.processing.metrics.self_metrics import Exports, Outside
-from torchelastic_otel.processing.metrics.state import Tally
+from torchelastic_otel.processing.metrics.self_metrics import Exports, SelfMetrics
+from torchelastic_otel.processing.metrics.state import MetricState
 from torchelastic_otel.processing.metrics.torch_metrics import bridged
 
 _LEAST_STEP_NS: Final = 1_000_000
@@ -34,13 +34,13 @@ _Value = int | float | Distribution
 
 
 def snapshot(
-    tally: Tally,
+    tally: MetricState,
     *,
     now_wall_ns: int,
     now_monotonic_ns: int,
-    outside: Outside = Outside(),  # noqa: B008 - frozen
+    outside: SelfMetrics = SelfMetrics(),  # noqa: B008 - frozen
     final: bool = False,
-) -> tuple[Snapshot, Tally]:
+) -> tuple[Snapshot, MetricState]:
     """All metrics of one moment, and the tally to go on with.
 
     Call it where ``fold`` is called, keep the tally (also in the spool, before anything is sent: what was told must
@@ -69,7 +69,7 @@ def snapshot(
     return Snapshot(tally.start_ns, time_ns, builder.metrics()), tally
 
 
-def acknowledge(tally: Tally, accepted: Snapshot) -> Tally:
+def acknowledge(tally: MetricState, accepted: Snapshot) -> MetricState:
     """The tally after a snapshot was accepted: its series have begun, and its exemplars need not be told again."""
     names = {metric.name: metric for metric in accepted.metrics}
     scopes: dict[AttributeValue | None, set[str]] = {}
@@ -98,7 +98,7 @@ def acknowledge(tally: Tally, accepted: Snapshot) -> Tally:
     return replace(tally, runs=tuple(runs), shown=frozenset(outside) if outside else tally.shown)
 
 
-def is_due(tally: Tally) -> bool:
+def is_due(tally: MetricState) -> bool:
     """Whether a snapshot is wanted before the interval is over: series have appeared that must begin with 0."""
     agent, job = Scope.AGENT.value, Scope.JOB.value
     return any(
@@ -122,7 +122,7 @@ class _Builder:
             for name, (unit, description, kind, points) in self._metrics.items()
         )
 
-    def of_events(self, run: Run, now_ns: int, *, current: bool) -> None:
+    def of_events(self, run: RunCounters, now_ns: int, *, current: bool) -> None:
         """What was folded from events."""
         for row in TABLE:
             if row.scope is Scope.JOB and not run.ever_spoke:
@@ -140,7 +140,7 @@ class _Builder:
                 exemplars = tuple(Exemplar(*example) for example in examples)
                 self._add(row.name, row.unit, row.description, row.kind, _named(run, attributes), value, exemplars)
 
-    def of_outside(self, run: Run, outside: Outside) -> None:
+    def of_outside(self, run: RunCounters, outside: SelfMetrics) -> None:
         """What does not come from events."""
         size, age_ns = outside.spool_bytes, outside.spool_age_ns
         if size is not None:
@@ -159,7 +159,14 @@ class _Builder:
             self._outside(run, series.name, series.unit, said, kind, series.attributes, series.value)
 
     def _outside(
-        self, run: Run, name: str, unit: str, said: str, kind: Kind, attributes: Mapping[str, str], value: _Value
+        self,
+        run: RunCounters,
+        name: str,
+        unit: str,
+        said: str,
+        kind: Kind,
+        attributes: Mapping[str, str],
+        value: _Value,
     ) -> None:
         named = _named(run, attributes)
         if kind is not Kind.GAUGE and _place(name, named) not in self._shown:
@@ -190,7 +197,7 @@ class _Builder:
             points.append(Point(attributes, value, exemplars))
 
 
-def _value(row: Row, series: str, run: Run) -> _Value:
+def _value(row: Row, series: str, run: RunCounters) -> _Value:
     if row.kind is Kind.HISTOGRAM:
         nothing = ((0,) * (len(row.bounds) + 1), 0.0, None, None)
         return Distribution(row.bounds, *run.measured.get(series, nothing))
@@ -200,7 +207,7 @@ def _value(row: Row, series: str, run: Run) -> _Value:
     return run.counts.get(series, 0)
 
 
-def _gauge(row: Row, run: Run, now_ns: int) -> _Value | None:
+def _gauge(row: Row, run: RunCounters, now_ns: int) -> _Value | None:
     if row.name == semconv.METRIC_KEEP_ALIVE_AGE:
         return None if run.beat_ns is None else max(0, now_ns - run.beat_ns) / row.divisor
     return run.gauges.get(row.name)
@@ -214,7 +221,7 @@ def _of_exports(exports: Exports) -> tuple[tuple[str, str, int], ...]:
     )
 
 
-def _named(run: Run, attributes: Mapping[str, AttributeValue]) -> Mapping[str, AttributeValue]:
+def _named(run: RunCounters, attributes: Mapping[str, AttributeValue]) -> Mapping[str, AttributeValue]:
     return attributes if run.id is None else {semconv.RUN_ID: run.id, **attributes}
 
 

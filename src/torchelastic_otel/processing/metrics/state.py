@@ -19,15 +19,15 @@ from torchelastic_otel.model.event import ElasticEvent
 from torchelastic_otel.model.phases import Phase
 from torchelastic_otel.model.serialization import known_fields, to_line
 from torchelastic_otel.processing.metrics import durations
-from torchelastic_otel.processing.metrics.counters import Run, from_plain, settle_failures
-from torchelastic_otel.processing.metrics.rules import learn
+from torchelastic_otel.processing.metrics.counters import RunCounters, from_plain, settle_failures
+from torchelastic_otel.processing.metrics.rules import apply_event
 
 MAX_RUNS: Final = 4
 """Runs of one process whose numbers are kept."""
 
 
 @dataclass(frozen=True, slots=True)
-class Tally:
+class MetricState:
     """See the header of this file.
 
     Attributes:
@@ -41,7 +41,7 @@ class Tally:
     """
 
     start_ns: int
-    runs: tuple[Run, ...] = (Run(),)
+    runs: tuple[RunCounters, ...] = (RunCounters(),)
     last_ns: int = 0
     sent_ns: int = 0
     shown: frozenset[str] = frozenset()
@@ -52,7 +52,7 @@ class Tally:
         return to_line(self)
 
     @staticmethod
-    def from_json(line: str) -> Tally:
+    def from_json(line: str) -> MetricState:
         """The tally that :meth:`to_json` wrote.
 
         Raises:
@@ -61,19 +61,21 @@ class Tally:
         try:
             known = json.loads(line)
             runs = tuple(from_plain(run) for run in known["runs"])
-            return Tally(**{**known_fields(Tally, known), "runs": runs, "shown": frozenset(known["shown"])})
+            return MetricState(**{**known_fields(MetricState, known), "runs": runs, "shown": frozenset(known["shown"])})
         except (TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"not a tally of this spool: {line[:80]!r}") from error
 
 
-def fold(tally: Tally, event: ElasticEvent) -> Tally:
+def update(tally: MetricState, event: ElasticEvent) -> MetricState:
     """The tally after one more event of its process."""
     at_ns = event.monotonic_ns if event.monotonic_ns is not None else event.observed_ns
     others, run = _run_of(tally.runs, event, at_ns)
-    return replace(tally, runs=(*others, learn(run, event, at_ns)), last_ns=max(tally.last_ns, at_ns))
+    return replace(tally, runs=(*others, apply_event(run, event, at_ns)), last_ns=max(tally.last_ns, at_ns))
 
 
-def _run_of(runs: tuple[Run, ...], event: ElasticEvent, at_ns: int) -> tuple[tuple[Run, ...], Run]:
+def _run_of(
+    runs: tuple[RunCounters, ...], event: ElasticEvent, at_ns: int
+) -> tuple[tuple[RunCounters, ...], RunCounters]:
     """The runs but the event's, and the event's."""
     run_id = event.attributes.get(semconv.RUN_ID)
     current = runs[-1]
@@ -82,7 +84,7 @@ def _run_of(runs: tuple[Run, ...], event: ElasticEvent, at_ns: int) -> tuple[tup
         return runs[:-1], current
     if current.id is None and not current.shown:
         return runs[:-1], replace(current, id=run_id)
-    found = [run for run in runs if run.id == run_id] or [Run(run_id)]
+    found = [run for run in runs if run.id == run_id] or [RunCounters(run_id)]
     current = replace(current, times=durations.enter(current.times, Phase.ENDED, at_ns), gauges={}, beat_ns=None)
     others = (*runs[:-1], settle_failures(current))
     return tuple(run for run in others if run.id != run_id)[1 - MAX_RUNS :], found[0]

@@ -1,6 +1,6 @@
 """One agent's own story as it goes on; ``narrate`` is the way in."""
 
-from torchelastic_otel.processing.tracing.reducer import Told, end_of_the_dead, narrate
-from torchelastic_otel.processing.tracing.state import Narrative
+from torchelastic_otel.processing.tracing.reducer import Derived, finish_orphaned, reduce
+from torchelastic_otel.processing.tracing.state import TraceState
 
-__all__ = ["Narrative", "Told", "end_of_the_dead", "narrate"]
+__all__ = ["Derived", "TraceState", "finish_orphaned", "reduce"]

@@ -15,7 +15,7 @@ from torchelastic_otel.model.phases import Phase
 from torchelastic_otel.model.span import SpanEvent
 from torchelastic_otel.model.text import bounded
 from torchelastic_otel.model.trace_ids import BRING_UP, ROOT, RUNNING
-from torchelastic_otel.processing.tracing.state import BRING_UP_SPANS, Narrative
+from torchelastic_otel.processing.tracing.state import BRING_UP_SPANS, TraceState
 
 MAX_SPAN_EVENTS: Final = 64
 MAX_SPAN_EVENT_VALUE: Final = 512
@@ -44,7 +44,7 @@ _ON_SPAN_EVENTS: Final = frozenset(
 )
 
 
-def noted(narrative: Narrative, event: ElasticEvent, time_ns: int) -> Narrative:
+def noted(narrative: TraceState, event: ElasticEvent, time_ns: int) -> TraceState:
     """Remember the event for its span, where the span is one that shows what happened."""
     if event.name in semconv.HEARTBEATS or event.name == semconv.AGENT_PHASE_ENTERED:
         return narrative
@@ -59,7 +59,7 @@ def noted(narrative: Narrative, event: ElasticEvent, time_ns: int) -> Narrative:
     return replace(narrative, events=(*narrative.events, SpanEvent(event.name, time_ns, kept)))
 
 
-def placed(narrative: Narrative, event: ElasticEvent) -> ElasticEvent:
+def placed(narrative: TraceState, event: ElasticEvent) -> ElasticEvent:
     """The event with the trace and the span in which it happened, where those are known."""
     which, name = RUNNING, semconv.SPAN_WORKERS
     round_ = narrative.last_round

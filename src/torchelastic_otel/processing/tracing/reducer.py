@@ -21,7 +21,7 @@ from torchelastic_otel.model.span import ElasticSpan
 from torchelastic_otel.processing.tracing.placement import noted, placed, round_of
 from torchelastic_otel.processing.tracing.restarts import UNKNOWN_CAUSE, restart_completed, tells_cause
 from torchelastic_otel.processing.tracing.spans import agreed_root, bring_up_parts, own_root, running_spans, unfinished
-from torchelastic_otel.processing.tracing.state import BRING_UP_SPANS, Narrative, Part
+from torchelastic_otel.processing.tracing.state import BRING_UP_SPANS, OpenPhase, TraceState
 
 MAX_PARTS: Final = 64
 _AFTER_RUNNING: Final = frozenset({Phase.STOP, Phase.RENDEZVOUS, Phase.EXIT_BARRIER, Phase.ENDED})
@@ -36,7 +36,7 @@ _SAY_THE_ROUND: Final = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class Derived:
     """What follows from one event.
 
     Attributes:
@@ -50,7 +50,7 @@ class Told:
     spans: tuple[ElasticSpan, ...] = ()
 
 
-def narrate(narrative: Narrative, event: ElasticEvent) -> tuple[Narrative, Told]:
+def reduce(narrative: TraceState, event: ElasticEvent) -> tuple[TraceState, Derived]:
     """Go on with one event, enriched; what follows from it."""
     time_ns = event.time_ns or event.observed_ns
     events: list[ElasticEvent] = []
@@ -59,7 +59,7 @@ def narrate(narrative: Narrative, event: ElasticEvent) -> tuple[Narrative, Told]
     if event.name == semconv.AGENT_STARTED:
         narrative = _begin(event)
     elif narrative.agent_id is None:
-        return narrative, Told(event)
+        return narrative, Derived(event)
     elif event.name == semconv.RUN_IDENTIFIED:
         narrative = replace(
             narrative,
@@ -98,10 +98,10 @@ def narrate(narrative: Narrative, event: ElasticEvent) -> tuple[Narrative, Told]
         narrative, completed = restart_completed(narrative, event)
         events.append(completed)
     narrative = noted(replace(narrative, last_ns=max(narrative.last_ns, time_ns)), event, time_ns)
-    return narrative, Told(placed(narrative, event), tuple(placed(narrative, each) for each in events), tuple(spans))
+    return narrative, Derived(placed(narrative, event), tuple(placed(narrative, each) for each in events), tuple(spans))
 
 
-def end_of_the_dead(narrative: Narrative) -> tuple[Narrative, tuple[ElasticSpan, ...]]:
+def finish_orphaned(narrative: TraceState) -> tuple[TraceState, tuple[ElasticSpan, ...]]:
     """What there is to tell of an agent whose process is gone and that did not say so: its open spans, as errors.
 
     They end with the last sign of it. The roots are told where no other agent can: it was alone, or hosted the store.
@@ -119,17 +119,17 @@ def end_of_the_dead(narrative: Narrative) -> tuple[Narrative, tuple[ElasticSpan,
 # --- phases
 
 
-def _begin(event: ElasticEvent) -> Narrative:
+def _begin(event: ElasticEvent) -> TraceState:
     of = event.attributes
     agent_id, run_id, backend = (of.get(key) for key in (semconv.AGENT_ID, semconv.RUN_ID, semconv.RENDEZVOUS_BACKEND))
-    return Narrative(
+    return TraceState(
         agent_id=str(agent_id),
         run_id=str(run_id),
         backend=None if backend is None else str(backend),
     )
 
 
-def _enter(narrative: Narrative, event: ElasticEvent, time_ns: int) -> tuple[Narrative, list[ElasticSpan]]:
+def _enter(narrative: TraceState, event: ElasticEvent, time_ns: int) -> tuple[TraceState, list[ElasticSpan]]:
     try:
         phase = Phase(str(event.attributes.get(semconv.PHASE)))
     except ValueError:
@@ -156,7 +156,7 @@ def _enter(narrative: Narrative, event: ElasticEvent, time_ns: int) -> tuple[Nar
     if phase in (Phase.DETECT, Phase.STOP) and narrative.began_ns is None:
         narrative = replace(narrative, began_ns=time_ns)
     if phase in BRING_UP_SPANS and len(narrative.parts) < MAX_PARTS:
-        narrative = replace(narrative, parts=(*narrative.parts, Part(phase, time_ns)))
+        narrative = replace(narrative, parts=(*narrative.parts, OpenPhase(phase, time_ns)))
     if before is not None and phase in _AFTER_RUNNING:
         told = running_spans(narrative, _running_end(narrative, before, time_ns), narrative.failed, root=None)
         spans += told
@@ -183,13 +183,13 @@ def _enter(narrative: Narrative, event: ElasticEvent, time_ns: int) -> tuple[Nar
     return narrative, spans
 
 
-def _running_end(narrative: Narrative, before: Phase, time_ns: int) -> int:
+def _running_end(narrative: TraceState, before: Phase, time_ns: int) -> int:
     # what came before a stop is the detection of a failure: the workers ran until then
     began = narrative.began_ns
     return began if before is Phase.DETECT and began is not None else time_ns
 
 
-def _go_to_rendezvous(narrative: Narrative, before: Phase | None, time_ns: int) -> Narrative:
+def _go_to_rendezvous(narrative: TraceState, before: Phase | None, time_ns: int) -> TraceState:
     return replace(
         narrative,
         began_ns=narrative.began_ns if narrative.began_ns is not None else time_ns,
@@ -201,7 +201,7 @@ def _go_to_rendezvous(narrative: Narrative, before: Phase | None, time_ns: int) 
     )
 
 
-def _brought_up(narrative: Narrative, event: ElasticEvent, time_ns: int) -> tuple[Narrative, list[ElasticSpan]]:
+def _brought_up(narrative: TraceState, event: ElasticEvent, time_ns: int) -> tuple[TraceState, list[ElasticSpan]]:
     # an agent that starts workers again without a rendezvous is in the same round, whose spans have their ids
     again = narrative.last_round is not None and narrative.last_round == narrative.expected_round
     narrative = replace(
@@ -218,7 +218,7 @@ def _brought_up(narrative: Narrative, event: ElasticEvent, time_ns: int) -> tupl
     return (narrative, []) if narrative.nonce is None else _tell_bring_up(narrative)
 
 
-def _tell_bring_up(narrative: Narrative) -> tuple[Narrative, list[ElasticSpan]]:
+def _tell_bring_up(narrative: TraceState) -> tuple[TraceState, list[ElasticSpan]]:
     round_, ran_ns = narrative.last_round, narrative.running_ns
     spans: list[ElasticSpan] = []
     if round_ is not None and ran_ns is not None and narrative.parts:

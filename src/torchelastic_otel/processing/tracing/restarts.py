@@ -15,15 +15,15 @@ from torchelastic_otel.model.event import AttributeValue, ElasticEvent, Severity
 from torchelastic_otel.model.failure import UNKNOWN
 from torchelastic_otel.model.phases import Phase
 from torchelastic_otel.processing.tracing.spans import common
-from torchelastic_otel.processing.tracing.state import Narrative
-from torchelastic_otel.torch_events.messages import sentence
+from torchelastic_otel.processing.tracing.state import TraceState
+from torchelastic_otel.torch_events.messages import message_of
 
 _RESTART_PHASES: Final = (Phase.DETECT, Phase.STOP, Phase.RENDEZVOUS, Phase.ASSIGN_RANKS, Phase.START)
 UNKNOWN_CAUSE: Final[Mapping[str, AttributeValue]] = {semconv.RESTART_REASON: UNKNOWN, semconv.RESTART_AGREED: False}
 """What is told where nobody said it."""
 
 
-def restart_completed(narrative: Narrative, event: ElasticEvent) -> tuple[Narrative, ElasticEvent]:
+def restart_completed(narrative: TraceState, event: ElasticEvent) -> tuple[TraceState, ElasticEvent]:
     """The narrative after a restart, and the event that tells of it, which follows from this one."""
     durations = dict(narrative.durations or {})
     durations[Phase.DETECT.value] = durations.get(Phase.DETECT.value, 0) + _unnoticed_ns(narrative)
@@ -39,7 +39,7 @@ def restart_completed(narrative: Narrative, event: ElasticEvent) -> tuple[Narrat
     completed = ElasticEvent(
         semconv.RESTART_COMPLETED,
         event.destination,
-        sentence(semconv.RESTART_COMPLETED, attributes),
+        message_of(semconv.RESTART_COMPLETED, attributes),
         narrative.ran_ns,
         event.observed_ns,
         narrative.ran_monotonic_ns,
@@ -49,7 +49,7 @@ def restart_completed(narrative: Narrative, event: ElasticEvent) -> tuple[Narrat
     return replace(narrative, ran_ns=None, restarting=False, durations=None), completed
 
 
-def _unnoticed_ns(narrative: Narrative) -> int:
+def _unnoticed_ns(narrative: TraceState) -> int:
     """From the agreed cause, on another node, to the moment when this agent began to do something about it.
 
     Both by their own host's wall clock: where those differ, this differs by as much.

@@ -17,10 +17,10 @@ from torchelastic_otel.model.event import AttributeValue, ElasticEvent
 from torchelastic_otel.model.phases import Phase
 from torchelastic_otel.model.span import ElasticSpan, SpanLink
 from torchelastic_otel.model.trace_ids import BRING_UP, ROOT, RUNNING
-from torchelastic_otel.processing.tracing.state import BRING_UP_SPANS, Narrative
+from torchelastic_otel.processing.tracing.state import BRING_UP_SPANS, TraceState
 
 
-def common(narrative: Narrative, round_: int) -> dict[str, AttributeValue]:
+def common(narrative: TraceState, round_: int) -> dict[str, AttributeValue]:
     """What every span of a round carries."""
     known = {
         semconv.RUN_ID: narrative.run_id,
@@ -33,7 +33,7 @@ def common(narrative: Narrative, round_: int) -> dict[str, AttributeValue]:
     return {key: value for key, value in known.items() if value is not None}
 
 
-def bring_up_parts(narrative: Narrative, round_: int, end_ns: int, error: str | None) -> Iterator[ElasticSpan]:
+def bring_up_parts(narrative: TraceState, round_: int, end_ns: int, error: str | None) -> Iterator[ElasticSpan]:
     """The spans of a bring-up; the last one with the error."""
     ids = narrative.ids(round_)
     if ids is None:
@@ -59,13 +59,13 @@ def bring_up_parts(narrative: Narrative, round_: int, end_ns: int, error: str | 
         )
 
 
-def own_root(narrative: Narrative, round_: int, end_ns: int, error: str | None) -> Iterator[ElasticSpan]:
+def own_root(narrative: TraceState, round_: int, end_ns: int, error: str | None) -> Iterator[ElasticSpan]:
     """The root of a bring-up that this agent tells by itself."""
     began = narrative.began_ns if narrative.began_ns is not None else end_ns
     yield from _root_span(narrative, round_, began, max(began, end_ns), error, {})
 
 
-def agreed_root(narrative: Narrative, event: ElasticEvent, round_: int | None) -> Iterator[ElasticSpan]:
+def agreed_root(narrative: TraceState, event: ElasticEvent, round_: int | None) -> Iterator[ElasticSpan]:
     """The root of a bring-up, told by who speaks for the whole job, once all nodes' workers run."""
     began, seconds = event.attributes.get(semconv.ROUND_BEGAN), event.attributes.get(semconv.ROUND_DURATION)
     if round_ is None or narrative.tells_root(round_) or not isinstance(began, int):
@@ -77,7 +77,7 @@ def agreed_root(narrative: Narrative, event: ElasticEvent, round_: int | None) -
 
 
 def _root_span(
-    narrative: Narrative,
+    narrative: TraceState,
     round_: int,
     start_ns: int,
     end_ns: int,
@@ -104,7 +104,7 @@ def _root_span(
     )
 
 
-def unfinished(narrative: Narrative, end_ns: int, why: str, *, root: bool) -> Iterator[ElasticSpan]:
+def unfinished(narrative: TraceState, end_ns: int, why: str, *, root: bool) -> Iterator[ElasticSpan]:
     """The spans of a bring-up that came to nothing; a stop that no rendezvous followed belongs to the running trace."""
     if not narrative.parts:
         return
@@ -133,7 +133,7 @@ def unfinished(narrative: Narrative, end_ns: int, why: str, *, root: bool) -> It
         yield from own_root(narrative, expected, end_ns, why)
 
 
-def running_spans(narrative: Narrative, end_ns: int, error: str, *, root: bool | None) -> list[ElasticSpan]:
+def running_spans(narrative: TraceState, end_ns: int, error: str, *, root: bool | None) -> list[ElasticSpan]:
     """The spans of a round's running, this node's and, from who speaks for the job, the root."""
     round_, start_ns = narrative.last_round, narrative.running_ns
     ids = None if round_ is None else narrative.ids(round_)

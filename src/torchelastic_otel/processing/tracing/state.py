@@ -28,7 +28,7 @@ BRING_UP_SPANS: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class OpenPhase:
     """One phase of a bring-up.
 
     Attributes:
@@ -43,7 +43,7 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Narrative:
+class TraceState:
     """How far the story of an agent is told.
 
     Attributes:
@@ -90,7 +90,7 @@ class Narrative:
     group_rank: int | None = None
     world_size: int | None = None
     began_ns: int | None = None
-    parts: tuple[Part, ...] = ()
+    parts: tuple[OpenPhase, ...] = ()
     events: tuple[SpanEvent, ...] = ()
     running_ns: int | None = None
     failed: str = ""
@@ -122,7 +122,7 @@ class Narrative:
         return to_line(self)
 
     @staticmethod
-    def from_json(line: str) -> Narrative:
+    def from_json(line: str) -> TraceState:
         """The narrative that :meth:`to_json` wrote.
 
         Raises:
@@ -131,10 +131,10 @@ class Narrative:
         try:
             known: dict[str, Any] = json.loads(line)
             known["phase"] = None if known["phase"] is None else Phase(known["phase"])
-            known["parts"] = tuple(Part(Phase(p["phase"]), p["start_ns"], p["end_ns"]) for p in known["parts"])
+            known["parts"] = tuple(OpenPhase(Phase(p["phase"]), p["start_ns"], p["end_ns"]) for p in known["parts"])
             known["events"] = tuple(SpanEvent(**{**e, "attributes": _tuples(e["attributes"])}) for e in known["events"])
             known["cause"] = None if known["cause"] is None else _tuples(known["cause"])
-            return Narrative(**known_fields(Narrative, known))
+            return TraceState(**known_fields(TraceState, known))
         except (TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"not a narrative of this spool: {line[:80]!r}") from error
 
