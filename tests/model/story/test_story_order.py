@@ -12,9 +12,9 @@ from support.job_streams import AgentTape, clean_job, failing_job
 from support.recordings import SCENARIOS, scenario
 
 from torchelastic_otel import semconv
-from torchelastic_otel.model.event import StoredEvent
 from torchelastic_otel.history.reducer import HistoryState, add, build_runs
 from torchelastic_otel.history.types import Outcome, Run, State
+from torchelastic_otel.model.event import StoredEvent
 
 
 def lost_node() -> list[AgentTape]:
