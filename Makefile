@@ -60,7 +60,7 @@ live: environment environments  ## real torchrun jobs, on three versions of torc
 	@$(BIN)/python -m pytest -m "live and not backends" $(PYTEST_FLAGS)
 
 # its exit status 3: there is no Go here that could build them
-backends:  ## the real Collector, Loki, Prometheus and Jaeger, built once and cached
+backends:  ## the real Collector, VictoriaLogs, Prometheus and Jaeger, built once and cached
 	@$(PYTHON) scripts/backends
 
 backends-live: environment  ## real torchrun jobs, into the real Collector and backends

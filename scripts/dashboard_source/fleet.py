@@ -7,9 +7,10 @@ are.
 from grafana_foundation_sdk.builders import dashboard
 from grafana_foundation_sdk.models import dashboard as d
 
-from dashboard_source import look, look_of_tables
+from dashboard_source import panels, tables
 from dashboard_source.job import UID as JOB_UID
-from dashboard_source.queries import (
+from dashboard_source.log_queries import LANGUAGES, LogQueries
+from dashboard_source.metric_queries import (
     BEATS_FAILED,
     BEATS_SENT,
     BY_RUN,
@@ -58,8 +59,9 @@ MOST = 20
 """Rows of a table."""
 
 
-def build(traces: str = "jaeger") -> d.Dashboard:
-    """The dashboard; ``traces`` is the kind of the traces' data source, jaeger or tempo."""
+def build(log_store: str, traces: str = "jaeger") -> d.Dashboard:
+    """The dashboard; ``log_store`` is loki or victorialogs, ``traces`` jaeger or tempo."""
+    logs = LANGUAGES[log_store]
     board = (
         dashboard.Dashboard("Torchelastic: all jobs")
         .uid(UID)
@@ -70,20 +72,20 @@ def build(traces: str = "jaeger") -> d.Dashboard:
         .time("now-24h", "now")
         .refresh("5m")
         .tooltip(d.DashboardCursorSync.CROSSHAIR)
-        .link(look.link_to("One job", f"/d/{JOB_UID}/"))
+        .link(panels.link_to("One job", f"/d/{JOB_UID}/", logs))
     )
-    for variable in (*data_sources(traces), cluster(), job(), runs(), host(RUNS)):
+    for variable in (*data_sources(logs, traces), cluster(), job(), runs(), host(RUNS)):
         board = board.with_variable(variable)
-    for title, panels in (
-        ("How much is lost, and where?", (*_at_a_glance(), *_tables())),
+    for title, row in (
+        ("How much is lost, and where?", (*_at_a_glance(), *_tables(logs))),
         ("What keeps jobs from running?", _course()),
         ("Which rendezvous and stores have trouble?", _rendezvous()),
         ("Can the telemetry be trusted?", _telemetry()),
     ):
         board = board.with_row(dashboard.Row(title))
-        for panel in panels:
+        for panel in row:
             board = board.with_panel(panel)
-    return look.numbered(board.build())
+    return panels.numbered(board.build())
 
 
 def _at_a_glance():
@@ -92,33 +94,33 @@ def _at_a_glance():
     ended = {"worker": grown(FAILURES, RUNS, CAUSES), "node": grown(RESTARTS, RUNS, NODE_LOST)}
     failures = f"sum({together('failed', ended)})"
     return (
-        look.number(
+        panels.number(
             "How many jobs run now?",
             "Runs of which at least one node had worker processes alive in the last minutes. Fewer than your scheduler"
             " says: sort the table below by what is lost.",
             [now(f"count({running_now}) or vector(0)")],
             unit="none", nothing="0", width=4, decimals=0,
         ),
-        look.number(
+        panels.number(
             "How much could jobs train?",
             "Effective training time at most, of all jobs together, each by its own wall time. Low: the first rows of"
             " the table below are where to begin.",
             [now(f"sum({grown(JOB_TIME, RUNS, RUNNING)}) / (sum({grown(JOB_TIME, RUNS)}) > 0)")],
-            unit="percentunit", nothing="no job", width=4, decimals=1, steps=look.SHARE_OF_TIME,
+            unit="percentunit", nothing="no job", width=4, decimals=1, steps=panels.SHARE_OF_TIME,
         ),
-        look.number(
+        panels.number(
             "How many node-hours are lost?",
             "Time of all nodes in which their workers did not run. Multiply by what a node costs you.",
             [now(f"sum({grown(NODE_TIME, RUNS, NOT_RUNNING)}) / 3600")],
             unit="suffix: h", nothing="no job", width=4,
         ),
-        look.number(
+        panels.number(
             "How often did jobs restart?",
             "Restarts of all jobs in the time range. A jump: see which jobs, and for which reason.",
             [now(f"sum({grown(RESTARTS, RUNS)})")],
             unit="none", nothing="no job", width=4, decimals=0,
         ),
-        look.number(
+        panels.number(
             "What is mean time to failure?",
             "Time in which workers ran, for each failure (a worker that was a cause, or nodes lost at once): of a job,"
             " and of a node. Set the interval of checkpoints by the job's; compare the node's with what your supplier"
@@ -129,17 +131,17 @@ def _at_a_glance():
             ],
             unit="s", nothing="no failure", width=4, decimals=1, named=True,
         ),
-        look.number(
+        panels.number(
             "Does telemetry lose anything?",
             "What agents lost (dropped by full spools, not deliverable, refused), and what Collectors gave up. Above"
             " 0: the last row says where. No word of Collectors: nobody scrapes their own metrics, and nobody knows.",
             [now(f"sum({lost_by_agents(RUNS)})", "agents"), now(all_lost_by_collectors(), "Collectors", "B")],
-            unit="none", nothing="not known", width=4, decimals=0, named=True, steps=look.NONE_IS_GOOD,
+            unit="none", nothing="not known", width=4, decimals=0, named=True, steps=panels.NONE_IS_GOOD,
         ),
     )  # fmt: skip
 
 
-def _tables():
+def _tables(logs: LogQueries):
     lost = f"sum by ({BY_RUN}) ({grown(NODE_TIME, RUNS, NOT_RUNNING)})"
     most = f"and on ({BY_RUN}) topk({MOST}, {lost})"
     ratio = f"sum by ({BY_RUN}) ({grown(JOB_TIME, RUNS, RUNNING)}) / (sum by ({BY_RUN}) ({grown(JOB_TIME, RUNS)}) > 0)"
@@ -148,10 +150,10 @@ def _tables():
     caused, suffered = (f"sum by (cluster, {NODE}) ({failures})" for failures in (causes, victims))
     top = f"and on (cluster, {NODE}) topk({MOST}, {caused} * 1000000 + {suffered} > 0)"
     runs_hurt = f"count by (cluster, {NODE}) (sum by (cluster, {NODE}, {RUN}) ({causes}) > 0)"
-    sources = "${prometheus:queryparam}&${loki:queryparam}&${traces:queryparam}&${__url_time_range}"
+    sources = f"${{prometheus:queryparam}}&${{{logs.name}:queryparam}}&${{traces:queryparam}}&${{__url_time_range}}"
     to_job = f"/d/{JOB_UID}/?var-run_id=${{__value.raw}}&${{cluster:queryparam}}&${{job:queryparam}}&{sources}"
     return (
-        look_of_tables.columns(
+        tables.columns(
             "Which jobs lose the most?",
             f"The {MOST} runs that lost most node time, with their share of time in which they could train. A run id"
             " leads to its dashboard.",
@@ -169,7 +171,7 @@ def _tables():
             units={"Node-hours lost": "suffix: h", "Could train": "percentunit"},
             links={"Run id": ("Show this run", to_job)},
         ),
-        look_of_tables.columns(
+        tables.columns(
             "Which nodes fail most?",
             f"The {MOST} nodes (Kubernetes' names of them, elsewhere hosts) with most worker failures, and how many"
             " runs they hurt. Causes in several runs: take the node out. Victims only: leave it alone.",
@@ -188,27 +190,27 @@ def _course():
     nodes = f"sum by ({STATE}) (rate({series(NODE_TIME, RUNS)}[$__rate_interval]))"
     each = f"sum by ({REASON}) ({grown_each_step(RESTARTS, RUNS)}) > 0"
     return (
-        look.lines(
+        panels.lines(
             "What do all nodes do, over time?",
             "Nodes of all jobs by what their agents are at. A wave that is not green and hits many jobs at once is"
             " shared: network, storage, a store's host.",
             [over_time(nodes, f"{{{{{STATE}}}}}")],
-            unit="none", nothing="no agent told its time", stacked=True, colours=look.STATES,
+            unit="none", nothing="no agent told its time", stacked=True, colours=panels.STATES,
         ),
-        look.ranked(
+        panels.ranked(
             "Why did jobs restart?",
             "Restarts by reason. worker_failure: programs and GPUs. node_lost: hosts, network, preemption."
             " membership_change: nodes came or went. unknown: agents ended without a word.",
             [now(f"sum by ({REASON}) ({grown(RESTARTS, RUNS)}) > 0", f"{{{{{REASON}}}}}")],
             unit="none", nothing="no restart", width=6,
         ),
-        look.ranked(
+        panels.ranked(
             "Where did the nodes' time go?",
             "Time of all nodes by state. Everything but running is lost; the largest part of it is what to work on.",
             [now(f"sort_desc(sum by ({STATE}) ({grown(NODE_TIME, RUNS)}))", f"{{{{{STATE}}}}}")],
-            unit="s", nothing="no job", colours=look.STATES, width=6,
+            unit="s", nothing="no job", colours=panels.STATES, width=6,
         ),
-        look.lines(
+        panels.lines(
             "When did jobs restart?",
             "Restarts by reason, for each step of the graph. Many jobs at once: look for what they share. One job again"
             " and again: a restart storm; stop it, or take out its host.",
@@ -224,32 +226,32 @@ def _rendezvous():
 
     conflicts = f"topk(10, {by_run(STALE)} > 0)"
     return (
-        look.ranked(
+        panels.ranked(
             "Which jobs wait for nodes?",
             "Jobs whose rendezvous still needs nodes, by how many. Open the job to see who is missing.",
             [now(f"topk(10, max by ({BY_RUN}) ({of_the_round(MISSING, RUNS)}) > 0)", f"{{{{{RUN}}}}}")],
-            unit="none", nothing="none", steps=look.ANY_IS_BAD, width=6,
+            unit="none", nothing="none", steps=panels.ANY_IS_BAD, width=6,
         ),
-        look.ranked(
+        panels.ranked(
             "In which jobs do nodes collide?",
             "Changes of the rendezvous state that lost against another node's and had to be made again. It grows with"
             " the square of the nodes that join at once: give torch 2.15's cas_backoff_max_seconds (--rdzv-conf).",
             [now(conflicts, f"{{{{{RUN}}}}}")],
             unit="none", nothing="none", width=6,
         ),
-        look.ranked(
+        panels.ranked(
             "How many conflicts per heartbeat?",
             "The same for each heartbeat that was sent. Above 1 nodes are busier with trying again than with"
             " heartbeats, and those come late.",
             [now(f"topk(10, {by_run(STALE)} / ({by_run(BEATS_SENT)} > 0))", f"{{{{{RUN}}}}}")],
             unit="short", nothing="none", steps=((None, "green"), (0.5, "yellow"), (1, "red")), width=6,
         ),
-        look.ranked(
+        panels.ranked(
             "Which hosts fail to send heartbeats?",
             "The ten hosts with most heartbeats that could not be sent. Hosts of one rack: its network. Hosts of one"
             " job: its store's host.",
             [now(f"topk(10, sum by ({HOST}) ({grown(BEATS_FAILED, RUNS, ONE_HOST)}) > 0)", f"{{{{{HOST}}}}}")],
-            unit="none", nothing="none", steps=look.NONE_IS_GOOD, width=6,
+            unit="none", nothing="none", steps=panels.NONE_IS_GOOD, width=6,
         ),
     )  # fmt: skip
 
@@ -259,28 +261,28 @@ def _telemetry():
     refused = {"not deliverable": grown(SET_ASIDE, RUNS, ONE_HOST), "refused": grown(REJECTED, RUNS, ONE_HOST)}
     of_collectors = f"sum by (instance, exporter, lost) ({lost_by_collectors()})"
     return (
-        look.ranked(
+        panels.ranked(
             "What did agents lose?",
             "dropped: the spool was full, give it more room or repair the way to the Collector. not deliverable and"
             " refused: the Collector's own log says why.",
             [now(f"sum by (lost) ({of_agents})", "{{lost}}")],
-            unit="none", nothing="not known", steps=look.NONE_IS_GOOD, width=6,
+            unit="none", nothing="not known", steps=panels.NONE_IS_GOOD, width=6,
         ),
-        look.ranked(
+        panels.ranked(
             "Which destination refuses?",
             "Records of agents that were refused or could not be delivered, by destination.",
             [now(f"sum by ({DESTINATION}) ({together('lost', refused)}) > 0", f"{{{{{DESTINATION}}}}}")],
-            unit="none", nothing="none", steps=look.NONE_IS_GOOD, width=6,
+            unit="none", nothing="none", steps=panels.NONE_IS_GOOD, width=6,
         ),
-        look.ranked(
+        panels.ranked(
             "What do Collectors throw away?",
             "Items that a Collector gave up since a backend refused them for good (400, 401, 403, 413 ...), of whatever"
             " job: they do not come back. Its own log says what the backend said. Collectors are known by their own"
             " metrics: scrape them.",
             [now(f"topk(10, {of_collectors} > 0)", "{{instance}} to {{exporter}}: {{lost}}")],
-            unit="none", nothing="nothing that is known", steps=look.NONE_IS_GOOD, width=12,
+            unit="none", nothing="nothing that is known", steps=panels.NONE_IS_GOOD, width=12,
         ),
-        look.ranked(
+        panels.ranked(
             "Whose spool is the largest?",
             "The ten hosts with the largest spools. At TORCHELASTIC_OTEL_SPOOL_MAX_BYTES (64 MiB where you set none)"
             " the oldest events go.",
@@ -288,7 +290,7 @@ def _telemetry():
             unit="bytes", nothing="not known", width=12,
             steps=((None, "green"), (32 << 20, "yellow"), (56 << 20, "red")),
         ),
-        look.ranked(
+        panels.ranked(
             "Who is behind with delivering?",
             "The ten hosts whose oldest undelivered record is the oldest. Minutes: the Collector is slow, or not"
             " there.",

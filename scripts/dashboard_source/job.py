@@ -7,45 +7,38 @@ few that stand out, or what one agent tells for all.
 from grafana_foundation_sdk.builders import dashboard
 from grafana_foundation_sdk.models import dashboard as d
 
-from dashboard_source import look, look_of_tables
-from dashboard_source.job_course import costs, course, event_log, nodes
-from dashboard_source.queries import (
-    CHOSEN_ROUND,
-    HOST,
+from dashboard_source import panels, tables
+from dashboard_source.job_details import costs, course, event_log, nodes
+from dashboard_source.log_queries import LANGUAGES, LogQueries
+from dashboard_source.metric_queries import (
     JOB_TIME,
-    LOGS,
     MISSING,
     NODE_TIME,
-    ONE_HOST,
     ONE_RUN,
-    REASON,
     RESTARTS,
-    ROUND,
     STATE,
-    TOLD_ONCE,
     WORLD_SIZE,
-    counted_now,
     grown,
-    label,
-    logs_of,
     now,
     of_the_round,
-    records,
     series,
 )
 from dashboard_source.variables import cluster, data_sources, host, job, newest_round, round_, run
 from torchelastic_otel import semconv
 
 UID = "torchelastic-job"
-OUTCOME, PHASE = label(semconv.AGENT_OUTCOME), label(semconv.PHASE)
-CAUSE = label(semconv.CAUSE)
-TOOK = label(semconv.RESTART_DURATION)
+CAUSE_COLUMNS = {
+    "host": "Host", "rank": "Rank", "exit_code": "Exit code", "signal": "Signal", "error_type": "Error",
+    "message": "Message",
+}  # fmt: skip
+"""The columns of a restart's cause, by the end of the attribute's name."""
 RUNNING = f'{STATE}="running"'
 NOT_RUNNING = f'{STATE}!="running"'
 
 
-def build(traces: str = "jaeger") -> d.Dashboard:
-    """The dashboard; ``traces`` is the kind of the traces' data source, jaeger or tempo."""
+def build(log_store: str, traces: str = "jaeger") -> d.Dashboard:
+    """The dashboard; ``log_store`` is loki or victorialogs, ``traces`` jaeger or tempo."""
+    logs = LANGUAGES[log_store]
     board = (
         dashboard.Dashboard("Torchelastic: one job")
         .uid(UID)
@@ -54,66 +47,71 @@ def build(traces: str = "jaeger") -> d.Dashboard:
         .time("now-6h", "now")
         .refresh("1m")
         .tooltip(d.DashboardCursorSync.CROSSHAIR)
-        .link(look.link_to("All jobs", "/d/torchelastic-fleet/"))
+        .link(panels.link_to("All jobs", "/d/torchelastic-fleet/", logs))
     )
-    for variable in (*data_sources(traces), cluster(), job(), run(), round_(), newest_round(), host(ONE_RUN)):
+    for variable in (*data_sources(logs, traces), cluster(), job(), run(), round_(), newest_round(), host(ONE_RUN)):
         board = board.with_variable(variable)
-    for annotation in _annotations():
+    for annotation in _annotations(logs):
         board = board.annotation(annotation)
-    for title, panels in (
-        ("Is it running, and if not, why?", (*_at_a_glance(), *_causes(traces))),
+    for title, row in (
+        ("Is it running, and if not, why?", (*_at_a_glance(logs), *_causes(logs, traces))),
         ("What happened when?", course()),
-        ("What did the restarts cost?", costs()),
-        ("Who is waited for, and which nodes stand out?", nodes()),
-        ("What exactly happened?", (event_log(),)),
+        ("What did the restarts cost?", costs(logs)),
+        ("Who is waited for, and which nodes stand out?", nodes(logs)),
+        ("What exactly happened?", (event_log(logs),)),
     ):
         board = board.with_row(dashboard.Row(title))
-        for panel in panels:
+        for panel in row:
             board = board.with_panel(panel)
-    return look.numbered(board.build())
+    return panels.numbered(board.build())
 
 
-def _annotations() -> list[dashboard.AnnotationQuery]:
-    """What is told once for the whole job, so that a thousand nodes draw no wall."""
-    told = {
-        "Rounds": (logs_of(semconv.ROUND_STARTED), "green", f"Round {{{{{ROUND}}}}} runs"),
-        "Restarts": (logs_of(semconv.RESTART_COMPLETED, TOLD_ONCE), "orange", f"Restarted: {{{{{REASON}}}}}"),
-        "Membership": (logs_of(semconv.MEMBERSHIP_CHANGED), "blue", "Membership changed"),
+def _annotations(logs: LogQueries) -> list[dashboard.AnnotationQuery]:
+    """Records that exist once for the whole job, so that a thousand nodes do not draw a thousand lines."""
+    round_, reason = logs.field(semconv.RENDEZVOUS_ROUND), logs.field(semconv.RESTART_REASON)
+    queries = {
+        "Rounds": (logs.of_event(semconv.ROUND_STARTED), "green", f"Round {{{{{round_}}}}} runs"),
+        "Restarts": (
+            logs.of_event(semconv.RESTART_COMPLETED, logs.reported_once()),
+            "orange",
+            f"Restarted: {{{{{reason}}}}}",
+        ),
+        "Membership": (logs.of_event(semconv.MEMBERSHIP_CHANGED), "blue", "Membership changed"),
     }
     return [
-        dashboard.AnnotationQuery().name(name).datasource(LOGS).enable(True).icon_color(color)
-        .expr(expr).title_format(title).text_format("").tag_keys(f"{HOST},{REASON}")
-        for name, (expr, color, title) in told.items()
+        dashboard.AnnotationQuery().name(name).datasource(logs.source).enable(True).icon_color(color)
+        .expr(expr).title_format(title).text_format("").tag_keys(f"{logs.field(semconv.HOST_NAME)},{reason}")
+        for name, (expr, color, title) in queries.items()
     ]  # fmt: skip
 
 
-def _at_a_glance():
+def _at_a_glance(logs: LogQueries):
     last_two = f"sum by ({STATE}) (irate({series(NODE_TIME, ONE_RUN)}[3m]))"
-    over = f'{PHASE}="ended"'
+    over = logs.equals(semconv.PHASE, "ended")
     ended = [
-        f"sum(count_over_time({logs_of(semconv.AGENT_PHASE_ENTERED, over, outcome)} [$__range]))"
-        for outcome in (f'{OUTCOME}="succeeded"', f'{OUTCOME}!="succeeded"')
+        logs.of_event(semconv.AGENT_PHASE_ENTERED, over, outcome(semconv.AGENT_OUTCOME, "succeeded"))
+        for outcome in (logs.equals, logs.differs)
     ]
-    took = logs_of(semconv.RESTART_COMPLETED, TOLD_ONCE, f"unwrap {TOOK}")
+    restarts = logs.of_event(semconv.RESTART_COMPLETED, logs.reported_once())
     spent = grown(JOB_TIME, ONE_RUN)
     return (
-        look.number(
+        panels.number(
             "Is it running now?",
             "What most of its nodes do, and how many. 'running' means that worker processes are alive, not that they"
             " make progress. Rendezvous for minutes: look at who is missing. Nothing: all agents are silent; see how it"
             " ended, and if it did not end, whether the hosts or their way to the Collector are gone.",
             [now(f"topk(1, {last_two} > 0)", f"{{{{{STATE}}}}}")],
-            unit="suffix: nodes", nothing="silent for 3 min", width=4, decimals=0, colours=look.STATES, named=True,
+            unit="suffix: nodes", nothing="silent for 3 min", width=4, decimals=0, colours=panels.STATES, named=True,
         ),
-        look.number(
+        panels.number(
             "Has it ended, and how?",
             "How many agents ended, and whether they succeeded. If not: the newest round's first failure is"
             " why. An agent that was killed (SIGKILL, node gone) is counted once what it left is delivered, or never.",
-            [counted_now(each, ref) for each, ref in zip(ended, "AB", strict=True)],
+            [logs.count(each, ref) for each, ref in zip(ended, "AB", strict=True)],
             unit="suffix: agents", nothing="not ended", width=4, decimals=0, named=True,
             by_query={"A": ("succeeded", "green"), "B": ("not succeeded", "red")},
         ),
-        look.number(
+        panels.number(
             "Is anybody missing?",
             "Nodes of the newest round, and nodes that a rendezvous still needs. Fewer in than you asked for: the job"
             " shrank, see the membership changes. Missing above 0: see who is missing.",
@@ -124,29 +122,29 @@ def _at_a_glance():
             unit="none", nothing="not known", width=4, decimals=0, named=True,
             by_name={"in": ((None, "blue"),), "missing": ((None, "green"), (1, "orange"))},
         ),
-        look.number(
+        panels.number(
             "How many restarts?",
             "Restarts in the time range, whatever the reason. Many in a row with the same host or message: cordon that"
             " host, or stop the job: it will not get better by itself.",
             [now(f"sum({grown(RESTARTS, ONE_RUN)})")],
-            unit="none", nothing="not known", width=3, decimals=0, steps=look.ANY_IS_BAD,
+            unit="none", nothing="not known", width=3, decimals=0, steps=panels.ANY_IS_BAD,
         ),
-        look.number(
+        panels.number(
             "How long was the last?",
             "From the failure to the moment when all workers run again. Above what you are used to: see which part of"
             " it takes long.",
-            [counted_now(f"max(last_over_time({took} [$__range]) by ({label(semconv.RUN_ID)}))")],
+            [logs.newest_value(restarts, semconv.RESTART_DURATION)],
             unit="s", nothing="none yet", width=3, decimals=1, steps=((None, "green"), (60, "yellow"), (300, "red")),
         ),
-        look.number(
+        panels.number(
             "How much could it train?",
             "Effective training time at most: the share of the job's time in which its workers ran. Work that was lost"
             " since the last checkpoint is not known here. A bring-up counts once its round runs. Low: see where the"
             " time went.",
             [now(f"sum({grown(JOB_TIME, ONE_RUN, RUNNING)}) / (sum({spent}) > 0)")],
-            unit="percentunit", nothing="not known", width=3, decimals=1, steps=look.SHARE_OF_TIME,
+            unit="percentunit", nothing="not known", width=3, decimals=1, steps=panels.SHARE_OF_TIME,
         ),
-        look.number(
+        panels.number(
             "How much is lost?",
             "Node-hours: time of all nodes together in which their workers did not run, also while a rendezvous"
             " waits. Multiply by what a node costs you.",
@@ -156,24 +154,26 @@ def _at_a_glance():
     )  # fmt: skip
 
 
-def _causes(traces: str):
-    link = {"Trace": ("Show the trace", look_of_tables.address_of_trace(traces))}
-    first = logs_of(
-        semconv.WORKER_FAILED, f'{label(semconv.FAILURE_ROLE)}="cause"', f'{ROUND}="$newest_round"', ONE_HOST
-    )
+def _causes(logs: LogQueries, traces: str):
+    field = logs.field
+    link = {"Trace": ("Show the trace", tables.address_of_trace(traces))}
+    in_round = logs.chosen(semconv.RENDEZVOUS_ROUND, "round")
+    first = logs.of_event(
+        semconv.WORKER_FAILED, logs.equals(semconv.FAILURE_ROLE, "cause"),
+        logs.equals(semconv.RENDEZVOUS_ROUND, "$newest_round"), logs.chosen(semconv.HOST_NAME, "host"),
+    )  # fmt: skip
     return (
-        look_of_tables.columns(
+        tables.columns(
             "Why did it restart, who failed first, and how long did it take?",
             "Each restart once, the newest first, with the cause that all agents agreed on. The same host again: cordon"
             " it and look at its hardware. Another host each time and the same message: the program. node_lost and"
             " node_left name the node that went. 'Agreed' false: torch below 2.4, or another store than c10d; then"
             " it is one agent's own view.",
-            [records(logs_of(semconv.RESTART_COMPLETED, TOLD_ONCE, CHOSEN_ROUND))],
+            [logs.records(logs.of_event(semconv.RESTART_COMPLETED, logs.reported_once(), in_round))],
             {
-                "Time": "Time", ROUND: "Into round", REASON: "Reason", f"{CAUSE}_host": "Host", f"{CAUSE}_rank": "Rank",
-                f"{CAUSE}_exit_code": "Exit code", f"{CAUSE}_signal": "Signal", f"{CAUSE}_error_type": "Error",
-                f"{CAUSE}_message": "Message", TOOK: "Took", label(semconv.RESTART_AGREED): "Agreed",
-                "trace_id": "Trace",
+                "Time": "Time", field(semconv.RENDEZVOUS_ROUND): "Into round", field(semconv.RESTART_REASON): "Reason",
+                **{field(f"{semconv.CAUSE}.{name}"): column for name, column in CAUSE_COLUMNS.items()},
+                field(semconv.RESTART_DURATION): "Took", field(semconv.RESTART_AGREED): "Agreed", "trace_id": "Trace",
             },
             of="records", nothing="no restart", units={"Took": "s"}, links=link, width=24, height=5,
             widths={
@@ -181,17 +181,18 @@ def _causes(traces: str):
                 "Error": 160, "Took": 75, "Agreed": 75, "Trace": 290,
             },
         ),
-        look_of_tables.columns(
+        tables.columns(
             "Who failed first in the newest round?",
             "The earliest twenty failures of the newest of the chosen rounds, by the hosts' clocks: the first is the"
             " cause, what follows within seconds are most likely its victims. Look here when no restart followed:"
             " restarts are exhausted, or the rendezvous waits. Open the trace, or the event log for the traceback.",
-            [records(first, most=20, newest_first=False)],
+            [logs.records(first, most=20, newest_first=False)],
             {
-                "Time": "Time", ROUND: "Round", HOST: "Host", label(semconv.WORKER_RANK): "Rank",
-                label(semconv.WORKER_LOCAL_RANK): "Local rank", label(semconv.PROCESS_EXIT_CODE): "Exit code",
-                label(semconv.WORKER_SIGNAL): "Signal", label(semconv.EXCEPTION_TYPE): "Error",
-                label(semconv.EXCEPTION_MESSAGE): "Message", "trace_id": "Trace",
+                "Time": "Time", field(semconv.RENDEZVOUS_ROUND): "Round", field(semconv.HOST_NAME): "Host",
+                field(semconv.WORKER_RANK): "Rank", field(semconv.WORKER_LOCAL_RANK): "Local rank",
+                field(semconv.PROCESS_EXIT_CODE): "Exit code", field(semconv.WORKER_SIGNAL): "Signal",
+                field(semconv.EXCEPTION_TYPE): "Error", field(semconv.EXCEPTION_MESSAGE): "Message",
+                "trace_id": "Trace",
             },
             of="records", nothing="nobody", links=link, width=24, height=5, sort_by="Time", descending=False,
             widths={

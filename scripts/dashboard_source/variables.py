@@ -8,7 +8,8 @@ is the list of what is offered: it says which streams Loki reads, and a pattern 
 from grafana_foundation_sdk.builders import dashboard
 from grafana_foundation_sdk.models import dashboard as d
 
-from dashboard_source.queries import (
+from dashboard_source.log_queries import LogQueries
+from dashboard_source.metric_queries import (
     CLUSTER,
     EVENTS,
     HOST,
@@ -27,11 +28,11 @@ _A_ROUND = '/round="([0-9]+)"/'
 ALL = d.VariableOption(selected=True, text="All", value="$__all")
 
 
-def data_sources(traces: str) -> list[dashboard.DatasourceVariable]:
+def data_sources(logs: LogQueries, traces: str) -> list[dashboard.DatasourceVariable]:
     """The three backends; ``traces`` is jaeger or tempo."""
     kinds = {
         "prometheus": ("prometheus", "Metrics", "Where the metrics are."),
-        "loki": ("loki", "Logs", "Where the log records are."),
+        logs.name: (logs.kind, "Logs", "Where the log records are."),
         "traces": (traces, "Traces", "Where the traces are; links of trace ids lead there."),
     }
     return [

@@ -1,21 +1,24 @@
-"""The real programs, for all tests of this directory; one set of them runs for the whole session.
+"""The real programs, for all tests of this directory; one set of them runs for the whole session of a worker.
 
-Without the programs, and without Go to build them, every test here is skipped, and the run ends with a line that says
-so and how to get them. Where Go is there and they are not built, that is an error: ``make backends`` was forgotten.
+Without the programs, and without Go to build them, every test here is skipped; without a Loki on PATH, which this
+project does not build, the tests that only Loki can answer are. The run then ends with a section that lists what did
+NOT run and the remedy. If Go is present and the programs are not built, that is an error: run ``make backends``.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from jobs import Job, play_failed_job
 from support import collector_tiers as tiers
-from support.backends import Missing, Programs, Stack, find_programs
+from support.backends import LogStore, Loki, Missing, Programs, Stack, find_programs
 from support.collector import HttpCollector
 
 HERE = Path(__file__).resolve().parent
+NO_LOKI = "no loki on PATH (under the AGPL, so this project does not build it); install one to run these"
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses by marker
@@ -27,16 +30,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Says loudly what a skip would hide."""
+    """Lists what was skipped, with the number of tests for each reason."""
     skipped = [report for report in terminalreporter.stats.get("skipped", []) if "tests/backends/" in report.nodeid]
     if skipped:
         terminalreporter.section("tests with real backends did NOT run", sep="!", red=True, bold=True)
-        terminalreporter.line(f"{len(skipped)} skipped: {skipped[0].longrepr[2].removeprefix('Skipped: ')}")
+    for reason, number in Counter(report.longrepr[2].removeprefix("Skipped: ") for report in skipped).items():
+        terminalreporter.line(f"{number} skipped: {reason}")
 
 
 @pytest.fixture(scope="session")
 def programs() -> Programs:
-    """Paths of ``.collector``, ``.loki``, ``.prometheus``, ``.promtool`` and ``.jaeger``."""
+    """Paths of ``.collector``, ``.victorialogs``, ``.vmalert``, ``.prometheus``, ``.promtool`` and ``.jaeger``."""
     try:
         return find_programs()
     except Missing as missing:
@@ -53,6 +57,25 @@ def stack(programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> Itera
         running.kill()
 
 
+def loki_of(stack: Stack) -> Loki:
+    """The stack's Loki; skips the test if there is none on PATH."""
+    if stack.loki is None:
+        pytest.skip(NO_LOKI)
+    return stack.loki
+
+
+@pytest.fixture(scope="session")
+def loki(stack: Stack) -> Loki:
+    """Loki, which receives the same log records as VictoriaLogs."""
+    return loki_of(stack)
+
+
+@pytest.fixture(scope="session", params=["victorialogs", "loki"])
+def logs(request: pytest.FixtureRequest, stack: Stack) -> LogStore:
+    """Each store of log records in turn."""
+    return stack.victorialogs if request.param == "victorialogs" else loki_of(stack)
+
+
 @pytest.fixture(scope="session")
 def failed_job(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Job:
     """A real job of three nodes that failed once and is over; its telemetry is on its way into the stack."""
@@ -61,12 +84,12 @@ def failed_job(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Job:
 
 @pytest.fixture
 def backend() -> Iterator[HttpCollector]:
-    """What everything goes to in the end, where a test counts what came: it writes down, and refuses as it is told."""
+    """A receiver behind the Collectors, for tests that count what arrives; it rejects as a test sets it."""
     with HttpCollector() as there:
         yield there
 
 
 @pytest.fixture
 def shared(tmp_path: Path) -> tiers.Secrets:
-    """What nodes and gateways share: a certificate and a token."""
+    """The certificate and the token of nodes and gateways."""
     return tiers.Secrets.make(tmp_path / "secrets")

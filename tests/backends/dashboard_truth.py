@@ -226,8 +226,8 @@ def _waiting(answer: Any, seen: Seen) -> None:
     told = seen.of("torchelastic.rendezvous.waiting")
     assert len(answer) == min(len(told), 20)
     for row, record in zip(answer, reversed(told), strict=False):
-        assert row["Told by"] == record.resource["host.name"]
-        assert row["Waits since"] == pytest.approx(record.attributes["torchelastic.rendezvous.waited"])
+        assert row["Reported by"] == record.resource["host.name"]
+        assert row["Waiting for"] == pytest.approx(record.attributes["torchelastic.rendezvous.waited"])
 
 
 def _beats(answer: Any, seen: Seen) -> None:

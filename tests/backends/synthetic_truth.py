@@ -125,7 +125,7 @@ def _one_job(job: SyntheticJob) -> Answers:
         "Where did the job's time go?": pytest.approx(STATES),
         "Why did it restart?": {"worker_failure": 1, "node_lost": 1},
         "Does it get better or worse?": {"could train": pytest.approx(0.9)},
-        "Who is missing?": _rows([{"Told by": host, "Waits since": 10, "Missing": 1} for host in told_by[:20]]),
+        "Who is missing?": _rows([{"Reported by": host, "Waiting for": 10, "Missing": 1} for host in told_by[:20]]),
         "Which hosts fail most?": _rows(
             [{"Host": f"node-{n}", "Causes": causes, "Victims": victims} for n, causes, victims in _failures(job, 10)],
             any_order=True,

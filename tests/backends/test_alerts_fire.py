@@ -1,7 +1,8 @@
-"""Alerts on real jobs in a real Prometheus and Loki's ruler: the shipped rules, with seconds where they have minutes.
+"""Alerts on real jobs in a real Prometheus, vmalert and Loki's ruler: the shipped rules, with seconds for minutes.
 
-What always holds: agents export each second, through a Collector on the quickstart's configuration, to backends of
-these tests; Prometheus looks back 10 s instead of 5 minutes, so that a dead agent is gone soon.
+Agents export each second, through a Collector on the quickstart's configuration, to backends of these tests;
+Prometheus looks back 10 s instead of 5 minutes, so that a dead agent's series end soon. Loki's rules are evaluated if
+a Loki is on PATH.
 """
 
 from __future__ import annotations
@@ -9,23 +10,37 @@ from __future__ import annotations
 import json
 import signal
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from conftest import NO_LOKI
 from harness import Agents
 from jobs import Nodes, stage_of
 from plays import FAST
-from support.alert_rules import LOKI, alerts_of, faster, faster_in_loki
-from support.backends import QUICKSTART, Collector, Loki, Programs, Prometheus, eventually, http
+from support.alert_rules import LOKI, VICTORIALOGS, alerts_of, faster, faster_on_logs
+from support.backends import (
+    QUICKSTART,
+    Collector,
+    Loki,
+    Programs,
+    Prometheus,
+    VictoriaLogs,
+    VmAlert,
+    eventually,
+    find_loki,
+    http,
+)
 from support.backends.loki import CONFIG as LOKI_CONFIG
 from support.backends.prometheus import CONFIG as PROMETHEUS_CONFIG
+from support.backends.stack import also_to_loki
 from support.otlp_senders import send_logs
 from support.ports import free_port
 
-STUCK, NAMED = "TorchelasticRendezvousStuck", "TorchelasticRendezvousStuckFor"
+STUCK, NAMED, LOST = "TorchelasticRendezvousStuck", "TorchelasticRendezvousStuckFor", "TorchelasticNodeKeepsBeingLost"
 FAILED, DOWN, LOSING = "TorchelasticJobFailed", "TorchelasticJobDown", "TorchelasticCollectorLosing"
 COLLECTOR_DOWN = "TorchelasticCollectorDown"
 WAIT_S = 60.0
@@ -47,9 +62,28 @@ def prometheus(programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture(scope="module")
-def loki(programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loki]:
-    """The quickstart's, with a ruler that has the shipped rules, faster."""
-    assert programs.loki
+def victorialogs(programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[VictoriaLogs]:
+    """The quickstart's."""
+    assert programs.victorialogs
+    with VictoriaLogs(tmp_path_factory.mktemp("victorialogs")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def vmalert(victorialogs: VictoriaLogs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[VmAlert]:
+    """With the shipped rules on log records, faster."""
+    folder = tmp_path_factory.mktemp("vmalert")
+    with VmAlert(folder, faster_on_logs(VICTORIALOGS, folder / "rules"), victorialogs.url) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def own_loki(programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loki | None]:
+    """The quickstart's, with a ruler that has the shipped rules, faster; if there is one on PATH."""
+    assert programs
+    if not find_loki():
+        yield None
+        return
     folder = tmp_path_factory.mktemp("loki")
     config = yaml.safe_load(LOKI_CONFIG.read_text())
     config["ruler"] = {
@@ -61,22 +95,63 @@ def loki(programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         "poll_interval": "1s",
     }
     (folder / "loki.yaml").write_text(yaml.safe_dump(config))
-    faster_in_loki(folder / "rules" / "fake")
+    faster_on_logs(LOKI, folder / "rules" / "fake")
     with Loki(folder, folder / "loki.yaml") as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def collector(prometheus: Prometheus, loki: Loki, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Collector]:
-    """In front of both; nobody takes its traces."""
+def collector(
+    prometheus: Prometheus, victorialogs: VictoriaLogs, own_loki: Loki | None,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Collector]:  # fmt: skip
+    """In front of them; no backend receives its traces."""
     env = {
-        "LOKI_ENDPOINT": loki.otlp,
-        "PROMETHEUS_ENDPOINT": prometheus.otlp,
+        "LOGS_ENDPOINT": victorialogs.otlp,
+        "METRICS_ENDPOINT": prometheus.otlp,
         "TRACES_ENDPOINT": f"127.0.0.1:{free_port()}",
         "CLUSTER_NAME": "prod",
     }
-    with Collector(QUICKSTART, tmp_path_factory.mktemp("collector"), env=env) as running:
+    overrides = also_to_loki(own_loki) if own_loki else None
+    with Collector(QUICKSTART, tmp_path_factory.mktemp("collector"), env=env, overrides=overrides) as running:
         yield running
+
+
+@dataclass(frozen=True)
+class LogAlerts:
+    """What evaluates the alerts on log records: vmalert, or Loki's ruler.
+
+    Attributes:
+        alerts: All alerts, pending and firing.
+        lost: The hosts that TorchelasticNodeKeepsBeingLost would name after one loss in place of three.
+    """
+
+    alerts: Callable[[], list[dict[str, Any]]]
+    lost: Callable[[], list[str]]
+
+    def missing(self, run_id: str) -> list[dict[str, Any]]:
+        """The alerts that name the missing nodes of a run."""
+        mine = [each for each in self.alerts() if each["labels"].get("torchelastic_run_id") == run_id]
+        return [each for each in mine if each["labels"]["alertname"] == NAMED and each["state"] == "firing"]
+
+
+@pytest.fixture(params=["vmalert", "loki"])
+def log_alerts(
+    request: pytest.FixtureRequest, vmalert: VmAlert, victorialogs: VictoriaLogs, own_loki: Loki | None
+) -> LogAlerts:
+    """Each of them in turn."""
+    if request.param == "vmalert":
+        query = alerts_of(VICTORIALOGS)[LOST]["expr"].replace(">=3", ">=1")
+        return LogAlerts(
+            vmalert.alerts, lambda: [labels["torchelastic_cause_host"] for labels, _ in victorialogs.stats(query)]
+        )
+    if own_loki is None:
+        pytest.skip(NO_LOKI)
+    query = alerts_of(LOKI)[LOST]["expr"].replace(">= 3", ">= 1")
+    return LogAlerts(
+        lambda: list(http.get_json(f"{own_loki.url}/prometheus/api/v1/alerts")["data"]["alerts"]),
+        lambda: [labels["torchelastic_cause_host"] for labels, _ in own_loki.instant(query)],
+    )
 
 
 @pytest.fixture
@@ -133,17 +208,10 @@ def clears(prometheus: Prometheus, alert: str, run_id: str) -> None:
     eventually(lambda: firing(prometheus, alert, run_id) is None, WAIT_S)
 
 
-def named_by(loki: Loki, run_id: str) -> list[dict[str, Any]]:
-    """What Loki's ruler fires for a run that waits."""
-    alerts = http.get_json(f"{loki.url}/prometheus/api/v1/alerts")["data"]["alerts"]
-    mine = [each for each in alerts if each["labels"].get("torchelastic_run_id") == run_id]
-    return [each for each in mine if each["labels"]["alertname"] == NAMED and each["state"] == "firing"]
-
-
 def test_a_stuck_rendezvous_calls_somebody_until_the_missing_node_has_come(
-    prometheus: Prometheus, loki: Loki, stage: Nodes
+    prometheus: Prometheus, log_alerts: LogAlerts, stage: Nodes
 ) -> None:
-    """The whole way, twice: before the first round, and after a node was lost, whose name the logs tell."""
+    """Twice: before the first round, and after a node was lost, whose name is in the log records."""
     run_id = a_run_id("stuck")
 
     def enter(name: str) -> None:
@@ -169,7 +237,7 @@ def test_a_stuck_rendezvous_calls_somebody_until_the_missing_node_has_come(
         # its first word may come before the lost node was removed, and then names nobody
         return [
             each
-            for each in named_by(loki, run_id)
+            for each in log_alerts.missing(run_id)
             if lost in each["labels"].get("torchelastic_rendezvous_missing_nodes", "")
         ]
 
@@ -182,10 +250,8 @@ def test_a_stuck_rendezvous_calls_somebody_until_the_missing_node_has_come(
     stage.began("a", 1)
     stage.began("c")
     clears(prometheus, STUCK, run_id)
-    eventually(lambda: not named_by(loki, run_id), WAIT_S)
-    often = alerts_of(LOKI)["TorchelasticNodeKeepsBeingLost"]["expr"].replace(">= 3", ">= 1")
-    found = eventually(lambda: loki.instant(often), WAIT_S)
-    assert [labels["torchelastic_cause_host"] for labels, _ in found] == ["127.0.0.1"]
+    eventually(lambda: not log_alerts.missing(run_id), WAIT_S)
+    assert eventually(log_alerts.lost, WAIT_S) == ["127.0.0.1"]
     stage.done()
     assert {name: status for name, status in stage.exits().items() if name != "b"} == {"a": 0, "c": 0}
     # the run ended well, and one of its nodes never said so
@@ -249,7 +315,7 @@ def test_an_attempt_that_failed_is_forgotten_when_the_next_one_ends_well(prometh
 
 def test_a_collector_that_loses_logs_is_told_of_and_one_that_is_gone(prometheus: Prometheus, tmp_path: Path) -> None:
     """By the Collector's own counter, whose first value is already the loss: a backend that refuses for good."""
-    env = {"LOKI_ENDPOINT": f"{prometheus.url}/nothing", "PROMETHEUS_ENDPOINT": prometheus.otlp}
+    env = {"LOGS_ENDPOINT": f"{prometheus.url}/nothing", "METRICS_ENDPOINT": prometheus.otlp}
 
     def told_of(alert: str) -> list[dict[str, Any]]:
         firing_now = [each for each in prometheus.alerts() if each["state"] == "firing"]
@@ -263,7 +329,7 @@ def test_a_collector_that_loses_logs_is_told_of_and_one_that_is_gone(prometheus:
         assert not told_of(LOSING) + told_of(COLLECTOR_DOWN)
         send_logs(collector.otlp_grpc, ["lost-1", "lost-2"])
         (losing,) = eventually(lambda: told_of(LOSING), WAIT_S)
-    assert losing["labels"]["exporter"] == "otlp_http/loki"
+    assert losing["labels"]["exporter"] == "otlp_http/logs"
     assert losing["labels"]["lost"] == "log_records"
     assert losing["labels"]["severity"] == "warning"
     assert float(losing["value"]) == 2

@@ -87,6 +87,16 @@ def test_it_validates(make: Make, name: str) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_the_quickstart_validates_with_loki_in_place_of_victorialogs(make: Make) -> None:
+    """Whoever has a Loki merges one small file over the quickstart's; it must fit, and change the logs alone."""
+    made = make("quickstart.yaml")
+    with_loki = tiers.CONFIGS / "quickstart" / "with-loki.yaml"
+    command = [*made.validate_command(), f"--config={with_loki}"]
+    done = subprocess.run(command, env=made.environment(), capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert set(yaml.safe_load(with_loki.read_text())["service"]["pipelines"]) == {"logs"}
+
+
 CUT_SHORT = re.compile(
     r"createTransport failed .*(use of closed network connection|operation was canceled|context canceled)"
 )

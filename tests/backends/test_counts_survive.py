@@ -52,7 +52,7 @@ def test_an_outage_leaves_no_400_and_no_gap_behind(stack: Stack, tmp_path: Path)
     """
     run_id = f"outage-{uuid.uuid4().hex[:6]}"
     prometheus = Prometheus(tmp_path / "prometheus")
-    ends = {"LOKI_ENDPOINT": stack.loki.otlp, "PROMETHEUS_ENDPOINT": prometheus.otlp}
+    ends = {"LOGS_ENDPOINT": stack.victorialogs.otlp, "METRICS_ENDPOINT": prometheus.otlp}
     collector = Collector(QUICKSTART, tmp_path / "collector", env={**ends, "TRACES_ENDPOINT": stack.jaeger.otlp_grpc})
     directory = tmp_path / "job"
     directory.mkdir()

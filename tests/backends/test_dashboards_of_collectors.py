@@ -65,7 +65,7 @@ class Tier:
 
     def answer(self, name: str, title: str, since_s: float | None = None, cluster: Chosen = ALL) -> dict[str, float]:
         """What a panel says, of all the time or since then."""
-        stack: Any = SimpleNamespace(prometheus=self.prometheus, loki=None)
+        stack: Any = SimpleNamespace(prometheus=self.prometheus, victorialogs=None)
         chosen = {"cluster": cluster, "job": "torchrun", "run_id": "any", "host": ALL, "round": ALL}
         view = View(read(name), stack, chosen, self.since_s if since_s is None else since_s, time.time())
         (panel,) = [each for each in panels(view.board) if each["title"] == title]
@@ -84,7 +84,7 @@ def tier(tmp_path: Path, programs: Programs, backend: HttpCollector) -> Iterator
     prometheus = Prometheus(tmp_path / "prometheus", tmp_path / "prometheus" / "prometheus.yaml")
     with GrpcCollector() as traces:
         address = f"http://127.0.0.1:{backend.port}"
-        env = {"LOKI_ENDPOINT": address, "PROMETHEUS_ENDPOINT": address, "TRACES_ENDPOINT": f"127.0.0.1:{traces.port}"}
+        env = {"LOGS_ENDPOINT": address, "METRICS_ENDPOINT": address, "TRACES_ENDPOINT": f"127.0.0.1:{traces.port}"}
         broken, whole = (Collector(QUICKSTART, tmp_path / name, env=env) for name in ("broken", "whole"))
         there = Tier(broken, whole, (backend, traces), prometheus, since_s)
         config = yaml.safe_load(CONFIG.read_text()) | {"rule_files": []}
@@ -116,8 +116,8 @@ def test_what_a_collector_throws_away_is_told_with_its_destination(tier: Tier) -
         assert tier.answer(name, title) == {"Collectors": 16}
     broken = tier.broken.telemetry
     assert tier.answer("fleet", EACH) == {
-        f"{broken} to otlp_http/loki: log_records": 7,
-        f"{broken} to otlp_http/prometheus: metric_points": 5,
+        f"{broken} to otlp_http/logs: log_records": 7,
+        f"{broken} to otlp_http/metrics: metric_points": 5,
         f"{broken} to otlp_grpc/traces: spans": 4,
     }
 
@@ -166,7 +166,7 @@ def test_a_collector_that_pushes_its_numbers_is_told_as_one_that_is_scraped(
     config = yaml.safe_load(CONFIG.read_text()) | {"rule_files": [], "scrape_configs": []}
     prometheus.config.write_text(yaml.safe_dump(config))
     address = f"http://127.0.0.1:{backend.port}"
-    collector = Collector(QUICKSTART, tmp_path / "collector", env={"LOKI_ENDPOINT": address})
+    collector = Collector(QUICKSTART, tmp_path / "collector", env={"LOGS_ENDPOINT": address})
     there = Tier(collector, collector, (backend, GrpcCollector()), prometheus, since_s)
     push = {"otlp": {"protocol": "http/protobuf", "endpoint": f"{prometheus.otlp}/v1/metrics"}}
     host, _, port = collector.telemetry.partition(":")
@@ -185,7 +185,7 @@ def test_a_collector_that_pushes_its_numbers_is_told_as_one_that_is_scraped(
         for name, title in SUMS:
             assert there.answer(name, title) == {"Collectors": 3}
         (said,) = there.answer("fleet", EACH)
-        assert said.endswith(" to otlp_http/loki: log_records")
+        assert said.endswith(" to otlp_http/logs: log_records")
     finally:
         collector.kill()
         prometheus.kill()
@@ -194,7 +194,7 @@ def test_a_collector_that_pushes_its_numbers_is_told_as_one_that_is_scraped(
 def test_without_a_word_of_collectors_nobody_says_that_they_lose_nothing(tier: Tier) -> None:
     """Where nobody scrapes them there is no number, and no green 0."""
     before_s = tier.since_s - 3600
-    stack: Any = SimpleNamespace(prometheus=tier.prometheus, loki=None)
+    stack: Any = SimpleNamespace(prometheus=tier.prometheus, victorialogs=None)
     chosen = {"cluster": ALL, "job": "torchrun", "run_id": "any", "host": ALL, "round": ALL}
     for name, title in SUMS:
         view = View(read(name), stack, chosen, before_s - 60, before_s)

@@ -6,7 +6,8 @@ that the chosen names, read as patterns, would match.
 
 from __future__ import annotations
 
-import json
+import dataclasses
+import re
 import time
 import urllib.request
 import uuid
@@ -15,9 +16,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
+from conftest import loki_of
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
+from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord, ResourceLogs, ScopeLogs
+from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from support.backends import Stack, eventually
+from support.backends.victorialogs import STREAM_FIELDS
 from support.dashboard_answers import ALL, Chosen, S, View
-from support.dashboards import NAMES, following, panels, read
+from support.dashboards import LOG_STORES, NAMES, following, panels, read
 from support.synthetic_jobs import MISSING, SyntheticJob
 from synthetic_truth import told_of
 
@@ -54,9 +61,9 @@ def send(stack: Stack, *jobs: SyntheticJob) -> Sent:
         for job in jobs:
             run = f'torchelastic_run_id="{job.run_id}"'
             ended = f'count(torchelastic_agent_time_seconds_total{{{run}, torchelastic_time_state="running"}} == 540)'
-            told = f'sum(count_over_time({{service_name="{job.service}"}} | {run} [1h]))'
-            found = (*stack.prometheus.query(ended, job.end_ns / S), *stack.loki.instant(told))
-            if [n for _, n in found] != [job.nodes, job.records]:
+            if [n for _, n in stack.prometheus.query(ended, job.end_ns / S)] != [job.nodes]:
+                return False
+            if stack.victorialogs.count({"torchelastic.run.id": job.run_id}, job.service) != job.records:
                 return False
         return True
 
@@ -106,14 +113,13 @@ def test_a_run_id_with_signs_of_patterns_is_one_run(jobs: Sent) -> None:
     """The job's dashboard takes one run, as it is written, in both languages."""
     assert jobs.answer("job", "How many restarts?") == {"": 2}
     assert jobs.answer("job", "Has it ended, and how?") == {"succeeded": NODES - 1, "not succeeded": 1}
-    assert {labels["torchelastic_run_id"] for _, _, labels in jobs.answer("job", "What happened, step by step?")} == {
-        jobs.jobs[0].run_id
-    }
+    lines = jobs.answer("job", "What happened, step by step?")
+    assert {fields["torchelastic.run.id"] for _, _, fields in lines} == {jobs.jobs[0].run_id}
 
 
 @pytest.mark.parametrize("all_jobs", [True, False])
 def test_the_logs_of_two_services_and_hosts_are_read_and_no_others(jobs: Sent, all_jobs: bool) -> None:
-    """Loki's data source writes `a|b`; all jobs are the names that are offered: a pattern would be all of its logs."""
+    """A pattern of the chosen names; all jobs are the offered names: a pattern for any name would read all logs."""
     first, second, _ = jobs.jobs
     chosen: dict[str, Chosen] = {
         "job": ALL if all_jobs else [first.service, second.service],
@@ -122,48 +128,56 @@ def test_the_logs_of_two_services_and_hosts_are_read_and_no_others(jobs: Sent, a
         "round": ["0", "1"],
     }
     lines = jobs.answer("job", "What happened, step by step?", **chosen)
-    assert {labels["host_name"] for _, _, labels in lines} == {"a.b+c-0", "a.b+c-1"}
-    assert {labels["torchelastic_rendezvous_round"] for _, _, labels in lines} == {"0", "1"}
-    assert {labels["service_name"] for _, _, labels in lines} == {first.service}
+    assert {fields["host.name"] for _, _, fields in lines} == {"a.b+c-0", "a.b+c-1"}
+    assert {fields["torchelastic.rendezvous.round"] for _, _, fields in lines} == {"0", "1"}
+    assert {fields["service.name"] for _, _, fields in lines} == {first.service}
     assert jobs.answer("job", "What happened, step by step?", **{**chosen, "job": second.service}) == []
     assert jobs.answer("job", "What happened, step by step?", **{**chosen, "cluster": "eastX1"}) == []
 
 
-def test_loki_is_never_asked_for_all_of_its_streams(jobs: Sent) -> None:
-    """Each minute, for hours: every query of logs names the services in the braces, and the cluster with them."""
-    view = jobs.view("job")
-    asked = [t["expr"] for panel in panels(view.board) for t in panel["targets"] if t["datasource"]["type"] == "loki"]
+@pytest.mark.parametrize("log_store", LOG_STORES)
+def test_no_query_reads_the_logs_of_all_services(jobs: Sent, log_store: str) -> None:
+    """Each minute, for hours: every query of logs names the services; in Loki also the cluster, within the braces."""
+    view = dataclasses.replace(jobs.view("job"), board=read("job", log_store))
+    targets = [target for panel in panels(view.board) for target in panel["targets"]]
+    asked = [each["expr"] for each in targets if each["datasource"]["type"] == LOG_STORES[log_store]]
     asked += [each["expr"] for each in view.board["annotations"]["list"]]
     assert len(asked) > 9
     for expr in asked:
-        braces = view.filled(expr, "loki").partition("{")[2].partition("}")[0]
-        services, _, cluster = braces.partition(", ")
-        offered = services.removeprefix('service_name=~"').removesuffix('"').replace(r"\\", "").split("|")
-        assert sorted(offered) == sorted(view.options("job"))
-        assert cluster == 'cluster=~".*"'
+        if log_store == "loki":
+            braces = view.filled(expr, "loki").partition("{")[2].partition("}")[0]
+            services, _, cluster = braces.partition(", ")
+            names = services.removeprefix('service_name=~"').removesuffix('"').replace(r"\\", "")
+            assert cluster == 'cluster=~".*"'
+        else:
+            (pattern,) = re.findall(r"^\{service\.name=~`\(([^`]*)\)`\} ", view.filled(expr))
+            names = pattern.replace("\\", "")
+        assert sorted(names.split("|")) == sorted(view.options("job"))
 
 
-def test_logs_without_a_cluster_are_found_while_all_clusters_are_chosen(stack: Stack) -> None:
-    """A Collector of one's own may say none: Loki has no such label then, and ".*" matches what is not there."""
+@pytest.mark.parametrize("log_store", LOG_STORES)
+def test_logs_without_a_cluster_are_found_while_all_clusters_are_chosen(stack: Stack, log_store: str) -> None:
+    """Another Collector may set none: then the field does not exist, and ".*" matches what does not exist."""
+    store = stack.victorialogs if log_store == "victorialogs" else loki_of(stack)
     run_id, at_ns = f"nowhere-{uuid.uuid4().hex[:6]}", time.time_ns()
-    said = {"torchelastic.run.id": run_id, "event_name": "torchelastic.round.started"}
-    record = {"timeUnixNano": str(at_ns), "body": {"stringValue": "a round"}, "attributes": _pairs(said)}
-    resource = {"attributes": _pairs({"service.name": "torchrun", "host.name": "here"})}
-    logs = {"resourceLogs": [{"resource": resource, "scopeLogs": [{"logRecords": [record]}]}]}
-    url = f"{stack.loki.otlp}/v1/logs"
-    request = urllib.request.Request(url, json.dumps(logs).encode(), {"Content-Type": "application/json"})
-    urllib.request.urlopen(request, timeout=30).close()
+    attributes = _pairs({"torchelastic.run.id": run_id, "event_name": "torchelastic.round.started"})
+    record = LogRecord(time_unix_nano=at_ns, body=AnyValue(string_value="a round"), attributes=attributes)
+    resource = Resource(attributes=_pairs({"service.name": "torchrun", "host.name": "here"}))
+    logs = ResourceLogs(resource=resource, scope_logs=[ScopeLogs(log_records=[record])])
+    body = ExportLogsServiceRequest(resource_logs=[logs]).SerializeToString()
+    headers = {"Content-Type": "application/x-protobuf", **STREAM_FIELDS}
+    urllib.request.urlopen(urllib.request.Request(f"{store.otlp}/v1/logs", body, headers), timeout=30).close()
     chosen: dict[str, Chosen] = {"cluster": ALL, "job": "torchrun", "run_id": run_id, "host": ALL, "round": ALL}
-    view = View(read("job"), stack, chosen, at_ns / S - 60, at_ns / S + 60)
+    view = View(read("job", log_store), stack, chosen, at_ns / S - 60, at_ns / S + 60)
     (panel,) = [each for each in panels(view.board) if each["title"] == "What happened, step by step?"]
-    ((_, body, labels),) = eventually(lambda: view.answers(panel))
-    assert body == "here: a round"
-    assert "cluster" not in labels
+    ((_, text, fields),) = eventually(lambda: view.answers(panel))
+    assert text == "here: a round"
+    assert "cluster" not in fields
     assert replace(view, chosen={**chosen, "cluster": "east.1"}).answers(panel) == []
 
 
-def _pairs(said: dict[str, str]) -> list[dict[str, Any]]:
-    return [{"key": key, "value": {"stringValue": value}} for key, value in said.items()]
+def _pairs(attributes: dict[str, str]) -> list[KeyValue]:
+    return [KeyValue(key=key, value=AnyValue(string_value=value)) for key, value in attributes.items()]
 
 
 def test_on_kubernetes_the_nodes_are_named_and_not_the_pods(stack: Stack) -> None:
@@ -219,7 +233,7 @@ def test_a_chosen_host_and_round_leave_what_is_theirs(jobs: Sent) -> None:
     assert [row["Into round"] for row in jobs.answer("job", restarts, round=["0", "1"])] == ["1"]
     (bar,) = jobs.answer("job", "Which part of a restart takes long?", round="2")
     assert bar == told_of(job)["job"]["Which part of a restart takes long?"][1]
-    assert [row["Told by"] for row in jobs.answer("job", "Who is missing?", host=other)] == [other]
+    assert [row["Reported by"] for row in jobs.answer("job", "Who is missing?", host=other)] == [other]
     assert jobs.answer("fleet", "What did agents lose?", host=other) == dict.fromkeys(
         ("dropped", "not deliverable", "refused"), 0
     )

@@ -1,10 +1,11 @@
-"""The README's quickstart, typed as it stands: from nothing to an answer of each backend; nothing is left behind."""
+"""The README's quickstart, with other ports: from nothing to an answer of each backend; no process remains."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -14,16 +15,31 @@ from typing import Any
 
 import pytest
 from support.backends import Programs, eventually
+from support.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
+QUICKSTART = ROOT / "scripts" / "quickstart"
 README = (ROOT / "README.md").read_text()
-PORTS = (3100, 4317, 4318, 8888, 9090, 9095, 13133, 14317, 16686)
+DEFAULTS = {
+    name: int(port) for name, port in re.findall(r"^    (\w+): int = (\d+)$", QUICKSTART.read_text(), re.MULTILINE)
+}
+"""The ports of scripts/quickstart, by name; README.md names four of them."""
 
 
-def blocks() -> list[str]:
-    """What the section has one type."""
+@pytest.fixture
+def ports() -> dict[str, int]:
+    """Free ports in place of the default ones: these tests run beside others."""
+    return {name: free_port() for name in DEFAULTS}
+
+
+def blocks(ports: dict[str, int]) -> list[str]:
+    """The commands of the section, with other ports."""
     (section,) = re.findall(r"\n## Quickstart: .*?\n(.*?)\n## ", README, re.DOTALL)
-    return re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
+    found = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
+    numbers = {str(DEFAULTS[name]): str(port) for name, port in ports.items()}
+    found = [re.sub(r"(?<=127\.0\.0\.1:)\d+", lambda match: numbers[match[0]], block) for block in found]
+    flags = " ".join(f"--port {name}={port}" for name, port in ports.items())
+    return [block.replace("scripts/quickstart ", f"scripts/quickstart {flags} ") for block in found]
 
 
 def environment() -> dict[str, str]:
@@ -33,7 +49,7 @@ def environment() -> dict[str, str]:
 
 
 def typed(line: str, timeout_s: float) -> subprocess.CompletedProcess[str]:
-    """What a shell says to it."""
+    """Run it in a shell."""
     return subprocess.run(
         ["bash", "-e", "-c", line], cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=timeout_s,
         check=False,
@@ -41,77 +57,81 @@ def typed(line: str, timeout_s: float) -> subprocess.CompletedProcess[str]:
 
 
 def at_a_terminal() -> None:
-    """There Ctrl-C is heard, also where whoever started these tests in the background has it ignored."""
+    """Restore SIGINT: a shell that starts these tests in the background has it ignored."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def listening(port: int) -> bool:
-    """Whether somebody takes connections there."""
+    """Whether a server accepts connections there."""
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def documents(text: str) -> list[dict[str, Any]]:
-    """The JSON objects in what was printed, one after the other, between other lines."""
-    found, decoder = [], json.JSONDecoder()
-    for place in (match.start() for match in re.finditer(r'^\s*(\{"(status|data)")', text, re.MULTILINE)):
-        found.append(decoder.raw_decode(text[place:].lstrip())[0])
-    return found
-
-
 @pytest.mark.usefixtures("programs")
-def test_what_the_readme_says_to_type_answers(tmp_path: Path) -> None:
-    """A reader types these lines and gets these answers; Ctrl-C leaves nothing that listens."""
-    taken = [port for port in PORTS if listening(port)]
-    assert not taken, f"somebody listens on {taken}: the quickstart cannot be tried here"
-    first, second = blocks()
-    said = tmp_path / "quickstart.log"
-    with said.open("wb") as log:
+def test_the_commands_of_the_readme_answer(tmp_path: Path, ports: dict[str, int]) -> None:
+    """A reader types these lines and gets these answers; after Ctrl-C nothing listens."""
+    first, second = blocks(ports)
+    output = tmp_path / "quickstart.log"
+    with output.open("wb") as log:
         terminal = subprocess.Popen(
             ["bash", "-e", "-c", first], cwd=ROOT, env=environment(), stdout=log, stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=at_a_terminal,
         )  # fmt: skip
     try:
-        eventually(lambda: terminal.poll() is not None or "\nready." in said.read_text(), 150)
-        assert terminal.poll() is None, said.read_text()
-        assert all(f"{port}" in said.read_text() for port in (4317, 3100, 9090, 16686))
-        # what arrives is found a moment later, and the last of the lines are typed by hand
-        job, *questions = re.split(r"(?=^# )", second, flags=re.MULTILINE)
+        eventually(lambda: terminal.poll() is not None or "\nready." in output.read_text(), 150)
+        assert terminal.poll() is None, output.read_text()
+        printed = output.read_text().partition("\nready.")[2]
+        assert all(f"127.0.0.1:{ports[name]}" in printed for name in ("otlp_grpc", "logs", "metrics", "traces"))
+        # the README and the script show the same queries
+        printed_queries = re.findall(r"^ +(curl .*?\n.*)$", printed, re.MULTILINE)
+        job, *queries = re.split(r"(?=^# )", second, flags=re.MULTILINE)
+        assert [words(query) for query in printed_queries] == [words(query.partition("\n")[2]) for query in queries]
         done = typed(job, 170)
         assert done.returncode == 0, done.stdout + done.stderr
-        loki, prometheus, jaeger = (eventually(lambda asked=asked: answer(asked), 20) for asked in questions)
+        # a query that is typed at once may come before the data
+        logs, metrics, traces = (eventually(lambda query=query: answer(query), 20) for query in queries)
     finally:
         if terminal.poll() is None:
             os.killpg(terminal.pid, signal.SIGINT)
         status = terminal.wait(60)
-    lines = [line for stream in loki for _, line in stream["values"]]
-    assert lines
-    told = re.compile(r"Restart 1 completed in .*: a worker failed: on demo-node-[ab], rank \d")
-    assert all(told.match(line) for line in lines)
-    (series,) = prometheus
+    expected = re.compile(r"Restart 1 completed in .*: a worker failed: on demo-node-[ab], rank \d")
+    assert all(expected.match(record["_msg"]) for record in logs)
+    (series,) = metrics[0]["data"]["result"]
     assert (series["metric"]["torchelastic_restart_reason"], series["value"][1]) == ("worker_failure", "1")
-    (trace,) = jaeger
+    (trace,) = traces[0]["data"]
     assert "torchelastic.training" in {span["operationName"] for span in trace["spans"]}
-    assert status in (0, -signal.SIGINT, 130), said.read_text()
-    assert not [port for port in PORTS if listening(port)]
+    assert status in (0, -signal.SIGINT, 130), output.read_text()
+    assert not [port for port in ports.values() if listening(port)]
 
 
-def answer(question: str) -> Any:
-    """What a backend answers to a line of the README; nothing yet, where it has nothing."""
-    done = typed(question, 30)
-    (document,) = documents(done.stdout)
-    data = document["data"]
-    return data["result"] if isinstance(data, dict) else data
+def words(command: str) -> list[str]:
+    """A command as the shell reads it."""
+    return shlex.split(command.replace("\\\n", " "))
 
 
-def test_the_programs_say_no_where_a_port_is_taken(programs: Programs) -> None:
-    """Two quickstarts, or a Prometheus that runs already: one line that says which port, and no traceback."""
+def answer(query: str) -> list[dict[str, Any]]:
+    """The JSON documents of a backend's answer, one a line; none as long as it has no result."""
+    found = [json.loads(line) for line in typed(query, 30).stdout.splitlines()]
+    empty = ([], {"resultType": "vector", "result": []})
+    return [] if any(each.get("data", each) in empty for each in found) else found
+
+
+def test_a_port_in_use_is_an_error_that_names_it(programs: Programs, ports: dict[str, int]) -> None:
+    """Two quickstarts, or a Prometheus that runs already: one line with the port, and no traceback."""
     assert programs
     with socket.socket() as mine:
         mine.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if not listening(9090):
-            mine.bind(("127.0.0.1", 9090))
-            mine.listen()
-        done = typed("scripts/quickstart", 60)
+        mine.bind(("127.0.0.1", ports["metrics"]))
+        mine.listen()
+        flags = " ".join(f"--port {name}={port}" for name, port in ports.items())
+        done = typed(f"scripts/quickstart {flags}", 60)
     assert done.returncode == 2
-    assert re.fullmatch(r"quickstart: somebody listens on [\d, ]*9090[\d, ]* of 127\.0\.0\.1 already\n", done.stderr)
+    assert done.stderr == f"quickstart: in use on 127.0.0.1: port {ports['metrics']}\n"
+
+
+@pytest.mark.parametrize("wrong", ["metric=9091", "logs=many"])
+def test_a_wrong_port_is_an_error(wrong: str) -> None:
+    """A mistyped name must not start the programs on the default port."""
+    done = typed(f"scripts/quickstart --port {wrong}", 60)
+    assert done.returncode == 2
+    assert "--port" in done.stderr.splitlines()[-1]

@@ -17,18 +17,19 @@ from dataclasses import dataclass
 import pytest
 from jobs import RUNNING_S, Job
 from support.alert_rules import blocks, runbook_sections, series_asked_for
-from support.backends import Stack, eventually
+from support.backends import LogStore, Stack, VictoriaLogs, eventually
 from support.backends.prometheus import Sample
 from written import Written
 
 S = 1_000_000_000
 SECTIONS = runbook_sections()
 PROMQL = {name: blocks(text, "promql") for name, text in SECTIONS.items()}
+LOGSQL = {name: blocks(text, "logsql") for name, text in SECTIONS.items()}
 LOGQL = {name: blocks(text, "logql") for name, text in SECTIONS.items()}
 RUN = "torchelastic_run_id"
 STATES = {"running", "detecting", "stopping", "rendezvous", "starting", "exit_barrier"}
 PHASES = {"detect", "stop", "rendezvous", "assign_ranks", "start"}
-EXPORTERS = {"otlp_http/loki", "otlp_http/prometheus", "otlp_grpc/traces"}
+EXPORTERS = {"otlp_http/logs", "otlp_http/metrics", "otlp_grpc/traces"}
 
 
 def filled(query: str, job: Job) -> str:
@@ -221,7 +222,7 @@ def is_scraped(answer: list[Sample], _: Job) -> None:
 
 def log_exporters(answer: list[Sample], _: Job) -> None:
     """Logs go one way."""
-    assert set(by("exporter", answer)) == {"otlp_http/loki"}
+    assert set(by("exporter", answer)) == {"otlp_http/logs"}
 
 
 def exporters(answer: list[Sample], _: Job) -> None:
@@ -279,8 +280,9 @@ def test_no_query_is_without_an_expected_answer() -> None:
     """A query that nobody asked anything of is one that nobody knows to be right."""
     asked = {name.removeprefix("torchelastic"): len(queries) for name, queries in PROMQL.items() if queries}
     assert asked == {name: len(checks) for name, checks in EXPECTED.items()}
-    asked = {name.removeprefix("torchelastic"): len(queries) for name, queries in LOGQL.items() if queries}
-    assert asked == {name: len(records) for name, records in RECORDS.items()}
+    for language in (LOGQL, LOGSQL):
+        asked = {name.removeprefix("torchelastic"): len(queries) for name, queries in language.items() if queries}
+        assert asked == {name: len(records) for name, records in RECORDS.items()}
 
 
 @pytest.mark.parametrize("section", EXPECTED)
@@ -358,15 +360,17 @@ RECORDS: dict[str, list[Choice]] = {
 
 
 @pytest.mark.parametrize("section", RECORDS)
-def test_loki_finds_the_records_that_the_agents_wrote(stack: Stack, failed_job: Job, section: str) -> None:
-    """Those and no others, of this run."""
-    for query, choice in zip(LOGQL[f"torchelastic{section}"], RECORDS[section], strict=True):
-        wrote = {record.uid for record in failed_job.records() if choice(record, failed_job)}
+def test_the_log_store_finds_the_records_that_the_agents_wrote(logs: LogStore, failed_job: Job, section: str) -> None:
+    """Those and no others, of this run; LogsQL in VictoriaLogs, LogQL in Loki."""
+    queries = (LOGSQL if isinstance(logs, VictoriaLogs) else LOGQL)[f"torchelastic{section}"]
+    for query, choice in zip(queries, RECORDS[section], strict=True):
+        written = {record.uid for record in failed_job.records() if choice(record, failed_job)}
 
-        def found(query: str = query, wrote: set[str] = wrote) -> bool:
-            lines = stack.loki.query(filled(query, failed_job), start_ns=failed_job.truth.began_ns)
-            mine = {labels["log_record_uid"] for _, _, labels in lines if labels[RUN] == failed_job.run_id}
-            assert mine == wrote
+        def found(query: str = query, written: set[str] = written) -> bool:
+            lines = logs.query(filled(query, failed_job), start_ns=failed_job.truth.began_ns)
+            run, uid = logs.field("torchelastic.run.id"), logs.field("log.record.uid")
+            mine = {fields[uid] for _, _, fields in lines if fields[run] == failed_job.run_id}
+            assert mine == written
             return True
 
         eventually(found)

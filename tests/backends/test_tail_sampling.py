@@ -51,7 +51,7 @@ def test_failed_bring_ups_are_kept_whole_and_fine_ones_left_out_whole(stack: Sta
         "processors": {"tail_sampling": sampler()},
         "service": {"pipelines": {"traces": {"processors": ["memory_limiter", "transform/cluster", "tail_sampling"]}}},
     }
-    ends = {"LOKI_ENDPOINT": stack.loki.otlp, "PROMETHEUS_ENDPOINT": stack.prometheus.otlp}
+    ends = {"LOGS_ENDPOINT": stack.victorialogs.otlp, "METRICS_ENDPOINT": stack.prometheus.otlp}
     env = {**ends, "TRACES_ENDPOINT": stack.jaeger.otlp_grpc, "TRACE_SAMPLE_PERCENT": "0"}
     with Collector(QUICKSTART, tmp_path / "collector", env=env, overrides=overrides) as collector:
         stuck = play_stuck_job(collector, tmp_path / "stuck")

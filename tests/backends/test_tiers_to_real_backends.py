@@ -1,4 +1,4 @@
-"""A real job through the tiers as they are shipped, to the real Loki, Prometheus and Jaeger: by both ways.
+"""A real job through the tiers as they are shipped, to the real VictoriaLogs, Prometheus and Jaeger: by both routes.
 
 Once through agent.yaml and gateway.yaml, once through agent.yaml, gateway-kafka.yaml, a real Kafka and consumer.yaml.
 Nothing of the files is changed but addresses, folders, pauses between tries, and how long the sampler waits.
@@ -81,16 +81,15 @@ def traces(job: Job) -> dict[str, list[Written]]:
     return dict(found)
 
 
-def asked(job: Job, **more: object) -> str:
+def asked(stack: Stack, job: Job, **more: object) -> str:
     """The query for the records of a job, with more conditions."""
-    conditions = {"torchelastic_run_id": job.run_id, **more}
-    return '{service_name="torchrun"}' + "".join(f' | {name}="{value}"' for name, value in conditions.items())
+    return stack.victorialogs.selector({"torchelastic.run.id": job.run_id, **more})
 
 
 def uids(stack: Stack, job: Job, **more: object) -> Counter[str]:
-    """How often Loki has each record of the job, with more conditions."""
-    lines = stack.loki.query(asked(job, **more), start_ns=job.truth.began_ns)
-    return Counter(labels["log_record_uid"] for _, _, labels in lines)
+    """How often VictoriaLogs has each record of the job, with more conditions."""
+    lines = stack.victorialogs.query(asked(stack, job, **more), start_ns=job.truth.began_ns)
+    return Counter(fields["log.record.uid"] for _, _, fields in lines)
 
 
 def by(name: str) -> Callable[[Written], object]:
@@ -100,19 +99,19 @@ def by(name: str) -> Callable[[Written], object]:
 
 @pytest.fixture(scope="module")
 def arrived(stack: Stack, way: Way) -> Way:
-    """The same, once every record of it is in Loki."""
+    """The same, once all of its records are in VictoriaLogs."""
     told = {record.uid for record in way.job.records()}
     eventually(lambda: told <= set(uids(stack, way.job)), LONGEST_S)
     return way
 
 
-def test_every_event_is_in_loki_once_with_its_name_and_its_cluster(stack: Stack, arrived: Way) -> None:
+def test_every_event_is_in_the_log_store_once_with_its_name_and_its_cluster(stack: Stack, arrived: Way) -> None:
     """Nothing is lost or doubled on the way, and what the node's Collector adds is there."""
     told = arrived.job.records()
     assert uids(stack, arrived.job) == Counter(record.uid for record in told)
     assert uids(stack, arrived.job, cluster="cluster-of-the-tests") == uids(stack, arrived.job)
-    lines = stack.loki.query(asked(arrived.job), start_ns=arrived.job.truth.began_ns)
-    names = {labels["log_record_uid"]: labels["event_name"] for _, _, labels in lines}
+    lines = stack.victorialogs.query(asked(stack, arrived.job), start_ns=arrived.job.truth.began_ns)
+    names = {fields["log.record.uid"]: fields["event_name"] for _, _, fields in lines}
     assert names == {record.uid: record.name for record in told}
 
 
@@ -128,7 +127,7 @@ def test_events_are_found_by_round_node_rank_and_worker_rank(stack: Stack, arriv
     told.pop(None, None)
     assert len(told) >= least
     for value, records in told.items():
-        assert set(uids(stack, arrived.job, **{name.replace(".", "_"): value})) == records, f"{name}={value}"
+        assert set(uids(stack, arrived.job, **{name: value})) == records, f"{name}={value}"
 
 
 def test_the_failed_running_and_the_restart_are_in_jaeger_whole_and_the_rest_is_not(stack: Stack, way: Way) -> None:

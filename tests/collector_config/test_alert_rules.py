@@ -15,6 +15,7 @@ from support.alert_rules import (
     ROOT,
     RULES,
     RUNBOOKS,
+    VICTORIALOGS,
     alerts_of,
     blocks,
     cases,
@@ -34,7 +35,7 @@ ALL = {**PROMETHEUS, **alerts_of(LOKI)}
 OF_JOBS = {
     rule["alert"] for group in groups_of(FILES[1]) if group["name"] == "torchelastic-jobs" for rule in group["rules"]
 }
-TEXTS = (*FILES, LOKI, *(RULES / "tests").glob("*.yaml"))
+TEXTS = (*FILES, LOKI, VICTORIALOGS, *(RULES / "tests").glob("*.yaml"))
 NUMBERS = {
     "torchelastic_cluster:lost_node_hours:increase1d",
     "torchelastic_cluster:node_mean_time_to_failure_seconds:1d",
@@ -86,11 +87,13 @@ def test_only_prometheus_rules_lie_where_prometheus_looks() -> None:
 
 def test_rules_ask_for_events_that_exist() -> None:
     """A name that was mistyped, or renamed, is an alert that never fires again."""
-    texts = [rule["expr"] for path in (*FILES, LOKI) for group in groups_of(path) for rule in group["rules"]]
+    texts = [
+        rule["expr"] for path in (*FILES, LOKI, VICTORIALOGS) for group in groups_of(path) for rule in group["rules"]
+    ]
     events = {
         name.replace("(succeeded|failed)", each)
         for text in texts
-        for name in re.findall(r'event_name=~?"(torchelastic[^"]+)"', text)
+        for name in re.findall(r'event_name:?=~?"(torchelastic[^"]+)"', text)
         for each in (("succeeded", "failed") if "(" in name else ("",))
     }
     assert events <= set(EVENT_NAMES)
@@ -109,7 +112,7 @@ def test_rules_ask_for_series_that_our_agents_make_or_a_rule_records() -> None:
     assert asked <= OURS | recorded() | {"up"}
     assert len(asked & OURS) > 10
     # and nothing is recorded for nobody
-    dashboards = "".join(path.read_text() for path in (RULES.parent / "dashboards").glob("*.json"))
+    dashboards = "".join(path.read_text() for path in (RULES.parent / "dashboards").rglob("*.json"))
     assert recorded() <= asked | {name for name in recorded() if name in RUNBOOKS.read_text() + dashboards} | NUMBERS
 
 
@@ -133,7 +136,7 @@ def test_severities_are_what_the_rules_and_the_runbook_say_that_they_mean() -> N
     named = re.findall(r"\[(\w+)\]\(#(\w+)\)", "".join(rows.values()))
     assert all(anchor == f"torchelastic{name}".lower() for name, anchor in named)
     critical = {name for name, rule in ALL.items() if rule["labels"]["severity"] == "critical"}
-    # the same wait, told by Loki with names
+    # the same wait, from the log records, with names
     assert critical - {"TorchelasticRendezvousStuckFor"} <= OF_JOBS
 
 
@@ -150,7 +153,19 @@ def test_the_runbooks_link_is_made_whole_by_the_line_that_is_given(tmp_path: Pat
     rules = shutil.copytree(RULES, tmp_path / "rules")
     (line,) = re.findall(r"^# +(sed -i .+)$", FILES[1].read_text(), flags=re.MULTILINE)
     subprocess.run(["sh", "-c", line], cwd=rules, check=True, timeout=30)
-    there = alerts_of(rules / "alerts.yaml", rules / "loki" / "alerts.yaml")
-    assert {name: rule["annotations"]["runbook_url"] for name, rule in there.items()} == {
-        name: f"https://git.example.org/torchelastic-otel/blob/main/docs/runbooks.md#{name.lower()}" for name in ALL
-    }
+    for log_store in ("loki", "victorialogs"):
+        there = alerts_of(rules / "alerts.yaml", rules / log_store / "alerts.yaml")
+        assert {name: rule["annotations"]["runbook_url"] for name, rule in there.items()} == {
+            name: f"https://git.example.org/torchelastic-otel/blob/main/docs/runbooks.md#{name.lower()}" for name in ALL
+        }
+
+
+def test_both_log_stores_have_the_same_alerts() -> None:
+    """Names, severities and links of an alert do not depend on the store of the log records."""
+    loki, victorialogs = alerts_of(LOKI), alerts_of(VICTORIALOGS)
+    assert loki.keys() == victorialogs.keys()
+    for name, rule in loki.items():
+        twin = victorialogs[name]
+        assert twin["labels"] == rule["labels"]
+        for annotation in ("summary", "runbook_url"):
+            assert twin["annotations"][annotation] == rule["annotations"][annotation]

@@ -15,7 +15,8 @@ NAMES = {
     "prometheus": "prometheus",
     "promtool": "promtool",
     "jaeger": "jaeger-all-in-one",
-    "loki": "loki",
+    "victorialogs": "victoria-logs",
+    "vmalert": "vmalert",
 }
 GO = """#!/bin/sh
 PATH=/usr/bin:/bin
@@ -132,7 +133,13 @@ def test_a_failed_build_names_its_log_and_leaves_nothing_half_made(machine: Mach
     last = ran.stderr.splitlines()[-1]
     assert "jaeger did not build: no such module" in last
     assert "no such module" in Path(last.rpartition(" ")[2]).read_text()
-    assert {place.split("-")[0] for place in machine.places()} == {"collector", "prometheus", "promtool"}
+    assert {place.split("-")[0] for place in machine.places()} == {
+        "collector",
+        "victorialogs",
+        "vmalert",
+        "prometheus",
+        "promtool",
+    }
     assert machine.run().returncode == 0
 
 
@@ -140,7 +147,7 @@ def test_an_interrupted_build_is_not_taken_for_a_whole_one(machine: Machine) -> 
     """Killed in the middle, by hand or by a full CI machine, the next run starts over."""
     machine.install("go", GO)
     machine.run()
-    (whole,) = machine.kept.glob("loki-*")
+    (whole,) = machine.kept.glob("vmalert-*")
     whole.rename(whole.with_name(f"{whole.name}.part"))  # as it is until the last moment
     assert machine.run("--paths").returncode == 4
     assert machine.run().returncode == 0

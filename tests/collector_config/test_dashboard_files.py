@@ -1,4 +1,4 @@
-"""The committed dashboards: in step with their source, whole, and written for whoever is on call."""
+"""The committed dashboards: generated from their source, complete, and written for the person on call."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard
-from support.dashboards import FOLDER, NAMES, ROOT, following, panels, read, texts, variables
+from support.dashboards import FOLDER, LOG_STORES, NAMES, ROOT, following, panels, read, texts, variables
 
 GLOBAL = {"__range", "__interval", "__rate_interval", "__url_time_range", "__value", "__from", "__to"}
 """Variables of Grafana's own that are used."""
@@ -21,32 +22,58 @@ BY_LABEL = {"stat", "bargauge", "timeseries"}
 """Kinds of panels that show the names of series."""
 
 every_board = pytest.mark.parametrize("name", NAMES)
+every_log_store = pytest.mark.parametrize("log_store", LOG_STORES)
 
 
-def written(into: Path, *options: str) -> dict[str, str]:
-    """What the generator writes."""
+def generated(into: Path, *options: str) -> dict[str, str]:
+    """The files that the generator writes, by their path."""
     subprocess.run([sys.executable, ROOT / "scripts" / "dashboards", "--into", into, *options], check=True)
-    return {path.stem: path.read_text() for path in into.iterdir()}
+    return {str(path.relative_to(into)): path.read_text() for path in into.rglob("*.json")}
 
 
-def test_committed_dashboards_are_what_their_source_says(tmp_path: Path) -> None:
-    """Who changes the source and forgets `make dashboards`, or edits the JSON by hand, is told."""
-    assert written(tmp_path) == {name: (FOLDER / f"{name}.json").read_text() for name in NAMES}
+def test_committed_dashboards_are_generated_from_their_source(tmp_path: Path) -> None:
+    """Finds a change of the source without `make dashboards`, and an edit of the JSON by hand."""
+    assert generated(tmp_path) == {str(path.relative_to(FOLDER)): path.read_text() for path in FOLDER.rglob("*.json")}
+    assert len(generated(tmp_path)) == len(NAMES) * len(LOG_STORES)
 
 
-def test_links_lead_to_tempo_where_it_is_asked_for(tmp_path: Path) -> None:
-    """Traces may be in Tempo: its data source is another kind, and takes another query."""
-    boards = written(tmp_path, "--traces", "tempo")
-    assert '"query": "tempo"' in boards["job"]
-    assert "jaeger" not in boards["job"] + boards["fleet"]
-    assert "traceql" in boards["job"]
+@every_log_store
+def test_links_lead_to_tempo_with_its_option(tmp_path: Path, log_store: str) -> None:
+    """Traces may be in Tempo: its data source has another type and another query."""
+    boards = generated(tmp_path, "--traces", "tempo")
+    job, fleet = (boards[f"{log_store}/{name}.json"] for name in ("job", "fleet"))
+    assert '"query": "tempo"' in job
+    assert "jaeger" not in job + fleet
+    assert "traceql" in job
 
 
 @every_board
-def test_the_sdk_reads_them_back_without_loss(name: str) -> None:
+def test_the_log_stores_differ_in_their_queries_alone(name: str) -> None:
+    """Panels, their places, titles, units and colours, and all queries of metrics are the same."""
+
+    def common(log_store: str) -> dict[str, Any]:
+        board = read(name, log_store)
+        assert len(variables(board)) > 5
+        for panel in panels(board):
+            panel.pop("transformations", None)  # by the names of the log store
+            kept = [target for target in panel["targets"] if target["datasource"]["type"] == "prometheus"]
+            panel["queries"] = len(panel["targets"])
+            panel["targets"] = kept
+            panel.pop("datasource", None)
+        return {"panels": panels(board), "variables": set(variables(board)) - set(LOG_STORES)}
+
+    first, *others = (common(log_store) for log_store in LOG_STORES)
+    for other in others:
+        # a link to a job passes on the data source by its variable's name
+        assert json.dumps(str(other)).replace("victorialogs:", "loki:") == json.dumps(str(first))
+
+
+@every_log_store
+@every_board
+def test_the_sdk_reads_them_back_without_loss(name: str, log_store: str) -> None:
     """What the SDK's typed models do not know would be missing after a round trip."""
     register_default_plugins()
-    board = read(name)
+    board = read(name, log_store)
     back = json.loads(json.dumps(Dashboard.from_json(board), cls=JSONEncoder))
     for variable in back["templating"]["list"]:
         for field in ("auto", "auto_count", "auto_min"):  # of interval variables; the SDK writes them for all kinds
@@ -94,20 +121,23 @@ def test_series_are_named_by_what_tells_them_apart(name: str) -> None:
             assert len(set(names)) == len(names), panel["title"]
 
 
+@every_log_store
 @every_board
-def test_only_variables_that_are_there_are_used(name: str) -> None:
-    """A name that Grafana does not know stays in the query as it is, and the answer is empty."""
-    board = read(name)
+def test_only_variables_that_are_there_are_used(name: str, log_store: str) -> None:
+    """A name that Grafana does not know stays in the query unchanged, and the answer is empty."""
+    board = read(name, log_store)
     used = {found for text in texts(board) for found in re.findall(r"\$\{?([a-z_]\w*)", text)} - {"__all"}
     used -= {found for found in used if found.startswith("__data")}
     assert used - GLOBAL == set(variables(board))
 
 
+@every_log_store
 @every_board
-def test_data_sources_are_variables(name: str) -> None:
+def test_data_sources_are_variables(name: str, log_store: str) -> None:
     """An id of a data source is one installation's: the dashboard would be empty in any other."""
-    board = read(name)
-    kinds = {"prometheus": "${prometheus}", "loki": "${loki}"}
+    board = read(name, log_store)
+    kind = LOG_STORES[log_store]
+    kinds = {"prometheus": "${prometheus}", kind: f"${{{log_store}}}"}
     sources = [each for panel in panels(board) for each in (target["datasource"] for target in panel["targets"])]
     sources += [variable["datasource"] for variable in variables(board).values() if "datasource" in variable]
     sources += [each["datasource"] for each in board.get("annotations", {}).get("list", [])]
@@ -115,7 +145,7 @@ def test_data_sources_are_variables(name: str) -> None:
     for source in sources:
         assert source["uid"] == kinds[source["type"]]
     of_variables = {each["name"]: each["query"] for each in variables(board).values() if each["type"] == "datasource"}
-    assert of_variables == {"prometheus": "prometheus", "loki": "loki", "traces": "jaeger"}
+    assert of_variables == {"prometheus": "prometheus", log_store: kind, "traces": "jaeger"}
 
 
 @every_board
@@ -142,23 +172,28 @@ def test_what_matters_most_is_on_the_first_screen() -> None:
         assert any(asked in title for title in first), asked
 
 
-def test_provisioning_loads_both_and_links_logs_to_traces() -> None:
-    """Dropped into Grafana's directory, the files bring both dashboards and lead from a log line to its trace."""
-    folder = FOLDER / "provisioning"
-    (provider,) = yaml.safe_load((folder / "dashboards.yaml").read_text())["providers"]
+@every_log_store
+def test_provisioning_links_logs_to_traces(log_store: str) -> None:
+    """Copied into Grafana's directory, the files load both dashboards and lead from a log record to its trace."""
+    (provider,) = yaml.safe_load((FOLDER / "provisioning" / "dashboards.yaml").read_text())["providers"]
     assert provider["type"] == "file"
     assert provider["options"]["path"]
-    sources = {each["type"]: each for each in yaml.safe_load((folder / "datasources.yaml").read_text())["datasources"]}
-    assert set(sources) == {"prometheus", "loki", "jaeger"}
-    (field,) = sources["loki"]["jsonData"]["derivedFields"]
+    text = (FOLDER / log_store / "datasources.yaml").read_text()
+    sources = {each["type"]: each for each in yaml.safe_load(text)["datasources"]}
+    logs = LOG_STORES[log_store]
+    assert set(sources) == {"prometheus", logs, "jaeger"}
+    (field,) = sources[logs]["jsonData"]["derivedFields"]
     assert (field["matcherType"], field["matcherRegex"]) == ("label", "trace_id")
     assert field["datasourceUid"] == sources["jaeger"]["uid"]
-    assert field["url"] == "$${__value.raw}"  # $$: Grafana fills in environment variables first
+    assert field["url"] == "$${__value.raw}"  # $$: Grafana replaces environment variables first
     back = sources["jaeger"]["jsonData"]["tracesToLogsV2"]
-    assert back["datasourceUid"] == sources["loki"]["uid"]
-    # only streams of the span's own cluster and service: Grafana shows no link where a span has neither
-    assert back["query"] == '{$${__tags}} | trace_id="$${__trace.traceId}"'
-    assert {tag["value"] for tag in back["tags"]} == {"cluster", "service_name"}
+    assert back["datasourceUid"] == sources[logs]["uid"]
+    if log_store == "loki":
+        # only streams of the span's own cluster and service: Grafana shows no link if a span has neither
+        assert back["query"] == '{$${__tags}} | trace_id="$${__trace.traceId}"'
+        assert {tag["value"] for tag in back["tags"]} == {"cluster", "service_name"}
+    else:
+        assert back["query"] == 'trace_id:="$${__trace.traceId}"'
 
 
 @every_board

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.dashboards import NAMES, ROOT, panels, read
+from support.dashboards import LOG_STORES, NAMES, ROOT, panels, read
 
 SCHEMA, TYPESCRIPT = "@grafana/schema@13.2.3", "typescript@7.0.2"
 RAW = "@grafana/schema/dist/types/raw"
@@ -90,7 +90,8 @@ def common(board: dict[str, Any]) -> dict[str, Any]:
 
 def test_the_dashboards_are_what_grafana_13_knows(types: Path, tmp_path: Path) -> None:
     """Grafana drops what it does not know without a word; a panel would look other than it was meant."""
-    assert misfits(types, tmp_path, {name: read(name) for name in NAMES}) == []
+    boards = {f"{name}_{store}": read(name, store) for name in NAMES for store in LOG_STORES}
+    assert misfits(types, tmp_path, boards) == []
 
 
 def test_a_field_that_grafana_does_not_know_is_found(types: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RULES = ROOT / "collector-config" / "rules"
 FILES = (RULES / "recording.yaml", RULES / "alerts.yaml")
 LOKI = RULES / "loki" / "alerts.yaml"
+VICTORIALOGS = RULES / "victorialogs" / "alerts.yaml"
 TESTS = tuple(sorted((RULES / "tests").glob("*.yaml")))
 RUNBOOKS = ROOT / "docs" / "runbooks.md"
 
@@ -55,18 +56,18 @@ def faster(folder: Path, ranges: Mapping[str, str]) -> list[Path]:
     return made
 
 
-def faster_in_loki(folder: Path) -> Path:
-    """The shipped rules of Loki: evaluated each second, after 4 s of waiting, over the last seconds."""
-    groups = groups_of(LOKI)
+def faster_on_logs(path: Path, folder: Path) -> Path:
+    """The shipped rules on log records: evaluated each second, after 4 s of waiting, over the last seconds."""
+    groups = groups_of(path)
     for group in groups:
         group["interval"] = "1s"
         for rule in group["rules"]:
-            shorter = rule["expr"].replace("waited > 300 [11m]", "waited > 4 [15s]").replace("[11m]", "[15s]")
-            assert shorter != rule["expr"] or "[6h]" in shorter
+            shorter = re.sub(r"(waited\"?\s?:?> ?)300", r"\g<1>4", rule["expr"].replace("11m", "15s"))
+            assert shorter != rule["expr"] or "6h" in shorter
             rule["expr"] = shorter
     folder.mkdir(parents=True)
-    (folder / LOKI.name).write_text(yaml.safe_dump({"groups": groups}, sort_keys=False))
-    return folder / LOKI.name
+    (folder / path.name).write_text(yaml.safe_dump({"groups": groups}, sort_keys=False))
+    return folder / path.name
 
 
 def runbook_sections() -> dict[str, str]:

@@ -22,7 +22,7 @@ _TROUBLE = re.compile(r"^\S+\t(warn|error|dpanic|panic|fatal)\t", re.MULTILINE)
 
 Overrides = Mapping[str, Any]
 Backend = Receiver | Stack
-"""A receiver that takes all three signals, or the real Loki, Prometheus and Jaeger."""
+"""A receiver of all three signals, or the real VictoriaLogs, Prometheus and Jaeger."""
 
 
 @dataclass(frozen=True)
@@ -136,8 +136,8 @@ def _served(shared: Secrets) -> dict[str, str]:
 
 def _endpoints(backend: Backend) -> dict[str, str]:
     if isinstance(backend, Stack):
-        loki, prometheus, jaeger = backend.loki.otlp, backend.prometheus.otlp, backend.jaeger.otlp_http
-        return {"LOGS_ENDPOINT": loki, "METRICS_ENDPOINT": prometheus, "TRACES_ENDPOINT": jaeger}
+        logs, metrics, traces = backend.victorialogs.otlp, backend.prometheus.otlp, backend.jaeger.otlp_http
+        return {"LOGS_ENDPOINT": logs, "METRICS_ENDPOINT": metrics, "TRACES_ENDPOINT": traces}
     url = f"http://127.0.0.1:{backend.port}"
     return {"LOGS_ENDPOINT": url, "METRICS_ENDPOINT": url, "TRACES_ENDPOINT": url}
 

@@ -8,14 +8,15 @@ error.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from support.backends import Loki, Prometheus, Stack
+from support.backends import Loki, Prometheus, Stack, VictoriaLogs
 from support.backends.http import get_json
-from support.dashboards import Board, Panel, variables
+from support.dashboards import LOG_STORES, Board, Panel, variables
 
 S = 1_000_000_000
 ALL = "$__all"
@@ -66,6 +67,8 @@ class View:
 
         def value(found: re.Match[str]) -> str:
             name = found[1] or found[2]
+            if found[3]:
+                return self._formatted(name, found[3])
             if name == "__range":
                 return f"{round(self.end_s - self.start_s)}s"
             if name == "__rate_interval":
@@ -75,7 +78,22 @@ class View:
             return self._chosen(name, language)
 
         # no variable of Grafana's begins with a digit: "$1" is label_replace's
-        return re.sub(r"\$(?:([a-z_]\w*)|\{([a-z_]\w*)\})", value, text)
+        return re.sub(r"\$(?:([a-z_]\w*)|\{([a-z_]\w*)(?::(\w+))?\})", value, text)
+
+    def _formatted(self, name: str, form: str) -> str:
+        """The chosen values of a variable in one of Grafana's formats, which do not depend on the data source."""
+        variable, chosen = variables(self.board)[name], self.chosen[name]
+        if chosen == ALL:
+            if everything := variable.get("allValue"):
+                return str(everything)
+            chosen = self.options(name)
+        values = [chosen] if isinstance(chosen, str) else list(chosen)
+        if form == "json":
+            assert len(values) == 1, "several values are a list in this format"
+            return json.dumps(values[0])
+        assert form == "regex", f"not a format that is known here: {form}"
+        escaped = [re.sub(r"[\\^$*+?.()|\[\]{}/]", r"\\\g<0>", each) for each in values]
+        return escaped[0] if len(escaped) == 1 else f"({'|'.join(escaped)})"
 
     def _chosen(self, name: str, language: str) -> str:
         """What is chosen of a variable, as it stands in a query."""
@@ -116,13 +134,24 @@ class View:
             if target.get("instant"):
                 return prometheus.query(expr, self.end_s)
             return prometheus.range(expr, self.start_s, self.end_s, self.step_s)
+        if target["datasource"]["type"] == LOG_STORES["victorialogs"]:
+            window = {"start_ns": round(self.start_s * S), "end_ns": round(self.end_s * S)}
+            logs: VictoriaLogs = self.stack.victorialogs
+            if target["queryType"] == "stats":
+                return logs.stats(expr, **window)
+            lines = logs.query(expr, **window, limit=target["maxLines"])
+            return lines if target["direction"] == "forward" else lines[::-1]
         if target["queryType"] == "instant":
-            return self.stack.loki.instant(expr, at_ns=round(self.end_s * S))
-        return self._records(expr, target["maxLines"], target["direction"])
+            return self._loki().instant(expr, at_ns=round(self.end_s * S))
+        return self._records_of_loki(expr, target["maxLines"], target["direction"])
 
-    def _records(self, expr: str, most: int, direction: str = "backward") -> list[tuple[int, str, dict[str, str]]]:
+    def _loki(self) -> Loki:
+        assert self.stack.loki is not None, "no loki on PATH"
+        return self.stack.loki
+
+    def _records_of_loki(self, expr: str, most: int, direction: str) -> list[tuple[int, str, dict[str, str]]]:
         """As ``Loki.query``, but the newest first and no more than the panel asks for."""
-        loki: Loki = self.stack.loki
+        loki = self._loki()
         asked = {
             "query": expr, "limit": most, "direction": direction,
             "start": round(self.start_s * S), "end": round(self.end_s * S),
@@ -136,7 +165,8 @@ class View:
         """Time in seconds, title and text of each annotation, by the name of its query."""
         told: dict[str, list[tuple[float, str, str]]] = {}
         for each in self.board["annotations"]["list"]:
-            lines = self._records(self.filled(each["expr"], "loki"), 1000)
+            target = {**each, "queryType": "range", "maxLines": 1000, "direction": "backward"}
+            lines: list[tuple[int, str, dict[str, str]]] = self.asked(target)
             told[each["name"]] = [(at / S, rendered(each["titleFormat"], labels), body) for at, body, labels in lines]
         return told
 
@@ -176,7 +206,7 @@ def as_pattern(values: Sequence[str], language: str) -> str:
 
 def rendered(template: str, labels: Mapping[str, str]) -> str:
     """``{{label}}`` filled in, as legends and Loki's annotations are."""
-    return re.sub(r"\{\{\s*(\w+)\s*\}\}", lambda found: labels.get(found[1], ""), template)
+    return re.sub(r"\{\{\s*([\w.]+)\s*\}\}", lambda found: labels.get(found[1], ""), template)
 
 
 def named(panel: Panel, target: Mapping[str, Any], series: list[tuple[dict[str, str], Any]]) -> list[tuple[str, Any]]:
@@ -184,7 +214,7 @@ def named(panel: Panel, target: Mapping[str, Any], series: list[tuple[dict[str, 
 
     Loki's numbers come as one table for each query: its one row is named by an override for the query.
     """
-    if target["datasource"]["type"] == "loki":
+    if target["datasource"]["type"] in LOG_STORES.values():
         assert len(series) <= 1, f"a panel of {panel['type']} shows one row of a table: {series}"
         names = [
             each["value"]

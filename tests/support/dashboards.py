@@ -1,7 +1,4 @@
-"""The committed dashboards, read as Grafana reads them.
-
-What always holds: what is read is the JSON in collector-config/dashboards, never what would be written anew.
-"""
+"""The committed dashboards, as Grafana reads them: the JSON in collector-config/dashboards."""
 
 from __future__ import annotations
 
@@ -14,14 +11,16 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "collector-config" / "dashboards"
 NAMES = ("job", "fleet")
+LOG_STORES = {"loki": "loki", "victorialogs": "victoriametrics-logs-datasource"}
+"""The log stores that the dashboards are written for, each with the type of Grafana's data source."""
 
 Board = dict[str, Any]
 Panel = dict[str, Any]
 
 
-def read(name: str) -> Board:
+def read(name: str, log_store: str = "victorialogs") -> Board:
     """A committed dashboard."""
-    return dict(json.loads((FOLDER / f"{name}.json").read_text()))
+    return dict(json.loads((FOLDER / log_store / f"{name}.json").read_text()))
 
 
 def panels(board: Board) -> list[Panel]:

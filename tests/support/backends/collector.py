@@ -87,7 +87,7 @@ class Collector(Server):
         ]
 
     def metrics(self, **labels: str) -> dict[str, float]:
-        """The same, summed over what the labels leave open: ``metrics(exporter="otlp_http/loki")``."""
+        """The same, summed over what the labels leave open: ``metrics(exporter="otlp_http/logs")``."""
         sums: dict[str, float] = {}
         for name, has, value in self.samples():
             if all(has.get(key) == wanted for key, wanted in labels.items()):

@@ -1,4 +1,7 @@
-"""Loki, one process, on a folder; its configuration is the quickstart's."""
+"""Loki, one process, on a folder, where one is on PATH: this project neither builds nor ships it.
+
+Its configuration is ``collector-config/quickstart/loki.yaml``.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from support.backends import http
-from support.backends.programs import find_programs
+from support.backends.programs import find_loki
 from support.backends.server import Server, loopback
 
 CONFIG = Path(__file__).resolve().parents[3] / "collector-config" / "quickstart" / "loki.yaml"
@@ -38,7 +41,9 @@ class Loki(Server):
     def __init__(
         self, folder: Path, config: Path = CONFIG, *, env: Mapping[str, str] | None = None, program: Path | None = None
     ) -> None:
-        super().__init__(program or find_programs().loki, folder, env)
+        program = program or find_loki()
+        assert program is not None, "no loki on PATH"
+        super().__init__(program, folder, env)
         self.config = config
         self.address, self.grpc, self.gossip = loopback(), loopback(), loopback()
         self.url = f"http://{self.address}"
@@ -58,6 +63,17 @@ class Loki(Server):
             "LOKI_DATA": str(self.data),
             **self.env,
         }
+
+    @staticmethod
+    def field(attribute: str) -> str:
+        """The name of an attribute, in answers."""
+        return attribute.replace(".", "_")
+
+    @classmethod
+    def selector(cls, conditions: Mapping[str, object], service: str = "torchrun") -> str:
+        """The query for the records of a service with these attributes."""
+        filters = (f' | {cls.field(name)}="{value}"' for name, value in conditions.items())
+        return f'{{service_name="{service}"}}' + "".join(filters)
 
     def is_ready(self) -> bool:
         """Whether it takes and answers."""
@@ -85,6 +101,11 @@ class Loki(Server):
         asked = {"query": logql, "time": at_ns if at_ns is not None else time.time_ns()}
         found = http.get_json(f"{self.url}/loki/api/v1/query", asked)["data"]["result"]
         return [(dict(one["metric"]), float(one["value"][1])) for one in found]
+
+    def count(self, conditions: Mapping[str, object], service: str = "torchrun") -> int:
+        """The number of a service's records with these attributes, of the last hour."""
+        query = f"sum(count_over_time({self.selector(conditions, service)} [1h]))"
+        return int(sum(number for _, number in self.instant(query)))
 
     def range(self, logql: str, start_s: float, end_s: float, step_s: float) -> list[tuple[dict[str, str], list[Any]]]:
         """Labels and (seconds, number) pairs of each series of a metric query."""

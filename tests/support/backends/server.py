@@ -16,7 +16,7 @@ from typing import TypeVar
 from support.ports import free_port
 
 START_S = 90.0
-"""The longest that a start may take; on 2 busy cores the slowest (Loki) took some seconds."""
+"""The longest that a start may take; on 2 busy cores the slowest took some seconds."""
 STOP_S = 60.0
 POLL_S = 0.05
 TAIL = 40

@@ -8,15 +8,13 @@ and makes 1.5 restarts of 1 in a short run.
 
 from collections.abc import Mapping
 
-from grafana_foundation_sdk.builders import loki, prometheus
+from grafana_foundation_sdk.builders import prometheus
 from grafana_foundation_sdk.models.common import DataSourceRef
-from grafana_foundation_sdk.models.loki import LokiQueryDirection
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
 from torchelastic_otel import semconv
 
 METRICS = DataSourceRef(type_val="prometheus", uid="${prometheus}")
-LOGS = DataSourceRef(type_val="loki", uid="${loki}")
 
 
 def label(name: str) -> str:
@@ -56,9 +54,7 @@ RUNS = f'{JOB}, {RUN}=~"$run_id"'
 """The series of all runs that the fleet dashboard looks at."""
 BY_RUN = f"cluster, job, {RUN}"
 ONE_HOST = f'{HOST}=~"$host"'
-"""The chosen hosts, in both languages."""
-CHOSEN_ROUND = f'{ROUND}=~"$round"'
-"""The log records of the chosen rounds."""
+"""The chosen hosts."""
 NODE = "node"
 """The label that :func:`by_node` gives."""
 COLLECTORS = 'cluster=~"$cluster|"'
@@ -144,25 +140,6 @@ def of_the_round(metric: str, where: str) -> str:
     )
 
 
-def logs_of(event: str, *more: str) -> str:
-    """The log records of one kind of event of one run, in LogQL."""
-    return logs(f'event_name="{event}"', *more)
-
-
-def logs(*filters: str) -> str:
-    """The log records of one run, in LogQL.
-
-    What is in the braces says which streams Loki reads; service_name and cluster are its labels. A cluster that is not
-    there is as good as any while all are chosen.
-    """
-    where = (f'{RUN}="$run_id"', *filters)
-    return f'{{service_name=~"$job", {CLUSTER}}}' + "".join(f" | {each}" for each in where)
-
-
-TOLD_ONCE = f'{label(semconv.WRITER)}="true"'
-"""Of what every agent tells of a round, the record of the one that speaks for all."""
-
-
 def now(expr: str, name: str = "__auto", ref: str = "A") -> prometheus.Dataquery:
     """One value for each series, at the end of the window."""
     return prometheus.Dataquery().datasource(METRICS).expr(expr).instant().legend_format(name).ref_id(ref)
@@ -176,14 +153,3 @@ def rows(expr: str, ref: str = "A") -> prometheus.Dataquery:
 def over_time(expr: str, name: str = "__auto", ref: str = "A") -> prometheus.Dataquery:
     """A line for each series."""
     return prometheus.Dataquery().datasource(METRICS).expr(expr).range().legend_format(name).ref_id(ref)
-
-
-def records(expr: str, most: int = 100, *, newest_first: bool = True) -> loki.Dataquery:
-    """Log records: the newest, or the oldest, of all that there are."""
-    query = loki.Dataquery().datasource(LOGS).expr(expr).query_type("range").max_lines(most).ref_id("A")
-    return query.direction(LokiQueryDirection.BACKWARD if newest_first else LokiQueryDirection.FORWARD)
-
-
-def counted_now(expr: str, ref: str = "A") -> loki.Dataquery:
-    """A number made of log records, at the end of the window."""
-    return loki.Dataquery().datasource(LOGS).expr(expr).query_type("instant").ref_id(ref)

@@ -12,7 +12,7 @@ import matplotlib
 matplotlib.use("agg")
 from matplotlib import dates, pyplot
 
-from dashboard_source.drawn_values import colour_of, in_unit, label_width, shortened
+from dashboard_source.value_format import colour_of, in_unit, label_width, shortened
 
 PX_X, PX_Y = 72, 40
 """Pixels of one unit of Grafana's grid."""

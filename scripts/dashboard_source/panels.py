@@ -12,6 +12,8 @@ from grafana_foundation_sdk.cog.variants import Dataquery
 from grafana_foundation_sdk.models import common as m
 from grafana_foundation_sdk.models import dashboard as d
 
+from dashboard_source.log_queries import LogQueries
+
 STATES = {
     "running": "green",
     "starting": "blue",
@@ -180,9 +182,9 @@ def event_log(title: str, does: str, queries: Queries, *, height: int = 12):
     return panel.sort_order(m.LogsSortOrder.DESCENDING).dedup_strategy(m.LogsDedupStrategy.NONE)
 
 
-def link_to(title: str, url: str) -> dashboard.DashboardLink:
-    """A link at a dashboard's top, which takes time range and data sources along."""
-    sources = "&".join(f"${{{name}:queryparam}}" for name in ("prometheus", "loki", "traces"))
+def link_to(title: str, url: str, logs: LogQueries) -> dashboard.DashboardLink:
+    """A link at a dashboard's top, which passes on the time range and the data sources."""
+    sources = "&".join(f"${{{name}:queryparam}}" for name in ("prometheus", logs.name, "traces"))
     return dashboard.DashboardLink(title).type(d.DashboardLinkType.LINK).url(f"{url}?{sources}").keep_time(True)
 
 

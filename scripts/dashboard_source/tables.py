@@ -12,7 +12,7 @@ from grafana_foundation_sdk.builders import barchart, common, table
 from grafana_foundation_sdk.models import common as m
 from grafana_foundation_sdk.models import dashboard as d
 
-from dashboard_source.look import Queries, coloured, titled
+from dashboard_source.panels import Queries, coloured, titled
 
 
 def columns(

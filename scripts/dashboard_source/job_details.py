@@ -3,11 +3,11 @@
 What always holds: what holds for ``job.py``.
 """
 
-from dashboard_source import look, look_of_tables
-from dashboard_source.queries import (
+from dashboard_source import panels, tables
+from dashboard_source.log_queries import LogQueries
+from dashboard_source.metric_queries import (
     BEAT_AGE,
     BEATS_FAILED,
-    CHOSEN_ROUND,
     DESTINATION,
     FAILURES,
     HOST,
@@ -21,22 +21,17 @@ from dashboard_source.queries import (
     REASON,
     REJECTED,
     RESTARTS,
-    ROUND,
     ROUND_NOW,
     SET_ASIDE,
     STATE,
-    TOLD_ONCE,
     WORLD_SIZE,
     all_lost_by_collectors,
     grown,
     label,
-    logs,
-    logs_of,
     lost_by_agents,
     now,
     of_the_round,
     over_time,
-    records,
     rows,
     series,
 )
@@ -50,15 +45,15 @@ def course():
     """What happened when."""
     nodes = f"sum by ({STATE}) (rate({series(NODE_TIME, ONE_RUN)}[$__rate_interval]))"
     return (
-        look.lines(
+        panels.lines(
             "What do the nodes do, over time?",
             "Nodes by what their agents are at. All that is not green is time lost. One state that stays: rendezvous is"
             " waiting for nodes, starting is slow images or imports, exit_barrier is nodes that ended waiting for"
             " others.",
             [over_time(nodes, f"{{{{{STATE}}}}}")],
-            unit="none", nothing="no agent told its time", stacked=True, colours=look.STATES,
+            unit="none", nothing="no agent told its time", stacked=True, colours=panels.STATES,
         ),
-        look.lines(
+        panels.lines(
             "How large is the job, over time?",
             "Nodes in the round, nodes that take part or have come to the rendezvous, and nodes still missing. World"
             " size that falls: nodes were lost and the job goes on without them.",
@@ -70,7 +65,7 @@ def course():
             unit="none", nothing="no round yet", steps_between=True, width=6,
             colours={"in the round": "green", "take part": "blue", "missing": "red"},
         ),
-        look.lines(
+        panels.lines(
             "Which round is it in?",
             "Each step is a restart; a staircase is a restart storm. The annotations say why.",
             [over_time(f"max({series(ROUND_NOW, ONE_RUN)})", "round")],
@@ -79,36 +74,39 @@ def course():
     )  # fmt: skip
 
 
-def costs():
+def costs(logs: LogQueries):
     """What restarts and waiting cost."""
     ran = series(JOB_TIME, ONE_RUN, RUNNING)
     spent = f"sum by ({STATE}) ({grown(JOB_TIME, ONE_RUN)})"
+    in_round = logs.chosen(semconv.RENDEZVOUS_ROUND, "round")
+    restarts = logs.of_event(semconv.RESTART_COMPLETED, logs.reported_once(), in_round)
     running, all_of_it = (f"sum(rate({each}[$__rate_interval]))" for each in (ran, series(JOB_TIME, ONE_RUN)))
-    parts = {label(semconv.RESTART_PHASE_DURATION.format(phase=phase)): phase for phase in look.PHASES}
+    parts = {logs.field(semconv.RESTART_PHASE_DURATION.format(phase=phase)): phase for phase in panels.PHASES}
     return (
-        look_of_tables.stack_of_each(
+        tables.stack_of_each(
             "Which part of a restart takes long?",
             "Each restart by its phases, as the agent that speaks for the job saw it. detect: worker monitoring, or a"
             " lost node's keep-alive timeout. stop: workers that ignore SIGTERM. rendezvous: nodes that come late, or"
             " torch's last-call timeout. assign_ranks and start: the store, images, imports.",
-            [records(logs_of(semconv.RESTART_COMPLETED, TOLD_ONCE, CHOSEN_ROUND), most=30)],
-            (ROUND, "Round"), parts, unit="s", nothing="no restart", colours=look.PHASES, width=9,
+            [logs.records(restarts, most=30)],
+            (logs.field(semconv.RENDEZVOUS_ROUND), "Round"), parts,
+            unit="s", nothing="no restart", colours=panels.PHASES, width=9,
         ),
-        look.ranked(
+        panels.ranked(
             "Where did the job's time go?",
             "The job's own time by state, in the time range. Everything but running is lost; the largest of it is"
             " what to work on.",
             [now(f"sort_desc({spent})", f"{{{{{STATE}}}}}")],
-            unit="s", nothing="not known", colours=look.STATES, width=5,
+            unit="s", nothing="not known", colours=panels.STATES, width=5,
         ),
-        look.ranked(
+        panels.ranked(
             "Why did it restart?",
             "Restarts by reason. worker_failure: the program or its GPUs. node_lost: hosts, network, preemption."
             " membership_change: nodes came or went.",
             [now(f"sum by ({REASON}) ({grown(RESTARTS, ONE_RUN)}) > 0", f"{{{{{REASON}}}}}")],
             unit="none", nothing="no restart", width=4,
         ),
-        look.lines(
+        panels.lines(
             "Does it get better or worse?",
             "Effective training time at most: the share of time in which workers ran. A dip is a"
             " restart; dips that come closer together are a"
@@ -119,7 +117,7 @@ def costs():
     )  # fmt: skip
 
 
-def nodes():
+def nodes(logs: LogQueries):
     """Who is waited for, which nodes stand out, and whether the telemetry is whole."""
     causes, victims = (f'{label(semconv.FAILURE_ROLE)}="{role}", {ONE_HOST}' for role in ("cause", "victim"))
     caused, suffered = (f"sum by ({HOST}) ({grown(FAILURES, ONE_RUN, role)})" for role in (causes, victims))
@@ -127,22 +125,24 @@ def nodes():
     lost = [
         f"sum by ({DESTINATION}) ({grown(metric, ONE_RUN, ONE_HOST)}) > 0" for metric in (SET_ASIDE, REJECTED)
     ]  # fmt: skip
+    waiting = logs.of_event(semconv.RENDEZVOUS_WAITING, logs.chosen(semconv.HOST_NAME, "host"))
     return (
-        look_of_tables.columns(
+        tables.columns(
             "Who is missing?",
             "What agents said of a rendezvous that is held up, the newest first: how many nodes are there, how many are"
             " missing, and which of the round before did not come back. Missing nodes without a name never came: look"
             " in the scheduler whether they were started at all.",
-            [records(logs_of(semconv.RENDEZVOUS_WAITING, ONE_HOST), most=20)],
+            [logs.records(waiting, most=20)],
             {
-                "Time": "Time", HOST: "Told by", label(semconv.RENDEZVOUS_WAITED): "Waits since",
-                label(semconv.RENDEZVOUS_MISSING): "Missing", label(semconv.RENDEZVOUS_MISSING_NODES): "Missing nodes",
-                label(semconv.RENDEZVOUS_PARTICIPANTS): "There",
+                "Time": "Time", logs.field(semconv.HOST_NAME): "Reported by",
+                logs.field(semconv.RENDEZVOUS_WAITED): "Waiting for", logs.field(semconv.RENDEZVOUS_MISSING): "Missing",
+                logs.field(semconv.RENDEZVOUS_MISSING_NODES): "Missing nodes",
+                logs.field(semconv.RENDEZVOUS_PARTICIPANTS): "Present",
             },
-            of="records", nothing="no rendezvous was held up", units={"Waits since": "s", "Missing": "none"},
-            widths={"Time": 160, "Waits since": 95, "Missing": 75},
+            of="records", nothing="no rendezvous was held up", units={"Waiting for": "s", "Missing": "none"},
+            widths={"Time": 160, "Waiting for": 95, "Missing": 75},
         ),
-        look_of_tables.columns(
+        tables.columns(
             "Which hosts fail most?",
             "The ten hosts with most worker failures, causes before victims. A host with causes is a suspect,"
             " one with victims only is not.",
@@ -153,7 +153,7 @@ def nodes():
             {HOST: "Host", "Value #A": "Causes", "Value #B": "Victims"},
             of="rows", nothing="no worker failed", width=6, sort_by="Causes",
         ),
-        look.ranked(
+        panels.ranked(
             "Whose heartbeats are late?",
             "The ten oldest heartbeats, by what agents said last. Torch sends one every 5 s and gives a node up after"
             " three. Old ones: the host is overloaded, frozen, or cut off from the store.",
@@ -161,20 +161,20 @@ def nodes():
             unit="s", nothing="no agent waits for heartbeats", width=6,
             steps=((None, "green"), (10, "yellow"), (15, "red")),
         ),
-        look.ranked(
+        panels.ranked(
             "Which nodes came, went or were lost?",
             "Changes of membership in the time range. Lost: heartbeats stopped; see the event log for the node's name.",
             [now(f"sum by ({CHANGE}) ({grown(MEMBERSHIP, ONE_RUN)}) > 0", f"{{{{{CHANGE}}}}}")],
             unit="none", nothing="none", width=6, height=6,
         ),
-        look.ranked(
+        panels.ranked(
             "Which hosts fail to send heartbeats?",
             "The ten hosts with most heartbeats that could not be sent: the store's host is slow or the way to it is"
             " broken.",
             [now(f"topk(10, sum by ({HOST}) ({grown(BEATS_FAILED, ONE_RUN, ONE_HOST)}) > 0)", f"{{{{{HOST}}}}}")],
-            unit="none", nothing="none", width=6, height=6, steps=look.NONE_IS_GOOD,
+            unit="none", nothing="none", width=6, height=6, steps=panels.NONE_IS_GOOD,
         ),
-        look.number(
+        panels.number(
             "Is anything missing from this?",
             "What agents of this job lost (dropped by full spools, set aside, refused), and what Collectors gave up, of"
             " whatever job; no word of Collectors: nobody scrapes them. Above 0 this dashboard has gaps: give spools"
@@ -183,24 +183,26 @@ def nodes():
                 now(f"sum({lost_by_agents(ONE_RUN)})", "its agents"),
                 now(all_lost_by_collectors(), "Collectors", "B"),
             ],
-            unit="none", nothing="not known", width=6, height=6, decimals=0, named=True, steps=look.NONE_IS_GOOD,
+            unit="none", nothing="not known", width=6, height=6, decimals=0, named=True, steps=panels.NONE_IS_GOOD,
         ),
-        look.ranked(
+        panels.ranked(
             "Who refused what was sent?",
             "Records that a destination refused, or that no attempt could deliver. The Collector's own log says why.",
             [now(lost[0], f"set aside: {{{{{DESTINATION}}}}}"), now(lost[1], f"refused: {{{{{DESTINATION}}}}}", "B")],
-            unit="none", nothing="nobody", width=6, height=6, steps=look.NONE_IS_GOOD,
+            unit="none", nothing="nobody", width=6, height=6, steps=panels.NONE_IS_GOOD,
         ),
     )  # fmt: skip
 
 
-def event_log():
+def event_log(logs: LogQueries):
     """Everything, line by line."""
-    kept = logs(ONE_HOST, CHOSEN_ROUND, 'severity_text!="DEBUG"')
-    said = "| line_format `{{ .host_name }}: {{ __line__ }}`"
-    return look.event_log(
+    chosen = logs.of_run(
+        logs.chosen(semconv.HOST_NAME, "host"), logs.chosen(semconv.RENDEZVOUS_ROUND, "round"),
+        logs.differs("severity_text", "DEBUG"),
+    )  # fmt: skip
+    return panels.event_log(
         "What happened, step by step?",
         "Everything but DEBUG, the newest first, of the chosen round and hosts. Open a line for its attributes (a"
         " failure has its traceback there); its trace id leads to the bring-up or the run that it belongs to.",
-        [records(f"{kept} {said}", most=500)],
+        [logs.records(logs.prefixed(chosen, semconv.HOST_NAME), most=500)],
     )
