@@ -100,7 +100,7 @@ def _read(app: Any, docname: str, source: list[str]) -> None:
 
 def setup(app: Any) -> None:
     """Called by Sphinx."""
-    # Pygments knows no LogQL, and its PromQL has no colon in a metric's name, as recording rules have
-    for language in ("logql", "promql"):
+    # Pygments knows neither LogQL nor LogsQL, and its PromQL has no colon in a metric's name, as recording rules have
+    for language in ("logql", "logsql", "promql"):
         app.add_lexer(language, TextLexer)
     app.connect("source-read", _read)
