@@ -48,7 +48,7 @@ def series_names() -> dict[str, set[str]]:
 
 
 def table() -> Iterator[str]:
-    """The rows of the table in docs/reference/backends.md."""
+    """The rows of the table in docs/reference/metrics.md."""
     yield "| metric | kind | in Prometheus |"
     yield "|---|---|---|"
     for name, kind, called in metrics():

@@ -48,7 +48,7 @@ def number(stack: Stack, promql: str, at_s: float) -> float:
 
 
 def test_every_metric_has_the_name_that_the_documents_say(stack: Stack, failed_job: Job, at_s: float) -> None:
-    """The table in docs/reference/backends.md is Prometheus' own, and nothing comes that has no name there."""
+    """The table in docs/reference/metrics.md is Prometheus' own, and nothing comes that has no name there."""
     assert at_s
     said = stack.prometheus.label_values("__name__", of_run("", failed_job))
     # a colon is a recording rule's, and capitals are the alerts': a slow bring-up makes one pending
@@ -59,7 +59,7 @@ def test_every_metric_has_the_name_that_the_documents_say(stack: Stack, failed_j
             assert called <= there, metric
     unknown = {name for name in there - set().union(*names.values()) if not name.startswith("torchelastic_agent_")}
     assert not unknown
-    documented = set(re.findall(r"`(torchelastic_\w+)`", (ROOT / "docs" / "reference" / "backends.md").read_text()))
+    documented = set(re.findall(r"`(torchelastic_\w+)`", (ROOT / "docs" / "reference" / "metrics.md").read_text()))
     assert {name.removesuffix("_count").removesuffix("_sum") for called in names.values() for name in called} <= {
         name.removesuffix("_bucket") for name in documented
     } | documented

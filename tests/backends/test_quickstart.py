@@ -1,4 +1,4 @@
-"""The README's quickstart, with other ports: from nothing to an answer of each backend; no process remains."""
+"""The documented quickstart, with other ports: from nothing to an answer of each backend; no process remains."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from support.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICKSTART = ROOT / "scripts" / "quickstart"
-README = (ROOT / "README.md").read_text()
+PAGE = (ROOT / "docs" / "how-to" / "backends-on-this-machine.md").read_text()
 DEFAULTS = {
     name: int(port) for name, port in re.findall(r"^    (\w+): int = (\d+)$", QUICKSTART.read_text(), re.MULTILINE)
 }
-"""The ports of scripts/quickstart, by name; README.md names four of them."""
+"""The ports of scripts/quickstart, by name; the page names four of them."""
 
 
 @pytest.fixture
@@ -33,9 +33,8 @@ def ports() -> dict[str, int]:
 
 
 def blocks(ports: dict[str, int]) -> list[str]:
-    """The commands of the section, with other ports."""
-    (section,) = re.findall(r"\n## Quickstart: .*?\n(.*?)\n## ", README, re.DOTALL)
-    found = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
+    """The commands of the page, with other ports."""
+    found = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
     numbers = {str(DEFAULTS[name]): str(port) for name, port in ports.items()}
     found = [re.sub(r"(?<=127\.0\.0\.1:)\d+", lambda match: numbers[match[0]], block) for block in found]
     flags = " ".join(f"--port {name}={port}" for name, port in ports.items())
@@ -68,7 +67,7 @@ def listening(port: int) -> bool:
 
 
 @pytest.mark.usefixtures("programs")
-def test_the_commands_of_the_readme_answer(tmp_path: Path, ports: dict[str, int]) -> None:
+def test_the_commands_of_the_page_answer(tmp_path: Path, ports: dict[str, int]) -> None:
     """A reader types these lines and gets these answers; after Ctrl-C nothing listens."""
     first, second = blocks(ports)
     output = tmp_path / "quickstart.log"
@@ -82,7 +81,7 @@ def test_the_commands_of_the_readme_answer(tmp_path: Path, ports: dict[str, int]
         assert terminal.poll() is None, output.read_text()
         printed = output.read_text().partition("\nready.")[2]
         assert all(f"127.0.0.1:{ports[name]}" in printed for name in ("otlp_grpc", "logs", "metrics", "traces"))
-        # the README and the script show the same queries
+        # the page and the script show the same queries
         printed_queries = re.findall(r"^ +(curl .*?\n.*)$", printed, re.MULTILINE)
         job, *queries = re.split(r"(?=^# )", second, flags=re.MULTILINE)
         assert [words(query) for query in printed_queries] == [words(query.partition("\n")[2]) for query in queries]

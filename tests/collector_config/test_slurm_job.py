@@ -101,10 +101,10 @@ def test_a_job_without_nodes_ends_at_once(slurm: Any) -> None:
 
 
 @pytest.mark.torch
-def test_the_lines_of_the_readme_are_torchruns_and_ours(slurm: Any) -> None:
+def test_the_commands_of_the_slurm_page_are_parsed_by_their_programs(slurm: Any) -> None:
     """What a user copies is parsed by who gets it; it says the same as the example."""
-    section = (ROOT / "README.md").read_text().partition("## Slurm\n")[2].partition("\n## ")[0]
-    (block,) = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
+    page = (ROOT / "docs" / "how-to" / "slurm.md").read_text()
+    (block,) = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
     run, flush = slurm(block.replace(" ... ", " "), head="train-07", port="24711")
     config, _ = launched(run)
     assert (config.run_id, config.rdzv_endpoint, config.max_nodes) == ("4711", "train-07:24711", 4)

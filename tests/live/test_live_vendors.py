@@ -1,4 +1,4 @@
-"""What docs/reference/backends.md says to set for a vendor is what our exporters do: path, header and kind of metrics.
+"""What docs/how-to/vendors.md says to set for a vendor is what our exporters do: path, header and kind of metrics.
 
 The variables are taken from the document as they stand; only the vendor's host becomes a server of the test's.
 """
@@ -19,13 +19,13 @@ from support.ports import free_port
 
 pytestmark = [pytest.mark.live, pytest.mark.torch]
 ROOT = Path(__file__).resolve().parents[2]
-BACKENDS = (ROOT / "docs" / "reference" / "backends.md").read_text()
+PAGE = (ROOT / "docs" / "how-to" / "vendors.md").read_text()
 SECRETS = {"INSTANCE_ID": "123456", "TOKEN": "glc_secret", "API_KEY": "hcaik_secret", "DD_API_KEY": "dd_secret"}
 
 
 def variables(vendor: str, server: str) -> dict[str, str]:
     """What the document's lines for a vendor set, at the server."""
-    (lines,) = re.findall(rf"<!-- {vendor} -->\n```sh\n(.*?)```", BACKENDS, re.DOTALL)
+    (lines,) = re.findall(rf"^## {vendor}\n.*?```sh\n(.*?)```", PAGE, re.DOTALL | re.MULTILINE)
     lines = re.sub(r"https://[a-z0-9.-]+", server, lines)
     script = f"set -eu\n{lines}\nenv -0"
     home = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
@@ -83,4 +83,4 @@ def test_datadog_gets_the_key_and_deltas_and_no_traces(agents: Agents) -> None:
 @pytest.mark.parametrize("secret", SECRETS.values())
 def test_no_key_is_in_the_documents(secret: str) -> None:
     """Keys come from the environment."""
-    assert secret not in BACKENDS
+    assert secret not in PAGE

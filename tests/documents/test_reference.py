@@ -1,0 +1,128 @@
+"""The reference has every name that users may use, and no name that does not exist."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+
+import pytest
+from support.markdown import ROOT, files
+
+import torchelastic_otel
+from torchelastic_otel import events, semconv
+from torchelastic_otel.cli import COMMANDS
+from torchelastic_otel.cli.command import Command
+from torchelastic_otel.export.destinations import BUILT_IN
+from torchelastic_otel.processing.metrics.catalogue import TABLE
+from torchelastic_otel.settings import GIVEN_TO_WORKERS, SETTINGS, Setting
+from torchelastic_otel.torch_events import messages, parser, rendezvous_messages
+
+REFERENCE = {path.stem: path.read_text() for path in files("docs/reference")}
+DOCUMENTS = {path: path.read_text() for path in files("README.md", "ARCHITECTURE.md", "docs", "collector-config")}
+NAMES = set(re.findall(r"`(torchelastic\.[a-z_.]+)`", "\n".join(REFERENCE.values())))
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.variable)
+def test_every_setting_has_its_row(setting: Setting) -> None:
+    """Variable, default, allowed values and meaning."""
+    row = f"| `{setting.variable}` | {setting.default} | {setting.allowed} | {setting.meaning} |"
+    assert row in REFERENCE["settings"]
+
+
+def test_every_variable_that_a_document_names_exists() -> None:
+    """A setting that was renamed must not live on in the documents."""
+    slurm = {"TORCHELASTIC_OTEL_EPILOG_TIMEOUT", "TORCHELASTIC_OTEL_PROGRAM"}  # of collector-config/slurm/epilog.sh
+    known = {setting.variable for setting in SETTINGS} | set(GIVEN_TO_WORKERS) | slurm
+    for path, text in DOCUMENTS.items():
+        assert set(re.findall(r"\bTORCHELASTIC_OTEL(?:_[A-Z]+)*\b", text)) <= known, path
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_every_command_and_option_is_described(command: Command) -> None:
+    """With its exit statuses."""
+    (section,) = re.findall(rf"^## {command.name}\n(.*?)(?=^## |\Z)", REFERENCE["commands"], re.DOTALL | re.MULTILINE)
+    parser = argparse.ArgumentParser(add_help=False)
+    command.prepare_parser(parser)
+    for option in (option for action in parser._actions for option in action.option_strings):
+        assert option in section
+    for code, meaning in command.exit_codes.items():
+        assert re.search(rf"^ +{code} +{re.escape(meaning)}$", section, re.MULTILINE)
+
+
+def test_every_command_that_a_document_names_exists() -> None:
+    """A command that a reader types is there."""
+    names = {command.name for command in COMMANDS}
+    for path, text in DOCUMENTS.items():
+        assert set(re.findall(r"`torchelastic-otel ([a-z]+)\b", text)) <= names, path
+
+
+@pytest.mark.parametrize("destination", [*BUILT_IN, "dynamic_rendezvous"])
+def test_every_built_in_destination_has_its_row(destination: str) -> None:
+    """The table of destinations is the registry's."""
+    rows = [line.split("|")[1] for line in REFERENCE["destinations"].splitlines() if line.startswith("| `")]
+    assert any(f"`{destination}`" in row for row in rows)
+
+
+def test_every_event_has_its_row() -> None:
+    """Somebody who writes an alert needs the names."""
+    rows = set(re.findall(r"\| `(torchelastic\.[a-z_.]+)` \| [A-Z]+ \|", REFERENCE["events"]))
+    of_torch = {*parser._STATES.values(), *parser._WATCHDOG.values()}
+    of_torch |= {wording.event for wording in rendezvous_messages.PATTERNS}
+    of_torch |= {semconv.UNKNOWN_EVENT, semconv.RENDEZVOUS_FAILED, semconv.RENDEZVOUS_MESSAGE}
+    inferred = set(re.findall(r"^\| `(torchelastic\.[a-z_.]+)` \| [A-Z]+ \|", REFERENCE["events"], re.MULTILINE))
+    assert inferred == set(messages._SENTENCES)
+    assert rows | inferred == of_torch | inferred
+
+
+def test_every_metric_and_every_span_has_its_row() -> None:
+    """Somebody who builds a dashboard needs them."""
+    constants = {value for name, value in vars(semconv).items() if name.startswith(("SPAN_", "METRIC_"))}
+    names = {row.name for row in TABLE} | constants
+    assert {name for name in names if not name.endswith(".")} <= NAMES
+
+
+def test_every_public_name_is_in_the_python_reference() -> None:
+    """What is not there is internal; what is there exists."""
+    documented = re.findall(r"^\.\. auto(?!module)\w+:: (\S+)$", REFERENCE["python"], re.MULTILINE)
+    public = [f"torchelastic_otel.{name}" for name in torchelastic_otel.__all__ if name != "__version__"]
+    public += [f"torchelastic_otel.events.{name}" for name in events.__all__]
+    assert sorted(documented) == sorted(public)
+    assert all(getattr(torchelastic_otel, name) is not None for name in torchelastic_otel.__all__)
+
+
+def test_examples_import_public_modules_only() -> None:
+    """Nobody builds on a module that may change in any version."""
+    for path in files("README.md", "docs"):
+        imported = re.findall(r"^(?:from|import) (torchelastic_otel[\w.]*)", path.read_text(), re.MULTILINE)
+        generated = "[[[cog" in path.read_text()
+        assert generated or set(imported) <= {"torchelastic_otel", "torchelastic_otel.events"}, path
+
+
+def test_every_file_that_architecture_md_names_exists() -> None:
+    """ARCHITECTURE.md is read to find something."""
+    package, text = ROOT / "src" / "torchelastic_otel", DOCUMENTS[ROOT / "ARCHITECTURE.md"]
+    for path in re.findall(r"`((?:\w+/)+\w+\.py|semconv\.py|settings\.py)`", text):
+        assert (package / path).is_file(), path
+    for path in re.findall(r"`((?:\w+/)+)`", text):
+        assert (ROOT / path).is_dir() or (package / path).is_dir() or _below(package, path), path
+
+
+def _below(package: Path, path: str) -> bool:
+    return any(package.glob(f"**/{path}"))
+
+
+def test_architecture_md_names_every_package() -> None:
+    """And a package that is new has a place in it."""
+    package, text = ROOT / "src" / "torchelastic_otel", DOCUMENTS[ROOT / "ARCHITECTURE.md"]
+    for path in package.iterdir():
+        if path.is_dir() and any(path.glob("*.py")):
+            assert f"`{path.name}/`" in text, path.name
+        elif path.suffix == ".py" and not path.name.startswith("__"):
+            assert f"`{path.stem}`" in text, path.name
+
+
+@pytest.mark.parametrize(("path", "most"), [("README.md", 150), ("ARCHITECTURE.md", 200)])
+def test_the_first_documents_are_short(path: str, most: int) -> None:
+    """What does not fit is in docs/."""
+    assert len((ROOT / path).read_text().splitlines()) <= most
