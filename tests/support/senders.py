@@ -10,7 +10,9 @@ from typing import Any
 from unittest import mock
 
 from support.collector import Collector
-from torchelastic_otel.export.otel.entry_points import make_sender
+from torchelastic_otel.export.destinations import Exporter
+from torchelastic_otel.export.otel.environment import with_attempt_timeout
+from torchelastic_otel.export.otel.factory import make_sender
 from torchelastic_otel.model.signals import Signal
 
 SECOND_NS = 1_000_000_000
@@ -50,8 +52,8 @@ def sender_by(
         warnings.append(text)
 
     with environment(variables):
-        timeout_ns = int(timeout_s * SECOND_NS)
-        sender = make_sender(name, attempt_timeout_ns=timeout_ns, environ=os.environ, warn=warn, signal=signal)
+        environ = with_attempt_timeout(os.environ, timeout_s)
+        sender = make_sender(Exporter(name, signal=signal), environ, warn)
         try:
             yield sender
         finally:

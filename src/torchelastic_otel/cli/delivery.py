@@ -11,14 +11,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 from torchelastic_otel.cli.command import PROGRAM, CommandError
-from torchelastic_otel.events.handler_registry import UnknownDestinationError
 from torchelastic_otel.export.config import export_config
 from torchelastic_otel.export.destinations import Exporter, Registry
 from torchelastic_otel.export.pipeline import Pipeline
 from torchelastic_otel.model.signals import Signal
-from torchelastic_otel.runtime.activation import decide
+from torchelastic_otel.runtime.activation import configured_exporters, decide
 from torchelastic_otel.settings import PREFIX, Mode, Settings, from_environment
 
 NS_PER_S = 1_000_000_000
@@ -54,23 +54,18 @@ def exporters_asked_for(
             f"nothing to deliver to ({activation.why}); set OTEL_EXPORTER_OTLP_ENDPOINT=http://HOST:4317,"
             f" OTEL_LOGS_EXPORTER or {PREFIX}_DESTINATIONS"
         )
-    registry = Registry()
-    try:
-        exporters: list[Exporter] = []
-        for name in activation.destinations:
-            exporters += [each for each in registry.exporters_of(name) if activation.takes(each.name, each.signal)]
-        for signal, names in activation.exporters.items():
-            for name in names:
-                exporters += registry.exporters(name, (signal,))
-    except UnknownDestinationError as error:
-        # to register one is for a program; here only what is installed can be named
-        raise CommandError(str(error).partition("; add one with")[0]) from None
+    exporters = configured_exporters(activation, Registry(), _raise_unknown)
     if not exporters:
         raise CommandError(
             f"destination {', '.join(activation.destinations)} leads to no exporter;"
             f" name another in {PREFIX}_DESTINATIONS"
         )
-    return tuple(dict.fromkeys(exporters))
+    return exporters
+
+
+def _raise_unknown(error: KeyError) -> NoReturn:
+    # a command can use installed exporters only, not register others
+    raise CommandError(str(error).partition("; add one with")[0])
 
 
 def make_pipeline(
@@ -81,20 +76,17 @@ def make_pipeline(
     Raises:
         CommandError: An exporter cannot be made.
     """
-    from torchelastic_otel.export.otel import factory
-    from torchelastic_otel.export.otel.entry_points import ExporterError
+    from torchelastic_otel.export.otel.factory import ExporterError, make_sender
 
     made = {}
     for exporter in exporters:
         try:
-            made[exporter.cursor] = factory.make(exporter, settings, os.environ, _say, folder)
+            made[exporter.cursor] = make_sender(exporter, os.environ, _say, settings=settings, folder=folder)
         except ExporterError as error:
             if exporter.signal is Signal.METRICS:
                 _say(str(error))  # a state that nobody is told costs no event its delivery
                 continue
             raise CommandError(str(error)) from None
-        except Exception as error:  # what a constructor raises is up to whoever wrote it
-            raise CommandError(f"exporter {exporter.name!r}: {type(error).__name__}: {error}") from error
     pipeline = Pipeline(
         lambda exporter: made[exporter.cursor],
         lambda destination: tuple(exporter for exporter in exporters if exporter.cursor in made),

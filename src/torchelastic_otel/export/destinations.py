@@ -25,28 +25,39 @@ EXPORTER_GROUPS: Final = {signal: f"opentelemetry_{signal.value}_exporter" for s
 TORCH_ELASTIC: Final = ("null", "dynamic_rendezvous", "console")
 RESERVED: Final = "spans"
 """What rows of spans are kept under in a spool: no destination may have this name."""
-_EVERY: Final = tuple(Signal)
-BUILT_IN_EXPORTERS: Final[Mapping[str, tuple[Signal, ...]]] = {
-    "otlp": _EVERY,
-    "otlp_proto_grpc": _EVERY,
-    "otlp_proto_http": _EVERY,
-    "console_line": (Signal.LOGS,),
-    "file": _EVERY,
-    "memory": _EVERY,
-    "sdk": (Signal.LOGS,),
-}
-"""The signals that each can tell."""
 GENERATION: Final = " #"
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltIn:
+    """A built-in exporter.
+
+    Attributes:
+        module: Its module in :mod:`torchelastic_otel.export.otel`.
+        signals: The signals that it exports.
+        ephemeral: Whether it is of use only while the process lives: an orphaned spool is not delivered to it.
+    """
+
+    module: str
+    signals: tuple[Signal, ...] = tuple(Signal)
+    ephemeral: bool = False
+
+
+BUILT_IN_EXPORTERS: Final[Mapping[str, BuiltIn]] = {
+    "otlp": BuiltIn("otlp"),
+    "otlp_proto_grpc": BuiltIn("grpc"),
+    "otlp_proto_http": BuiltIn("http"),
+    "console_line": BuiltIn("console", (Signal.LOGS,), ephemeral=True),
+    "file": BuiltIn("file"),
+    "memory": BuiltIn("memory", ephemeral=True),
+    "sdk": BuiltIn("sdk_bridge", (Signal.LOGS,), ephemeral=True),
+}
 BUILT_IN: Final[Mapping[str, tuple[str, ...]]] = {
     "null": (),
     "console": ("console_line",),
-    "otlp": ("otlp",),
-    "otlp_proto_grpc": ("otlp_proto_grpc",),
-    "otlp_proto_http": ("otlp_proto_http",),
-    "file": ("file",),
-    "memory": ("memory",),
-    "sdk": ("sdk",),
+    **{name: (name,) for name in BUILT_IN_EXPORTERS if name != "console_line"},
 }
+"""The built-in destinations and their exporters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +82,11 @@ class Exporter:
 
 EPHEMERAL_EXPORTERS: Final = frozenset(
     Exporter(name, signal=signal).cursor
-    for name in ("console_line", "memory", "sdk")
-    for signal in BUILT_IN_EXPORTERS[name]
+    for name, exporter in BUILT_IN_EXPORTERS.items()
+    if exporter.ephemeral
+    for signal in exporter.signals
 )
-"""Cursors of what is of use only while the process lives: nobody delivers it in a dead one's place."""
+"""The cursors of ephemeral exporters."""
 
 _SIGNAL_OF_BASE: Final = {"SpanExporter": Signal.TRACES, "MetricExporter": Signal.METRICS}
 
@@ -219,7 +231,7 @@ class Registry:
 
     def _knows(self, name: str, signal: Signal) -> bool:
         if name in BUILT_IN_EXPORTERS:
-            return signal in BUILT_IN_EXPORTERS[name]
+            return signal in BUILT_IN_EXPORTERS[name].signals
         return name in self._entry_points(EXPORTER_GROUPS[signal])
 
     def lead_defaults_to(self, exporters: Iterable[Exporter]) -> None:

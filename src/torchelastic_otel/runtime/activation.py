@@ -7,12 +7,15 @@ wherever the others go; ``OTEL_SDK_DISABLED=true`` means nothing at all.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from torchelastic_otel.model.signals import Signal
 from torchelastic_otel.settings import GIVEN_TO_WORKERS, PREFIX, Mode, Settings
+
+if TYPE_CHECKING:
+    from torchelastic_otel.export.destinations import Exporter, Registry
 
 OTLP: Final = ("otlp", "otlp_proto_grpc", "otlp_proto_http")
 _GENERAL_ENDPOINT: Final = "OTEL_EXPORTER_OTLP_ENDPOINT"
@@ -90,6 +93,30 @@ def decide(environ: Mapping[str, str], settings: Settings) -> Activation:
         active=False,
         why=f"nothing asks for it: set {_GENERAL_ENDPOINT}, OTEL_LOGS_EXPORTER or {PREFIX}=on",
     )
+
+
+def configured_exporters(
+    activation: Activation, registry: Registry, on_unknown: Callable[[KeyError], object]
+) -> tuple[Exporter, ...]:
+    """The exporters that an active environment names.
+
+    Args:
+        activation: The decision.
+        registry: Resolves the names.
+        on_unknown: Called with the error of each name that is not known.
+    """
+    exporters: list[Exporter] = []
+    names: list[tuple[str, Signal | None]] = [(name, None) for name in activation.destinations]
+    names += [(name, signal) for signal, of_signal in activation.exporters.items() for name in of_signal]
+    for name, signal in names:
+        try:
+            if signal is not None:
+                exporters += registry.exporters(name, (signal,))
+            else:
+                exporters += [each for each in registry.exporters_of(name) if activation.takes(each.name, each.signal)]
+        except KeyError as error:
+            on_unknown(error)
+    return tuple(dict.fromkeys(exporters))
 
 
 def _exporter_variable(signal: Signal) -> str:

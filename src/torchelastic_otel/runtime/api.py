@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from torchelastic_otel.events.handler_registry import UnknownDestinationError
 from torchelastic_otel.export.destinations import Exporter, Registry
 from torchelastic_otel.guard import guard
-from torchelastic_otel.model.signals import Signal
-from torchelastic_otel.runtime.activation import Activation, decide
+from torchelastic_otel.runtime.activation import Activation, configured_exporters, decide
 from torchelastic_otel.runtime.installation import Installation
 from torchelastic_otel.settings import NS_PER_S, Settings, from_environment
 
@@ -86,24 +85,15 @@ def _install(
     return _current
 
 
-def _exporters(registry: Registry, activation: Activation) -> list[Exporter]:
-    """What the environment names; a name that nobody knows is said, and costs no job anything."""
-    exporters: list[Exporter] = []
-    unknown = False
-    wanted: list[tuple[str, Signal | None]] = [(name, None) for name in activation.destinations]
-    wanted += [(name, signal) for signal, names in activation.exporters.items() for name in names]
-    for name, signal in wanted:
-        try:
-            if signal is not None:
-                exporters += registry.exporters(name, (signal,))
-            else:
-                exporters += [each for each in registry.exporters_of(name) if activation.takes(each.name, each.signal)]
-        except KeyError as error:
-            unknown = True
-            logger.warning("%s", error)
+def _exporters(registry: Registry, activation: Activation) -> tuple[Exporter, ...]:
+    """The configured exporters; an unknown name is a warning, never an error."""
+    unknown: list[KeyError] = []
+    exporters = configured_exporters(activation, registry, unknown.append)
+    for error in unknown:
+        logger.warning("%s", error)
     if not exporters and unknown:
-        logger.warning("no exporter is left of what was named; using otlp")
-        exporters += registry.exporters("otlp", tuple(activation.exporters) or activation.otlp_signals)
+        logger.warning("none of the configured exporters could be used; falling back to otlp")
+        exporters = registry.exporters("otlp", tuple(activation.exporters) or activation.otlp_signals)
     return exporters
 
 

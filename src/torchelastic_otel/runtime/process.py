@@ -269,10 +269,10 @@ class ProcessRuntime:
         from torchelastic_otel.export.otel import factory
         from torchelastic_otel.export.otel.resource import detect
 
-        factory.load(self._registry.exporters_of("null"), self._environ)
+        factory.preload(self._registry.exporters_of("null"), self._environ)
         return detect(self._environ)
 
     def _make_sender(self, exporter: Exporter) -> Sender[Any]:
-        from torchelastic_otel.export.otel.factory import make
+        from torchelastic_otel.export.otel.factory import make_sender
 
-        return make(exporter, self._settings, self._environ, logger.warning, self._directory)
+        return make_sender(exporter, self._environ, settings=self._settings, folder=self._directory)

@@ -21,9 +21,10 @@ from support.collector import GrpcCollector, HttpCollector
 from support.deliveries import ORIGIN, deliveries
 from support.senders import SECOND_NS, environment, sender_by, user_draws
 
-from torchelastic_otel.export.otel import entry_points, otlp
-from torchelastic_otel.export.otel.entry_points import ExporterError, known_exporters, make_sender, sender_for
+from torchelastic_otel.export.destinations import Exporter
+from torchelastic_otel.export.otel import factory, otlp
 from torchelastic_otel.export.otel.environment import protocol, timeout_ns
+from torchelastic_otel.export.otel.factory import ExporterError, known_exporters, make_sender
 from torchelastic_otel.export.otel.generic import GenericSender
 from torchelastic_otel.export.otel.grpc import GrpcSender
 from torchelastic_otel.export.otel.http import HttpSender
@@ -33,10 +34,16 @@ from torchelastic_otel.model.signals import Signal
 GRPC_FOR_LOGS = {"OTEL_EXPORTER_OTLP_LOGS_PROTOCOL": "grpc"}
 
 
+def sender_for(exporter: Any, signal: Signal = Signal.LOGS) -> Any:
+    """The sender of an exporter object."""
+    environ = dict.fromkeys(("OTEL_BLRP_EXPORT_TIMEOUT", "OTEL_BSP_EXPORT_TIMEOUT"), "5000")
+    return make_sender(Exporter(type(exporter).__name__, exporter, signal), environ)
+
+
 def test_installed_exporters_are_known_and_asking_imports_none_of_them() -> None:
     """Agent start: exporters cost 170 ms and 16 MiB, and load off the main thread."""
     code = (
-        "import sys; from torchelastic_otel.export.otel.entry_points import known_exporters; print(known_exporters());"
+        "import sys; from torchelastic_otel.export.otel.factory import known_exporters; print(known_exporters());"
         "loaded = {'grpc', 'requests', 'urllib3', 'google.protobuf'} & set(sys.modules); assert not loaded, loaded"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -119,7 +126,7 @@ def test_a_compression_that_there_is_not_is_named_and_none_is_used() -> None:
 def test_an_unknown_exporter_is_an_error_that_lists_the_known(name: str) -> None:
     """Said at start, in one line."""
     with pytest.raises(ExporterError, match="is not installed; known: console, otlp, ") as raised:
-        make_sender(name, attempt_timeout_ns=SECOND_NS, environ={}, warn=pytest.fail)
+        make_sender(Exporter(name), {}, pytest.fail)
     assert raised.value.name == name
     assert "\n" not in str(raised.value)
 
@@ -131,7 +138,7 @@ def with_entry_point(monkeypatch: pytest.MonkeyPatch, group: str, made: Any) -> 
         match = selection == {"group": group, "name": "extra"}
         return [mock.Mock(load=lambda: made)] if match else []
 
-    for module in (entry_points, otlp):
+    for module in (factory, otlp):
         monkeypatch.setattr(module, "entry_points", find)
 
 
@@ -139,7 +146,7 @@ def test_an_exporter_of_another_signal_is_refused_by_name(monkeypatch: pytest.Mo
     """`prometheus` is a reader: it would never get a record."""
     with_entry_point(monkeypatch, "opentelemetry_metrics_exporter", InMemoryMetricReader)
     with pytest.raises(ExporterError, match="exporter 'extra': is of opentelemetry_metrics_exporter, not for logs"):
-        make_sender("extra", attempt_timeout_ns=SECOND_NS, environ={}, warn=pytest.fail)
+        make_sender(Exporter("extra"), {}, pytest.fail)
 
 
 @pytest.mark.parametrize(
@@ -148,7 +155,7 @@ def test_an_exporter_of_another_signal_is_refused_by_name(monkeypatch: pytest.Mo
 def test_what_is_no_push_exporter_of_logs_is_refused(made: Any) -> None:
     """An instance is judged like a name."""
     with pytest.raises(ExporterError):
-        sender_for(made, attempt_timeout_ns=SECOND_NS)
+        sender_for(made)
 
 
 def test_a_reader_is_refused_by_name_and_not_even_made(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,8 +166,8 @@ def test_a_reader_is_refused_by_name_and_not_even_made(monkeypatch: pytest.Monke
             raise AssertionError("made")
 
     with_entry_point(monkeypatch, "opentelemetry_metrics_exporter", Prometheus)
-    with pytest.raises(ExporterError, match=r"exporter 'extra': is a metric reader, .* give a push exporter, as otlp"):
-        make_sender("extra", attempt_timeout_ns=SECOND_NS, environ={}, warn=pytest.fail, signal=Signal.METRICS)
+    with pytest.raises(ExporterError, match=r"exporter 'extra': is a metric reader, .* give a push exporter, for"):
+        make_sender(Exporter("extra", signal=Signal.METRICS), {}, pytest.fail)
 
 
 @pytest.mark.parametrize(
@@ -173,19 +180,19 @@ def test_a_reader_is_refused_by_name_and_not_even_made(monkeypatch: pytest.Monke
 )
 def test_an_exporter_of_each_signal_is_made_by_its_name_and_takes_no_other(made: Any, signal: Signal) -> None:
     """`console` is three exporters, one of each signal."""
-    sender = make_sender("console", attempt_timeout_ns=SECOND_NS, environ={}, warn=pytest.fail, signal=signal)
+    sender = make_sender(Exporter("console", signal=signal), {}, pytest.fail)
     assert type(sender.exporter) is made
-    assert sender_for(made(), attempt_timeout_ns=SECOND_NS, signal=signal).projection.signal is signal
+    assert sender_for(made(), signal).projection.signal is signal
     for other in set(Signal) - {signal}:
         with pytest.raises(ExporterError, match=f"exports {signal.value}; give an exporter of {other.value}"):
-            sender_for(made(), attempt_timeout_ns=SECOND_NS, signal=other)
+            sender_for(made(), other)
 
 
 def test_an_otlp_exporter_that_a_program_made_is_observed_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """A program's own OTLPSpanExporter: its responses are seen like those of ours."""
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
-    sender = sender_for(OTLPSpanExporter(), attempt_timeout_ns=SECOND_NS, signal=Signal.TRACES)
+    sender = sender_for(OTLPSpanExporter(), Signal.TRACES)
     assert type(sender) is HttpSender
     sender.close()
 
@@ -198,7 +205,7 @@ def test_a_constructor_that_fails_is_one_line(monkeypatch: pytest.MonkeyPatch) -
 
     with_entry_point(monkeypatch, "opentelemetry_logs_exporter", fails)
     with pytest.raises(ExporterError) as raised:
-        make_sender("extra", attempt_timeout_ns=SECOND_NS, environ={}, warn=pytest.fail)
+        make_sender(Exporter("extra"), {}, pytest.fail)
     assert str(raised.value) == "exporter 'extra': its constructor failed: RuntimeError: no licence"
 
 
@@ -206,7 +213,7 @@ def test_an_installed_exporter_gets_the_records(monkeypatch: pytest.MonkeyPatch)
     """Any entry point of the group is a destination."""
     memory = InMemoryLogRecordExporter()
     with_entry_point(monkeypatch, "opentelemetry_logs_exporter", lambda: memory)
-    sender = make_sender("extra", attempt_timeout_ns=SECOND_NS, environ={}, warn=pytest.fail)
+    sender = make_sender(Exporter("extra"), {}, pytest.fail)
     assert sender.send(deliveries(2)).verdict is Disposition.DELIVERED
     uids = [(item.log_record.attributes or {})["log.record.uid"] for item in memory.get_finished_logs()]
     assert uids == [f"{ORIGIN.id}-1", f"{ORIGIN.id}-2"]
@@ -214,7 +221,7 @@ def test_an_installed_exporter_gets_the_records(monkeypatch: pytest.MonkeyPatch)
 
 def test_the_console_exporter_takes_a_record_without_a_time(capsys: pytest.CaptureFixture[str]) -> None:
     """OpenTelemetry's own exporters must not stumble over what torch does not say."""
-    sender = sender_for(ConsoleLogRecordExporter(out=sys.stdout), attempt_timeout_ns=SECOND_NS)
+    sender = sender_for(ConsoleLogRecordExporter(out=sys.stdout))
     assert sender.send(deliveries(1)).verdict is Disposition.DELIVERED
     assert "torchelastic.rendezvous.joined" in capsys.readouterr().out
 
@@ -241,7 +248,7 @@ def test_what_any_other_exporter_says_is_taken_for_what_it_can_mean(answer: Any,
                 raise answer
             return answer
 
-    sender = sender_for(Exporter(), attempt_timeout_ns=SECOND_NS)
+    sender = sender_for(Exporter())
     assert sender.send(deliveries(1)).verdict is verdict
     sender.abort()
     sender.close()
@@ -258,7 +265,7 @@ def test_an_otlp_exporter_given_as_an_instance_is_observed_and_still_its_owner_s
         else:
             from opentelemetry.exporter.otlp.proto.grpc._log_exporter import OTLPLogExporter as Exporter  # type: ignore
         exporter = Exporter()
-        sender = sender_for(exporter, attempt_timeout_ns=5 * SECOND_NS)
+        sender = sender_for(exporter)
         collector.behaviour = BAD_REQUEST
         assert sender.send(deliveries(1)).verdict is Disposition.REFUSED
         with user_draws():
@@ -284,4 +291,4 @@ def test_a_credential_provider_that_is_not_installed_is_an_exporter_error() -> N
     """Sending without the credentials that were asked for would be worse."""
     variables = {"OTEL_PYTHON_EXPORTER_OTLP_HTTP_CREDENTIAL_PROVIDER": "cloud"}
     with environment(variables), pytest.raises(ExporterError, match="credential provider 'cloud' is not installed"):
-        make_sender("otlp_proto_http", attempt_timeout_ns=SECOND_NS, environ=variables, warn=pytest.fail)
+        make_sender(Exporter("otlp_proto_http"), variables, pytest.fail)

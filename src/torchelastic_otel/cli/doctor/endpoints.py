@@ -10,9 +10,8 @@ from torchelastic_otel.cli.command import CommandError
 from torchelastic_otel.cli.delivery import exporters_asked_for
 from torchelastic_otel.export.config import export_config
 from torchelastic_otel.export.destinations import Exporter
-from torchelastic_otel.export.otel import factory
-from torchelastic_otel.export.otel.entry_points import ExporterError
 from torchelastic_otel.export.otel.environment import endpoint_of, protocol, with_attempt_timeout
+from torchelastic_otel.export.otel.factory import ExporterError, make_sender
 from torchelastic_otel.export.result import Disposition
 from torchelastic_otel.model.signals import Signal
 from torchelastic_otel.runtime.activation import OTLP, Activation
@@ -61,7 +60,7 @@ def _ask(
         told: dict[str, Any] = {"signal": signal.value, "name": exporter.name, "endpoint": None, "protocol": None}
         found.exporters.append(told)
         try:
-            sender = factory.make(exporter, settings, limited, found.problems.append, folder)
+            sender = make_sender(exporter, limited, found.problems.append, settings=settings, folder=folder)
         except ExporterError as error:
             told["answer"] = f"off: {error.why}"
             found.problems.append(str(error))

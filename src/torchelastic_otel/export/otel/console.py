@@ -15,13 +15,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TextIO
+from typing import Any, Final, TextIO
 
 from opentelemetry.sdk._logs import ReadableLogRecord
 from opentelemetry.sdk._logs.export import LogRecordExporter, LogRecordExportResult
 
 from torchelastic_otel import semconv
 from torchelastic_otel.model.event import Severity
+from torchelastic_otel.model.signals import Signal
 
 _PREFIX = "torchelastic."
 _COLOURS = ((Severity.ERROR, "\x1b[31m"), (Severity.WARN, "\x1b[33m"), (Severity.INFO, ""), (Severity.DEBUG, "\x1b[2m"))
@@ -136,6 +137,9 @@ class ConsoleLineExporter(LogRecordExporter):
             localtime=self._localtime,
             colour=colour,
         )
+
+
+EXPORTERS: Final = {Signal.LOGS: ConsoleLineExporter}
 
 
 def _severity_name(severity: int) -> str:

@@ -30,10 +30,15 @@ _CLASSES: Final = {
 }
 """Module and class, in each of their packages."""
 
-_importing = threading.Lock()  # each signal has a thread, and Python refuses to import in a circle on several
+_import_lock = threading.Lock()  # signals have threads, and circular imports fail on several threads at once
 
 
-def is_one(exporter: Any, name: str, signal: Signal) -> bool:
+def resolve_name(name: str, environ: Mapping[str, str], warn: Callable[[str], None], signal: Signal) -> str:
+    """The exporter that a name stands for: ``otlp`` is the one of the configured protocol."""
+    return NAMES[environment.protocol(environ, warn, signal)] if name == "otlp" else name
+
+
+def is_exporter(exporter: Any, name: str, signal: Signal) -> bool:
     """Whether an object is OpenTelemetry's OTLP exporter of this name and signal."""
     module, kind = _CLASSES[signal]
     # its class is loaded if it is one
@@ -44,7 +49,7 @@ def is_one(exporter: Any, name: str, signal: Signal) -> bool:
 def load(name: str, signal: Signal) -> Any:
     """The class of OpenTelemetry's OTLP exporter of this name and signal."""
     module, kind = _CLASSES[signal]
-    with _importing:
+    with _import_lock:
         return getattr(importlib.import_module(f"{_PACKAGES[name]}.{module}"), kind)
 
 
@@ -78,7 +83,7 @@ def _make_grpc(signal: Signal, attempt_timeout_ns: int, environ: Mapping[str, st
     )
 
 
-MAKERS: Final = {HTTP: _make_http, GRPC: _make_grpc}
+EXPORTERS: Final = {HTTP: _make_http, GRPC: _make_grpc}
 
 
 def _reading(exporter: Any, environ: Mapping[str, str]) -> Any:

@@ -7,16 +7,18 @@ A provider says nothing of what became of a record, so what it was given counts 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from opentelemetry._logs import get_logger_provider
 from opentelemetry.sdk._logs import ReadableLogRecord
 from opentelemetry.sdk._logs.export import LogRecordExporter, LogRecordExportResult
 
 from torchelastic_otel import semconv
+from torchelastic_otel.model.signals import Signal
 from torchelastic_otel.version import __version__
 
 
-class ApplicationLogs(LogRecordExporter):
+class SdkBridgeExporter(LogRecordExporter):
     """Emits every record by a logger of the application's provider; the resource is the application's."""
 
     def export(self, batch: Sequence[ReadableLogRecord]) -> LogRecordExportResult:
@@ -34,3 +36,6 @@ class ApplicationLogs(LogRecordExporter):
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
         """Nothing is held back here."""
         return True
+
+
+EXPORTERS: Final = {Signal.LOGS: SdkBridgeExporter}
