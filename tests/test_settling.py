@@ -10,6 +10,7 @@ import pytest
 from support.watching import EPOCH_NS, moment
 
 from torchelastic_otel import semconv
+from torchelastic_otel.errors import SpoolError
 from torchelastic_otel.model.event import ElasticEvent, Origin
 from torchelastic_otel.model.inferred_event import InferredEvent
 from torchelastic_otel.model.phases import Phase
@@ -27,7 +28,6 @@ from torchelastic_otel.processing.processor import (
     process_remaining,
 )
 from torchelastic_otel.spool import store
-from torchelastic_otel.spool.errors import SpoolError
 
 BOUND = 1 << 20
 ORIGIN = Origin("0" * 32, "host", 1, EPOCH_NS)

@@ -1,6 +1,6 @@
 """Rendezvous, restarts and failures of a distributed PyTorch job, visible in OpenTelemetry.
 
-Importing this imports neither torch nor the OpenTelemetry SDK; each name is imported when it is first used.
+Importing this imports neither torch nor the OpenTelemetry SDK; each name is imported at its first use.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from torchelastic_otel.version import __version__
 
 if TYPE_CHECKING:
-    from torchelastic_otel.events.handler_registry import UnknownDestinationError
+    from torchelastic_otel.errors import TorchelasticOtelError, UnknownDestinationError
+    from torchelastic_otel.model.event import ElasticEvent
     from torchelastic_otel.runtime.api import (
         finished_logs,
         finished_metrics,
@@ -27,9 +28,11 @@ if TYPE_CHECKING:
     from torchelastic_otel.worker.training import training_started
 
 __all__ = [
+    "ElasticEvent",
     "Installation",
     "Settings",
     "Status",
+    "TorchelasticOtelError",
     "UnknownDestinationError",
     "WorkerContext",
     "__version__",
@@ -46,7 +49,9 @@ __all__ = [
 ]
 
 _HOMES = {
-    "UnknownDestinationError": "torchelastic_otel.events.handler_registry",
+    "ElasticEvent": "torchelastic_otel.model.event",
+    "TorchelasticOtelError": "torchelastic_otel.errors",
+    "UnknownDestinationError": "torchelastic_otel.errors",
     "Settings": "torchelastic_otel.settings",
     "Installation": "torchelastic_otel.runtime.installation",
     "Status": "torchelastic_otel.runtime.installation",

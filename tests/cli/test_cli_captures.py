@@ -7,7 +7,8 @@ import json
 
 import pytest
 
-from torchelastic_otel.cli.log_captures import BadLine, UnreadableError, read
+from torchelastic_otel.cli.log_captures import BadLine, read
+from torchelastic_otel.errors import UnreadableError
 
 RAW_RENDEZVOUS = (
     '{"name": "dynamic_rendezvous.py:x", "run_id": "r", "message": "m", "hostname": "node-1", "pid": 77,'

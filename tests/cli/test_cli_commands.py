@@ -10,7 +10,8 @@ import sys
 import pytest
 
 from torchelastic_otel.cli import COMMANDS, main, make_parser
-from torchelastic_otel.cli.command import Command, CommandError
+from torchelastic_otel.cli.command import Command
+from torchelastic_otel.errors import CommandError
 from torchelastic_otel.version import __version__
 
 NAMES = [command.name for command in COMMANDS]

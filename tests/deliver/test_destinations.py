@@ -6,7 +6,7 @@ from importlib.metadata import EntryPoint
 
 import pytest
 
-from torchelastic_otel.events.handler_registry import UnknownDestinationError as Unknown
+from torchelastic_otel.errors import UnknownDestinationError as Unknown
 from torchelastic_otel.export.destinations import (
     ENTRY_POINT_GROUP,
     EPHEMERAL_EXPORTERS,

@@ -14,6 +14,7 @@ import pytest
 from support.collector import wait_until
 from support.route_stands import BOUND, DELIVERED, TestSender, event, fill, origin
 
+from torchelastic_otel.errors import SpoolError
 from torchelastic_otel.export.backoff import BatchConfig
 from torchelastic_otel.export.batch_worker import BatchExportWorker
 from torchelastic_otel.export.config import ExportConfig
@@ -23,7 +24,6 @@ from torchelastic_otel.export.result import Disposition, ExportResult
 from torchelastic_otel.export.sources import SpoolSource
 from torchelastic_otel.processing.processor import ORIGIN_KEY, encode_record
 from torchelastic_otel.spool import adoption, store
-from torchelastic_otel.spool.errors import SpoolError
 
 S = 1_000_000_000
 PACE = BatchConfig(delay_ns=0, first_backoff_ns=1_000_000, last_backoff_ns=5_000_000, hold_ns=5_000_000)

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from torchelastic_otel.errors import SpoolError
 from torchelastic_otel.export.query_runner import QueryRunner
-from torchelastic_otel.spool.errors import SpoolError
 
 MINUTE_NS = 60_000_000_000
 

@@ -12,12 +12,12 @@ import pytest
 from support.collector import wait_until
 from support.route_stands import BOUND, DELIVERED, TestSender, event, fill, origin, refusing, source
 
+from torchelastic_otel.errors import SpoolError
 from torchelastic_otel.export.backoff import BatchConfig
 from torchelastic_otel.export.batch_worker import BatchExportWorker
 from torchelastic_otel.export.result import Disposition, ExportResult
 from torchelastic_otel.export.sources import SpoolSource
 from torchelastic_otel.spool import store
-from torchelastic_otel.spool.errors import SpoolError
 from torchelastic_otel.spool.records import CursorState
 
 FAST = BatchConfig(delay_ns=0, first_backoff_ns=1_000_000, last_backoff_ns=4_000_000, hold_ns=5_000_000)

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from torchelastic_otel.demo.command import CannotRunError, add_arguments, protocol_for, run_demo
+from torchelastic_otel.demo.command import add_arguments, protocol_for, run_demo
 from torchelastic_otel.demo.job import Job, Node, agent_environment, launcher_for
 from torchelastic_otel.demo.receiver import Receiver
+from torchelastic_otel.errors import CannotRunError
 
 
 def demo(*arguments: str) -> tuple[int, str]:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from torchelastic_otel import events
+from torchelastic_otel.errors import UnknownDestinationError
 from torchelastic_otel.events import Event, EventSource, handlers, record
 
 EVENT = Event(name="saved", source=EventSource.WORKER)
@@ -60,7 +61,7 @@ def test_default_is_null() -> None:
 
 def test_unknown_destination_says_what_is_known_and_what_to_do() -> None:
     """The name comes from a command line: the message is for the person who typed it."""
-    with pytest.raises(handlers.UnknownDestinationError) as caught:
+    with pytest.raises(UnknownDestinationError) as caught:
         handlers.get_logging_handler("kafka")
     assert str(caught.value) == (
         "unknown destination 'kafka'; known: console, dynamic_rendezvous, null;"
@@ -70,7 +71,7 @@ def test_unknown_destination_says_what_is_known_and_what_to_do() -> None:
 
 def test_typing_error_is_answered_with_the_name_that_was_meant() -> None:
     """Most unknown names are typing errors."""
-    with pytest.raises(handlers.UnknownDestinationError, match=r"\(did you mean 'console'\?\)"):
+    with pytest.raises(UnknownDestinationError, match=r"\(did you mean 'console'\?\)"):
         record(EVENT, "consle")
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from torchelastic_otel.errors import SpoolCorruptError
 from torchelastic_otel.spool import adoption, store
-from torchelastic_otel.spool.errors import SpoolCorruptError
 
 BOUND = 1 << 20
 DAY_NS = 24 * 3_600 * 1_000_000_000

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from torchelastic_otel.spool.directory import SpoolUnavailableError, folder, prepare
+from torchelastic_otel.errors import SpoolUnavailableError
+from torchelastic_otel.spool.directory import folder, prepare
 
 UID = os.geteuid()
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 BUSY = """
 import os, pathlib, sqlite3, sys, threading, time
-from torchelastic_otel.spool import forks, store
+from torchelastic_otel.spool import fork_safety, store
 
-forks.LONGEST_S = 60.0  # on a busy machine a thread is not scheduled for longer than a fork waits
+fork_safety.LONGEST_S = 60.0  # on a busy machine a thread is not scheduled for longer than a fork waits
 spool = store.create(pathlib.Path(sys.argv[1]), 1 << 26)
 spool.subscribe({"x": ["d"]})
 
@@ -71,7 +71,7 @@ def hang():
 
 threading.Thread(target=hang, daemon=True).start()
 inside.wait()
-forks.LONGEST_S = 60.0
+fork_safety.LONGEST_S = 60.0
 main = threading.get_ident()
 
 def send():

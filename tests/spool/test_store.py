@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from torchelastic_otel.errors import SpoolCorruptError, SpoolError, SpoolTooSmallError
 from torchelastic_otel.spool import store
-from torchelastic_otel.spool.errors import SpoolCorruptError, SpoolError, SpoolTooSmallError
 
 BOUND = 1 << 20
 
@@ -171,7 +171,7 @@ FILE_LIMIT_PROGRAM = """
 import resource, signal, sys
 from pathlib import Path
 from torchelastic_otel.spool import store
-from torchelastic_otel.spool.errors import SpoolCorruptError, SpoolError
+from torchelastic_otel.errors import SpoolCorruptError, SpoolError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 spool = store.create(Path(sys.argv[1]), 1 << 20)
 spool.subscribe({"x": ["d"]})
@@ -328,7 +328,7 @@ def test_a_closed_spool_is_not_called_corrupt(spool: store.Spool) -> None:
 CLOSED_IN_USE = """
 import pathlib, sys, threading
 from torchelastic_otel.spool import store
-from torchelastic_otel.spool.errors import SpoolError
+from torchelastic_otel.errors import SpoolError
 
 CALLS = {
     "append": lambda spool: spool.append([("d", "x")]),

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from torchelastic_otel.errors import SpoolError
 from torchelastic_otel.spool import store
-from torchelastic_otel.spool.errors import SpoolError
 
 BOUND = 1 << 20
 

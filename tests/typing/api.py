@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import torchelastic_otel
-from torchelastic_otel import Installation, Settings, Status, UnknownDestinationError
+from torchelastic_otel import (
+    ElasticEvent,
+    Installation,
+    Settings,
+    Status,
+    TorchelasticOtelError,
+    UnknownDestinationError,
+)
 from torchelastic_otel.events import Event, EventSource, NodeState, RdzvEvent, record, record_rdzv_event
-from torchelastic_otel.model.event import ElasticEvent
 
 
 def redact(event: ElasticEvent) -> ElasticEvent:
@@ -27,3 +33,4 @@ with torchelastic_otel.attach_context(as_parent=True) as context:
     linked: int = len(context.links)
 torchelastic_otel.uninstall()
 error: type[KeyError] = UnknownDestinationError
+base: type[TorchelasticOtelError] = UnknownDestinationError

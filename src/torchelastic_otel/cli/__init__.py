@@ -14,13 +14,14 @@ import sys
 from collections.abc import Sequence
 from typing import Final, NoReturn
 
-from torchelastic_otel.cli.command import PROGRAM, Command, CommandError
+from torchelastic_otel.cli.command import PROGRAM, Command
 from torchelastic_otel.cli.demo import Demo
 from torchelastic_otel.cli.doctor.command import Doctor
 from torchelastic_otel.cli.flush import Flush
 from torchelastic_otel.cli.replay import Replay
 from torchelastic_otel.cli.run import Run
 from torchelastic_otel.cli.timeline import Timeline
+from torchelastic_otel.errors import CommandError
 from torchelastic_otel.version import __version__
 
 COMMANDS: Final[tuple[Command, ...]] = (Run(), Demo(), Flush(), Replay(), Timeline(), Doctor())

@@ -10,18 +10,6 @@ from typing import ClassVar
 PROGRAM = "torchelastic-otel"
 
 
-class CommandError(Exception):
-    """A command cannot do what it was asked; shown as one line on stderr, without a traceback.
-
-    Attributes:
-        exit_code: The status to end with.
-    """
-
-    def __init__(self, message: str, *, exit_code: int = 2) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
-
-
 class Command:
     """What the commands share.
 

@@ -13,7 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
-from torchelastic_otel.cli.command import PROGRAM, CommandError
+from torchelastic_otel.cli.command import PROGRAM
+from torchelastic_otel.errors import CommandError
 from torchelastic_otel.export.config import export_config
 from torchelastic_otel.export.destinations import Exporter, Registry
 from torchelastic_otel.export.pipeline import Pipeline
@@ -76,7 +77,8 @@ def make_pipeline(
     Raises:
         CommandError: An exporter cannot be made.
     """
-    from torchelastic_otel.export.otel.factory import ExporterError, make_sender
+    from torchelastic_otel.errors import ExporterError
+    from torchelastic_otel.export.otel.factory import make_sender
 
     made = {}
     for exporter in exporters:

@@ -16,7 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from torchelastic_otel.cli.command import Command, CommandError, seconds
+from torchelastic_otel.cli.command import Command, seconds
+from torchelastic_otel.errors import CommandError
 
 if TYPE_CHECKING:
     from torchelastic_otel.cli.doctor.masking import Masks

@@ -17,12 +17,10 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final
 
+from torchelastic_otel.errors import NotAnEventError, UnreadableError
+
 _GZIP: Final = b"\x1f\x8b"
 _LATEST_S: Final = 9_223_372_036  # OTLP's times are 64 bits of nanoseconds
-
-
-class UnreadableError(Exception):
-    """A file that is not what its first bytes say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,30 +92,26 @@ def read(data: bytes) -> Capture:
         except UnicodeDecodeError:
             bad.append(BadLine(number, "no UTF-8"))
         except (ValueError, RecursionError) as error:
-            bad.append(BadLine(number, str(error) if isinstance(error, _NoEventError) else "no JSON"))
+            bad.append(BadLine(number, str(error) if isinstance(error, NotAnEventError) else "no JSON"))
     host_name, pid = _whose(recorded)
     return Capture(hashlib.sha256(data).hexdigest()[:32], tuple(recorded), tuple(bad), host_name, pid)
-
-
-class _NoEventError(ValueError):
-    pass
 
 
 def _event(number: int, line: str) -> Recorded:
     found = json.loads(line)
     if not isinstance(found, dict):
-        raise _NoEventError("JSON, and no event")
+        raise NotAnEventError("JSON, and no event")
     if "event" in found and "t" in found:
         event, destination = found["event"], found.get("dest", "null")
         if not isinstance(event, (dict, str)) or not isinstance(destination, str):
-            raise _NoEventError('JSON, and no capture: "event" is the event, "dest" the name of its destination')
+            raise NotAnEventError('JSON, and no capture: "event" is the event, "dest" the name of its destination')
         text = event if isinstance(event, str) else json.dumps(event)
         return Recorded(number, destination, text, _nanoseconds(line))
     if isinstance(found.get("node_state"), str) and isinstance(found.get("message"), str):
         return Recorded(number, "dynamic_rendezvous", line, None)
     if isinstance(found.get("source"), str) and isinstance(found.get("name"), str):
         return Recorded(number, "console", line, None)
-    raise _NoEventError("JSON, and no event of torch's")
+    raise NotAnEventError("JSON, and no event of torch's")
 
 
 def _nanoseconds(line: str) -> int | None:
@@ -126,7 +120,7 @@ def _nanoseconds(line: str) -> int | None:
     if seconds is None:
         return None
     if not isinstance(seconds, (int, Decimal)) or isinstance(seconds, bool) or not 0 <= seconds < _LATEST_S:
-        raise _NoEventError('JSON, and no capture: "t" is seconds since the epoch')
+        raise NotAnEventError('JSON, and no capture: "t" is seconds since the epoch')
     whole = int(seconds)
     return whole * 1_000_000_000 + int((Decimal(seconds) - whole) * 1_000_000_000)
 

@@ -13,17 +13,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from torchelastic_otel.cli.command import PROGRAM, CommandError
+from torchelastic_otel.cli.command import PROGRAM
 from torchelastic_otel.cli.delivery import NS_PER_S, make_pipeline, try_until
 from torchelastic_otel.cli.doctor.masking import Masks
 from torchelastic_otel.cli.log_captures import Capture
+from torchelastic_otel.errors import CommandError, SpoolError
 from torchelastic_otel.export.destinations import Exporter
 from torchelastic_otel.model.event import ElasticEvent, Origin
 from torchelastic_otel.processing.enrichment import AgentContext, enrich
 from torchelastic_otel.settings import Settings
 from torchelastic_otel.spool import adoption, store
 from torchelastic_otel.spool.directory import LOCK_SUFFIX, SPOOL_SUFFIX
-from torchelastic_otel.spool.errors import SpoolError
 from torchelastic_otel.spool.location import spool_directory
 from torchelastic_otel.spool.lock import acquire
 from torchelastic_otel.spool.records import CursorState, row_bytes

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from torchelastic_otel import semconv
-from torchelastic_otel.cli.command import PROGRAM, Command, CommandError, seconds
+from torchelastic_otel.cli.command import PROGRAM, Command, seconds
+from torchelastic_otel.errors import CommandError
 
 if TYPE_CHECKING:
     from torchelastic_otel.cli.log_captures import Capture
@@ -81,7 +82,8 @@ class Replay(Command):
 
 def _read_all(files: Sequence[str], strict: bool) -> list[tuple[str, Capture]]:
     """Every file; a content that comes twice is one agent and is taken once."""
-    from torchelastic_otel.cli.log_captures import UnreadableError, read
+    from torchelastic_otel.cli.log_captures import read
+    from torchelastic_otel.errors import UnreadableError
 
     captures: dict[str, tuple[str, Capture]] = {}
     for name in files:

@@ -14,7 +14,8 @@ import sys
 from dataclasses import replace
 from typing import ClassVar, Final
 
-from torchelastic_otel.cli.command import Command, CommandError
+from torchelastic_otel.cli.command import Command
+from torchelastic_otel.errors import CommandError
 
 logger = logging.getLogger("torchelastic_otel")
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from torchelastic_otel import semconv
+from torchelastic_otel.errors import SpoolError
 from torchelastic_otel.export.destinations import EPHEMERAL_EXPORTERS
 from torchelastic_otel.model.event import ElasticEvent, Origin
 from torchelastic_otel.processing.processor import ORIGIN_KEY
 from torchelastic_otel.spool import adoption
 from torchelastic_otel.spool.directory import CORRUPT_SUFFIX, DELIVERED_SUFFIX
-from torchelastic_otel.spool.errors import SpoolError
 from torchelastic_otel.spool.reader import SpoolSummary, read_summary
 from torchelastic_otel.spool.records import CursorState
 

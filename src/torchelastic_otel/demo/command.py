@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, TextIO
 from urllib.parse import urlsplit
 
 from torchelastic_otel.demo.job import WORKERS_A_NODE, Job, Node, launcher_for
+from torchelastic_otel.errors import CannotRunError
 
 if TYPE_CHECKING:
     from torchelastic_otel.demo.received import Received
@@ -29,10 +30,6 @@ PROTOCOLS = ("grpc", "http/protobuf")
 ENTRY_POINT_GROUP = "torchrun.handlers"
 _DISTRIBUTION = "torchelastic-otel"
 _LOG_LINES = 15
-
-
-class CannotRunError(Exception):
-    """The demonstration cannot be run as asked; the text is one line for the person who asked."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

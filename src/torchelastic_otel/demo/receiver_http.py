@@ -14,6 +14,7 @@ from typing import Any
 
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # protobuf ships no types
 
+from torchelastic_otel.errors import BadRequestError
 from torchelastic_otel.export.otel.otlp_json import from_json, to_line
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
@@ -62,14 +63,6 @@ class _Server(ThreadingHTTPServer):
         return
 
 
-class _Refused(Exception):
-    """The request is answered with this status and text."""
-
-    def __init__(self, status: int, text: str) -> None:
-        super().__init__(text)
-        self.status = status
-
-
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: _Server
@@ -77,7 +70,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         try:
             content, answer = self._taken()
-        except _Refused as refused:
+        except BadRequestError as refused:
             # The body may be unread: what follows it on this connection could not be told from it.
             self.close_connection = True
             self._answer(refused.status, "text/plain; charset=utf-8", f"{refused}\n".encode())
@@ -97,10 +90,10 @@ class _Handler(BaseHTTPRequestHandler):
         path = self.path.partition("?")[0]
         route = self.server.routes.get(path)
         if route is None:
-            raise _Refused(404, f"no such path: {path}; known: {', '.join(sorted(self.server.routes))}")
+            raise BadRequestError(404, f"no such path: {path}; known: {', '.join(sorted(self.server.routes))}")
         content = self.headers.get("Content-Type", "").partition(";")[0].strip().lower()
         if content not in _PROTOCOLS:
-            raise _Refused(415, f"content type {content!r}; known: {', '.join(_PROTOCOLS)}")
+            raise BadRequestError(415, f"content type {content!r}; known: {', '.join(_PROTOCOLS)}")
         body = self._body()
         empty, take = route
         message = empty()
@@ -110,32 +103,32 @@ class _Handler(BaseHTTPRequestHandler):
             else:
                 message.ParseFromString(body)
         except (DecodeError, ValueError) as error:
-            raise _Refused(400, f"not an OTLP request: {error}") from error
+            raise BadRequestError(400, f"not an OTLP request: {error}") from error
         answer = take(message, _PROTOCOLS[content])
         return content, to_line(answer) if content == _JSON else answer.SerializeToString()
 
     def _body(self) -> bytes:
         length = self.headers.get("Content-Length", "")
         if not length.isdecimal():
-            raise _Refused(411, "a Content-Length is needed")
+            raise BadRequestError(411, "a Content-Length is needed")
         if int(length) > MAX_BODY_BYTES:
-            raise _Refused(413, f"{length} bytes; at most {MAX_BODY_BYTES} are taken")
+            raise BadRequestError(413, f"{length} bytes; at most {MAX_BODY_BYTES} are taken")
         body = self.rfile.read(int(length))
         if len(body) != int(length):
-            raise _Refused(400, f"{len(body)} of {length} bytes arrived")
+            raise BadRequestError(400, f"{len(body)} of {length} bytes arrived")
         encoding = self.headers.get("Content-Encoding", "identity").strip().lower()
         if encoding in ("identity", ""):
             return body
         if encoding not in _WINDOWS:
-            raise _Refused(415, f"content encoding {encoding!r}; known: {', '.join(_WINDOWS)}")
+            raise BadRequestError(415, f"content encoding {encoding!r}; known: {', '.join(_WINDOWS)}")
         inflate = zlib.decompressobj(_WINDOWS[encoding])
         try:
             plain = inflate.decompress(body, MAX_BODY_BYTES)
         except zlib.error as error:
-            raise _Refused(400, f"not {encoding}: {error}") from error
+            raise BadRequestError(400, f"not {encoding}: {error}") from error
         if not inflate.eof:
             bomb = bool(inflate.unconsumed_tail)
-            raise _Refused(413 if bomb else 400, f"{encoding} body " + ("too large" if bomb else "cut short"))
+            raise BadRequestError(413 if bomb else 400, f"{encoding} body " + ("too large" if bomb else "cut short"))
         return plain
 
     def _answer(self, status: int, content: str, body: bytes, *headers: tuple[str, str]) -> None:

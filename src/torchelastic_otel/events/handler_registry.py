@@ -17,39 +17,8 @@ Not promised: a bind and a first ``record`` that race for the same destination u
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-
-
-class UnknownDestinationError(KeyError):
-    """A destination or an exporter that nobody knows. A ``KeyError``, as torch raises, whose ``str()`` is a sentence.
-
-    Attributes:
-        destination: The name that was asked for; also ``args[0]``, as in any ``KeyError``.
-        known: The names that would have been right, sorted.
-        what: What it was to be the name of.
-    """
-
-    def __init__(self, destination: str, known: Iterable[str] = (), what: str = "destination") -> None:
-        """Say what was asked for and what is there."""
-        super().__init__(destination)
-        self.destination = destination
-        self.known = tuple(sorted(known))
-        self.what = what
-
-    def __reduce__(self) -> tuple[type[UnknownDestinationError], tuple[str, tuple[str, ...], str]]:
-        return type(self), (self.destination, self.known, self.what)
-
-    def __str__(self) -> str:
-        """What was given, what is known and what to do."""
-        import difflib  # only here, where time does not matter any more
-
-        near = difflib.get_close_matches(str(self.destination), self.known, 1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
-        return (
-            f"unknown {self.what} {self.destination!r}{hint}; known: {', '.join(self.known)};"
-            " add one with torchelastic_otel.register_destination(name, *exporters), and torchelastic_otel.install()"
-        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from torchelastic_otel.events.handler_registry import HandlerRegistry, UnknownDestinationError
+from torchelastic_otel.errors import UnknownDestinationError
+from torchelastic_otel.events.handler_registry import HandlerRegistry
 
 _log_handlers: dict[str, logging.Handler] = {
     "console": logging.StreamHandler(),

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Any, Final
 
-from torchelastic_otel.events.handler_registry import UnknownDestinationError
+from torchelastic_otel.errors import UnknownDestinationError
 from torchelastic_otel.model.signals import Signal
 
 ENTRY_POINT_GROUP: Final = "torchelastic_otel.destinations"

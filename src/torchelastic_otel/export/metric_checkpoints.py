@@ -15,13 +15,13 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, TypeAlias
 
+from torchelastic_otel.errors import SpoolError
 from torchelastic_otel.export import metric_delta
 from torchelastic_otel.export.final_snapshots import last_snapshots
 from torchelastic_otel.export.metric_delta import Measured
 from torchelastic_otel.export.sources import SpoolSource
 from torchelastic_otel.model.metric import Snapshot
 from torchelastic_otel.processing.processor import TALLY_KEY
-from torchelastic_otel.spool.errors import SpoolError
 from torchelastic_otel.spool.store import Spool
 
 logger = logging.getLogger("torchelastic_otel")

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final, Protocol, cast
 
+from torchelastic_otel.errors import SpoolError
 from torchelastic_otel.export import metric_delta
 from torchelastic_otel.export.backoff import Backoff, BatchConfig
 from torchelastic_otel.export.final_snapshots import last_snapshots
@@ -30,7 +31,6 @@ from torchelastic_otel.export.sources import SourceSet, SpoolSource
 from torchelastic_otel.export.worker import ExportWorker, Rest, rest_until_urgent
 from torchelastic_otel.guard import guard
 from torchelastic_otel.model.metric import Kind, Snapshot
-from torchelastic_otel.spool.errors import SpoolError
 
 logger = logging.getLogger("torchelastic_otel")
 

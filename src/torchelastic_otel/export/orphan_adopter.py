@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from torchelastic_otel.errors import SpoolCorruptError, SpoolError
 from torchelastic_otel.export.batch_worker import BatchExportWorker
 from torchelastic_otel.export.destinations import EPHEMERAL_EXPORTERS
 from torchelastic_otel.export.metric_worker import PeriodicMetricWorker
@@ -27,7 +28,6 @@ from torchelastic_otel.guard import guard
 from torchelastic_otel.model.event import Origin
 from torchelastic_otel.processing.processor import ORIGIN_KEY, process_remaining
 from torchelastic_otel.spool import adoption
-from torchelastic_otel.spool.errors import SpoolCorruptError, SpoolError
 from torchelastic_otel.spool.records import CursorState
 
 logger = logging.getLogger("torchelastic_otel")

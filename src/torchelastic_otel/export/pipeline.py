@@ -19,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
+from torchelastic_otel.errors import SpoolError
 from torchelastic_otel.export.backoff import NS_PER_S
 from torchelastic_otel.export.config import ExportConfig
 from torchelastic_otel.export.destinations import GENERATION, TORCH_ELASTIC, Exporter
@@ -35,7 +36,6 @@ from torchelastic_otel.model.event import AttributeValue, Origin
 from torchelastic_otel.model.signals import Signal
 from torchelastic_otel.processing.metrics.self_metrics import SelfMetrics
 from torchelastic_otel.processing.processor import ORIGIN_KEY, SPANS
-from torchelastic_otel.spool.errors import SpoolError
 from torchelastic_otel.spool.store import Spool
 
 logger = logging.getLogger("torchelastic_otel")

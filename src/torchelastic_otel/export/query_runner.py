@@ -14,9 +14,9 @@ import threading
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
+from torchelastic_otel.errors import SpoolError
 from torchelastic_otel.export.backoff import NS_PER_S
 from torchelastic_otel.guard import guard
-from torchelastic_otel.spool.errors import SpoolError
 
 logger = logging.getLogger("torchelastic_otel")
 

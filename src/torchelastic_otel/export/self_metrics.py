@@ -10,12 +10,12 @@ import json
 import logging
 from collections.abc import Iterable, Mapping
 
+from torchelastic_otel.errors import SpoolError
 from torchelastic_otel.export.destinations import Exporter
 from torchelastic_otel.export.sources import ExporterState, SpoolSource
 from torchelastic_otel.model.event import ElasticEvent
 from torchelastic_otel.model.span import ElasticSpan
 from torchelastic_otel.processing.metrics.self_metrics import Exports, SelfMetrics
-from torchelastic_otel.spool.errors import SpoolError
 from torchelastic_otel.spool.records import CursorState
 
 logger = logging.getLogger("torchelastic_otel")

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Protocol
 
+from torchelastic_otel.errors import SpoolError, SpoolTooSmallError
 from torchelastic_otel.guard import guard
 from torchelastic_otel.model.event import ElasticEvent
 from torchelastic_otel.model.metric import Snapshot
@@ -29,7 +30,6 @@ from torchelastic_otel.processing.processor import (
     encode_record,
     process,
 )
-from torchelastic_otel.spool.errors import SpoolError, SpoolTooSmallError
 from torchelastic_otel.spool.records import row_bytes
 from torchelastic_otel.spool.store import Spool
 

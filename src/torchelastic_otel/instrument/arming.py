@@ -13,6 +13,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, Final
 
+from torchelastic_otel.errors import IncompatibleTorchError
 from torchelastic_otel.guard import guard
 
 TORCH_ELASTIC: Final = "torch.distributed.elastic"
@@ -20,10 +21,6 @@ VENDORED_COPIES: Final = ("nvidia_resiliency_ext.fault_tolerance._torch_elastic_
 """Packages that are copies of torch's, for launchers that bring their own (NVRx 0.4, ``ft_launcher``)."""
 ELASTIC_PACKAGES: Final = (TORCH_ELASTIC, *VENDORED_COPIES)
 _MISSING: Final = object()
-
-
-class IncompatibleTorchError(Exception):
-    """This torch is not shaped as a hook knows it."""
 
 
 class Patches:

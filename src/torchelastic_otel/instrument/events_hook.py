@@ -24,19 +24,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from torchelastic_otel.errors import IncompatibleTorchError
 from torchelastic_otel.events.caller import caller, method_name
 from torchelastic_otel.events.handler_registry import HandlerRegistry
 from torchelastic_otel.guard import guard
 from torchelastic_otel.instrument.agent_hook import HOOK_POINTS, AgentHooks
-from torchelastic_otel.instrument.arming import (
-    TORCH_ELASTIC,
-    IncompatibleTorchError,
-    Patches,
-    check_unless_torch_knows,
-    module,
-    of_type,
-    takes,
-)
+from torchelastic_otel.instrument.arming import TORCH_ELASTIC, Patches, check_unless_torch_knows, module, of_type, takes
 from torchelastic_otel.instrument.metrics_hook import TorchMetrics
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from torchelastic_otel.events.handler_registry import UnknownDestinationError
+from torchelastic_otel.errors import UnknownDestinationError
 from torchelastic_otel.export.destinations import Exporter, Registry
 from torchelastic_otel.guard import guard
 from torchelastic_otel.runtime.activation import Activation, configured_exporters, decide

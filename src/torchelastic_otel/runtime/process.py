@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from torchelastic_otel.errors import SpoolError
 from torchelastic_otel.export.config import export_config
 from torchelastic_otel.export.destinations import Exporter, Registry
 from torchelastic_otel.export.pipeline import Pipeline
@@ -30,7 +31,6 @@ from torchelastic_otel.model.text import bounded
 from torchelastic_otel.processing.metrics.self_metrics import Bridged, SelfMetrics
 from torchelastic_otel.settings import Settings
 from torchelastic_otel.spool import adoption, store
-from torchelastic_otel.spool.errors import SpoolError
 from torchelastic_otel.spool.location import memory_only, spool_directory
 
 logger = logging.getLogger("torchelastic_otel")

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from torchelastic_otel.errors import SpoolCorruptError, SpoolError
 from torchelastic_otel.spool import store
 from torchelastic_otel.spool.directory import CORRUPT_SUFFIX, DELIVERED_SUFFIX, LOCK_SUFFIX, SPOOL_SUFFIX
-from torchelastic_otel.spool.errors import SpoolCorruptError, SpoolError
 from torchelastic_otel.spool.lock import SpoolLock, acquire
 
 logger = logging.getLogger("torchelastic_otel")

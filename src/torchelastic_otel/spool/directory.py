@@ -12,6 +12,8 @@ import stat
 from pathlib import Path
 from typing import Final
 
+from torchelastic_otel.errors import SpoolUnavailableError
+
 SPOOL_SUFFIX: Final = ".spool"
 DELIVERED_SUFFIX: Final = ".delivered"
 CORRUPT_SUFFIX: Final = ".corrupt"
@@ -24,10 +26,6 @@ _NETWORK_FILE_SYSTEMS: Final = frozenset(
     }
 )
 """SQLite's write-ahead log needs memory that is shared by all its processes: one node's disk."""
-
-
-class SpoolUnavailableError(Exception):
-    """No spool can be kept where it was asked for; the message says why and what to do."""
 
 
 def folder(base: Path, uid: int) -> Path:

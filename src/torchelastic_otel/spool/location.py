@@ -11,8 +11,9 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from torchelastic_otel.errors import SpoolUnavailableError
 from torchelastic_otel.settings import Settings
-from torchelastic_otel.spool.directory import SpoolUnavailableError, folder, prepare
+from torchelastic_otel.spool.directory import folder, prepare
 
 
 def spool_directory(settings: Settings, warn: Callable[[str], object]) -> Path | None:

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from torchelastic_otel.errors import SpoolCorruptError, SpoolError
 from torchelastic_otel.spool.directory import DELIVERED_SUFFIX
-from torchelastic_otel.spool.errors import SpoolCorruptError, SpoolError
 from torchelastic_otel.spool.records import CursorState
 
 _Seen = TypeVar("_Seen")

@@ -29,10 +29,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from torchelastic_otel.spool.errors import SpoolCorruptError, SpoolError, SpoolTooSmallError, faults, transaction
+from torchelastic_otel.errors import SpoolCorruptError, SpoolError, SpoolTooSmallError
 from torchelastic_otel.spool.fork_safety import ForkLock
 from torchelastic_otel.spool.records import PAGE, ROW_BYTES, CursorState, Row, row_bytes
 from torchelastic_otel.spool.retention import UNDELIVERED, RetentionLimits, make_room
+from torchelastic_otel.spool.transaction import faults, transaction
 
 _SCHEMA_VERSION: Final = 1
 _SCHEMA: Final = """

@@ -21,10 +21,11 @@ from support.collector import GrpcCollector, HttpCollector
 from support.deliveries import ORIGIN, deliveries
 from support.senders import SECOND_NS, environment, sender_by, user_draws
 
+from torchelastic_otel.errors import ExporterError
 from torchelastic_otel.export.destinations import Exporter
 from torchelastic_otel.export.otel import factory, otlp
 from torchelastic_otel.export.otel.environment import protocol, timeout_ns
-from torchelastic_otel.export.otel.factory import ExporterError, known_exporters, make_sender
+from torchelastic_otel.export.otel.factory import known_exporters, make_sender
 from torchelastic_otel.export.otel.generic import GenericSender
 from torchelastic_otel.export.otel.grpc import GrpcSender
 from torchelastic_otel.export.otel.http import HttpSender

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torchelastic_otel.cli.command import CommandError
 from torchelastic_otel.cli.delivery import exporters_asked_for
+from torchelastic_otel.errors import CommandError, ExporterError
 from torchelastic_otel.export.config import export_config
 from torchelastic_otel.export.destinations import Exporter
 from torchelastic_otel.export.otel.environment import endpoint_of, protocol, with_attempt_timeout
-from torchelastic_otel.export.otel.factory import ExporterError, make_sender
+from torchelastic_otel.export.otel.factory import make_sender
 from torchelastic_otel.export.result import Disposition
 from torchelastic_otel.model.signals import Signal
 from torchelastic_otel.runtime.activation import OTLP, Activation

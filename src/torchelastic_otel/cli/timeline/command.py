@@ -14,9 +14,10 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-from torchelastic_otel.cli.command import PROGRAM, Command, CommandError
+from torchelastic_otel.cli.command import PROGRAM, Command
 from torchelastic_otel.cli.timeline.options import round_number, since
 from torchelastic_otel.cli.timeline.render import clean
+from torchelastic_otel.errors import CommandError
 
 if TYPE_CHECKING:
     from torchelastic_otel.cli.timeline.render import Look

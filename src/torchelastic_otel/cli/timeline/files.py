@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from torchelastic_otel.cli.command import CommandError
+from torchelastic_otel.errors import CommandError
 from torchelastic_otel.spool.directory import DELIVERED_SUFFIX, SPOOL_SUFFIX
 
 _SUFFIXES: Final = (SPOOL_SUFFIX, DELIVERED_SUFFIX, ".jsonl", ".json", ".log", ".gz")

@@ -15,15 +15,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from torchelastic_otel.cli import log_captures
-from torchelastic_otel.cli.command import CommandError
 from torchelastic_otel.cli.timeline.files import KNOWN, files_in, is_spool, spools_in, unpacked, why
 from torchelastic_otel.cli.timeline.otlp import deliveries_of, is_request, numbered
 from torchelastic_otel.cli.timeline.recordings import mixed, recorded
-from torchelastic_otel.cli.timeline.spools import MissingData, OldSpoolError, SpoolGoneError, read_spool
+from torchelastic_otel.cli.timeline.spools import MissingData, read_spool
+from torchelastic_otel.errors import CommandError, OldSpoolError, SpoolError, SpoolGoneError, UnreadableError
 from torchelastic_otel.history.ranges import named
 from torchelastic_otel.model.event import StoredEvent
 from torchelastic_otel.spool.directory import DELIVERED_SUFFIX, SPOOL_SUFFIX
-from torchelastic_otel.spool.errors import SpoolError
 
 _SQLITE: Final = b"SQLite format 3\0"
 _ZSTD: Final = b"\x28\xb5\x2f\xfd"
@@ -176,7 +175,7 @@ def _take_data(data: bytes, shown: str, told: TimelineData, say: Callable[[str],
             requests += 1
     try:
         capture = log_captures.read(b"\n".join(lines) if requests else data)
-    except log_captures.UnreadableError as error:
+    except UnreadableError as error:
         raise CommandError(f"{shown}: packed twice, and {error}") from None
     if not requests and not capture.recorded and capture.bad:
         raise CommandError(

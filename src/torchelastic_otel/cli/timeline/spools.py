@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from torchelastic_otel.errors import OldSpoolError, SpoolError, SpoolGoneError
 from torchelastic_otel.history.ranges import named
 from torchelastic_otel.history.types import Run
 from torchelastic_otel.model.event import ElasticEvent, Origin, StoredEvent
@@ -23,16 +24,7 @@ from torchelastic_otel.processing.enrichment import AgentContext
 from torchelastic_otel.processing.tracing import TraceState
 from torchelastic_otel.spool import adoption
 from torchelastic_otel.spool.directory import DELIVERED_SUFFIX, LOCK_SUFFIX, SPOOL_SUFFIX
-from torchelastic_otel.spool.errors import SpoolError
 from torchelastic_otel.spool.reader import StoredRow, read_contents
-
-
-class OldSpoolError(SpoolError):
-    """The spool is of an older version, which kept its rows otherwise."""
-
-
-class SpoolGoneError(SpoolError):
-    """The spool is no longer there, nor what it became."""
 
 
 @dataclass(frozen=True, slots=True)

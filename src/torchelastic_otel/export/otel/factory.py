@@ -26,6 +26,7 @@ import opentelemetry.sdk.metrics.export
 import opentelemetry.sdk.trace.export  # noqa: F401 - see above
 from opentelemetry.util._importlib_metadata import entry_points
 
+from torchelastic_otel.errors import ExporterError
 from torchelastic_otel.export.destinations import BUILT_IN_EXPORTERS, EXPORTER_GROUPS, Exporter, signal_of
 from torchelastic_otel.export.otel import environment, otlp
 from torchelastic_otel.export.otel.generic import GenericSender
@@ -37,20 +38,6 @@ from torchelastic_otel.model.signals import Signal
 from torchelastic_otel.settings import Settings
 
 logger = logging.getLogger("torchelastic_otel")
-
-
-class ExporterError(Exception):
-    """An exporter that cannot be used.
-
-    Attributes:
-        name: Its name, as it was given.
-        why: What is wrong and what is allowed, one line.
-    """
-
-    def __init__(self, name: str, why: str) -> None:
-        super().__init__(f"exporter {name!r}: {why}")
-        self.name = name
-        self.why = why
 
 
 def known_exporters(signal: Signal = Signal.LOGS) -> list[str]:

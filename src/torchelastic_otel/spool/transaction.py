@@ -1,7 +1,7 @@
-"""What can go wrong with a spool, and how much of a call was done then.
+"""Transactions on a spool, and SQLite's errors as the spool's own.
 
-What always holds: a database error of SQLite's leaves a spool as a :class:`SpoolError`; where one was raised,
-nothing of its transaction was done, and none is left open.
+Guarantees: a database error of SQLite leaves a spool as a :class:`~torchelastic_otel.errors.SpoolError`; when one is
+raised, nothing of its transaction is done and none is left open.
 """
 
 from __future__ import annotations
@@ -11,17 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-
-class SpoolError(Exception):
-    """The spool could not do what was asked; ``str`` says why. Nothing of the call was done."""
-
-
-class SpoolCorruptError(SpoolError):
-    """The file is not a spool, or no longer one."""
-
-
-class SpoolTooSmallError(SpoolError):
-    """The rows are larger than what one ``append`` to this spool may take; the spool is as good as before."""
+from torchelastic_otel.errors import SpoolCorruptError, SpoolError
 
 
 @contextmanager
