@@ -1,4 +1,4 @@
-"""The rows of ARCHITECTURE.md's tables of events, spans and metrics, from the code."""
+"""The rows of the tables of events and metrics in docs/reference, from the code."""
 
 from collections.abc import Iterator
 
@@ -9,18 +9,18 @@ from torchelastic_otel.torch_events import inferred_events, messages, parser, re
 
 
 def rows() -> Iterator[tuple[str, str, str]]:
-    """What torch says, the event's name, its severity."""
+    """The events of torch: where torch emits it, the event's name, its severity."""
     seen: set[str] = set()
-    for wording in rendezvous_messages.PATTERNS:
-        if wording.event not in seen:
-            seen.add(wording.event)
-            yield f"rendezvous, `{wording.where}`", *_named(wording.event)
-    yield "rendezvous, `T: text` of a call that raised", *_named(semconv.RENDEZVOUS_FAILED)
-    yield "rendezvous, any other words", *_named(semconv.RENDEZVOUS_MESSAGE)
+    for pattern in rendezvous_messages.PATTERNS:
+        if pattern.event not in seen:
+            seen.add(pattern.event)
+            yield f"rendezvous, `{pattern.where}`", *_named(pattern.event)
+    yield "rendezvous, a call raised: `T: text`", *_named(semconv.RENDEZVOUS_FAILED)
+    yield "rendezvous, any other text", *_named(semconv.RENDEZVOUS_MESSAGE)
     for (source, state), event in parser._STATES.items():
         yield f"{source} {state}", *_named(event)
-    for words, event in parser._WATCHDOG.items():
-        yield f"watchdog, `{words}`", *_named(event)
+    for text, event in parser._WATCHDOG.items():
+        yield f"watchdog, `{text}`", *_named(event)
     yield "any other event, or text", *_named(semconv.UNKNOWN_EVENT)
 
 
@@ -28,30 +28,31 @@ def _named(event: str) -> tuple[str, str]:
     return f"`{event}`", parser._SEVERITIES.get(event, Severity.INFO).name
 
 
-TOLD = {
-    semconv.AGENT_STARTED: "an agent is made, and how it was launched",
-    semconv.RUN_IDENTIFIED: "the nonce that tells this run from others of its id, and whether all agents have it",
-    semconv.AGENT_PHASE_ENTERED: "what the agent is at from here on, and how long it was at what was before",
-    semconv.AGENT_LOST: "a node's heartbeats have stopped: it is gone",
-    semconv.AGENT_SILENT: "heartbeats have stopped, the node may be well: in its exit barrier, or ours stopped, too",
-    semconv.AGENT_LEAVING: "the agent was told by a signal to end",
-    semconv.WORKER_FAILED: "a worker failed (`torchelastic.inferred`), told before torch restarts it",
-    semconv.WORKER_EXITED: "a worker's process ended, however",
+MEANINGS = {
+    semconv.AGENT_STARTED: "an agent was created, with its configuration",
+    semconv.RUN_IDENTIFIED: "the nonce that distinguishes this run from others with its id; whether all agents have it",
+    semconv.AGENT_PHASE_ENTERED: "the agent entered a phase; the duration of the phase before it",
+    semconv.AGENT_LOST: "a node's heartbeats have stopped: the node is lost",
+    semconv.AGENT_SILENT: "a node's heartbeats have stopped, but it may be well: it is in its exit barrier, or the"
+    " observing agent's own heartbeats have stopped, too",
+    semconv.AGENT_LEAVING: "the agent received a signal that ends it",
+    semconv.WORKER_FAILED: "a worker failed (`torchelastic.inferred`); emitted before torch restarts the workers",
+    semconv.WORKER_EXITED: "a worker's process ended, for any reason",
     semconv.TRAINING_STARTED: "a worker called `training_started()`",
     semconv.RESTART_STARTED: "this agent begins to restart its workers",
-    semconv.RESTART_CAUSE_AGREED: "why the round before ended, as all agents hold it",
-    semconv.RESTART_COMPLETED: "workers run again: reason, cause, and how long each phase took",
-    semconv.MEMBERSHIP_CHANGED: "nodes joined, left or were lost from one round to the next; told by one agent",
-    semconv.RENDEZVOUS_WAITING: "a rendezvous is held up: who and how many are there, how many are missing, and who",
-    semconv.ROUND_STARTED: "the workers of all nodes run; told by the agent that speaks for the job",
+    semconv.RESTART_CAUSE_AGREED: "the cause of the end of the round before, as agreed by all agents",
+    semconv.RESTART_COMPLETED: "the workers run again: reason, cause, and duration of each phase",
+    semconv.MEMBERSHIP_CHANGED: "nodes joined, left or were lost between two rounds; emitted by one agent",
+    semconv.RENDEZVOUS_WAITING: "a rendezvous waits: the nodes that are present, how many are missing, and which",
+    semconv.ROUND_STARTED: "the workers of all nodes run; emitted by the job reporter",
 }
 
 
-def own_rows() -> Iterator[tuple[str, str, str]]:
-    """What we say and torch does not: the event's name, its severity, what it tells."""
-    assert TOLD.keys() == messages._SENTENCES.keys()
-    for event, told in TOLD.items():
-        yield f"`{event}`", inferred_events._SEVERITIES.get(event, Severity.DEBUG).name, told
+def inferred_rows() -> Iterator[tuple[str, str, str]]:
+    """The inferred events: the event's name, its severity, its meaning."""
+    assert MEANINGS.keys() == messages._SENTENCES.keys()
+    for event, meaning in MEANINGS.items():
+        yield f"`{event}`", inferred_events._SEVERITIES.get(event, Severity.DEBUG).name, meaning
 
 
 def metric_rows() -> Iterator[tuple[str, str, str, str, str]]:

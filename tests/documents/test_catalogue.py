@@ -5,6 +5,7 @@ Each test is parametrised over a list in the code. A new entry fails until all p
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import sys
@@ -18,6 +19,7 @@ from torchelastic_otel import semconv
 from torchelastic_otel.cli.run import LAUNCHERS
 from torchelastic_otel.export.destinations import BUILT_IN, BUILT_IN_EXPORTERS
 from torchelastic_otel.instrument import arming
+from torchelastic_otel.model.signals import Signal
 from torchelastic_otel.processing.metrics.catalogue import TABLE
 
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -83,7 +85,7 @@ def test_an_event_is_done(constant: str) -> None:
     """docs/contributing/event.md: severity, text or pattern, row, test."""
     name = EVENTS[constant]
     of_torch = {row[1].strip("`"): row for row in event_table.rows()}
-    inferred = {row[0].strip("`"): row for row in event_table.own_rows()}
+    inferred = {row[0].strip("`"): row for row in event_table.inferred_rows()}
     assert name in of_torch or name in inferred, f"{name} has no pattern and no message"
     for row in filter(None, (of_torch.get(name), inferred.get(name))):
         assert f"| {' | '.join(row)} |" in (REFERENCE / "events.md").read_text(), f"{name}: run make tables"
@@ -125,8 +127,10 @@ def test_an_exporter_is_done(name: str) -> None:
     destinations = [destination for destination, exporters in BUILT_IN.items() if name in exporters]
     assert destinations, f"no destination leads to {name}"
     assert set(destinations) & rows("destinations"), f"docs/reference/destinations.md has no row for {destinations}"
-    makers = "\n".join(path.read_text() for path in (PACKAGE / "export" / "otel").glob("*.py"))
-    assert f'"{name}"' in makers, f"export/otel makes no {name}"
+    built_in = BUILT_IN_EXPORTERS[name]
+    module = importlib.import_module(f"torchelastic_otel.export.otel.{built_in.module}")
+    made = set(Signal) if name.startswith("otlp") else set(module.EXPORTERS)
+    assert made >= set(built_in.signals), f"{module.__name__}.EXPORTERS lacks a signal of {name}"
     assert any(f'"{name}"' in text for text in texts_of_tests()), f"no test makes {name}"
 
 

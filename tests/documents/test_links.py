@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import pytest
 from support.markdown import ROOT, anchors, files, links
 
-FILES = files(*(path.name for path in ROOT.glob("*.md")), "docs", "collector-config", "benchmarks", ".github")
+FILES = files(*(path.name for path in ROOT.glob("*.md")), "docs", "collector-config", "benchmarks")
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
