@@ -51,6 +51,7 @@ MEANINGS: dict[str, tuple[str, str]] = {
     "RENDEZVOUS_PRESENT": ("int", "number of nodes that are present, also on the wait list"),
     "RENDEZVOUS_MISSING": ("int", "number of nodes that are missing"),
     "RENDEZVOUS_MISSING_NODES": ("string[]", "missing nodes of the round before, with their last rank, a bounded list"),
+    "RENDEZVOUS_MISSING_NODE_IDS": ("string[]", "the same nodes, each as `last group rank:node id`"),
     "RENDEZVOUS_WAITED": ("double, s", "time since the node began to wait"),
     "RENDEZVOUS_LAST_JOINER": ("string", "the node that joined last"),
     "NODES_REMOVED_IDS": ("string[]", "nodes that were removed from the rendezvous"),

@@ -9,7 +9,8 @@ from support.watching import Clock, done
 
 from torchelastic_otel import semconv
 from torchelastic_otel.agent.event_loop import EventLoopThread
-from torchelastic_otel.agent.rendezvous_wait import RendezvousView, RendezvousWaitMonitor, address_of
+from torchelastic_otel.agent.rendezvous_wait import RendezvousView, RendezvousWaitMonitor
+from torchelastic_otel.model.node_id import address_of
 
 
 class Held:
@@ -63,6 +64,7 @@ def test_it_says_who_is_there_and_how_many_are_missing(held: Held) -> None:
             semconv.RENDEZVOUS_PARTICIPANTS: ("a_1_0", "b_2_0", "c_3_0"),
             semconv.RENDEZVOUS_MISSING: 0,
             semconv.RENDEZVOUS_MISSING_NODES: (),
+            semconv.RENDEZVOUS_MISSING_NODE_IDS: (),
         }
     ]
 
@@ -79,6 +81,7 @@ def test_after_a_round_it_says_who_is_missing_by_host_and_last_rank(held: Held) 
         "gpu_7, last rank 1 (gpu_7_2_0)",
         "c, last rank 2 (c_3_0)",
     )
+    assert told[semconv.RENDEZVOUS_MISSING_NODE_IDS] == ("1:gpu_7_2_0", "2:c_3_0")
 
 
 def test_a_host_that_is_back_under_another_process_id_is_not_missing(held: Held) -> None:

@@ -204,6 +204,7 @@ class AgentTape:
             rendezvous_participants=(self.node_id,),
             rendezvous_missing=missing,
             rendezvous_missing_nodes=(f"{peer.origin.host_name}, last rank {rank} ({peer.node_id})",),
+            rendezvous_missing_node_ids=(f"{rank}:{peer.node_id}",),
             rendezvous_waited=second - 22,
         )
 

@@ -14,6 +14,7 @@ from typing import Any, Final
 from torchelastic_otel import semconv
 from torchelastic_otel.agent.event_loop import EventLoopThread
 from torchelastic_otel.model.inferred_event import ClockReading
+from torchelastic_otel.model.node_id import address_of
 
 FIRST_AFTER_NS: Final = 5_000_000_000
 LONGEST_PAUSE_NS: Final = 600_000_000_000
@@ -99,9 +100,11 @@ class RendezvousWaitMonitor:
             told[semconv.RENDEZVOUS_PARTICIPANTS] = tuple(sorted(there))[:_NAMED]
             if self._nodes_min is not None:
                 told[semconv.RENDEZVOUS_MISSING] = max(0, self._nodes_min - len(there))
+            missing = self._missing(there)[:_NAMED]
             told[semconv.RENDEZVOUS_MISSING_NODES] = tuple(
-                f"{address_of(node)}, last rank {rank} ({node})" for node, rank in self._missing(there)
-            )[:_NAMED]
+                f"{address_of(node)}, last rank {rank} ({node})" for node, rank in missing
+            )
+            told[semconv.RENDEZVOUS_MISSING_NODE_IDS] = tuple(f"{rank}:{node}" for node, rank in missing)
         self._say(semconv.RENDEZVOUS_WAITING, told)
 
     def _missing(self, there: Set[str]) -> list[tuple[str, int]]:
@@ -120,8 +123,3 @@ class RendezvousWaitMonitor:
             else:
                 missing.append((node, rank))
         return missing
-
-
-def address_of(node_id: str) -> str:
-    """The address in torch's ``addr_pid_localid``."""
-    return node_id.rsplit("_", 2)[0]

@@ -12,8 +12,8 @@ from torchelastic_otel import semconv
 from torchelastic_otel.history.attributes import number_of, seconds_of, text_of, texts_of
 from torchelastic_otel.history.types import Failure, Missing
 from torchelastic_otel.model.event import ElasticEvent
-
-PHASES: Final = ("detect", "stop", "rendezvous", "assign_ranks", "start")
+from torchelastic_otel.model.node_id import address_of
+from torchelastic_otel.model.phases import RESTART_PHASES
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +156,7 @@ def reports_of(event: ElasticEvent, current: int | None) -> Iterator[Report]:
 def _told(event: ElasticEvent, round_: int | None) -> RestartReport:
     completed = event.name == semconv.RESTART_COMPLETED
     durations = tuple(
-        (phase, seconds_of(event, semconv.RESTART_PHASE_DURATION.format(phase=phase))) for phase in PHASES
+        (phase, seconds_of(event, semconv.RESTART_PHASE_DURATION.format(phase=phase))) for phase in RESTART_PHASES
     )
     return RestartReport(
         round_,
@@ -212,18 +212,25 @@ def _cause(event: ElasticEvent) -> Failure | None:
 
 
 _MISSING: Final = re.compile(r"(?P<host>.*), last rank (?P<rank>\d{1,9})(?: \((?P<node>.*)\))?")
+"""For spools of versions that did not write ``RENDEZVOUS_MISSING_NODE_IDS``."""
+
+
+def _missing(event: ElasticEvent) -> Iterator[Missing]:
+    for item in texts_of(event, semconv.RENDEZVOUS_MISSING_NODE_IDS):
+        rank, _, node_id = item.partition(":")
+        yield Missing(address_of(node_id), node_id, int(rank) if rank.isdecimal() else None)
+    if semconv.RENDEZVOUS_MISSING_NODE_IDS not in event.attributes:
+        for sentence in texts_of(event, semconv.RENDEZVOUS_MISSING_NODES):
+            found = _MISSING.fullmatch(sentence)
+            yield Missing(found["host"], found["node"], int(found["rank"])) if found else Missing(sentence)
 
 
 def waiting_of(event: ElasticEvent, current: int | None) -> Waiting:
     """What an event says of a rendezvous that is held up."""
-    missing = []
-    for told in texts_of(event, semconv.RENDEZVOUS_MISSING_NODES):
-        found = _MISSING.fullmatch(told)
-        missing.append(Missing(found["host"], found["node"], int(found["rank"])) if found else Missing(told))
     return Waiting(
         current,
         texts_of(event, semconv.RENDEZVOUS_PARTICIPANTS),
-        tuple(missing),
+        tuple(_missing(event)),
         number_of(event, semconv.RENDEZVOUS_MISSING),
         seconds_of(event, semconv.RENDEZVOUS_WAITED) or 0,
     )

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 
 from torchelastic_otel.history.agent_history import AgentHistory
 from torchelastic_otel.history.causes import RoundFailures
-from torchelastic_otel.history.reports import PHASES, Changed, RestartReport
+from torchelastic_otel.history.reports import Changed, RestartReport
 from torchelastic_otel.history.types import LeftReason, Restart, Round
-from torchelastic_otel.model.phases import Phase
+from torchelastic_otel.model.phases import RESTART_PHASES, Phase
 
 
 def restart_after(
@@ -33,7 +33,7 @@ def restart_after(
     else:
         phases = _phases(round_, following, here)
         known = [duration for duration in phases.values() if duration is not None]
-        duration_ns = sum(known) if len(known) == len(PHASES) else None
+        duration_ns = sum(known) if len(known) == len(RESTART_PHASES) else None
     indices = [
         report.index
         for course in courses
@@ -102,9 +102,9 @@ def _phases(round_: Round, following: int, here: Sequence[AgentHistory]) -> dict
     cause = round_.first_failure
     went_on = [course for course in here if following in course.parts]
     if not went_on:
-        return dict.fromkeys(PHASES)
+        return dict.fromkeys(RESTART_PHASES)
     course = next((course for course in went_on if cause is not None and course.is_node_of(cause)), went_on[0])
-    phases: dict[str, int | None] = dict.fromkeys(PHASES)
+    phases: dict[str, int | None] = dict.fromkeys(RESTART_PHASES)
     for stretch in course.stretches:
         own = (stretch.phase in (Phase.DETECT, Phase.STOP) and stretch.round == round_.round) or (
             stretch.phase in (Phase.RENDEZVOUS, Phase.ASSIGN_RANKS, Phase.START) and stretch.round == following

@@ -17,6 +17,7 @@ from torchelastic_otel.history.lost_nodes import LostNode
 from torchelastic_otel.history.participation import RoundParticipation
 from torchelastic_otel.history.reports import Begun, Changed, RestartReport
 from torchelastic_otel.history.types import LeftReason, Node, Outcome, Round
+from torchelastic_otel.model.node_id import address_of
 from torchelastic_otel.model.phases import Phase
 
 _GOES_ON = (LeftReason.WORKER_FAILURE, LeftReason.MEMBERSHIP_CHANGE, None)
@@ -118,11 +119,6 @@ def _nodes(
             Node(address_of(node_id), node_id, ranks.get(node_id), left_ns=heard_ns, left_reason=reason, told=False)
         )
     return tuple(sorted(nodes, key=lambda node: (node.group_rank is None, node.group_rank or 0, node.node_id or "")))
-
-
-def address_of(node_id: str) -> str:
-    """The address in a node id, ``addr_pid_localid``; addresses may hold underscores, too."""
-    return node_id.rsplit("_", 2)[0]
 
 
 def _node(course: AgentHistory, part: RoundParticipation, loss: LostNode | None, started_ns: int | None) -> Node:

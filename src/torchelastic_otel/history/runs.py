@@ -9,9 +9,10 @@ from torchelastic_otel import semconv
 from torchelastic_otel.history import caveats
 from torchelastic_otel.history.agent_history import AgentHistory
 from torchelastic_otel.history.lost_nodes import LostNode, lost_nodes
-from torchelastic_otel.history.rounds import address_of, rounds_of
+from torchelastic_otel.history.rounds import rounds_of
 from torchelastic_otel.history.times import times_of, training_ratio, unheard
 from torchelastic_otel.history.types import Member, Outcome, Round, Run
+from torchelastic_otel.model.node_id import address_of
 
 
 def run_of(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from typing import Final
 
 
 class Phase(str, enum.Enum):
@@ -22,3 +23,7 @@ class Phase(str, enum.Enum):
     STOP = "stop"
     EXIT_BARRIER = "exit_barrier"
     ENDED = "ended"
+
+
+RESTART_PHASES: Final = ("detect", "stop", "rendezvous", "assign_ranks", "start")
+"""The phases of a restart, in order; their durations sum to that of the restart."""

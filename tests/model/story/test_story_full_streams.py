@@ -5,13 +5,20 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import pytest
 from support.job_streams import NONCE, AgentTape, S, at, clean_job, failing_job
 
 from torchelastic_otel import semconv
 from torchelastic_otel.history.reducer import HistoryState, add, build_runs
 from torchelastic_otel.history.types import LeftReason, Outcome, Run, State
-from torchelastic_otel.model.event import Origin
+from torchelastic_otel.model.event import Origin, StoredEvent
 from torchelastic_otel.model.phases import Phase
+
+
+def without(delivery: StoredEvent, attribute: str) -> StoredEvent:
+    """The event without one of its attributes."""
+    attributes = {name: value for name, value in delivery.event.attributes.items() if name != attribute}
+    return replace(delivery, event=replace(delivery.event, attributes=attributes))
 
 
 def tell(*agents: AgentTape, **known: Any) -> Run:
@@ -343,8 +350,9 @@ def test_two_jobs_at_once_without_a_nonce_are_told_apart_where_their_nodes_contr
     assert len(build_runs(add(HistoryState(), [*jobs[0][0].deliveries, *again]))) == 2
 
 
-def test_a_rendezvous_that_times_out_names_who_was_missing() -> None:
-    """The question of the person on call: whom are we waiting for?"""
+@pytest.mark.parametrize("absent", [semconv.RENDEZVOUS_MISSING_NODES, semconv.RENDEZVOUS_MISSING_NODE_IDS])
+def test_a_rendezvous_that_times_out_names_who_was_missing(absent: str) -> None:
+    """The question of the person on call: whom are we waiting for? Older spools have no node ids beside the text."""
     first, second = agents = [AgentTape(f"node-{name}") for name in "ab"]
     for rank, agent in enumerate(agents):
         agent.start(0)
@@ -353,6 +361,7 @@ def test_a_rendezvous_that_times_out_names_who_was_missing() -> None:
     first.restart(21, "worker_failure", 1)
     first.lack(60, 1, second, 1)
     first.die(82, "error", "RendezvousTimeoutError")
+    first.deliveries = [without(delivery, absent) for delivery in first.deliveries]
     run = tell(first)
     round_ = run.rounds[1]
     assert (run.outcome, round_.round, round_.outcome, round_.world_size) == (Outcome.FAILED, 1, Outcome.FAILED, None)

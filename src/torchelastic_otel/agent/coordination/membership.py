@@ -21,8 +21,8 @@ from torchelastic_otel.agent.coordination.fallback import LocalFallback, first_o
 from torchelastic_otel.agent.coordination.round_start import Joined
 from torchelastic_otel.agent.coordination.store import JobStore, Keys
 from torchelastic_otel.agent.event_loop import EventLoopThread
-from torchelastic_otel.agent.rendezvous_wait import address_of
 from torchelastic_otel.model.failure import NODE_LOST, Cause
+from torchelastic_otel.model.node_id import address_of
 
 
 @dataclass(frozen=True, slots=True)

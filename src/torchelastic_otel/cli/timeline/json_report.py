@@ -12,6 +12,7 @@ from typing import Any
 
 from torchelastic_otel.history.types import Failure, Member, Node, Restart, Round, Run, State
 from torchelastic_otel.model.event import ElasticEvent
+from torchelastic_otel.model.phases import RESTART_PHASES
 
 
 def json_report(
@@ -166,11 +167,8 @@ def _restart(restart: Restart) -> dict[str, Any]:
         "index": restart.index,
         "agreed": restart.agreed,
         "duration": seconds(restart.duration_ns),
-        "phases": {phase: seconds(restart.phases.get(phase)) for phase in PHASES},
+        "phases": {phase: seconds(restart.phases.get(phase)) for phase in RESTART_PHASES},
     }
-
-
-PHASES = ("detect", "stop", "rendezvous", "assign_ranks", "start")
 
 
 def _event(host: str, event: ElasticEvent) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Final
 from torchelastic_otel import semconv
 from torchelastic_otel.model.failure import REASONS
 from torchelastic_otel.model.metric import Kind
-from torchelastic_otel.model.phases import Phase
+from torchelastic_otel.model.phases import RESTART_PHASES, Phase
 
 NS_PER_S: Final = 1_000_000_000
 
@@ -75,7 +75,6 @@ TIME_STATES: Final[Mapping[Phase, str]] = {
     Phase.EXIT_BARRIER: "exit_barrier",
 }
 """What time in a phase counts as; ``ended`` counts as nothing."""
-RESTART_PHASES: Final = ("detect", "stop", "rendezvous", "assign_ranks", "start")
 FAILURE_KINDS: Final = ("exception", "exit", "signal", "uninterruptible_sleep")
 FAILURE_ROLES: Final = ("cause", "victim")
 MEMBERSHIP_CHANGES: Final[Mapping[str, str]] = {

@@ -17,13 +17,12 @@ from typing import Final
 from torchelastic_otel import semconv
 from torchelastic_otel.model.event import ElasticEvent
 from torchelastic_otel.model.failure import REASONS, UNKNOWN
-from torchelastic_otel.model.phases import Phase
+from torchelastic_otel.model.phases import RESTART_PHASES, Phase
 from torchelastic_otel.processing.metrics import durations, failures
 from torchelastic_otel.processing.metrics.catalogue import (
     EVENT_NAMES,
     MEMBERSHIP_CHANGES,
     NS_PER_S,
-    RESTART_PHASES,
     key,
 )
 from torchelastic_otel.processing.metrics.counters import RunCounters, count, example, measure, settle_failures

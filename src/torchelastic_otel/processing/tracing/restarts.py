@@ -13,12 +13,11 @@ from typing import Final
 from torchelastic_otel import semconv
 from torchelastic_otel.model.event import AttributeValue, ElasticEvent, Severity
 from torchelastic_otel.model.failure import UNKNOWN
-from torchelastic_otel.model.phases import Phase
+from torchelastic_otel.model.phases import RESTART_PHASES, Phase
 from torchelastic_otel.processing.tracing.spans import common
 from torchelastic_otel.processing.tracing.state import TraceState
 from torchelastic_otel.torch_events.messages import message_of
 
-_RESTART_PHASES: Final = (Phase.DETECT, Phase.STOP, Phase.RENDEZVOUS, Phase.ASSIGN_RANKS, Phase.START)
 UNKNOWN_CAUSE: Final[Mapping[str, AttributeValue]] = {semconv.RESTART_REASON: UNKNOWN, semconv.RESTART_AGREED: False}
 """What is told where nobody said it."""
 
@@ -27,7 +26,7 @@ def restart_completed(narrative: TraceState, event: ElasticEvent) -> tuple[Trace
     """The narrative after a restart, and the event that tells of it, which follows from this one."""
     durations = dict(narrative.durations or {})
     durations[Phase.DETECT.value] = durations.get(Phase.DETECT.value, 0) + _unnoticed_ns(narrative)
-    seconds = {phase.value: durations.get(phase.value, 0) / 1e9 for phase in _RESTART_PHASES}
+    seconds = {phase: durations.get(phase, 0) / 1e9 for phase in RESTART_PHASES}
     round_ = narrative.last_round
     attributes: dict[str, AttributeValue] = {semconv.INFERRED: True, **(narrative.cause or {})}
     attributes |= common(narrative, round_) if round_ is not None else {}
@@ -58,7 +57,7 @@ def _unnoticed_ns(narrative: TraceState) -> int:
     failed_ns, durations = cause.get(f"{semconv.CAUSE}.time"), narrative.durations or {}
     if cause.get(semconv.RESTART_AGREED) is not True or not isinstance(failed_ns, int) or narrative.ran_ns is None:
         return 0
-    began_ns = narrative.ran_ns - sum(durations.get(phase.value, 0) for phase in _RESTART_PHASES)
+    began_ns = narrative.ran_ns - sum(durations.get(phase, 0) for phase in RESTART_PHASES)
     return max(0, began_ns - failed_ns)
 
 
