@@ -27,7 +27,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-ROOTS = ("README.md", "ARCHITECTURE.md", "CHANGELOG.md", "docs")
+ROOTS = (*(path.name for path in ROOT.glob("*.md")), "docs", "collector-config", "benchmarks")
 BLOCKS = [block for path in files(*ROOTS) for block in blocks(path) if not block.language.startswith("{")]
 TARGETS = set(re.findall(r"^([a-z][\w-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 SHELL = {"export", "unset", "cd"}

@@ -14,7 +14,7 @@ from typing import Final
 import pytest
 from support.markdown import ROOT, prose
 
-ROOTS: Final = ("README.md", "ARCHITECTURE.md", "CHANGELOG.md", "docs")
+ROOTS: Final = ("README.md", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs")
 """Files and folders that are checked."""
 NOT_YET: Final = ("docs/runbooks.md",)
 """Files below them that are not checked."""

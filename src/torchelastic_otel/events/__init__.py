@@ -8,7 +8,7 @@ What always holds:
 - ``null`` and ``dynamic_rendezvous`` drop their events until a destination is bound to them.
 
 Better than torch: a destination that is not known is an error that says what is
-(:class:`~torchelastic_otel.events.UnknownDestinationError`), and the recording function's name is looked up
+(:class:`~torchelastic_otel.UnknownDestinationError`), and the recording function's name is looked up
 in its frame instead of walking the whole stack with ``inspect.stack()``.
 
 Example:
