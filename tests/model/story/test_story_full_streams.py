@@ -361,8 +361,7 @@ def test_a_rendezvous_that_times_out_names_who_was_missing(absent: str) -> None:
     first.restart(21, "worker_failure", 1)
     first.lack(60, 1, second, 1)
     first.die(82, "error", "RendezvousTimeoutError")
-    first.deliveries = [without(delivery, absent) for delivery in first.deliveries]
-    run = tell(first)
+    [run] = build_runs(add(HistoryState(), [without(delivery, absent) for delivery in first.deliveries]))
     round_ = run.rounds[1]
     assert (run.outcome, round_.round, round_.outcome, round_.world_size) == (Outcome.FAILED, 1, Outcome.FAILED, None)
     assert [(each.host, each.node_id, each.group_rank) for each in round_.missing] == [("node-b", second.node_id, 1)]
