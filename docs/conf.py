@@ -42,8 +42,9 @@ autodoc_typehints_description_target = "documented"
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
 python_use_unqualified_type_names = True
-# the reference has what users may import; types that it names from elsewhere have no page to link to
-nitpick_ignore_regex = [("py:.*", r"(?!torchelastic_otel\.(events\.)?[A-Za-z_]+$).*")]
+# the reference has what users may import; what its docstrings name from other modules has no page to link to
+_internal = sorted({path.stem for path in (ROOT / "src" / "torchelastic_otel").iterdir()} - {"events"})
+nitpick_ignore_regex = [("py:.*", rf"(?!torchelastic_otel\b).*|torchelastic_otel\.({'|'.join(_internal)})(\..*)?")]
 
 _INCLUDE = re.compile(r"^```\{include\} (\S+)\n```$", re.MULTILINE)
 _LINK = re.compile(r"(\]\()(?!https?:|mailto:|#)([^)\s#]+)(#[^)\s]*)?(\))")
