@@ -27,14 +27,15 @@ import grpc
 from processes import environment
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.append(str(ROOT / "tests"))
+sys.path.append(str(ROOT))
 
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest  # noqa: E402
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2_grpc import LogsServiceStub  # noqa: E402
-from support import collector_tiers as tiers  # noqa: E402
-from support.backends import Collector, eventually  # noqa: E402
-from support.collector import HttpCollector, items_of, signal_of  # noqa: E402
-from support.relay import Relay  # noqa: E402
+
+from tests.support import collector_tiers as tiers  # noqa: E402
+from tests.support.backends import Collector, eventually  # noqa: E402
+from tests.support.collector import HttpCollector, items_of, signal_of  # noqa: E402
+from tests.support.relay import Relay  # noqa: E402
 
 README = ROOT / "collector-config" / "README.md"
 BEGIN, END = "<!-- sizing: begin -->", "<!-- sizing: end -->"

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 
 from processes import directory, ended_ns, environment, started, told
 from report import Check, Section, median, s, table
-from support.collector import HANG, GrpcCollector, refusing_port
+
+from tests.support.collector import HANG, GrpcCollector, refusing_port
 
 NAME = "exit"
 EVENTS = 20

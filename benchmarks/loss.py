@@ -14,7 +14,8 @@ from typing import Any
 
 from processes import BenchmarkError, directory, ended_ns, environment, errors_of, started, told
 from report import Check, Section, table
-from support.collector import GrpcCollector
+
+from tests.support.collector import GrpcCollector
 
 NAME = "loss"
 PER_S = 5

@@ -12,7 +12,8 @@ from typing import Any
 
 from processes import PROGRAMS, directory, environment, started, told, torchrun_arguments
 from report import Check, Section, percentile, table, us
-from support.collector import GrpcCollector
+
+from tests.support.collector import GrpcCollector
 
 NAME = "record"
 _LABELS = {

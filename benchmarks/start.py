@@ -7,7 +7,8 @@ from pathlib import Path
 
 from processes import PROGRAMS, directory, environment, started, told, torchrun_arguments
 from report import Check, Section, median, ms, table
-from support.collector import GrpcCollector
+
+from tests.support.collector import GrpcCollector
 
 NAME = "start"
 REST_S = 3.0

@@ -6,7 +6,8 @@ from typing import Any
 
 from processes import directory, ended_ns, environment, started, told
 from report import Check, Section, median, ms, table
-from support.collector import refusing_port
+
+from tests.support.collector import refusing_port
 
 NAME = "worker"
 TARGET_MS = 1

@@ -12,10 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from jobs import Job, play_failed_job
-from support import collector_tiers as tiers
-from support.backends import LogStore, Loki, Missing, Programs, Stack, find_programs
-from support.collector import HttpCollector
+
+from tests.backends.jobs import Job, play_failed_job
+from tests.support import collector_tiers as tiers
+from tests.support.backends import LogStore, Loki, Missing, Programs, Stack, find_programs
+from tests.support.collector import HttpCollector
 
 HERE = Path(__file__).resolve().parent
 NO_LOKI = "no loki on PATH (under the AGPL, so this project does not build it); install one to run these"

@@ -16,11 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from environments import NEWEST
-from harness import Agents
-from stage import Being, Deed, Stage
-from support.ports import free_port
-from written import LOGS, SPANS, Written, written
+from tests.backends.file_exports import LOGS, SPANS, Written, written
+from tests.live.environments import NEWEST
+from tests.live.harness import Agents
+from tests.live.scenarios.cluster import Being, Deed, Stage
+from tests.support.ports import free_port
 
 HOSTS = ("train-0", "train-1", "train-2")
 LETTERS = "abcdefgh"

@@ -17,12 +17,13 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import NO_LOKI
-from harness import Agents
-from jobs import Nodes, stage_of
-from plays import FAST
-from support.alert_rules import LOKI, VICTORIALOGS, alerts_of, faster, faster_on_logs
-from support.backends import (
+
+from tests.backends.conftest import NO_LOKI
+from tests.backends.jobs import Nodes, stage_of
+from tests.live.harness import Agents
+from tests.live.scenarios.scripts import FAST
+from tests.support.alert_rules import LOKI, VICTORIALOGS, alerts_of, faster, faster_on_logs
+from tests.support.backends import (
     QUICKSTART,
     Collector,
     Loki,
@@ -34,11 +35,11 @@ from support.backends import (
     find_loki,
     http,
 )
-from support.backends.loki import CONFIG as LOKI_CONFIG
-from support.backends.prometheus import CONFIG as PROMETHEUS_CONFIG
-from support.backends.stack import also_to_loki
-from support.otlp_senders import send_logs
-from support.ports import free_port
+from tests.support.backends.loki import CONFIG as LOKI_CONFIG
+from tests.support.backends.prometheus import CONFIG as PROMETHEUS_CONFIG
+from tests.support.backends.stack import also_to_loki
+from tests.support.otlp_senders import send_logs
+from tests.support.ports import free_port
 
 STUCK, NAMED, LOST = "TorchelasticRendezvousStuck", "TorchelasticRendezvousStuckFor", "TorchelasticNodeKeepsBeingLost"
 FAILED, DOWN, LOSING = "TorchelasticJobFailed", "TorchelasticJobDown", "TorchelasticCollectorLosing"

@@ -8,11 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from support import collector_tiers as tiers
-from support.backends import Collector, Programs, eventually
-from support.collector import OK, UNAVAILABLE, HttpCollector
-from support.kafka_broker import Kafka, NoKafka
-from support.otlp_senders import point, record, send_logs, send_metrics, send_spans, span, trace_id
+
+from tests.support import collector_tiers as tiers
+from tests.support.backends import Collector, Programs, eventually
+from tests.support.collector import OK, UNAVAILABLE, HttpCollector
+from tests.support.kafka_broker import Kafka, NoKafka
+from tests.support.otlp_senders import point, record, send_logs, send_metrics, send_spans, span, trace_id
 
 PARTITIONS = 4
 SIGNALS = ("logs", "metrics", "traces")

@@ -19,12 +19,12 @@ from typing import Any
 import grpc
 import pytest
 import yaml
-from support import collector_tiers as tiers
-from support.backends import Collector, NotReady, Programs, eventually
-from support.collector import OK, UNAVAILABLE, Answer, HttpCollector, attributes_of, items_of
-from support.drivers import Driver
-from support.otlp_senders import point, record, send_logs, send_metrics, send_spans, span, trace_id
 
+from tests.support import collector_tiers as tiers
+from tests.support.backends import Collector, NotReady, Programs, eventually
+from tests.support.collector import OK, UNAVAILABLE, Answer, HttpCollector, attributes_of, items_of
+from tests.support.drivers import Driver
+from tests.support.otlp_senders import point, record, send_logs, send_metrics, send_spans, span, trace_id
 from torchelastic_otel.spool.reader import read_summary
 
 SENT_FAILED = "otelcol_exporter_send_failed_log_records"

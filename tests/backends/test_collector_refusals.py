@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import collector_tiers as tiers
-from support.backends import Collector, Programs, eventually
-from support.collector import BAD_REQUEST, OK, THROTTLED, UNAVAILABLE, Answer, HttpCollector
-from support.otlp_senders import send_logs
+
+from tests.support import collector_tiers as tiers
+from tests.support.backends import Collector, Programs, eventually
+from tests.support.collector import BAD_REQUEST, OK, THROTTLED, UNAVAILABLE, Answer, HttpCollector
+from tests.support.otlp_senders import send_logs
 
 SENT_FAILED = "otelcol_exporter_send_failed_log_records"
 

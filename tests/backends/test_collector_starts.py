@@ -14,11 +14,12 @@ import pytest
 import yaml
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import TraceServiceStub
-from support import collector_tiers as tiers
-from support.backends import Collector, Programs, eventually
-from support.backends.server import loopback
-from support.collector import GrpcCollector, HttpCollector
-from support.otlp_senders import send_logs
+
+from tests.support import collector_tiers as tiers
+from tests.support.backends import Collector, Programs, eventually
+from tests.support.backends.server import loopback
+from tests.support.collector import GrpcCollector, HttpCollector
+from tests.support.otlp_senders import send_logs
 
 # What contrib 0.158.0 has of what our configurations use, by the "distributions" of each module's metadata.yaml.
 # Contrib itself is too large to be built here: that it takes our files is shown for these names and these modules,

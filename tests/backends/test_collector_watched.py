@@ -7,8 +7,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from support.backends import Programs
-from support.collector_tiers import CONFIGS
+from tests.support.backends import Programs
+from tests.support.collector_tiers import CONFIGS
 
 
 def test_promtool_takes_what_the_readme_says_and_finds_the_rules(programs: Programs, tmp_path: Path) -> None:

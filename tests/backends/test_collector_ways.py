@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import collector_tiers as tiers
-from support.backends import Collector, Programs, eventually
-from support.collector import HttpCollector, attributes_of
-from support.otlp_senders import point, record, send_logs, send_metrics, send_spans, span, trace_id
-from support.relay import Relay
+
+from tests.support import collector_tiers as tiers
+from tests.support.backends import Collector, Programs, eventually
+from tests.support.collector import HttpCollector, attributes_of
+from tests.support.otlp_senders import point, record, send_logs, send_metrics, send_spans, span, trace_id
+from tests.support.relay import Relay
 
 QUICK = {"processors": {"tail_sampling": {"decision_wait": "2s"}}}
 RECEIVED = "otelcol_processor_tail_sampling_new_trace_id_received"

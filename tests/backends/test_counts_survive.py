@@ -9,9 +9,10 @@ import uuid
 from pathlib import Path
 
 import pytest
-from harness import Agents
-from jobs import Nodes, enter_all, play_writer_killed, run_for, stage_of, wait_all
-from support.backends import QUICKSTART, Collector, Prometheus, Stack, eventually
+
+from tests.backends.jobs import Nodes, enter_all, play_writer_killed, run_for, stage_of, wait_all
+from tests.live.harness import Agents
+from tests.support.backends import QUICKSTART, Collector, Prometheus, Stack, eventually
 
 RANGE = "15m"
 S = 1_000_000_000

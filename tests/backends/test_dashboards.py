@@ -14,12 +14,13 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import loki_of
-from dashboard_truth import FLEET, JOB, MESSAGE, Check, Seen, first_failure
-from jobs import Job
-from support.backends import LogStore, Stack, eventually
-from support.dashboard_answers import S, View
-from support.dashboards import FOLDER, LOG_STORES, NAMES, ROOT, panels, read
+
+from tests.backends.conftest import loki_of
+from tests.backends.expected_answers import FLEET, JOB, MESSAGE, Check, Seen, first_failure
+from tests.backends.jobs import Job
+from tests.support.backends import LogStore, Stack, eventually
+from tests.support.dashboard_answers import S, View
+from tests.support.dashboards import FOLDER, LOG_STORES, NAMES, ROOT, panels, read
 
 TRUTH: dict[str, dict[str, Check]] = {"job": JOB, "fleet": FLEET}
 AFTER_S = 5

@@ -10,12 +10,13 @@ import time
 from typing import Any
 
 import pytest
-from support.backends import LogStore, Stack, eventually
-from support.backends.http import get_json
-from support.dashboard_answers import S, View
-from support.dashboards import NAMES, Panel, panels, read
-from support.synthetic_jobs import SyntheticJob
-from synthetic_truth import ALONE, BY_COLLECTORS, in_short, told_of
+
+from tests.backends.expected_synthetic_answers import ALONE, BY_COLLECTORS, in_short, told_of
+from tests.support.backends import LogStore, Stack, eventually
+from tests.support.backends.http import get_json
+from tests.support.dashboard_answers import S, View
+from tests.support.dashboards import NAMES, Panel, panels, read
+from tests.support.synthetic_jobs import SyntheticJob
 
 MOST = {"stat": 4, "bargauge": 10, "timeseries": 6, "table": 20, "barchart": 30, "logs": 500}
 """The most that a panel may show: what a person can take in."""

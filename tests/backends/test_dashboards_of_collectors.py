@@ -15,13 +15,14 @@ from typing import Any
 
 import pytest
 import yaml
-from support.backends import QUICKSTART, Collector, Programs, Prometheus, eventually
-from support.backends.prometheus import CONFIG
-from support.collector import OK, UNAUTHORIZED, GrpcCollector, HttpCollector
-from support.dashboard_answers import ALL, Chosen, View
-from support.dashboards import panels, read
-from support.otlp_senders import point, send_logs, send_metrics, send_spans, span
-from synthetic_truth import BY_COLLECTORS
+
+from tests.backends.expected_synthetic_answers import BY_COLLECTORS
+from tests.support.backends import QUICKSTART, Collector, Programs, Prometheus, eventually
+from tests.support.backends.prometheus import CONFIG
+from tests.support.collector import OK, UNAUTHORIZED, GrpcCollector, HttpCollector
+from tests.support.dashboard_answers import ALL, Chosen, View
+from tests.support.dashboards import panels, read
+from tests.support.otlp_senders import point, send_logs, send_metrics, send_spans, span
 
 FAILED = "otelcol_exporter_send_failed_log_records"
 SUMS = sorted({(name, title) for name, title, ref in BY_COLLECTORS if ref == "B"})

@@ -16,17 +16,18 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
-from conftest import loki_of
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord, ResourceLogs, ScopeLogs
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
-from support.backends import Stack, eventually
-from support.backends.victorialogs import STREAM_FIELDS
-from support.dashboard_answers import ALL, Chosen, S, View
-from support.dashboards import LOG_STORES, NAMES, following, panels, read
-from support.synthetic_jobs import MISSING, SyntheticJob
-from synthetic_truth import told_of
+
+from tests.backends.conftest import loki_of
+from tests.backends.expected_synthetic_answers import told_of
+from tests.support.backends import Stack, eventually
+from tests.support.backends.victorialogs import STREAM_FIELDS
+from tests.support.dashboard_answers import ALL, Chosen, S, View
+from tests.support.dashboards import LOG_STORES, NAMES, following, panels, read
+from tests.support.synthetic_jobs import MISSING, SyntheticJob
 
 NODES = 3
 

@@ -10,7 +10,8 @@ import uuid
 from typing import Any
 
 import pytest
-from support.backends import LogStore, Loki, Stack, eventually
+
+from tests.support.backends import LogStore, Loki, Stack, eventually
 
 HOUR_NS = 3600 * 10**9
 SERVICE = "service.instance.id"

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
-from jobs import Job
-from support.backends import LogStore, Loki, Stack, eventually
-from written import Written
+
+from tests.backends.file_exports import Written
+from tests.backends.jobs import Job
+from tests.support.backends import LogStore, Loki, Stack, eventually
 
 RANK = "torchelastic.worker.rank"
 RUN = "torchelastic.run.id"

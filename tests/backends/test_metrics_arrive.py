@@ -8,11 +8,12 @@ import uuid
 from pathlib import Path
 
 import pytest
-from dashboard_truth import SLACK_S
-from harness import Agents
-from jobs import FAST, RUNNING_S, Job, stage_of
-from support.backends import Stack, eventually
-from support.ports import free_port
+
+from tests.backends.expected_answers import SLACK_S
+from tests.backends.jobs import FAST, RUNNING_S, Job, stage_of
+from tests.live.harness import Agents
+from tests.support.backends import Stack, eventually
+from tests.support.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "scripts"))

@@ -14,11 +14,12 @@ from types import SimpleNamespace
 import pytest
 import yaml
 from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
-from support import collector_tiers as tiers
-from support.backends import Collector, Programs, Prometheus, eventually
-from support.backends.prometheus import CONFIG
-from support.collector import LONGEST_S
-from support.otlp_senders import point, send_metrics
+
+from tests.support import collector_tiers as tiers
+from tests.support.backends import Collector, Programs, Prometheus, eventually
+from tests.support.backends.prometheus import CONFIG
+from tests.support.collector import LONGEST_S
+from tests.support.otlp_senders import point, send_metrics
 
 SEND_FAILED = "otelcol_exporter_send_failed_metric_points"
 HOUR_S = 3600

@@ -15,11 +15,12 @@ from typing import Any
 
 import pytest
 import yaml
-from support import collector_tiers as tiers
-from support.backends import Collector, Programs, Prometheus, eventually, http
-from support.backends.server import loopback
-from support.collector import BAD_REQUEST, LONGEST_S, HttpCollector
-from support.manifests import (
+
+from tests.support import collector_tiers as tiers
+from tests.support.backends import Collector, Programs, Prometheus, eventually, http
+from tests.support.backends.server import loopback
+from tests.support.collector import BAD_REQUEST, LONGEST_S, HttpCollector
+from tests.support.manifests import (
     CONFIG,
     KUBERNETES,
     KUSTOMIZATION,
@@ -30,7 +31,7 @@ from support.manifests import (
     shell_blocks,
     yaml_blocks,
 )
-from support.otlp_senders import send_logs, send_spans, span
+from tests.support.otlp_senders import send_logs, send_spans, span
 
 README = KUBERNETES / "README.md"
 AGENT, GATEWAY = ("DaemonSet", "otel-agent"), ("StatefulSet", "otel-gateway")

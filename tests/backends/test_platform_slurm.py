@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from support import collector_tiers as tiers
-from support.backends import Collector, Programs, Prometheus, eventually
-from support.collector import LONGEST_S
-from support.manifests import CONFIG, SLURM, environment_file, shell_blocks, yaml_blocks
+
+from tests.support import collector_tiers as tiers
+from tests.support.backends import Collector, Programs, Prometheus, eventually
+from tests.support.collector import LONGEST_S
+from tests.support.manifests import CONFIG, SLURM, environment_file, shell_blocks, yaml_blocks
 
 README = SLURM / "README.md"
 SETTINGS = SLURM / "agent.env"

@@ -26,7 +26,8 @@ from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from support.backends import Collector, NotReady, Programs, Prometheus, Server, Stack, eventually
+
+from tests.support.backends import Collector, NotReady, Programs, Prometheus, Server, Stack, eventually
 
 RUN = "torchelastic.run.id"
 

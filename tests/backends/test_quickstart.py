@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.backends import Programs, eventually
-from support.ports import free_port
+
+from tests.support.backends import Programs, eventually
+from tests.support.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICKSTART = ROOT / "scripts" / "quickstart"

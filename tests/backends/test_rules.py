@@ -6,8 +6,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from support.alert_rules import FILES, TESTS, alerts_of, groups_of
-from support.backends import Programs, Stack, eventually
+
+from tests.support.alert_rules import FILES, TESTS, alerts_of, groups_of
+from tests.support.backends import Programs, Stack, eventually
 
 
 def promtool(programs: Programs, *arguments: str | Path) -> str:

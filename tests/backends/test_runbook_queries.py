@@ -15,11 +15,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
-from jobs import RUNNING_S, Job
-from support.alert_rules import blocks, runbook_sections, series_asked_for
-from support.backends import LogStore, Stack, VictoriaLogs, eventually
-from support.backends.prometheus import Sample
-from written import Written
+
+from tests.backends.file_exports import Written
+from tests.backends.jobs import RUNNING_S, Job
+from tests.support.alert_rules import blocks, runbook_sections, series_asked_for
+from tests.support.backends import LogStore, Stack, VictoriaLogs, eventually
+from tests.support.backends.prometheus import Sample
 
 S = 1_000_000_000
 SECTIONS = runbook_sections()

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from harness import Agents
-from jobs import Job, job_of, play_failed_job, play_fine_job, stage_of
-from support.backends import QUICKSTART, Collector, Stack, eventually
-from written import Written
+
+from tests.backends.file_exports import Written
+from tests.backends.jobs import Job, job_of, play_failed_job, play_fine_job, stage_of
+from tests.live.harness import Agents
+from tests.support.backends import QUICKSTART, Collector, Stack, eventually
 
 GATEWAY = QUICKSTART.parent / "gateway.yaml"
 WAIT = "8s"

@@ -13,12 +13,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 import pytest
-from jobs import Job, play_failed_job
-from support import collector_tiers as tiers
-from support.backends import Collector, Programs, Stack, eventually
-from support.collector import LONGEST_S
-from support.kafka_broker import Kafka, NoKafka
-from written import Written
+
+from tests.backends.file_exports import Written
+from tests.backends.jobs import Job, play_failed_job
+from tests.support import collector_tiers as tiers
+from tests.support.backends import Collector, Programs, Stack, eventually
+from tests.support.collector import LONGEST_S
+from tests.support.kafka_broker import Kafka, NoKafka
 
 SAMPLING = {"processors": {"tail_sampling": {"decision_wait": "8s"}}}
 DECIDED = "otelcol_processor_tail_sampling_global_count_traces_sampled"

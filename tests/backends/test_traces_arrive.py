@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 
 import pytest
-from jobs import Job
-from support.backends import Span, Stack, eventually
-from written import Written
+
+from tests.backends.file_exports import Written
+from tests.backends.jobs import Job
+from tests.support.backends import Span, Stack, eventually
 
 
 @pytest.fixture(scope="module")

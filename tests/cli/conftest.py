@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.left_behind import Spools
 
+from tests.support.orphaned_spools import Spools
 from torchelastic_otel.spool.directory import folder
 
 

@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.alert_rules import (
+
+from tests.support.alert_rules import (
     FILES,
     LOKI,
     ROOT,

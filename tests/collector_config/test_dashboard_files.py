@@ -14,7 +14,8 @@ import yaml
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard
-from support.dashboards import FOLDER, LOG_STORES, NAMES, ROOT, following, panels, read, texts, variables
+
+from tests.support.dashboards import FOLDER, LOG_STORES, NAMES, ROOT, following, panels, read, texts, variables
 
 GLOBAL = {"__range", "__interval", "__rate_interval", "__url_time_range", "__value", "__from", "__to"}
 """Variables of Grafana's own that are used."""

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.dashboards import LOG_STORES, NAMES, ROOT, panels, read
+
+from tests.support.dashboards import LOG_STORES, NAMES, ROOT, panels, read
 
 SCHEMA, TYPESCRIPT = "@grafana/schema@13.2.3", "typescript@7.0.2"
 RAW = "@grafana/schema/dist/types/raw"

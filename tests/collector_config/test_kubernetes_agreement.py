@@ -9,7 +9,8 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import pytest
-from support.manifests import (
+
+from tests.support.manifests import (
     CONFIG,
     KUBERNETES,
     KUSTOMIZATION,

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.manifests import EXAMPLES, documents, manifest, pod_templates, size
 
+from tests.support.manifests import EXAMPLES, documents, manifest, pod_templates, size
 from torchelastic_otel.cli import make_parser
 from torchelastic_otel.model.job_environment import JOB_ATTRIBUTES
 from torchelastic_otel.settings import SETTINGS

@@ -12,7 +12,8 @@ from pathlib import Path
 import jsonschema
 import pytest
 import yaml
-from support.manifests import (
+
+from tests.support.manifests import (
     CONFIG,
     EXAMPLES,
     KUBERNETES,
@@ -24,7 +25,6 @@ from support.manifests import (
     shell_blocks,
     yaml_blocks,
 )
-
 from torchelastic_otel.cli import COMMANDS
 
 README = KUBERNETES / "README.md"

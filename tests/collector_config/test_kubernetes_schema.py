@@ -12,7 +12,8 @@ import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
-from support.manifests import CONFIG, EXAMPLES, KUBERNETES, KUSTOMIZATION, documents, manifests, pod_templates
+
+from tests.support.manifests import CONFIG, EXAMPLES, KUBERNETES, KUSTOMIZATION, documents, manifests, pod_templates
 
 # the first one has sidecars (init containers that go on) switched on
 VERSIONS = ("1.29.0", "1.34.0", kubernetes_validate.latest_version())

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.manifests import ROOT, SLURM
 
+from tests.support.manifests import ROOT, SLURM
 from torchelastic_otel.cli import make_parser
 
 EXAMPLE = SLURM / "train.sbatch"

@@ -18,10 +18,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from support.collector import HANG, GrpcCollector, HttpCollector
-from support.left_behind import Spools
-from support.manifests import SLURM, environment_file
 
+from tests.support.collector import HANG, GrpcCollector, HttpCollector
+from tests.support.manifests import SLURM, environment_file
+from tests.support.orphaned_spools import Spools
 from torchelastic_otel.settings import SETTINGS
 from torchelastic_otel.spool.directory import SPOOL_SUFFIX, folder, prepare
 

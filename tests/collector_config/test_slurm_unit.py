@@ -11,7 +11,8 @@ import subprocess
 from pathlib import Path, PurePosixPath
 
 import pytest
-from support.manifests import (
+
+from tests.support.manifests import (
     CONFIG,
     SLURM,
     documents,

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
-from support.drivers import Drive, Driver
+
+from tests.support.drivers import Drive, Driver
 
 
 @pytest.fixture

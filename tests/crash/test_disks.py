@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.collector import OK, UNAVAILABLE, HttpCollector
-from support.drivers import Drive, Driver
+
+from tests.support.collector import OK, UNAVAILABLE, HttpCollector
+from tests.support.drivers import Drive, Driver
 
 pytestmark = pytest.mark.crash
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.collector import (
+
+from tests.support.collector import (
     BAD_REQUEST,
     DRIP,
     FORBIDDEN,
@@ -20,8 +21,7 @@ from support.collector import (
     attributes_of,
     wait_until,
 )
-from support.drivers import Drive
-
+from tests.support.drivers import Drive
 from torchelastic_otel.spool import adoption
 
 pytestmark = pytest.mark.crash

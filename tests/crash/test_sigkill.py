@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.collector import (
+
+from tests.support.collector import (
     HANG,
     OK,
     Collector,
@@ -19,7 +20,7 @@ from support.collector import (
     refusing_port,
     wait_until,
 )
-from support.drivers import Drive, Driver
+from tests.support.drivers import Drive, Driver
 
 pytestmark = pytest.mark.crash
 

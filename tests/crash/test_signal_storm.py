@@ -11,10 +11,10 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from support.collector import refusing_port
-from support.drivers import Drive
 
 import torchelastic_otel
+from tests.support.collector import refusing_port
+from tests.support.drivers import Drive
 from torchelastic_otel.ingest.handler import SpoolHandler
 from torchelastic_otel.ingest.queue import IngestQueue
 from torchelastic_otel.ingest.writer import Writer

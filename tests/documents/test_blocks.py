@@ -18,8 +18,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from support.markdown import ROOT, Block, blocks, files
 
+from tests.support.markdown import ROOT, Block, blocks, files
 from torchelastic_otel.cli import make_parser
 
 if sys.version_info >= (3, 11):

@@ -13,8 +13,8 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from support.markdown import ROOT
 
+from tests.support.markdown import ROOT
 from torchelastic_otel import semconv
 from torchelastic_otel.cli.run import LAUNCHERS
 from torchelastic_otel.export.destinations import BUILT_IN, BUILT_IN_EXPORTERS

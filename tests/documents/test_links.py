@@ -6,7 +6,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from support.markdown import ROOT, anchors, files, links
+
+from tests.support.markdown import ROOT, anchors, files, links
 
 FILES = files(*(path.name for path in ROOT.glob("*.md")), "docs", "collector-config", "benchmarks")
 

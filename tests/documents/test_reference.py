@@ -7,9 +7,9 @@ import re
 from pathlib import Path
 
 import pytest
-from support.markdown import ROOT, files
 
 import torchelastic_otel
+from tests.support.markdown import ROOT, files
 from torchelastic_otel import events, semconv
 from torchelastic_otel.cli import COMMANDS
 from torchelastic_otel.cli.command import Command

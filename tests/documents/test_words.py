@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from support.markdown import ROOT, prose
+
+from tests.support.markdown import ROOT, prose
 
 ROOTS: Final = ("README.md", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs")
 """Files and folders that are checked."""

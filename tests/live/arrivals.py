@@ -9,8 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness import Agent, is_beat
-
+from tests.live.harness import Agent, is_beat
 from torchelastic_otel.demo.receiver import Received, Receiver
 
 _STATES = {

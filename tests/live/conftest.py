@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from environments import ENVIRONMENTS, Environment
-from harness import Agents
 
+from tests.live.environments import ENVIRONMENTS, Environment
+from tests.live.harness import Agents
 from torchelastic_otel.demo.receiver import Receiver
 
 

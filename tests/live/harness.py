@@ -19,8 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from environments import NEWEST, Environment
-
+from tests.live.environments import NEWEST, Environment
 from torchelastic_otel.demo.receiver import Receiver
 from torchelastic_otel.processing.processor import SPANS
 from torchelastic_otel.semconv import INFERRED

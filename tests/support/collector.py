@@ -51,7 +51,7 @@ from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from support.ports import free_port
+from tests.support.ports import free_port
 
 LONGEST_S = 60.0
 """Until then a test waits for what it says will come; none takes it where it does."""

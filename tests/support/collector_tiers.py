@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from support.backends import Collector, Stack
-from support.collector import Collector as Receiver
-from support.collector import make_certificate
+from tests.support.backends import Collector, Stack
+from tests.support.collector import Collector as Receiver
+from tests.support.collector import make_certificate
 
 CONFIGS = Path(__file__).resolve().parents[2] / "collector-config"
 _TROUBLE = re.compile(r"^\S+\t(warn|error|dpanic|panic|fatal)\t", re.MULTILINE)

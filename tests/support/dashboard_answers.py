@@ -14,9 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from support.backends import Loki, Prometheus, Stack, VictoriaLogs
-from support.backends.http import get_json
-from support.dashboards import LOG_STORES, Board, Panel, variables
+from tests.support.backends import Loki, Prometheus, Stack, VictoriaLogs
+from tests.support.backends.http import get_json
+from tests.support.dashboards import LOG_STORES, Board, Panel, variables
 
 S = 1_000_000_000
 ALL = "$__all"

@@ -20,8 +20,8 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
-from support.backends import Server
-from support.backends.server import loopback
+from tests.support.backends import Server
+from tests.support.backends.server import loopback
 
 VERSION = "4.1.0"
 _ARTIFACTS = (

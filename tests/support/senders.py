@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from unittest import mock
 
-from support.collector import Collector
+from tests.support.collector import Collector
 from torchelastic_otel.export.destinations import Exporter
 from torchelastic_otel.export.otel.environment import with_attempt_timeout
 from torchelastic_otel.export.otel.factory import make_sender

@@ -28,6 +28,6 @@ def span(name: str = "torchelastic.round", *, trace_id: str = TRACE, error: str 
 
 def span_delivery(sequence: int = 1, *, of: ElasticSpan | None = None) -> StoredSpan:
     """One span on its way."""
-    from support.deliveries import ORIGIN
+    from tests.support.stored_events import ORIGIN
 
     return StoredSpan(sequence, of or span(), ORIGIN)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 
-from findings import SLACK_S, Case, S, named, ours, pid_of, slack_s
-from truth import failing
-
+from tests.live.scenarios.expected import failing
+from tests.live.scenarios.findings import SLACK_S, Case, S, named, ours, pid_of, slack_s
 from torchelastic_otel import semconv
 from torchelastic_otel.demo.receiver import Received
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 
-from arrivals import assert_tells
-from findings import Case, changes, named, ours, pid_of
-
+from tests.live.arrivals import assert_tells
+from tests.live.scenarios.findings import Case, changes, named, ours, pid_of
 from torchelastic_otel import semconv
 from torchelastic_otel.demo.receiver import Received
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-from findings import Case, S, changes, named
-from truth import failing
-
+from tests.live.scenarios.expected import failing
+from tests.live.scenarios.findings import Case, S, changes, named
 from torchelastic_otel import semconv
 from torchelastic_otel.demo.receiver import ReceivedMetric
 

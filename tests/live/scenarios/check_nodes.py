@@ -11,10 +11,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from findings import Case, S, moment_ns, named, pid_of
-from harness import is_beat
-from stage import Being
-
+from tests.live.harness import is_beat
+from tests.live.scenarios.cluster import Being
+from tests.live.scenarios.findings import Case, S, moment_ns, named, pid_of
 from torchelastic_otel import semconv
 
 PHASES = ("detect", "stop", "rendezvous", "assign_ranks", "start")

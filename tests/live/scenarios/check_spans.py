@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 
-from findings import Case, S, ours
-
+from tests.live.scenarios.findings import Case, S, ours
 from torchelastic_otel import semconv
 from torchelastic_otel.demo.receiver import ReceivedSpan
 

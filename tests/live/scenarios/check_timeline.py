@@ -7,8 +7,8 @@ import socket
 from collections.abc import Mapping
 from typing import Any
 
-from findings import Case, S, moment_ns, pid_of, slack_s
-from truth import failing
+from tests.live.scenarios.expected import failing
+from tests.live.scenarios.findings import Case, S, moment_ns, pid_of, slack_s
 
 STOPPED = ("SIGTERM", "SIGINT", "SIGKILL")
 OUTCOMES = {"error": "failed", None: "lost"}

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from theatre import Theatre
+
+from tests.live.scenarios.runner import Theatre
 
 
 @pytest.fixture(scope="session")

@@ -11,11 +11,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from environments import NEWEST
-from seen import Seen
-from stage import Being, Deed, Stage
-from truth import Truth
-
+from tests.live.environments import NEWEST
+from tests.live.scenarios.actual import Seen
+from tests.live.scenarios.cluster import Being, Deed, Stage
+from tests.live.scenarios.expected import Truth
 from torchelastic_otel import semconv
 from torchelastic_otel.demo.receiver import Received
 

@@ -9,9 +9,9 @@ import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import plays
-from stage import Stage
-from truth import Round, Truth
+from tests.live.scenarios import scripts as plays
+from tests.live.scenarios.cluster import Stage
+from tests.live.scenarios.expected import Round, Truth
 
 
 @dataclass(frozen=True, slots=True)

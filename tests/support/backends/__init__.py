@@ -5,15 +5,15 @@ object lives, so that it comes back unchanged after :meth:`Server.kill` and :met
 deadline; if a program does not start, the error shows the end of its log.
 """
 
-from support.backends.collector import Collector
-from support.backends.jaeger import Jaeger, Span
-from support.backends.loki import Loki
-from support.backends.programs import Missing, Programs, find_loki, find_programs
-from support.backends.prometheus import Prometheus
-from support.backends.server import NotReady, Server, eventually
-from support.backends.stack import QUICKSTART, LogStore, Stack
-from support.backends.victorialogs import VictoriaLogs
-from support.backends.vmalert import VmAlert
+from tests.support.backends.collector import Collector
+from tests.support.backends.jaeger import Jaeger, Span
+from tests.support.backends.loki import Loki
+from tests.support.backends.programs import Missing, Programs, find_loki, find_programs
+from tests.support.backends.prometheus import Prometheus
+from tests.support.backends.server import NotReady, Server, eventually
+from tests.support.backends.stack import QUICKSTART, LogStore, Stack
+from tests.support.backends.victorialogs import VictoriaLogs
+from tests.support.backends.vmalert import VmAlert
 
 __all__ = [
     "QUICKSTART",

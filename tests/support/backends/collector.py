@@ -14,9 +14,9 @@ from typing import Any
 
 import yaml
 
-from support.backends import http
-from support.backends.programs import find_programs
-from support.backends.server import Server, loopback
+from tests.support.backends import http
+from tests.support.backends.programs import find_programs
+from tests.support.backends.server import Server, loopback
 
 _SAMPLE = re.compile(r"^(?P<name>[A-Za-z_:][\w:]*)(?:\{(?P<labels>.*)\})? (?P<value>\S+)")
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from support.backends import http
-from support.backends.programs import find_programs
-from support.backends.server import Server, loopback
+from tests.support.backends import http
+from tests.support.backends.programs import find_programs
+from tests.support.backends.server import Server, loopback
 
 US = 1_000
 """Nanoseconds in Jaeger's unit of time."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
-from support.ports import free_port
+from tests.support.ports import free_port
 
 START_S = 90.0
 """The longest that a start may take; on 2 busy cores the slowest took some seconds."""

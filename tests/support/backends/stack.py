@@ -10,14 +10,14 @@ from typing import Any
 
 import yaml
 
-from support.backends.collector import Collector
-from support.backends.jaeger import Jaeger
-from support.backends.loki import Loki
-from support.backends.programs import find_loki
-from support.backends.prometheus import CONFIG as PROMETHEUS_CONFIG
-from support.backends.prometheus import Prometheus
-from support.backends.server import NotReady, Server
-from support.backends.victorialogs import VictoriaLogs
+from tests.support.backends.collector import Collector
+from tests.support.backends.jaeger import Jaeger
+from tests.support.backends.loki import Loki
+from tests.support.backends.programs import find_loki
+from tests.support.backends.prometheus import CONFIG as PROMETHEUS_CONFIG
+from tests.support.backends.prometheus import Prometheus
+from tests.support.backends.server import NotReady, Server
+from tests.support.backends.victorialogs import VictoriaLogs
 
 CONFIGS = Path(__file__).resolve().parents[3] / "collector-config"
 QUICKSTART = CONFIGS / "quickstart.yaml"

@@ -10,9 +10,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from support.backends import http
-from support.backends.programs import find_programs
-from support.backends.server import Server, eventually, loopback
+from tests.support.backends import http
+from tests.support.backends.programs import find_programs
+from tests.support.backends.server import Server, eventually, loopback
 
 S = 1_000_000_000
 LATELY_S = 6 * 3600

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from support.backends import http
-from support.backends.programs import find_programs
-from support.backends.server import Server, loopback
+from tests.support.backends import http
+from tests.support.backends.programs import find_programs
+from tests.support.backends.server import Server, loopback
 
 
 class VmAlert(Server):

@@ -1,0 +1,172 @@
+"""What each agent says where nothing is agreed: no store, one that does not answer, and static."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.observed_job import ANSWER_WITHIN_S, Agent, Hung, Job, SlowDoor, failure, silent
+from tests.support.observers import Clock, S, Server, all_done, moment
+from torchelastic_otel import semconv
+from torchelastic_otel.agent.coordination.store import CONNECTED_WITHIN_NS, JobStore
+
+
+@pytest.fixture
+def server() -> Server:
+    """The job's store."""
+    return Server()
+
+
+def test_without_a_store_each_agent_tells_its_own_view_and_says_so() -> None:
+    """Torch before 2.4, etcd: nothing is agreed, and nothing is guessed silently."""
+    job = Job(2, None)
+    job.join(0)
+    failed, peer = job.agents
+    failed.facts.propose(failure(20, 0))
+    failed.facts.restarting("worker_failure")
+    peer.facts.restarting("membership_change")
+    job.join(1)
+    job.up(job.agents)
+    job.settle()
+    assert len({agent.told(semconv.RUN_IDENTIFIED)[0][semconv.RUN_NONCE] for agent in job.agents}) == 2
+    told = [agent.told(semconv.RESTART_CAUSE_AGREED)[0] for agent in job.agents]
+    assert [each[semconv.RESTART_REASON] for each in told] == ["worker_failure", "membership_change"]
+    assert [each[semconv.RESTART_AGREED] for each in told] == [False, False]
+    assert {each[semconv.INFERRED_FROM] for each in told} == {"own_view"}
+    assert [len(agent.told(semconv.ROUND_STARTED)) for agent in job.agents] == [1, 0]
+    assert job.agents[0].told(semconv.ROUND_STARTED)[0][semconv.INFERRED_FROM] == "own_view"
+    job.close()
+
+
+@pytest.mark.torch
+def test_under_static_each_agent_counts_for_itself_and_the_run_is_agreed_on(server: Server) -> None:
+    """Rank 0 "re-rendezvoused" in 2 ms, and its peer noticed nothing (torch-elastic's static backend)."""
+    job = Job(2, server, shared_rounds=False)
+    job.join(0)
+    one = job.agents[0]
+    one.facts.propose(failure(20, 0))
+    one.facts.restarting("worker_failure")
+    one.join(1, job.agents)
+    job.settle()
+    (told,) = one.told(semconv.RESTART_CAUSE_AGREED)
+    assert (told[semconv.RESTART_REASON], told[semconv.RESTART_AGREED]) == ("worker_failure", False)
+    assert job.agents[1].told(semconv.RESTART_CAUSE_AGREED) == []
+    assert len({agent.told(semconv.RUN_IDENTIFIED)[0][semconv.RUN_NONCE] for agent in job.agents}) == 1
+    job.close()
+
+
+@pytest.mark.torch
+def test_under_static_the_start_is_said_after_the_run_is_known(server: Server) -> None:
+    """The store comes with the first rendezvous: whoever reads the log in order must find the run first."""
+    clock = Clock()
+    agent = Agent(0, clock, shared_rounds=False)
+    agent.join(0, [agent])
+    agent.facts.up(moment(0).wall_ns, moment(0).wall_ns, moment(2).wall_ns)
+    all_done([agent.thread], [])
+    assert agent.said.facts == []
+    agent.store = JobStore(server.client, server.prefix, clock.monotonic_ns)
+    agent.facts.use(agent.store, hosts_store=True)
+    all_done([agent.thread], [agent.store])
+    assert [fact.name for fact in agent.said.facts] == [semconv.RUN_IDENTIFIED, semconv.ROUND_STARTED]
+    agent.facts.finish()
+
+
+def test_a_store_that_does_not_answer_costs_each_fact_its_time_and_none_is_missing() -> None:
+    """After three seconds everything is told as this agent's own view, once."""
+    hung = Hung()
+    job = Job(0, None)
+    for number in range(2):
+        agent = Agent(number, job.clock)
+        agent.store = JobStore(hung.connect, "p/", job.clock.monotonic_ns)
+        agent.facts.use(agent.store, hosts_store=number == 0)
+        job.agents.append(agent)
+    one, peer = job.agents
+    for agent in job.agents:
+        agent.join(0, job.agents)
+        agent.facts.propose(failure(20, 0))
+        agent.facts.restarting("worker_failure")
+        agent.join(1, job.agents)
+        agent.facts.up(moment(30).wall_ns, moment(31).wall_ns, moment(32).wall_ns)
+    one.facts.silent([silent(peer, 20, 1)])
+    for agent in job.agents:
+        all_done([agent.thread], [])
+        assert agent.said.facts == []
+    job.clock.seconds = ANSWER_WITHIN_S + 0.1
+    for agent in job.agents:
+        all_done([agent.thread], [])
+        (told,) = agent.told(semconv.RUN_IDENTIFIED)
+        assert told[semconv.INFERRED_FROM] == "own_view"
+        (told,) = agent.told(semconv.RESTART_CAUSE_AGREED)
+        assert (told[semconv.RESTART_AGREED], told[f"{semconv.CAUSE}.host"]) == (False, "host0")
+    assert [len(agent.told(semconv.ROUND_STARTED)) for agent in job.agents] == [1, 0]
+    assert [len(agent.told(semconv.AGENT_LOST)) for agent in job.agents] == [1, 0]
+    job.clock.seconds += 10
+    hung.open.set()
+    for agent in job.agents:
+        all_done([agent.thread], [])
+        names = [fact.name for fact in agent.said.facts]
+        assert len(names) == len(set(names))
+    job.close()
+
+
+def test_an_agent_that_ends_says_what_it_still_had_to_say() -> None:
+    """A job of one second must not lose the root of its bring-up."""
+    clock = Clock()
+    agent = Agent(0, clock)
+    agent.store = JobStore(Hung().connect, "p/", clock.monotonic_ns)
+    agent.facts.use(agent.store, hosts_store=True)
+    agent.join(0, [agent])
+    all_done([agent.thread], [])
+    clock.seconds = ANSWER_WITHIN_S + 0.1
+    all_done([agent.thread], [])
+    agent.facts.up(moment(0).wall_ns, moment(0).wall_ns, moment(2).wall_ns)
+    agent.facts.finish()
+    assert len(agent.said.wait(semconv.ROUND_STARTED)) == 1
+    assert agent.store.given_up
+
+
+def _through(door: SlowDoor) -> tuple[Agent, Clock]:
+    """An agent alone in its round, whose workers run, and whose store lets nobody in yet."""
+    clock = Clock()
+    agent = Agent(0, clock)
+    agent.store = JobStore(door.connect, "p/", clock.monotonic_ns)
+    agent.facts.use(agent.store, hosts_store=True)
+    agent.join(0, [agent])
+    agent.facts.up(moment(0).wall_ns, moment(0).wall_ns, moment(2).wall_ns)
+    all_done([agent.thread], [])
+    return agent, clock
+
+
+@pytest.mark.torch
+def test_a_connection_that_takes_seconds_is_waited_for_and_what_it_brings_is_agreed(server: Server) -> None:
+    """A name server that does not answer costs torch's client five seconds, and must not cost the run its one trace."""
+    door = SlowDoor(server.client)
+    agent, clock = _through(door)
+    for _ in range(90):
+        clock.seconds += 0.1
+        all_done([agent.thread], [])
+    assert agent.said.facts == []
+    door.open.set()
+    agent.said.wait(semconv.RUN_IDENTIFIED)
+    assert agent.told(semconv.RUN_IDENTIFIED)[0][semconv.INFERRED_FROM] == "store"
+    agent.said.wait(semconv.ROUND_STARTED)
+    agent.facts.finish()
+
+
+def test_a_connection_that_never_comes_is_given_up() -> None:
+    """A firewall that drops what it does not like must not keep the facts for ever."""
+    agent, clock = _through(SlowDoor(lambda: None))
+    for _ in range(round(CONNECTED_WITHIN_NS / S) + 3):
+        clock.seconds += 1
+        all_done([agent.thread], [])
+    assert agent.told(semconv.RUN_IDENTIFIED)[0][semconv.INFERRED_FROM] == "own_view"
+    assert len(agent.told(semconv.ROUND_STARTED)) == 1
+    agent.facts.finish()
+
+
+def test_an_agent_that_ends_before_it_is_connected_says_its_own_view() -> None:
+    """A job of two seconds behind a slow name server still has a trace, of its own."""
+    agent, _ = _through(SlowDoor(lambda: None))
+    agent.facts.finish()
+    agent.said.wait(semconv.ROUND_STARTED)
+    assert [fact.name for fact in agent.said.facts] == [semconv.RUN_IDENTIFIED, semconv.ROUND_STARTED]
+    assert agent.told(semconv.RUN_IDENTIFIED)[0][semconv.INFERRED_FROM] == "own_view"
