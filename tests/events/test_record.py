@@ -160,7 +160,7 @@ def test_every_field_arrives(rendezvous: Kept) -> None:
         "run", "joins", NodeState.SUCCEEDED, "Handler.join", "node-1", 7, "node-0:29400", 4, 3
     )
     assert rendezvous.only == RdzvEvent(
-        name="test_events_record.py:Handler.join",
+        name="test_record.py:Handler.join",
         run_id="run",
         message="joins",
         hostname="node-1",
@@ -185,7 +185,7 @@ def test_what_the_caller_leaves_out_is_this_process(rendezvous: Kept, monkeypatc
 def test_event_without_a_name_is_named_after_its_caller(rendezvous: Kept) -> None:
     """File and function are what tells the messages apart."""
     events.construct_and_record_rdzv_event("run", "message", NodeState.RUNNING)
-    assert rendezvous.only.name == ("test_events_record.py:test_event_without_a_name_is_named_after_its_caller")
+    assert rendezvous.only.name == ("test_record.py:test_event_without_a_name_is_named_after_its_caller")
 
 
 def test_record_wrapper_names_the_method_that_called_it(rendezvous: Kept) -> None:
@@ -204,7 +204,7 @@ def test_record_wrapper_names_the_method_that_called_it(rendezvous: Kept) -> Non
             self._record("joins")
 
     Node().join()
-    assert rendezvous.only.name == "test_events_record.py:Node.join"
+    assert rendezvous.only.name == "test_record.py:Node.join"
 
 
 def test_event_from_a_stack_without_a_caller_has_no_file(rendezvous: Kept) -> None:

@@ -49,7 +49,7 @@ os._exit(0)
 
 SIGNALLED = """
 import os, pathlib, signal, sys, threading, time
-from torchelastic_otel.spool import fork_safety as forks, store
+from torchelastic_otel.spool import fork_safety, store
 
 class SignalException(Exception):
     def __init__(self, sigval):
