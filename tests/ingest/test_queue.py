@@ -328,7 +328,7 @@ def tasks() -> int:
 
 
 def threads_of_a_child() -> int:
-    """The threads of a forked child: 1, and those that the SDK's processors of earlier tests start again after a fork."""
+    """The threads of a forked child: 1, and those of SDK processors that earlier tests did not shut down."""
     child = os.fork()
     if child == 0:
         os._exit(tasks())
