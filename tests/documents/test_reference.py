@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import re
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from torchelastic_otel import events, semconv
 from torchelastic_otel.cli import COMMANDS
 from torchelastic_otel.cli.command import Command
 from torchelastic_otel.export.destinations import BUILT_IN
+from torchelastic_otel.history import types as history_types
 from torchelastic_otel.processing.metrics.catalogue import TABLE
 from torchelastic_otel.settings import GIVEN_TO_WORKERS, SETTINGS, Setting
 from torchelastic_otel.torch_events import messages, parser, rendezvous_messages
@@ -90,6 +92,13 @@ def test_every_public_name_is_in_the_python_reference() -> None:
     public += [f"torchelastic_otel.events.{name}" for name in events.__all__]
     assert sorted(documented) == sorted(public)
     assert all(getattr(torchelastic_otel, name) is not None for name in torchelastic_otel.__all__)
+
+
+def test_every_type_of_the_history_is_in_its_explanation() -> None:
+    """The page shows how the types are nested; a renamed one would not be found."""
+    page = DOCUMENTS[ROOT / "docs" / "explanation" / "history.md"]
+    for name in (name for name, kind in vars(history_types).items() if dataclasses.is_dataclass(kind)):
+        assert re.search(rf"\b{name}\b", page), name
 
 
 def test_examples_import_public_modules_only() -> None:
