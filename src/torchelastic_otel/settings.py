@@ -12,14 +12,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
-PREFIX: Final = "TORCHELASTIC_OTEL"
-NS_PER_S: Final = 1_000_000_000
-GIVEN_TO_WORKERS: Final = (
-    PREFIX + "_TRAINING_FILE",
-    PREFIX + "_TRACEPARENT",
-    PREFIX + "_TRACESTATE",
-)
-"""Variables that an agent puts into its workers' environment; no settings."""
+from torchelastic_otel.environment_variables import PREFIX, SET_FOR_WORKERS
+from torchelastic_otel.units import NS_PER_S
+
 MIN_SPOOL_BYTES: Final = 1 << 20
 
 
@@ -196,7 +191,7 @@ def from_environment(environ: Mapping[str, str]) -> tuple[Settings, list[str]]:
                 f"{setting.variable}={text!r} is not allowed; allowed: {setting.allowed};"
                 f" using the default ({setting.default})"
             )
-    known = [setting.variable for setting in SETTINGS] + list(GIVEN_TO_WORKERS)
+    known = [setting.variable for setting in SETTINGS] + list(SET_FOR_WORKERS)
     for variable in environ:
         if variable.startswith(PREFIX) and variable not in known:
             near = difflib.get_close_matches(variable, known, 1)

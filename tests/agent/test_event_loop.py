@@ -15,7 +15,7 @@ import pytest
 from tests.support.collector import wait_until
 from tests.support.descriptors import descriptors
 from tests.support.observers import LONGEST_S, Clock, S, done, in_threads
-from torchelastic_otel.agent.event_loop import EventLoopThread
+from torchelastic_otel.event_loop import EventLoopThread
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import pytest
 
 from tests.support.observers import Clock, done
 from torchelastic_otel import semconv
-from torchelastic_otel.agent.event_loop import EventLoopThread
 from torchelastic_otel.agent.rendezvous_wait import RendezvousView, RendezvousWaitMonitor
+from torchelastic_otel.event_loop import EventLoopThread
 from torchelastic_otel.model.node_id import address_of
 
 

@@ -14,10 +14,11 @@ from tests.support.markdown import ROOT, files
 from torchelastic_otel import events, semconv
 from torchelastic_otel.cli import COMMANDS
 from torchelastic_otel.cli.command import Command
+from torchelastic_otel.environment_variables import SET_FOR_WORKERS
 from torchelastic_otel.export.destinations import BUILT_IN
 from torchelastic_otel.history import types as history_types
 from torchelastic_otel.processing.metrics.catalogue import TABLE
-from torchelastic_otel.settings import GIVEN_TO_WORKERS, SETTINGS, Setting
+from torchelastic_otel.settings import SETTINGS, Setting
 from torchelastic_otel.torch_events import messages, parser, rendezvous_messages
 
 REFERENCE = {path.stem: path.read_text() for path in files("docs/reference")}
@@ -35,7 +36,7 @@ def test_every_setting_has_its_row(setting: Setting) -> None:
 def test_every_variable_that_a_document_names_exists() -> None:
     """A setting that was renamed must not live on in the documents."""
     slurm = {"TORCHELASTIC_OTEL_EPILOG_TIMEOUT", "TORCHELASTIC_OTEL_PROGRAM"}  # of collector-config/slurm/epilog.sh
-    known = {setting.variable for setting in SETTINGS} | set(GIVEN_TO_WORKERS) | slurm
+    known = {setting.variable for setting in SETTINGS} | set(SET_FOR_WORKERS) | slurm
     for path, text in DOCUMENTS.items():
         assert set(re.findall(r"\bTORCHELASTIC_OTEL(?:_[A-Z]+)*\b", text)) <= known, path
 

@@ -10,10 +10,10 @@ from tests.support.observers import EPOCH_NS, Clock, S, Said, done
 from torchelastic_otel import semconv
 from torchelastic_otel.agent.config import AgentConfig
 from torchelastic_otel.agent.coordination.coordinator import JobCoordinator
-from torchelastic_otel.agent.event_loop import EventLoopThread
 from torchelastic_otel.agent.observer import AgentObserver
 from torchelastic_otel.agent.rendezvous_wait import RendezvousView
 from torchelastic_otel.agent.workers import Worker
+from torchelastic_otel.event_loop import EventLoopThread
 from torchelastic_otel.model.inferred_event import InferredEvent
 
 NOBODY = 5_000_000

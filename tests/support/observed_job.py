@@ -13,7 +13,7 @@ from torchelastic_otel.agent.coordination.fallback import ANSWER_WITHIN_NS
 from torchelastic_otel.agent.coordination.membership import SilentNode
 from torchelastic_otel.agent.coordination.round_start import Joined
 from torchelastic_otel.agent.coordination.store import JobStore
-from torchelastic_otel.agent.event_loop import EventLoopThread
+from torchelastic_otel.event_loop import EventLoopThread
 from torchelastic_otel.model.failure import WORKER_FAILURE, Cause
 
 ANSWER_WITHIN_S = ANSWER_WITHIN_NS / S

@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 from torchelastic_otel.agent.coordination.store import JobStore, Keys
-from torchelastic_otel.agent.event_loop import EventLoopThread
+from torchelastic_otel.event_loop import EventLoopThread
 from torchelastic_otel.model.inferred_event import ClockReading, InferredEvent
 
 S = 1_000_000_000

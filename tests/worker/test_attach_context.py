@@ -10,7 +10,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 import torchelastic_otel
 from torchelastic_otel import semconv
-from torchelastic_otel.worker.context import AGENTS_TRACEPARENT_VARIABLE, AGENTS_TRACESTATE_VARIABLE
+from torchelastic_otel.environment_variables import TRACEPARENT, TRACESTATE
 
 AGENT = f"00-{'a' * 32}-{'1' * 16}-01"
 USER = f"00-{'b' * 32}-{'2' * 16}-01"
@@ -49,8 +49,8 @@ def test_the_agents_span_is_linked_and_no_parent(
     tracer: trace.Tracer, exported: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A parent's sampled flag would have the worker's sampler keep every span."""
-    monkeypatch.setenv(AGENTS_TRACEPARENT_VARIABLE, AGENT)
-    monkeypatch.setenv(AGENTS_TRACESTATE_VARIABLE, "vendor=1")
+    monkeypatch.setenv(TRACEPARENT, AGENT)
+    monkeypatch.setenv(TRACESTATE, "vendor=1")
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "run")
     with (
         torchelastic_otel.attach_context() as context,
@@ -68,7 +68,7 @@ def test_a_span_that_is_current_gets_the_link_at_once(
     tracer: trace.Tracer, exported: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One line in the middle of a script that is traced already must be enough."""
-    monkeypatch.setenv(AGENTS_TRACEPARENT_VARIABLE, AGENT)
+    monkeypatch.setenv(TRACEPARENT, AGENT)
     with tracer.start_as_current_span("main"):
         torchelastic_otel.attach_context()
     assert traces(exported.get_finished_spans()[0].links) == ["a"]
@@ -78,7 +78,7 @@ def test_as_parent_lasts_for_the_block(
     tracer: trace.Tracer, exported: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Asked for, the worker's spans are below the agent's; after the block what was current is current again."""
-    monkeypatch.setenv(AGENTS_TRACEPARENT_VARIABLE, AGENT)
+    monkeypatch.setenv(TRACEPARENT, AGENT)
     with torchelastic_otel.attach_context(as_parent=True) as context:
         assert context.links == ()
         with tracer.start_as_current_span("below"):
@@ -103,7 +103,7 @@ def test_the_users_own_context_comes_first(
 ) -> None:
     """Who set TRACEPARENT has a trace in mind; the agent's is linked beside it."""
     monkeypatch.setenv("TRACEPARENT", USER)
-    monkeypatch.setenv(AGENTS_TRACEPARENT_VARIABLE, AGENT)
+    monkeypatch.setenv(TRACEPARENT, AGENT)
     with torchelastic_otel.attach_context(as_parent=as_parent) as context:
         assert traces(context.links) == links
         with tracer.start_as_current_span("x"):

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import torchelastic_otel
+from torchelastic_otel.environment_variables import TRAINING_FILE
 from torchelastic_otel.worker import training
 
 
@@ -25,7 +26,7 @@ def fresh_process() -> Iterator[None]:
 @pytest.fixture
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where the worker leaves its word."""
-    monkeypatch.setenv(training.TRAINING_FILE_VARIABLE, str(tmp_path / "training"))
+    monkeypatch.setenv(TRAINING_FILE, str(tmp_path / "training"))
     return tmp_path / "training"
 
 
@@ -54,7 +55,7 @@ def test_without_an_agent_of_ours_it_does_nothing(tmp_path: Path, monkeypatch: p
 @pytest.mark.parametrize("path", ["/proc/nowhere/x", "/dev/null/x", "nul\ud800", "x" * 5_000])
 def test_a_file_that_cannot_be_written_is_no_affair_of_the_training(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It never raises."""
-    monkeypatch.setattr(os, "environ", {training.TRAINING_FILE_VARIABLE: path})
+    monkeypatch.setattr(os, "environ", {TRAINING_FILE: path})
     torchelastic_otel.training_started()
 
 

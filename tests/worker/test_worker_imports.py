@@ -33,5 +33,5 @@ def test_importing_it_imports_nothing_but_itself(room: str) -> None:
         f"import torchelastic_otel.worker.{room}; print(json.dumps(sorted(set(sys.modules) - before)))"
     )
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
-    ours = {"torchelastic_otel.worker", f"torchelastic_otel.worker.{room}", "torchelastic_otel.semconv"}
+    ours = {"torchelastic_otel.worker", f"torchelastic_otel.worker.{room}", "torchelastic_otel.environment_variables"}
     assert set(json.loads(done.stdout)) <= ours

@@ -21,10 +21,10 @@ from torchelastic_otel import semconv
 from torchelastic_otel.agent.config import AgentConfig
 from torchelastic_otel.agent.coordination.coordinator import JobCoordinator
 from torchelastic_otel.agent.coordination.round_start import Joined
-from torchelastic_otel.agent.event_loop import EventLoopThread
 from torchelastic_otel.agent.rendezvous_wait import RendezvousView, RendezvousWaitMonitor
 from torchelastic_otel.agent.training import TrainingFiles
 from torchelastic_otel.agent.workers import Worker, WorkerGroupMonitor
+from torchelastic_otel.event_loop import EventLoopThread
 from torchelastic_otel.model.failure import NODE_LEFT, Cause
 from torchelastic_otel.model.inferred_event import ClockReading, InferredEvent
 from torchelastic_otel.model.phases import Phase

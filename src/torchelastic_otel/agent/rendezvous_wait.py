@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from torchelastic_otel import semconv
-from torchelastic_otel.agent.event_loop import EventLoopThread
+from torchelastic_otel.event_loop import EventLoopThread
 from torchelastic_otel.model.inferred_event import ClockReading
 from torchelastic_otel.model.node_id import address_of
 

@@ -12,12 +12,11 @@ import tempfile
 from collections.abc import Callable
 from typing import Final
 
-from torchelastic_otel.agent.event_loop import EventLoopThread
+from torchelastic_otel.event_loop import EventLoopThread
 from torchelastic_otel.model.inferred_event import ClockReading
+from torchelastic_otel.units import NS_PER_S
 
-VARIABLE: Final = "TORCHELASTIC_OTEL_TRAINING_FILE"
-"""In a worker's environment: the file that ``training_started()`` makes."""
-_LOOK_EVERY_NS: Final = 1_000_000_000
+_LOOK_EVERY_NS: Final = NS_PER_S
 _LOOK_LATER_EVERY_NS: Final = 5_000_000_000
 _SOON: Final = 60
 

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from torchelastic_otel import semconv
-from torchelastic_otel.agent.event_loop import EventLoopThread
 from torchelastic_otel.agent.exits import ExitWatcher, ProcessExit
+from torchelastic_otel.event_loop import EventLoopThread
 from torchelastic_otel.model.failure import WORKER_FAILURE, Cause
 from torchelastic_otel.model.inferred_event import ClockReading
 from torchelastic_otel.torch_events.error_files import from_error_file, signal_name

@@ -14,15 +14,16 @@ from pathlib import Path
 from typing import NoReturn
 
 from torchelastic_otel.cli.command import PROGRAM
+from torchelastic_otel.environment_variables import PREFIX
 from torchelastic_otel.errors import CommandError
 from torchelastic_otel.export.config import export_config
 from torchelastic_otel.export.destinations import Exporter, Registry
 from torchelastic_otel.export.pipeline import Pipeline
 from torchelastic_otel.model.signals import Signal
 from torchelastic_otel.runtime.activation import configured_exporters, decide
-from torchelastic_otel.settings import PREFIX, Mode, Settings, from_environment
+from torchelastic_otel.settings import Mode, Settings, from_environment
+from torchelastic_otel.units import NS_PER_S
 
-NS_PER_S = 1_000_000_000
 RETRY_S = 1.0
 """How long a command waits before it tries again what failed."""
 

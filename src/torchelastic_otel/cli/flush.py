@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from torchelastic_otel.cli.command import Command, seconds
 from torchelastic_otel.errors import CommandError
+from torchelastic_otel.units import NS_PER_S
 
 if TYPE_CHECKING:
     from torchelastic_otel.cli.doctor.masking import Masks
@@ -77,7 +78,6 @@ class Flush(Command):
         import os
 
         from torchelastic_otel.cli.delivery import (
-            NS_PER_S,
             exporters_asked_for,
             make_pipeline,
             settings_in_force,

@@ -18,6 +18,7 @@ from decimal import Decimal
 from typing import Any, Final
 
 from torchelastic_otel.errors import NotAnEventError, UnreadableError
+from torchelastic_otel.units import NS_PER_S
 
 _GZIP: Final = b"\x1f\x8b"
 _LATEST_S: Final = 9_223_372_036  # OTLP's times are 64 bits of nanoseconds
@@ -122,7 +123,7 @@ def _nanoseconds(line: str) -> int | None:
     if not isinstance(seconds, (int, Decimal)) or isinstance(seconds, bool) or not 0 <= seconds < _LATEST_S:
         raise NotAnEventError('JSON, and no capture: "t" is seconds since the epoch')
     whole = int(seconds)
-    return whole * 1_000_000_000 + int((Decimal(seconds) - whole) * 1_000_000_000)
+    return whole * NS_PER_S + int((Decimal(seconds) - whole) * NS_PER_S)
 
 
 def _whose(recorded: Iterable[Recorded]) -> tuple[str, int]:

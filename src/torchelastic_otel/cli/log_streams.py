@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from torchelastic_otel.cli.command import PROGRAM
-from torchelastic_otel.cli.delivery import NS_PER_S, make_pipeline, try_until
+from torchelastic_otel.cli.delivery import make_pipeline, try_until
 from torchelastic_otel.cli.doctor.masking import Masks
 from torchelastic_otel.cli.log_captures import Capture
 from torchelastic_otel.errors import CommandError, SpoolError
@@ -28,6 +28,7 @@ from torchelastic_otel.spool.location import spool_directory
 from torchelastic_otel.spool.lock import acquire
 from torchelastic_otel.spool.records import CursorState, row_bytes
 from torchelastic_otel.torch_events.parser import parse
+from torchelastic_otel.units import NS_PER_S
 
 
 @dataclass(slots=True)

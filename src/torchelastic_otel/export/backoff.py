@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from torchelastic_otel.export.result import Disposition, ExportResult
+from torchelastic_otel.units import NS_PER_S
 
-NS_PER_S: Final = 1_000_000_000
 FIRST_BACKOFF_NS: Final = 1 * NS_PER_S
 LAST_BACKOFF_NS: Final = 15 * NS_PER_S
 """Short enough that what waited is there soon after a collector is back."""

@@ -16,12 +16,13 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from torchelastic_otel.errors import SpoolCorruptError, SpoolError
-from torchelastic_otel.export.backoff import NS_PER_S, Backoff, BatchConfig
+from torchelastic_otel.export.backoff import Backoff, BatchConfig
 from torchelastic_otel.export.result import Disposition, ExportResult, Sender
 from torchelastic_otel.export.sources import Item, Read, SourceSet, SpoolSource, read_event
 from torchelastic_otel.export.worker import ExportWorker, Rest, rest_until_urgent
 from torchelastic_otel.guard import guard
 from torchelastic_otel.spool.records import Row
+from torchelastic_otel.units import NS_PER_S
 
 logger = logging.getLogger("torchelastic_otel")
 

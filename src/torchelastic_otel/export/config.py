@@ -9,12 +9,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from torchelastic_otel.export.backoff import NS_PER_S, BatchConfig
+from torchelastic_otel.export.backoff import BatchConfig
 from torchelastic_otel.export.sampling import Keeps, keep_all, sampler_of
 from torchelastic_otel.model.signals import Signal
 from torchelastic_otel.settings import Settings
+from torchelastic_otel.units import NS_PER_MS, NS_PER_S
 
-_NS_PER_MS: Final = 1_000_000
 _MOST_ROWS: Final = 512
 _METRICS_INTERVAL_MS: Final = 60_000
 
@@ -35,7 +35,7 @@ class ExportConfig:
     logs: BatchConfig = field(default_factory=BatchConfig)
     traces: BatchConfig = field(default_factory=BatchConfig)
     metrics: BatchConfig = field(default_factory=BatchConfig)
-    metrics_interval_ns: int = _METRICS_INTERVAL_MS * _NS_PER_MS
+    metrics_interval_ns: int = _METRICS_INTERVAL_MS * NS_PER_MS
     heartbeats: bool = False
     keeps: Keeps = keep_all
 
@@ -65,13 +65,13 @@ def export_config(environ: Mapping[str, str], settings: Settings, warn: Callable
     def pace(processor: str) -> BatchConfig:
         return BatchConfig(
             max_rows=min(number(f"OTEL_{processor}_MAX_EXPORT_BATCH_SIZE", _MOST_ROWS), _MOST_ROWS),
-            delay_ns=number(f"OTEL_{processor}_SCHEDULE_DELAY", NS_PER_S // _NS_PER_MS) * _NS_PER_MS,
+            delay_ns=number(f"OTEL_{processor}_SCHEDULE_DELAY", NS_PER_S // NS_PER_MS) * NS_PER_MS,
         )
 
     return ExportConfig(
         logs=pace("BLRP"),
         traces=pace("BSP"),
-        metrics_interval_ns=number("OTEL_METRIC_EXPORT_INTERVAL", _METRICS_INTERVAL_MS) * _NS_PER_MS,
+        metrics_interval_ns=number("OTEL_METRIC_EXPORT_INTERVAL", _METRICS_INTERVAL_MS) * NS_PER_MS,
         heartbeats="logs" in settings.heartbeats,
         keeps=sampler_of(environ, warn),
     )

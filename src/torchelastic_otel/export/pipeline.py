@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from torchelastic_otel.errors import SpoolError
-from torchelastic_otel.export.backoff import NS_PER_S
 from torchelastic_otel.export.config import ExportConfig
 from torchelastic_otel.export.destinations import GENERATION, TORCH_ELASTIC, Exporter
 from torchelastic_otel.export.metric_checkpoints import note_exporters
@@ -37,6 +36,7 @@ from torchelastic_otel.model.signals import Signal
 from torchelastic_otel.processing.metrics.self_metrics import SelfMetrics
 from torchelastic_otel.processing.processor import ORIGIN_KEY, SPANS
 from torchelastic_otel.spool.store import Spool
+from torchelastic_otel.units import NS_PER_S
 
 logger = logging.getLogger("torchelastic_otel")
 

@@ -15,8 +15,8 @@ from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 from torchelastic_otel.errors import SpoolError
-from torchelastic_otel.export.backoff import NS_PER_S
 from torchelastic_otel.guard import guard
+from torchelastic_otel.units import NS_PER_S
 
 logger = logging.getLogger("torchelastic_otel")
 

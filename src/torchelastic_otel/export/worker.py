@@ -18,10 +18,11 @@ from collections import deque
 from collections.abc import Callable
 from typing import ClassVar, Final, Generic, TypeVar
 
-from torchelastic_otel.export.backoff import LAST_BACKOFF_NS, NS_PER_S, BatchConfig
+from torchelastic_otel.export.backoff import LAST_BACKOFF_NS, BatchConfig
 from torchelastic_otel.export.result import Sender
 from torchelastic_otel.export.sources import ExporterState
 from torchelastic_otel.guard import guard
+from torchelastic_otel.units import NS_PER_S
 
 logger = logging.getLogger("torchelastic_otel")
 

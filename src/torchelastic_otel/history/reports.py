@@ -14,6 +14,7 @@ from torchelastic_otel.history.types import Failure, Missing
 from torchelastic_otel.model.event import ElasticEvent
 from torchelastic_otel.model.node_id import address_of
 from torchelastic_otel.model.phases import RESTART_PHASES
+from torchelastic_otel.units import NS_PER_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,4 +253,4 @@ def instant(text: str | None) -> int | None:
         seconds = moment.astimezone(timezone.utc).timestamp()
     except (ValueError, OverflowError):
         return None
-    return int(seconds) * 1_000_000_000 + int((found["part"] or "0").ljust(9, "0")[:9])
+    return int(seconds) * NS_PER_S + int((found["part"] or "0").ljust(9, "0")[:9])

@@ -23,10 +23,10 @@ from typing import Any, Final
 
 from torchelastic_otel.agent.config import AgentConfig
 from torchelastic_otel.agent.coordination.coordinator import JobCoordinator
-from torchelastic_otel.agent.event_loop import EventLoopThread
 from torchelastic_otel.agent.observer import AgentObserver
-from torchelastic_otel.agent.training import VARIABLE as TRAINING_FILE
 from torchelastic_otel.agent.workers import Worker
+from torchelastic_otel.environment_variables import TRACEPARENT, TRAINING_FILE
+from torchelastic_otel.event_loop import EventLoopThread
 from torchelastic_otel.guard import guard
 from torchelastic_otel.instrument.arming import Patches
 from torchelastic_otel.instrument.patching import Around, IdentityMap, MethodPatcher, nothing
@@ -36,8 +36,6 @@ from torchelastic_otel.model.inferred_event import InferredEvent
 from torchelastic_otel.model.job_environment import said_host_name
 from torchelastic_otel.model.text import bounded
 
-AGENTS_TRACEPARENT: Final = "TORCHELASTIC_OTEL_TRACEPARENT"
-"""In a worker's environment, where it was asked for: the context of its span."""
 _API: Final = ".agent.server.api"
 _LOCAL: Final = ".agent.server.local_elastic_agent"
 HOOK_POINTS: Final = (
@@ -203,7 +201,7 @@ class AgentHooks:
         for rank, environment in environments.items():
             environment.setdefault(TRAINING_FILE, watch.training.path(rank))
             if traceparent is not None:
-                environment.setdefault(AGENTS_TRACEPARENT, traceparent)
+                environment.setdefault(TRACEPARENT, traceparent)
 
     def _starting(self, watched: _Watched, agent: Any, args: Any, result: Any, error: Any) -> None:
         self._starts = watched

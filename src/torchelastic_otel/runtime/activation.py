@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
+from torchelastic_otel.environment_variables import PREFIX, SET_FOR_WORKERS
 from torchelastic_otel.model.signals import Signal
-from torchelastic_otel.settings import GIVEN_TO_WORKERS, PREFIX, Mode, Settings
+from torchelastic_otel.settings import Mode, Settings
 
 if TYPE_CHECKING:
     from torchelastic_otel.export.destinations import Exporter, Registry
@@ -79,7 +80,7 @@ def decide(environ: Mapping[str, str], settings: Settings) -> Activation:
         variable = _exporter_variable(first) if named[first] else _endpoint_variable(environ, first)
         return replace(decided, why=f"{variable} is set", exporters=exporters)
     ours = sorted(
-        name for name in environ if name.startswith(PREFIX) and name not in GIVEN_TO_WORKERS and environ[name].strip()
+        name for name in environ if name.startswith(PREFIX) and name not in SET_FOR_WORKERS and environ[name].strip()
     )
     everything = replace(decided, exporters=dict.fromkeys(decided.otlp_signals, ("otlp",)))
     if settings.mode is Mode.ON:

@@ -19,7 +19,8 @@ from torchelastic_otel.export.destinations import Exporter, Registry
 from torchelastic_otel.guard import guard
 from torchelastic_otel.runtime.activation import Activation, configured_exporters, decide
 from torchelastic_otel.runtime.installation import Installation
-from torchelastic_otel.settings import NS_PER_S, Settings, from_environment
+from torchelastic_otel.settings import Settings, from_environment
+from torchelastic_otel.units import NS_PER_S
 
 if TYPE_CHECKING:
     from opentelemetry.sdk._logs import ReadableLogRecord  # noqa: TID251 - a type, never imported

@@ -21,7 +21,8 @@ from torchelastic_otel.export.destinations import Registry
 from torchelastic_otel.ingest.handler import SpoolHandler
 from torchelastic_otel.ingest.queue import IngestQueue
 from torchelastic_otel.instrument.events_hook import HookReport, TorchHooks, store_wants_quiet_threads
-from torchelastic_otel.settings import NS_PER_S, Settings
+from torchelastic_otel.settings import Settings
+from torchelastic_otel.units import NS_PER_S
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -32,10 +32,10 @@ from torchelastic_otel.processing.metrics.self_metrics import Bridged, SelfMetri
 from torchelastic_otel.settings import Settings
 from torchelastic_otel.spool import adoption, store
 from torchelastic_otel.spool.location import memory_only, spool_directory
+from torchelastic_otel.units import NS_PER_MS
 
 logger = logging.getLogger("torchelastic_otel")
 
-NS_PER_MS: Final = 1_000_000
 THREADS_AGAIN_NS: Final = 1_000 * NS_PER_MS
 """How long after the system had no thread to spare it is asked for one again."""
 LONGEST_STOP_NS: Final = 60_000 * NS_PER_MS

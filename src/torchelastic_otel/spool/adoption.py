@@ -18,10 +18,11 @@ from torchelastic_otel.errors import SpoolCorruptError, SpoolError
 from torchelastic_otel.spool import store
 from torchelastic_otel.spool.directory import CORRUPT_SUFFIX, DELIVERED_SUFFIX, LOCK_SUFFIX, SPOOL_SUFFIX
 from torchelastic_otel.spool.lock import SpoolLock, acquire
+from torchelastic_otel.units import NS_PER_S
 
 logger = logging.getLogger("torchelastic_otel")
 
-HISTORY_NS: Final = 7 * 24 * 3_600 * 1_000_000_000
+HISTORY_NS: Final = 7 * 24 * 3_600 * NS_PER_S
 """How long a delivered spool of a dead process stays, nanoseconds."""
 _COMPANIONS: Final = ("-wal", "-shm")
 

@@ -16,6 +16,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, Final
 
+from torchelastic_otel.environment_variables import TRACEPARENT, TRACESTATE
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import TracebackType
@@ -23,10 +25,7 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.trace import Link, SpanContext
 
-AGENTS_TRACEPARENT_VARIABLE: Final = "TORCHELASTIC_OTEL_TRACEPARENT"
-AGENTS_TRACESTATE_VARIABLE: Final = "TORCHELASTIC_OTEL_TRACESTATE"
-"""Set by the agent for its workers, in the form of W3C Trace Context."""
-_SOURCES: Final = (("TRACEPARENT", "TRACESTATE"), (AGENTS_TRACEPARENT_VARIABLE, AGENTS_TRACESTATE_VARIABLE))
+_SOURCES: Final = (("TRACEPARENT", "TRACESTATE"), (TRACEPARENT, TRACESTATE))
 
 
 class WorkerContext:

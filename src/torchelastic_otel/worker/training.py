@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Final
 
-TRAINING_FILE_VARIABLE: Final = "TORCHELASTIC_OTEL_TRAINING_FILE"
-"""Set by the agent for each worker: where it leaves its word; new for each start."""
+from torchelastic_otel.environment_variables import TRAINING_FILE
 
 _told = False
 
@@ -27,7 +25,7 @@ def training_started() -> None:
     if _told:
         return
     _told = True  # before anything else: what failed once is not tried at every step
-    path = os.environ.get(TRAINING_FILE_VARIABLE)
+    path = os.environ.get(TRAINING_FILE)
     if path:
         _tell(path)
 

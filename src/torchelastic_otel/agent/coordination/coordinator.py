@@ -23,7 +23,7 @@ from torchelastic_otel.agent.coordination.fallback import LocalFallback
 from torchelastic_otel.agent.coordination.membership import Membership, SilentNode
 from torchelastic_otel.agent.coordination.round_start import Joined, RoundStart
 from torchelastic_otel.agent.coordination.store import WAIT_S, JobStore, Keys
-from torchelastic_otel.agent.event_loop import EventLoopThread
+from torchelastic_otel.event_loop import EventLoopThread
 from torchelastic_otel.model.failure import MEMBERSHIP_CHANGE, NODE_LEFT, UNKNOWN, WORKER_FAILURE, Cause
 from torchelastic_otel.model.inferred_event import InferredEvent
 

@@ -11,11 +11,12 @@ from collections.abc import Callable
 from typing import Final
 
 from torchelastic_otel.agent.coordination.store import JobStore
-from torchelastic_otel.agent.event_loop import EventLoopThread, Task
+from torchelastic_otel.event_loop import EventLoopThread, Task
+from torchelastic_otel.units import NS_PER_S
 
 ANSWER_WITHIN_NS: Final = 3_000_000_000
 """After this an agent goes by what it knows itself, nanoseconds."""
-_CONNECTED_NS: Final = 1_000_000_000
+_CONNECTED_NS: Final = NS_PER_S
 
 
 class LocalFallback:

@@ -20,7 +20,7 @@ from torchelastic_otel.agent.coordination import keys as agreement
 from torchelastic_otel.agent.coordination.fallback import LocalFallback, first_of
 from torchelastic_otel.agent.coordination.round_start import Joined
 from torchelastic_otel.agent.coordination.store import JobStore, Keys
-from torchelastic_otel.agent.event_loop import EventLoopThread
+from torchelastic_otel.event_loop import EventLoopThread
 from torchelastic_otel.model.failure import NODE_LOST, Cause
 from torchelastic_otel.model.node_id import address_of
 

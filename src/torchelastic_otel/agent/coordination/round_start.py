@@ -16,7 +16,7 @@ from typing import Any, Final
 from torchelastic_otel import semconv
 from torchelastic_otel.agent.coordination import keys as agreement
 from torchelastic_otel.agent.coordination.store import WAIT_S, JobStore, Keys
-from torchelastic_otel.agent.event_loop import EventLoopThread
+from torchelastic_otel.event_loop import EventLoopThread
 
 LONGEST_NS: Final = 2_000_000_000
 _LOOK_EVERY_NS: Final = 200_000_000

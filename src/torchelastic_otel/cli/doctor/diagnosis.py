@@ -12,13 +12,15 @@ import os
 import platform
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from importlib import metadata
 from typing import Any, Final, NoReturn
 
 from torchelastic_otel.cli.doctor.masking import Masks
+from torchelastic_otel.cli.doctor.report import Diagnosis
 from torchelastic_otel.runtime.activation import Activation, decide
 from torchelastic_otel.settings import SETTINGS, Mode, Settings, from_environment
+from torchelastic_otel.units import NS_PER_S
 
 _PACKAGES: Final = (
     "torch",
@@ -32,37 +34,6 @@ _PACKAGES: Final = (
     "protobuf",
 )
 _ENTRY_POINTS: Final = ("torchrun.handlers", "opentelemetry_instrumentor")
-
-
-@dataclass(slots=True)
-class Diagnosis:
-    """Everything that was found; the names are the keys of ``--json``.
-
-    Attributes:
-        versions: Package to version, ``None`` where it is not installed.
-        activation: Whether agents are watched, and why.
-        settings: Our settings in force, by variable.
-        environment: The variables of OpenTelemetry and of ours, without secrets.
-        ways_in: Entry-point group to whether ours is installed there.
-        hooks: Each hook against the torch that is there.
-        spool: The directory and what is in it.
-        exporters: Each exporter of each signal, and what its endpoint answered.
-        unused_signals: Signals that go nowhere, and why.
-        problems: What is wrong, in sentences.
-        notes: What is worth knowing and is not wrong.
-    """
-
-    versions: dict[str, str | None] = field(default_factory=dict)
-    activation: dict[str, Any] = field(default_factory=dict)
-    settings: dict[str, Any] = field(default_factory=dict)
-    environment: dict[str, str] = field(default_factory=dict)
-    ways_in: dict[str, bool] = field(default_factory=dict)
-    hooks: list[dict[str, str]] = field(default_factory=list)
-    spool: dict[str, Any] = field(default_factory=dict)
-    exporters: list[dict[str, Any]] = field(default_factory=list)
-    unused_signals: dict[str, str] = field(default_factory=dict)
-    problems: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
 
 
 def diagnose(environ: Mapping[str, str], timeout_s: float) -> dict[str, Any]:
@@ -152,7 +123,7 @@ def _look_at_activation(found: Diagnosis, settings: Settings, activation: Activa
         if isinstance(value, Mode):
             value = value.value
         elif setting.field.endswith("_ns"):
-            value = value / 1_000_000_000
+            value = value / NS_PER_S
         found.settings[setting.variable] = value if value or value == 0 else setting.default
     if not activation.active:
         told = f"agents are not watched: {activation.why}"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torchelastic_otel.cli.delivery import exporters_asked_for
+from torchelastic_otel.cli.doctor.report import Diagnosis
 from torchelastic_otel.errors import CommandError, ExporterError
 from torchelastic_otel.export.config import export_config
 from torchelastic_otel.export.destinations import Exporter
@@ -16,9 +17,6 @@ from torchelastic_otel.export.result import Disposition
 from torchelastic_otel.model.signals import Signal
 from torchelastic_otel.runtime.activation import OTLP, Activation
 from torchelastic_otel.settings import Settings
-
-if TYPE_CHECKING:
-    from torchelastic_otel.cli.doctor.diagnosis import Diagnosis
 
 
 def look_at(

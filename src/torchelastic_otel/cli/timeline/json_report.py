@@ -13,6 +13,7 @@ from typing import Any
 from torchelastic_otel.history.types import Failure, Member, Node, Restart, Round, Run, State
 from torchelastic_otel.model.event import ElasticEvent
 from torchelastic_otel.model.phases import RESTART_PHASES
+from torchelastic_otel.units import NS_PER_S
 
 
 def json_report(
@@ -34,7 +35,7 @@ def moment(time_ns: int | None) -> str | None:
     """RFC 3339 in UTC, with nanoseconds."""
     if time_ns is None:
         return None
-    seconds, below = divmod(time_ns, 1_000_000_000)
+    seconds, below = divmod(time_ns, NS_PER_S)
     return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{below:09d}Z"
 
 

@@ -8,6 +8,8 @@ import time
 from datetime import datetime, timezone
 from typing import Final
 
+from torchelastic_otel.units import NS_PER_S
+
 _UNITS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 _AGO: Final = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)\s*([smhdw])")
 
@@ -23,7 +25,7 @@ def since(text: str) -> int:
     try:
         # Python 3.10 knows no Z
         moment = datetime.fromisoformat(re.sub(r"[Zz]$", "+00:00", text.strip()))
-        return int(moment.astimezone(timezone.utc).timestamp()) * 1_000_000_000
+        return int(moment.astimezone(timezone.utc).timestamp()) * NS_PER_S
     except (ValueError, OverflowError):
         raise argparse.ArgumentTypeError(
             f"{text!r} is not allowed; give how long ago (90m, 2h, 7d) or a time (2026-01-31, 2026-01-31T12:00:00Z)"

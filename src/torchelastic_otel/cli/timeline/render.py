@@ -13,6 +13,8 @@ import time
 from dataclasses import dataclass
 from typing import Final
 
+from torchelastic_otel.units import NS_PER_S
+
 _PLAIN: Final = "\x1b[0m"
 _LABEL: Final = 11
 _NARROWEST: Final = 40
@@ -104,7 +106,7 @@ def day_and_clock(time_ns: int | None, utc: bool) -> str:
     """A moment with its date and zone."""
     if time_ns is None:
         return "an unknown time"
-    told = time.gmtime(time_ns // 1_000_000_000) if utc else time.localtime(time_ns // 1_000_000_000)
+    told = time.gmtime(time_ns // NS_PER_S) if utc else time.localtime(time_ns // NS_PER_S)
     return time.strftime("%Y-%m-%d %H:%M:%S", told) + (" UTC" if utc else time.strftime(" %z", told))
 
 
@@ -112,7 +114,7 @@ def clock(time_ns: int | None, utc: bool) -> str:
     """A moment of the day, to the millisecond."""
     if time_ns is None:
         return "?"
-    seconds, below = divmod(time_ns, 1_000_000_000)
+    seconds, below = divmod(time_ns, NS_PER_S)
     told = time.gmtime(seconds) if utc else time.localtime(seconds)
     return f"{time.strftime('%H:%M:%S', told)}.{below // 1_000_000:03d}"
 

@@ -23,6 +23,7 @@ from opentelemetry.sdk._logs.export import LogRecordExporter, LogRecordExportRes
 from torchelastic_otel import semconv
 from torchelastic_otel.model.event import Severity
 from torchelastic_otel.model.signals import Signal
+from torchelastic_otel.units import NS_PER_S
 
 _PREFIX = "torchelastic."
 _COLOURS = ((Severity.ERROR, "\x1b[31m"), (Severity.WARN, "\x1b[33m"), (Severity.INFO, ""), (Severity.DEBUG, "\x1b[2m"))
@@ -52,7 +53,7 @@ def format_line(
         localtime: Seconds since the epoch to local time.
         colour: Whether to colour by severity.
     """
-    seconds, below = divmod(time_ns, 1_000_000_000)
+    seconds, below = divmod(time_ns, NS_PER_S)
     clock = time.strftime("%H:%M:%S", localtime(seconds))
     rank, world, round_ = (
         attributes.get(name, "-") for name in (semconv.GROUP_RANK, semconv.GROUP_WORLD_SIZE, semconv.RENDEZVOUS_ROUND)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from torchelastic_otel.model.signals import Signal
+from torchelastic_otel.units import NS_PER_S
 
 Warn = Callable[[str], None]
 
@@ -78,8 +79,8 @@ def timeout_ns(environ: Mapping[str, str], warn: Warn, signal: Signal = Signal.L
                 f"At most {LONGEST_TIMEOUT_S:g} is allowed, and used"
             )
             seconds = LONGEST_TIMEOUT_S
-        return int(seconds * 1_000_000_000)
-    return int(DEFAULT_TIMEOUT_S * 1_000_000_000)
+        return int(seconds * NS_PER_S)
+    return int(DEFAULT_TIMEOUT_S * NS_PER_S)
 
 
 def compression(environ: Mapping[str, str], warn: Warn, signal: Signal = Signal.LOGS) -> str:

@@ -17,6 +17,7 @@ import requests
 from torchelastic_otel.export.otel.cancellation import one_line
 from torchelastic_otel.export.result import Disposition, ExportResult
 from torchelastic_otel.model.signals import Signal
+from torchelastic_otel.units import NS_PER_S
 
 LONGEST_BODY: Final = 65536
 """Bytes read of a response; what is beyond is not of interest, and a server could send for ever."""
@@ -87,10 +88,10 @@ def parse_retry_after(value: str | None, now_ns: int) -> int | None:
         seconds = float(value)
     except ValueError:
         try:
-            return max(0, int(parsedate_to_datetime(value).timestamp()) * 1_000_000_000 - now_ns)
+            return max(0, int(parsedate_to_datetime(value).timestamp()) * NS_PER_S - now_ns)
         except (TypeError, ValueError, OverflowError):
             return None
-    return int(max(0.0, seconds) * 1_000_000_000) if math.isfinite(seconds) else None
+    return int(max(0.0, seconds) * NS_PER_S) if math.isfinite(seconds) else None
 
 
 def status_line(response: requests.Response) -> str:

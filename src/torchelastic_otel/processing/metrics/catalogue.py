@@ -16,8 +16,7 @@ from torchelastic_otel import semconv
 from torchelastic_otel.model.failure import REASONS
 from torchelastic_otel.model.metric import Kind
 from torchelastic_otel.model.phases import RESTART_PHASES, Phase
-
-NS_PER_S: Final = 1_000_000_000
+from torchelastic_otel.units import NS_PER_S
 
 
 class Scope(enum.Enum):

@@ -19,14 +19,10 @@ from torchelastic_otel.model.event import ElasticEvent
 from torchelastic_otel.model.failure import REASONS, UNKNOWN
 from torchelastic_otel.model.phases import RESTART_PHASES, Phase
 from torchelastic_otel.processing.metrics import durations, failures
-from torchelastic_otel.processing.metrics.catalogue import (
-    EVENT_NAMES,
-    MEMBERSHIP_CHANGES,
-    NS_PER_S,
-    key,
-)
+from torchelastic_otel.processing.metrics.catalogue import EVENT_NAMES, MEMBERSHIP_CHANGES, key
 from torchelastic_otel.processing.metrics.counters import RunCounters, count, example, measure, settle_failures
 from torchelastic_otel.processing.metrics.failures import Failures
+from torchelastic_otel.units import NS_PER_S
 
 _EVENT_NAMES: Final = frozenset(EVENT_NAMES)
 _NOT_MEASURED: Final = ("terminated", "left")

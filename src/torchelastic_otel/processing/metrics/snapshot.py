@@ -19,12 +19,13 @@ from typing import Final
 from torchelastic_otel import semconv
 from torchelastic_otel.model.event import AttributeValue
 from torchelastic_otel.model.metric import Distribution, Exemplar, Kind, Metric, Point, Snapshot
-from torchelastic_otel.processing.metrics.catalogue import NS_PER_S, TABLE, Row, Scope, key
+from torchelastic_otel.processing.metrics.catalogue import TABLE, Row, Scope, key
 from torchelastic_otel.processing.metrics.counters import RunCounters, settle_failures
 from torchelastic_otel.processing.metrics.durations import advance
 from torchelastic_otel.processing.metrics.self_metrics import Exports, SelfMetrics
 from torchelastic_otel.processing.metrics.state import MetricState
 from torchelastic_otel.processing.metrics.torch_metrics import bridged
+from torchelastic_otel.units import NS_PER_S
 
 _LEAST_STEP_NS: Final = 1_000_000
 """Backends keep milliseconds: two snapshots must not be one."""

@@ -15,12 +15,11 @@ import queue
 import select
 import time
 from collections.abc import Callable
-from typing import Final
 
 from torchelastic_otel.guard import guard
+from torchelastic_otel.units import NS_PER_MS
 
 Task = Callable[[], None]
-_NS_PER_MS: Final = 1_000_000
 
 
 class EventLoopThread:
@@ -78,7 +77,7 @@ class EventLoopThread:
             timeout_ms: float | None = None
             if self._timers:
                 # rounded up: to come a moment too early would be to come twice
-                timeout_ms = max(0, -(-(self._timers[0][0] - self._monotonic_ns()) // _NS_PER_MS))
+                timeout_ms = max(0, -(-(self._timers[0][0] - self._monotonic_ns()) // NS_PER_MS))
             for descriptor, event in poll.poll(timeout_ms):
                 if descriptor == bell and event & select.POLLNVAL:
                     self._pid = 0  # a program that closes all descriptors closed ours: whoever asks next begins anew
