@@ -11,8 +11,8 @@ import pytest
 
 from tests.support.descriptors import descriptors
 from tests.support.observers import LONGEST_S, Clock, done, moment
-from torchelastic_otel.event_loop import EventLoopThread
 from torchelastic_otel.agent.exits import ExitWatcher, ProcessExit
+from torchelastic_otel.event_loop import EventLoopThread
 
 
 class Watching:

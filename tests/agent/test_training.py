@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.observers import Clock, done, moment
-from torchelastic_otel.event_loop import EventLoopThread
 from torchelastic_otel.agent.training import TrainingFiles
+from torchelastic_otel.event_loop import EventLoopThread
 from torchelastic_otel.model.inferred_event import ClockReading
 
 
