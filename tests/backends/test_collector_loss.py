@@ -25,7 +25,7 @@ from tests.support.backends import Collector, NotReady, Programs, eventually
 from tests.support.collector import OK, UNAVAILABLE, Answer, HttpCollector, attributes_of, items_of
 from tests.support.drivers import Driver
 from tests.support.otlp_senders import point, record, send_logs, send_metrics, send_spans, span, trace_id
-from torchelastic_otel.spool.reader import read_summary
+from torchelastic_otel.spool.reader import read_spool
 
 SENT_FAILED = "otelcol_exporter_send_failed_log_records"
 ACCEPTED = "otelcol_receiver_accepted_log_records"
@@ -580,7 +580,7 @@ def few_are_missing(spool: Path, node: Collector, gate: Collector, backend: Http
 
     def nothing_waits() -> bool:
         # in the order of its way: what is gone from one is in the next
-        in_spool = sum(each.pending for each in read_summary(spool).cursors.values())
+        in_spool = sum(each.pending for each in read_spool(spool).cursors.values())
         waiting = (in_spool, tiers.queued(node), tiers.queued(gate))
         assert waiting == (0, 0, 0)
         return bool(backend.records())

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.orphaned_spools import Spools
-from torchelastic_otel.spool.directory import folder
+from torchelastic_otel.spool.directory import user_directory
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def spools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Spools:
     base = tmp_path / "spools"
     monkeypatch.setenv("TORCHELASTIC_OTEL_SPOOL_DIR", str(base))
     made = Spools(base)
-    assert made.directory == folder(base, os.geteuid())
+    assert made.directory == user_directory(base, os.geteuid())
     return made
 
 

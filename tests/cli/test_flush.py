@@ -338,7 +338,7 @@ def killed_with_everything(spools: Spools) -> Origin:
     identified = ElasticEvent(semconv.RUN_IDENTIFIED, "null", "", 1, 2, 3, attributes={semconv.RUN_ID: "run-1"})
     owned.spool.put_meta(TALLY_KEY, update(MetricState(whose.started_ns), identified).to_json())
     owned.spool.close()
-    owned.ownership.release()
+    owned.lock.release()
     return whose
 
 

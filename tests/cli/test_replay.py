@@ -122,7 +122,7 @@ def test_a_replay_that_was_killed_half_way_is_completed_by_the_next(
     owned.spool._connection.execute("DELETE FROM events WHERE sequence > 10")
     owned.spool._connection.execute("UPDATE sqlite_sequence SET seq = 10 WHERE name = 'events'")
     owned.spool.close()
-    owned.ownership.release()
+    owned.lock.release()
     with HttpCollector() as collector:
         setenv(collector.env())
         assert replay(capsys, FILES[0])[0] == 0
@@ -240,7 +240,7 @@ def test_a_stream_that_another_process_delivers_is_left_to_it(
         assert main(["replay", "--destination", "memory", FILES[0]]) == 1
         assert "another process is delivering the same content" in capsys.readouterr().err
     finally:
-        owned.let_go()
+        owned.release()
 
 
 def test_more_than_a_spool_may_take_is_replayed_whole(

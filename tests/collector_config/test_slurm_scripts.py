@@ -23,7 +23,7 @@ from tests.support.collector import HANG, GrpcCollector, HttpCollector
 from tests.support.manifests import SLURM, environment_file
 from tests.support.orphaned_spools import Spools
 from torchelastic_otel.settings import SETTINGS
-from torchelastic_otel.spool.directory import SPOOL_SUFFIX, folder, prepare
+from torchelastic_otel.spool.directory import SPOOL_SUFFIX, prepare_directory, user_directory
 
 SCRIPTS = sorted([*SLURM.glob("*.sh"), *SLURM.glob("*.sbatch")])
 PROGRAMS = Path(sys.executable).parent
@@ -96,23 +96,23 @@ def test_the_prolog_makes_a_folder_that_is_the_users_alone(uid: int, node: Node)
     """And that an agent of the user's takes: the same name, owner and mode."""
     done = node.run("prolog.sh", uid)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    made = folder(node.base, uid)
+    made = user_directory(node.base, uid)
     found = made.stat()
     assert (stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid) == (0o700, uid, uid)
     assert [path.name for path in node.base.iterdir()] == [made.name]
     assert stat.S_IMODE(node.base.stat().st_mode) == 0o755
     if uid == ME:
-        assert prepare(node.base, uid) == made
+        assert prepare_directory(node.base, uid) == made
 
 
 def test_the_prolog_of_the_next_job_leaves_the_spools_alone(node: Node) -> None:
     """What the last job left is delivered by this one's agents."""
     node.run("prolog.sh")
     Spools(node.base).dead(2)
-    before = sorted((path.name, path.stat().st_mtime_ns) for path in folder(node.base, ME).iterdir())
+    before = sorted((path.name, path.stat().st_mtime_ns) for path in user_directory(node.base, ME).iterdir())
     done = node.run("prolog.sh")
     assert (done.returncode, done.stderr) == (0, "")
-    assert sorted((path.name, path.stat().st_mtime_ns) for path in folder(node.base, ME).iterdir()) == before
+    assert sorted((path.name, path.stat().st_mtime_ns) for path in user_directory(node.base, ME).iterdir()) == before
 
 
 @pytest.mark.parametrize("is_there", [True, False])
@@ -123,7 +123,7 @@ def test_the_prolog_follows_no_link_and_says_so(uid: int, is_there: bool, node: 
     others = node.base / "others"
     if is_there:
         others.mkdir(0o755)
-    link = folder(node.base, uid)
+    link = user_directory(node.base, uid)
     link.symlink_to(others)
     done = node.run("prolog.sh", uid)
     assert done.returncode == 0
@@ -140,7 +140,7 @@ def test_jobs_that_begin_at_once_make_one_folder(node: Node) -> None:
         with ThreadPoolExecutor(8) as pool:
             done = list(pool.map(lambda _: node.run("prolog.sh"), range(8)))
         assert {each.returncode for each in done} == {0}
-        made = folder(node.base, ME)
+        made = user_directory(node.base, ME)
         assert list(node.base.iterdir()) == [made]
         assert list(made.iterdir()) == []
         made.rmdir()
@@ -149,11 +149,11 @@ def test_jobs_that_begin_at_once_make_one_folder(node: Node) -> None:
 def test_a_folder_that_is_open_to_others_is_told_and_not_changed(node: Node) -> None:
     """Agents refuse it; whoever reads slurmd's log learns why."""
     node.base.mkdir()
-    folder(node.base, ME).mkdir(0o755)
+    user_directory(node.base, ME).mkdir(0o755)
     done = node.run("prolog.sh")
     assert done.returncode == 0
     assert "mode 755" in done.stderr
-    assert stat.S_IMODE(folder(node.base, ME).stat().st_mode) == 0o755
+    assert stat.S_IMODE(user_directory(node.base, ME).stat().st_mode) == 0o755
 
 
 @pytest.mark.parametrize("script", ["prolog.sh", "epilog.sh"])
@@ -258,7 +258,7 @@ def test_an_epilog_whose_program_does_not_end_kills_it(node: Node, spy: Path) ->
 @pytest.mark.parametrize("uid", USERS)
 def test_the_epilog_delivers_as_the_user_and_shows_nothing_of_slurmds(uid: int, node: Node, spy: Path) -> None:
     """The user can read the environment of what runs as the user."""
-    spool = folder(node.base, uid) / f"0{SPOOL_SUFFIX}"
+    spool = user_directory(node.base, uid) / f"0{SPOOL_SUFFIX}"
     spool.parent.mkdir()
     spool.touch()
     node.settings["OTEL_EXPORTER_OTLP_ENDPOINT"] = "http://127.0.0.1:4317"

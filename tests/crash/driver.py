@@ -312,7 +312,7 @@ def signal_storm(count: int) -> None:
     late.start()
     late.join(15)
     drained &= inlet.drain(30)
-    stored = {json.loads(row.payload)[2] for _, row in installation._landing._owned.spool.history()}
+    stored = {json.loads(row.payload)[2] for row in installation._landing._owned.spool.rows()}
     say(
         caught=caught,
         others=others[:5],

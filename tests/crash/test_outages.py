@@ -38,7 +38,7 @@ def left_in(spools: Path) -> dict[str, Any]:
     (owned,) = adoption.adopt(spools, 64 << 20)
     (cursor,) = owned.spool.cursors().values()
     numbers = [row.sequence for row in owned.spool.read(cursor.name, cursor.position, 1_000, 1 << 30)]
-    owned.let_go()
+    owned.release()
     return {"cursor": cursor, "waiting": numbers}
 
 
@@ -78,7 +78,7 @@ def test_the_exit_keeps_its_deadline_and_everything_is_left_in_the_spool(
             return
         left = left_in(spools)
         assert left["waiting"] == list(range(1, 21))
-        assert (left["cursor"].delivered, left["cursor"].set_aside, left["cursor"].dropped) == (0, 0, 0)
+        assert (left["cursor"].delivered, left["cursor"].quarantined, left["cursor"].dropped) == (0, 0, 0)
 
 
 @pytest.mark.parametrize("make", [HttpCollector, GrpcCollector])
@@ -117,7 +117,7 @@ def test_a_collector_that_refuses_the_data_gets_each_record_alone_and_all_is_set
     (path,) = spools.glob("*.delivered")
     path.rename(path.with_suffix(".spool"))
     left = left_in(spools)
-    assert (left["cursor"].set_aside, left["cursor"].delivered, left["waiting"]) == (20, 0, [])
+    assert (left["cursor"].quarantined, left["cursor"].delivered, left["waiting"]) == (20, 0, [])
 
 
 @pytest.mark.parametrize("make", [HttpCollector, GrpcCollector])

@@ -82,7 +82,7 @@ def test_a_refused_batch_is_split_down_to_the_records_at_fault(routes: list[Batc
     assert wait_until(lambda: cursor(read).position == 13)
     assert sender.taken == [f"a-{number + 1}" for number in range(13) if str(number) not in bad]
     state = cursor(read)
-    assert (state.set_aside, state.delivered, state.pending) == (len(bad), 13 - len(bad), 0)
+    assert (state.quarantined, state.delivered, state.pending) == (len(bad), 13 - len(bad), 0)
     assert route.state.set_aside == len(bad)
 
 
@@ -103,7 +103,7 @@ def test_a_collector_that_goes_away_in_the_middle_of_a_split_changes_nothing(rou
     route = start(routes, sender, read)
     assert wait_until(lambda: cursor(read).position == 8)
     assert sender.taken == [f"a-{number + 1}" for number in range(8) if number != 5]
-    assert (route.state.set_aside, route.state.failures, cursor(read).set_aside) == (1, 1, 1)
+    assert (route.state.set_aside, route.state.failures, cursor(read).quarantined) == (1, 1, 1)
 
 
 def test_an_unreadable_row_is_set_aside_once_and_costs_no_neighbour(routes: list[BatchExportWorker]) -> None:
@@ -120,7 +120,7 @@ def test_an_unreadable_row_is_set_aside_once_and_costs_no_neighbour(routes: list
     route = start(routes, sender, read)
     assert wait_until(lambda: cursor(read).position == 7)
     assert sender.taken == ["a-1", "a-2", "a-4", "a-7"]
-    assert (cursor(read).set_aside, route.state.set_aside, cursor(read).delivered) == (3, 3, 4)
+    assert (cursor(read).quarantined, route.state.set_aside, cursor(read).delivered) == (3, 3, 4)
 
 
 def test_partial_rejections_are_counted_and_move_on(routes: list[BatchExportWorker]) -> None:
@@ -152,7 +152,7 @@ def test_a_sender_that_raises_is_taken_to_refuse(
     assert sender.wait_for_taken(3)
     assert wait_until(lambda: cursor(read).position == 4)
     assert sender.taken == ["a-1", "a-2", "a-4"]
-    assert cursor(read).set_aside == 1
+    assert cursor(read).quarantined == 1
     assert set(faults) == {fault}
 
 

@@ -167,7 +167,7 @@ def test_heartbeats_are_no_logs_and_hold_nothing_up(make: Make) -> None:
     assert bodies(stand["otlp"]) == ["1", "2"]
     state = stand.spool.cursors()["otlp"]
     assert (state.position, state.pending, state.delivered) == (4, 0, 2)
-    assert (state.rejected, state.set_aside, state.dropped) == (0, 0, 0)
+    assert (state.rejected, state.quarantined, state.dropped) == (0, 0, 0)
 
 
 def test_heartbeats_are_logs_where_they_are_asked_for(make: Make) -> None:
@@ -192,7 +192,7 @@ def test_a_row_that_is_no_span_is_set_aside_and_costs_no_other(make: Make) -> No
     stand.keep((SPANS, "{}"), (SPANS, span("a").to_json()))
     assert stand.pipeline.flush(10 * S)
     assert [delivery.span.name for delivery in stand["otlp traces"].items] == ["a"]
-    assert stand.spool.cursors()["otlp traces"].set_aside == 1
+    assert stand.spool.cursors()["otlp traces"].quarantined == 1
 
 
 def test_a_traces_exporter_that_is_away_holds_up_no_log(make: Make) -> None:

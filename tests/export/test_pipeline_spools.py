@@ -267,7 +267,7 @@ def test_a_spool_that_cannot_be_settled_now_is_let_go_of_and_tried_again(
     """A disk that is full, or a person with a shell: a lock that stays would keep every other agent from it, too."""
     path = leave(tmp_path, "dead")
     spool = store.open_file(path, BOUND)
-    spool.append([("null", encode_record("{}", 1, 1))], raw=True)
+    spool.append([("null", encode_record("{}", 1, 1))], unprocessed=True)
     spool.close()
     leave(tmp_path, "other", "1")
     registry = Registry(null=("x",))

@@ -79,7 +79,7 @@ def test_a_disk_that_turns_corrupt_is_left_for_memory(tmp_path: Path) -> None:
     keep(writer, seen("a"))
     landing.spools[0]._connection.execute("DROP TABLE events")
     assert keep(writer, seen("b")) == 0
-    assert [row.sequence for _, row in landing.spools[1].history()] == [2]
+    assert [row.sequence for row in landing.spools[1].rows()] == [2]
 
 
 @pytest.mark.tests_own_faults
@@ -211,7 +211,7 @@ def test_a_row_that_cannot_be_settled_holds_up_none_behind_it(tmp_path: Path, fa
     assert keep(writer, [*seen("a"), at_fault, *seen("b")]) == 0
     assert keep(writer, seen("c")) == 0
     (spool,) = landing.spools
-    assert spool.raw() == []
+    assert spool.unprocessed() == []
     assert [row.sequence for row in spool.read("x", 0, 9, 99_999)] == [1, 2, 3, 4]
     assert [event.body for _, event in landing.rows()][::2] == ["a", "b"]
     assert str(10**400) in landing.bodies()[1]
@@ -238,5 +238,5 @@ def test_a_batch_larger_than_a_transaction_goes_on_in_memory_whole(tmp_path: Pat
     landing.spools[0]._connection.execute("PRAGMA query_only=ON")
     writer.process()
     assert len(landing.spools) == 2
-    assert [row.sequence for _, row in landing.spools[1].history()] == list(range(1, 401))
-    assert sum(row_bytes(name, row.payload) for name, row in landing.spools[1].history()) > writer._spool.append_limit
+    assert [row.sequence for row in landing.spools[1].rows()] == list(range(1, 401))
+    assert sum(row_bytes(row.destination, row.payload) for row in landing.spools[1].rows()) > writer._spool.append_limit

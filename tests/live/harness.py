@@ -23,7 +23,7 @@ from tests.live.environments import NEWEST, Environment
 from torchelastic_otel.demo.receiver import Receiver
 from torchelastic_otel.processing.processor import SPANS
 from torchelastic_otel.semconv import INFERRED
-from torchelastic_otel.spool.reader import read_contents
+from torchelastic_otel.spool.reader import read_spool
 
 HERE = Path(__file__).resolve().parent
 TEE = HERE / "tee_agent.py"
@@ -188,10 +188,10 @@ class Agent:
         kept = []
         for path in self.spool_files():
             if path.suffix == ".spool":
-                held = read_contents(path)
+                held = read_spool(path)
                 if not held.meta or json.loads(held.meta["origin"])["pid"] != self.pid:
                     continue
-                if any(row.raw for row in held.rows):
+                if any(row.unprocessed for row in held.rows):
                     return []
                 kept += [row.payload for row in held.rows if row.destination != SPANS and INFERRED not in row.payload]
         return [row for row in kept if not is_beat(row)]

@@ -103,18 +103,18 @@ def live(spool: store.Spool, until: int, *, at_once: int) -> None:
     known = ProcessorState.initial(ORIGIN.started_ns)
     for begin in range(0, until, at_once):
         batch = ROWS[begin : min(begin + at_once, until)]
-        first, _ = spool.append(batch, raw=True)
+        first, _ = spool.append(batch, unprocessed=True)
         if len(batch) < at_once and until < len(ROWS):
             return
         known, done = process(known, batch)
         payloads = [(first + n, event.to_json()) for n, event in enumerate(done.events)]
         more = [(event.destination, event.to_json()) for event in done.derived]
-        spool.settle(payloads, known.to_meta(), more + [(SPANS, span.to_json()) for span in done.spans])
+        spool.commit_processed(payloads, known.to_meta(), more + [(SPANS, span.to_json()) for span in done.spans])
 
 
 def told(spool: store.Spool) -> tuple[list[str], list[str], list[str]]:
     """Events of rows, what follows from them, and spans; each in order, as the spool keeps them."""
-    rows = [(destination, row.payload) for destination, row in spool.history()]
+    rows = [(row.destination, row.payload) for row in spool.rows()]
     events = [payload for destination, payload in rows if destination != SPANS]
     follow = [payload for payload in events if ElasticEvent.from_json(payload).name == semconv.RESTART_COMPLETED]
     return [e for e in events if e not in follow], follow, [payload for name, payload in rows if name == SPANS]
@@ -130,7 +130,7 @@ def test_whoever_reads_the_rows_tells_the_same(tmp_path: Path, killed_after: int
     assert process_remaining(lived) == 0
     process_remaining(died)
     assert told(died) == told(lived)
-    assert died.raw() == []
+    assert died.unprocessed() == []
     events, follow, spans = told(died)
     assert len(events) == killed_after
     # and it is told once, however often it is adopted
@@ -152,16 +152,16 @@ def test_what_is_known_is_kept_with_the_rows_it_comes_from(tmp_path: Path) -> No
     """A process that is killed in between must find, on the other side, one or the other, never half."""
     spool = spool_of(tmp_path, "a")
     live(spool, 8, at_once=4)
-    known = load_state(spool, 0)
+    known = load_state(spool.meta, 0, spool.path)
     assert known.trace.phase is Phase.DETECT
     assert (known.context.round, known.context.watched) == (0, True)
-    spool.append(ROWS[8:10], raw=True)
+    spool.append(ROWS[8:10], unprocessed=True)
     spool._connection.execute("PRAGMA query_only=ON")
     with pytest.raises(SpoolError):
         process_remaining(spool)
     spool._connection.execute("PRAGMA query_only=OFF")
-    assert len(spool.raw()) == 2
-    assert load_state(spool, 0) == known
+    assert len(spool.unprocessed()) == 2
+    assert load_state(spool.meta, 0, spool.path) == known
     assert process_remaining(spool) == 2
 
 
@@ -171,11 +171,11 @@ def test_what_another_version_knew_may_be_lost_and_no_event_is(tmp_path: Path, k
     """Promise 4: who upgrades this package finds spools that the version before has written, and delivers them."""
     spool = spool_of(tmp_path, "a")
     live(spool, 8, at_once=4)
-    spool.append(ROWS[8:10], raw=True)
+    spool.append(ROWS[8:10], unprocessed=True)
     before = spool.last_sequence
     spool.put_meta(key, written)
     assert process_remaining(spool) == 2
-    assert spool.raw() == []
+    assert spool.unprocessed() == []
     assert spool.last_sequence >= before
 
 
@@ -183,13 +183,13 @@ def test_a_newer_versions_fields_are_left_out_and_missing_ones_have_their_defaul
     """An upgrade or a downgrade between two jobs must not cost a dead agent's numbers."""
     spool = spool_of(tmp_path, "a")
     live(spool, 8, at_once=4)
-    known = load_state(spool, 0)
+    known = load_state(spool.meta, 0, spool.path)
     tally, narrative = json.loads(spool.meta(TALLY_KEY) or ""), json.loads(spool.meta(NARRATIVE_KEY) or "")
     tally["newer"] = narrative["newer"] = tally["runs"][0]["newer"] = tally["runs"][0]["times"]["newer"] = [1]
     del tally["runs"][0]["hosts_store"], narrative["restart_count"]
     spool.put_meta(TALLY_KEY, json.dumps(tally))
     spool.put_meta(NARRATIVE_KEY, json.dumps(narrative))
-    found = load_state(spool, 0)
+    found = load_state(spool.meta, 0, spool.path)
     assert found.trace == replace(known.trace, restart_count=None)
     assert found.metrics == replace(known.metrics, runs=(replace(known.metrics.runs[0], hosts_store=False),))
 
@@ -227,12 +227,12 @@ def test_a_row_that_cannot_be_counted_changes_nothing_that_is_known(before: int,
 def test_a_row_at_fault_in_a_dead_process_spool_holds_up_none_behind_it(tmp_path: Path) -> None:
     """No exporter reads past a raw row: one that stays raw is the end of delivery, whoever adopts the spool."""
     spool = spool_of(tmp_path, "a")
-    spool.append([ROWS[0], ("null", UNTOLD), *ROWS[1:]], raw=True)
+    spool.append([ROWS[0], ("null", UNTOLD), *ROWS[1:]], unprocessed=True)
     assert process_remaining(spool) == len(ROWS) + 1
-    assert spool.raw() == []
+    assert spool.unprocessed() == []
     names = [ElasticEvent.from_json(row.payload).name for row in spool.read("x", 0, 99, BOUND)]
     assert names[:3] == [semconv.AGENT_STARTED, semconv.UNKNOWN_EVENT, semconv.AGENT_PHASE_ENTERED]
-    assert load_state(spool, 0).trace.phase is Phase.ENDED
+    assert load_state(spool.meta, 0, spool.path).trace.phase is Phase.ENDED
 
 
 @pytest.mark.tests_own_faults

@@ -37,14 +37,14 @@ def test_a_corrupt_spool_is_set_aside_whole_and_the_others_are_adopted(
     with caplog.at_level(logging.WARNING, "torchelastic_otel"):
         (owned,) = adoption.adopt(tmp_path, BOUND)
     assert owned.path.name == "good.spool"
-    owned.let_go()
+    owned.release()
     assert (tmp_path / "bad.corrupt").read_bytes() == b"garbage" * 1_000
     assert not bad.exists()
     assert not (tmp_path / "bad.lock").exists()
     assert [r for r in caplog.records if "set aside" in r.message and "bad" in r.message]
     caplog.clear()
     for owned in adoption.adopt(tmp_path, BOUND):
-        owned.let_go()
+        owned.release()
     assert not caplog.records
 
 
@@ -57,7 +57,7 @@ def test_a_spool_that_turns_out_corrupt_later_can_be_given_up(tmp_path: Path) ->
     for owned in adoption.adopt(tmp_path, BOUND):
         with pytest.raises(SpoolCorruptError) as caught:
             owned.spool.read("x", 0, 1_000, 1 << 30)
-        owned.give_up(str(caught.value))
+        owned.quarantine(str(caught.value))
     assert (tmp_path / "torn.corrupt").exists()
     assert not path.exists()
     assert list(adoption.adopt(tmp_path, BOUND)) == []
@@ -68,7 +68,7 @@ def test_an_empty_file_of_a_process_that_died_at_once_is_no_trouble(tmp_path: Pa
     (tmp_path / "young.spool").touch(0o600)
     (owned,) = adoption.adopt(tmp_path, BOUND)
     assert owned.spool.pending() == 0
-    owned.let_go()
+    owned.release()
     assert not (tmp_path / "young.spool").exists()
 
 
@@ -94,7 +94,7 @@ def test_a_fifo_among_the_spools_does_not_hang_the_adopter(tmp_path: Path) -> No
     names = []
     for owned in adoption.adopt(tmp_path, BOUND):
         names.append(owned.path.name)
-        owned.let_go()
+        owned.release()
     assert names == ["good.spool"]
 
 
@@ -107,11 +107,11 @@ def test_a_spool_in_use_by_an_unfinished_write_is_left_and_taken_later(tmp_path:
     other.execute("ROLLBACK")
     other.close()
     for owned in taken:
-        owned.let_go()
+        owned.release()
     assert path.exists()
     (owned,) = adoption.adopt(tmp_path, BOUND)
     assert owned.spool.pending() == 1
-    owned.let_go()
+    owned.release()
 
 
 def test_oldest_spools_are_adopted_first(tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_oldest_spools_are_adopted_first(tmp_path: Path) -> None:
     for name, age in (("b", 3), ("a", 1), ("c", 2)):
         path = leave(tmp_path, name)
         os.utime(path, ns=(0, 1_000 * DAY_NS - age * DAY_NS))
-    assert [path.stem for path in adoption.orphaned(tmp_path)] == ["b", "c", "a"]
+    assert [path.stem for path in adoption.undelivered_spools(tmp_path)] == ["b", "c", "a"]
 
 
 def test_delivered_spools_go_when_they_are_old_or_their_space_is_needed(tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_delivered_spools_go_when_they_are_old_or_their_space_is_needed(tmp_path
         if name != "waiting":
             path.rename(path.with_suffix(".delivered"))
     size = (tmp_path / "day.delivered").stat().st_size
-    assert adoption.forget_old(tmp_path, now, 10 * size) == 1
+    assert adoption.delete_expired(tmp_path, now, 10 * size) == 1
     assert sorted(p.stem for p in tmp_path.glob("*.delivered")) == ["day", "hour"]
-    assert adoption.forget_old(tmp_path, now, size) == 1
+    assert adoption.delete_expired(tmp_path, now, size) == 1
     assert sorted(p.name for p in tmp_path.iterdir()) == ["hour.delivered", "waiting.spool"]

@@ -10,14 +10,14 @@ BUSY = """
 import os, pathlib, sqlite3, sys, threading, time
 from torchelastic_otel.spool import fork_safety, store
 
-fork_safety.LONGEST_S = 60.0  # on a busy machine a thread is not scheduled for longer than a fork waits
+fork_safety.MAX_WAIT_S = 60.0  # on a busy machine a thread is not scheduled for longer than a fork waits
 spool = store.create(pathlib.Path(sys.argv[1]), 1 << 26)
 spool.subscribe({"x": ["d"]})
 
 def write():
     while True:
-        first, _ = spool.append([("d", "x" * 300)] * 8, raw=True)
-        spool.settle([(first + i, "y" * 320) for i in range(8)], {"a": "b"})
+        first, _ = spool.append([("d", "x" * 300)] * 8, unprocessed=True)
+        spool.commit_processed([(first + i, "y" * 320) for i in range(8)], {"a": "b"})
 
 def read():
     while True:
@@ -71,11 +71,11 @@ def hang():
 
 threading.Thread(target=hang, daemon=True).start()
 inside.wait()
-fork_safety.LONGEST_S = 60.0
+fork_safety.MAX_WAIT_S = 60.0
 main = threading.get_ident()
 
 def send():
-    while sys._current_frames()[main].f_code.co_name != "hold":
+    while sys._current_frames()[main].f_code.co_name != "acquire_until":
         time.sleep(0.001)
     os.kill(os.getpid(), signal.SIGTERM)
 
@@ -113,5 +113,5 @@ def test_a_child_that_is_forked_while_our_threads_are_in_sqlite_can_use_it(tmp_p
 def test_a_signal_that_comes_while_a_fork_waits_is_heard_after_it(tmp_path: Path) -> None:
     """CPython drops what is raised there (promise 1), and an exception in the middle must leave nothing locked."""
     first, free, third = run(SIGNALLED, tmp_path / "a.spool").splitlines()
-    assert first.split() == ["hold", "<module>"]
+    assert first.split() == ["acquire_until", "<module>"]
     assert (free, third) == ("free", "True")

@@ -36,7 +36,7 @@ for owned in adoption.adopt(Path(sys.argv[1]), 1 << 20):
     rows = owned.spool.read("x", 0, 100, 1 << 20)
     print("adopted", len(rows), flush=True)
     owned.spool.acknowledge("x", 2, delivered=2)
-    owned.let_go()
+    owned.release()
 print("done", flush=True)
 sys.stdin.readline()
 """
@@ -70,7 +70,7 @@ def test_a_living_owners_spool_is_not_adopted_and_a_killed_ones_is(tmp_path: Pat
     assert not adoption.is_owned(tmp_path / "dead.spool")
     (owned,) = adoption.adopt(tmp_path, BOUND)
     assert [row.payload for row in owned.spool.read("x", 0, 9, 99)] == ["1", "2"]
-    owned.let_go()
+    owned.release()
 
 
 def test_of_many_processes_exactly_one_adopts(tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_of_many_threads_exactly_one_adopts(tmp_path: Path) -> None:
         thread.join(30)
     assert sorted(owned.path.name for owned in taken) == [f"dead{number}.spool" for number in range(10)]
     for owned in taken:
-        owned.let_go()
+        owned.release()
     assert not list(tmp_path.glob("*.lock.*"))
 
 
@@ -115,11 +115,11 @@ def test_letting_go_makes_way_for_the_next(tmp_path: Path) -> None:
     path = dead_spool(tmp_path)
     (owned,) = adoption.adopt(tmp_path, BOUND)
     assert acquire(path.with_suffix(".lock")) is None
-    owned.let_go()
+    owned.release()
     assert path.exists()
     (again,) = adoption.adopt(tmp_path, BOUND)
     again.spool.acknowledge("x", 2, delivered=2)
-    again.let_go()
+    again.release()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["dead.delivered"]
 
 
@@ -132,7 +132,7 @@ def test_a_forked_child_neither_owns_nor_frees_its_parents_spool(tmp_path: Path)
     if child == 0:
         status = 1
         with contextlib.suppress(BaseException):
-            owned.ownership.release(remove=True)
+            owned.lock.release(remove=True)
             owned.spool.close()
             # the child is a stranger to the file, and can own spools of its own
             is_stranger = acquire(tmp_path / "parent.lock") is None
@@ -145,7 +145,7 @@ def test_a_forked_child_neither_owns_nor_frees_its_parents_spool(tmp_path: Path)
     asked = [sys.executable, "-c", probe, str(tmp_path / "parent.lock")]
     assert subprocess.run(asked, capture_output=True, text=True, check=True, timeout=30).stdout == "True\n"
     assert owned.spool.append([("d", "2")]) == (2, 0)
-    owned.let_go()
+    owned.release()
 
 
 def test_a_lock_that_is_a_symbolic_link_or_a_fifo_is_an_error_and_leaks_nothing(tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_a_lock_that_is_a_symbolic_link_or_a_fifo_is_an_error_and_leaks_nothing(
         taken = list(adoption.adopt(tmp_path, BOUND))
         assert "a.spool" not in [owned.path.name for owned in taken]
         for owned in taken:
-            owned.let_go()
+            owned.release()
     assert descriptors(str(tmp_path)) == []
     assert not (tmp_path / "target").exists()
 
@@ -183,15 +183,15 @@ def test_a_living_owners_lock_that_a_cleaner_removes_is_had_again(tmp_path: Path
     owned.spool.append([("d", "1"), ("d", "2")])
     lock = tmp_path / "mine.lock"
     os.utime(lock, (0, 0))
-    owned.ownership.refresh()
+    owned.lock.refresh()
     assert lock.stat().st_mtime > 0
     lock.unlink()
-    owned.ownership.refresh()
+    owned.lock.refresh()
     with start(ADOPTER, tmp_path) as adopter:
         assert adopter.communicate("go\nend\n", timeout=60)[0] == "done\n"
     assert descriptors(str(lock)) == [str(lock)]
     owned.spool.acknowledge("x", 2)
-    owned.let_go()
+    owned.release()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.delivered"]
 
 

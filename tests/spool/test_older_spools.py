@@ -14,7 +14,7 @@ import pytest
 
 from torchelastic_otel.cli import main
 from torchelastic_otel.demo.receiver import Receiver
-from torchelastic_otel.spool.directory import DELIVERED_SUFFIX, SPOOL_SUFFIX, prepare
+from torchelastic_otel.spool.directory import DELIVERED_SUFFIX, SPOOL_SUFFIX, prepare_directory
 
 RECORDINGS = Path(__file__).parents[1] / "recordings" / "spools-b323570"
 EXPECTED = json.loads((RECORDINGS / "expected.json").read_text())
@@ -30,7 +30,7 @@ def unpack(job: str, directory: Path) -> None:
 
 def place(job: str, node: str, base: Path) -> Path:
     """One node's spool in a spool directory; its file."""
-    directory = prepare(base, os.geteuid())
+    directory = prepare_directory(base, os.geteuid())
     unpack(job, base / "unpacked")
     for file in (base / "unpacked" / node).iterdir():
         file.rename(directory / file.name)

@@ -86,10 +86,10 @@ def test_subscribing_again_keeps_what_the_cursor_has_got(spool: store.Spool) -> 
 def test_a_row_set_aside_is_counted_and_stays(spool: store.Spool) -> None:
     """What a receiver refuses is still there for the timeline."""
     spool.append([("d", "1")])
-    spool.set_aside("x", 1, "HTTP 400")
-    spool.set_aside("x", 1, "HTTP 400 again")
-    assert spool.cursors()["x"].set_aside == 1
-    assert [row.payload for _, row in spool.history()] == ["1"]
+    spool.quarantine("x", 1, "HTTP 400")
+    spool.quarantine("x", 1, "HTTP 400 again")
+    assert spool.cursors()["x"].quarantined == 1
+    assert [row.payload for row in spool.rows()] == ["1"]
 
 
 @pytest.mark.parametrize("size", [1, 40, 300, 1_100, 2_100, 4_050, 4_200, 9_000, 60_000])
@@ -332,14 +332,14 @@ from torchelastic_otel.errors import SpoolError
 
 CALLS = {
     "append": lambda spool: spool.append([("d", "x")]),
-    "settle": lambda spool: spool.settle([], {"key": "x"}),
-    "raw": lambda spool: spool.raw(),
+    "commit_processed": lambda spool: spool.commit_processed([], {"key": "x"}),
+    "unprocessed": lambda spool: spool.unprocessed(),
     "acknowledge": lambda spool: spool.acknowledge("x", 0),
     "subscribe": lambda spool: spool.subscribe({"x": ["d"]}),
     "put_meta": lambda spool: spool.put_meta("key", "x"),
     "meta": lambda spool: spool.meta("key"),
     "read": lambda spool: spool.read("x", 0, 10, 100),
-    "history": lambda spool: list(spool.history()),
+    "rows": lambda spool: spool.rows(),
     "cursors": lambda spool: spool.cursors(),
     "pending": lambda spool: spool.pending(),
 }
@@ -371,14 +371,14 @@ print("alive")
     "call",
     [
         "append",
-        "settle",
-        "raw",
+        "commit_processed",
+        "unprocessed",
         "acknowledge",
         "subscribe",
         "put_meta",
         "meta",
         "read",
-        "history",
+        "rows",
         "cursors",
         "pending",
     ],

@@ -51,8 +51,8 @@ class SpoolAgainstModel(RuleBasedStateMachine):
         self.dropped.setdefault(cursor, 0)
         self.destinations[cursor] = set(CURSORS[cursor])
 
-    def _append(self, rows: list[tuple[str, str]], *, raw: bool = False) -> None:
-        first, lost = self.spool.append(rows, raw=raw)
+    def _append(self, rows: list[tuple[str, str]], *, unprocessed: bool = False) -> None:
+        first, lost = self.spool.append(rows, unprocessed=unprocessed)
         assert first == self.last + 1
         self._went(lost)
         self._came(rows)
@@ -64,7 +64,7 @@ class SpoolAgainstModel(RuleBasedStateMachine):
 
     def _went(self, lost: int) -> None:
         owed_before = {cursor: self._owed(cursor) for cursor in self.positions}
-        kept = {row.sequence for _, row in self.spool.history()}
+        kept = {row.sequence for row in self.spool.rows()}
         gone = set(self.rows) - kept
         undelivered = {n for owed in owed_before.values() for n in owed}
         if gone & undelivered:
@@ -97,15 +97,15 @@ class SpoolAgainstModel(RuleBasedStateMachine):
     def receive_and_settle(self, sizes: list[int], more: list[tuple[str, int]], to: str) -> None:
         """As the writer does it: rows are kept raw, read, and what follows from them is appended with that."""
         first = self.last + 1
-        self._append([(to, "r" * (size // 2)) for size in sizes], raw=True)
+        self._append([(to, "r" * (size // 2)) for size in sizes], unprocessed=True)
         read = {first + number: "R" * size for number, size in enumerate(sizes)}
         follow = [(destination, "f" * size) for destination, size in more]
-        begin, lost = self.spool.settle(list(read.items()), {"known": str(first)}, follow)
+        begin, lost = self.spool.commit_processed(list(read.items()), {"known": str(first)}, follow)
         assert begin == self.last + 1
         self.rows |= {number: (to, payload) for number, payload in read.items() if number in self.rows}
         self._went(lost)
         self._came(follow)
-        assert (self.spool.raw(), self.spool.meta("known")) == ([], str(first))
+        assert (self.spool.unprocessed(), self.spool.meta("known")) == ([], str(first))
 
     @precondition(lambda self: self.positions)
     @rule(data=st.data())

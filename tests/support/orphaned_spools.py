@@ -14,7 +14,7 @@ from torchelastic_otel import semconv
 from torchelastic_otel.model.event import ElasticEvent, Origin
 from torchelastic_otel.processing.processor import ORIGIN_KEY
 from torchelastic_otel.spool import adoption
-from torchelastic_otel.spool.directory import prepare
+from torchelastic_otel.spool.directory import prepare_directory
 
 LIVE_AGENT = """
 import sys
@@ -27,7 +27,7 @@ owned.spool.append([("null", sys.argv[4])])
 print("ready", flush=True)
 sys.stdin.readline()
 owned.spool.acknowledge("otlp", 1, delivered=1)
-owned.let_go()
+owned.release()
 print("gone", flush=True)
 """
 
@@ -49,7 +49,7 @@ class Spools:
     """The spool directory that the environment names."""
 
     def __init__(self, base: Path) -> None:
-        self.directory = prepare(base, os.geteuid())
+        self.directory = prepare_directory(base, os.geteuid())
 
     def dead(self, events: int = 3, *, exporters: tuple[str, ...] = ("otlp",), host: str = "node-a") -> Origin:
         """What an agent leaves that was killed."""
@@ -59,7 +59,7 @@ class Spools:
         owned.spool.subscribe({name: ["null"] for name in exporters})
         owned.spool.append([("null", event(number).to_json()) for number in range(events)])
         owned.spool.close()
-        owned.ownership.release()
+        owned.lock.release()
         return whose
 
     @contextlib.contextmanager

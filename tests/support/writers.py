@@ -65,8 +65,8 @@ class Landing:
         return [
             (row.sequence, ElasticEvent.from_json(row.payload))
             for spool in self.spools
-            for name, row in spool.history()
-            if name != SPANS and row not in [raw for _, raw in spool.raw()]
+            for row in spool.rows()
+            if row.destination != SPANS and not row.unprocessed
         ]
 
     def bodies(self) -> list[str]:
@@ -95,5 +95,5 @@ def fact(name: str, at: int, error_file: str | None = None, **attributes: object
 
 def spans(landing: Landing) -> list[ElasticSpan]:
     """The spans that all spools hold."""
-    rows = [(name, row) for spool in landing.spools for name, row in spool.history()]
-    return [ElasticSpan.from_json(row.payload) for name, row in rows if name == SPANS]
+    rows = [row for spool in landing.spools for row in spool.rows()]
+    return [ElasticSpan.from_json(row.payload) for row in rows if row.destination == SPANS]

@@ -164,8 +164,9 @@ class _Report:
             for name, after in each.after.items():
                 before = each.before[name]
                 counts = {
-                    what: getattr(after, what) - getattr(before, what)
-                    for what in ("delivered", "rejected", "set_aside")
+                    "delivered": after.delivered - before.delivered,
+                    "rejected": after.rejected - before.rejected,
+                    "set_aside": after.quarantined - before.quarantined,
                 }
                 if any(counts.values()):
                     total = entry["exporters"].setdefault(name, dict.fromkeys(counts, 0))

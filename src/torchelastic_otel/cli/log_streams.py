@@ -98,7 +98,7 @@ def deliver(
             names = {exporter.name for exporter in exporters}
             stream.cursors = {name: cursor for name, cursor in spool.cursors().items() if name in names}
         for each in owned:
-            each.let_go()
+            each.release()
     return troubles, directory
 
 

@@ -126,7 +126,7 @@ def _result(streams: Sequence[Stream], troubles: dict[str, str], directory: Path
                     name: {
                         "delivered": cursor.delivered,
                         "rejected": cursor.rejected,
-                        "set_aside": cursor.set_aside,
+                        "set_aside": cursor.quarantined,
                         "dropped": cursor.dropped,
                         "left": cursor.pending,
                     }

@@ -6,14 +6,12 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from torchelastic_otel import semconv
 from torchelastic_otel.errors import SpoolError
 from torchelastic_otel.export.destinations import EPHEMERAL_EXPORTERS
-from torchelastic_otel.model.event import ElasticEvent, Origin
-from torchelastic_otel.processing.processor import ORIGIN_KEY
+from torchelastic_otel.processing.stored_events import read_origin, run_id_of
 from torchelastic_otel.spool import adoption
 from torchelastic_otel.spool.directory import CORRUPT_SUFFIX, DELIVERED_SUFFIX
-from torchelastic_otel.spool.reader import SpoolSummary, read_summary
+from torchelastic_otel.spool.reader import SpoolContents, read_spool
 from torchelastic_otel.spool.records import CursorState
 
 
@@ -65,7 +63,9 @@ def survey(directory: Path, ours: Collection[Path] = ()) -> list[SpoolView]:
         directory: The user's spool folder.
         ours: Spools that this process owns itself; they are left out.
     """
-    return [view for path in adoption.orphaned(directory) if path not in ours and (view := look(path)) is not None]
+    return [
+        view for path in adoption.undelivered_spools(directory) if path not in ours and (view := look(path)) is not None
+    ]
 
 
 def look(path: Path) -> SpoolView | None:
@@ -73,7 +73,7 @@ def look(path: Path) -> SpoolView | None:
     # first the lock: an owner that ends in between leaves a state that is too old, never one that is too good
     live = path.exists() and adoption.is_owned(path)
     try:
-        return _view(path, live, read_summary(path))
+        return _view(path, live, read_spool(path, newest_only=True))
     except SpoolError as error:
         return SpoolView(path, live, trouble=str(error)) if path.exists() or path.is_symlink() else None
 
@@ -82,7 +82,7 @@ def run_of(path: Path) -> str:
     """The run of a spool's newest event, also where it was retired by now; empty where that cannot be told."""
     for file in (path, path.with_suffix(DELIVERED_SUFFIX)):
         try:
-            return _run_id(read_summary(file))
+            return run_id_of(read_spool(file, newest_only=True))
         except SpoolError:
             continue
     return ""
@@ -114,17 +114,7 @@ def retired(directory: Path) -> Retired:
     return Retired(len(sizes), sum(sizes), tuple(sorted(directory.glob("*" + CORRUPT_SUFFIX))))
 
 
-def _view(path: Path, live: bool, inside: SpoolSummary) -> SpoolView:
-    try:
-        origin = Origin.from_json(inside.meta[ORIGIN_KEY])
-    except (KeyError, ValueError):
-        return SpoolView(path, live, events=inside.events, cursors=inside.cursors)
-    return SpoolView(path, live, origin.host_name, origin.pid, _run_id(inside), inside.events, inside.cursors)
-
-
-def _run_id(inside: SpoolSummary) -> str:
-    try:
-        run_id = ElasticEvent.from_json(inside.newest or "").attributes.get(semconv.RUN_ID, "")
-    except ValueError:
-        return ""
-    return str(run_id)
+def _view(path: Path, live: bool, contents: SpoolContents) -> SpoolView:
+    origin = read_origin(contents)
+    host_name, pid, run_id = ("", 0, "") if origin is None else (origin.host_name, origin.pid, run_id_of(contents))
+    return SpoolView(path, live, host_name, pid, run_id, contents.row_count, contents.cursors)

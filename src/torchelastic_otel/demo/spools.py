@@ -7,12 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from torchelastic_otel import semconv
-from torchelastic_otel.model.event import ElasticEvent, Origin
-from torchelastic_otel.processing.processor import ORIGIN_KEY, SPANS
-from torchelastic_otel.spool import store
+from torchelastic_otel.processing.stored_events import read_events, read_origin
 from torchelastic_otel.spool.directory import DELIVERED_SUFFIX, SPOOL_SUFFIX
-
-_MAX_BYTES = 64 << 20
+from torchelastic_otel.spool.reader import read_spool
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,26 +56,17 @@ def read_spools(directories: Mapping[str, Path]) -> list[SpoolReport]:
 
 
 def _report(node: str, path: Path) -> SpoolReport:
-    spool = store.open_file(path, _MAX_BYTES)
-    try:
-        origin = Origin.from_json(spool.meta(ORIGIN_KEY) or "null")
-        cursors = spool.cursors().values()
-        sequences = tuple(row.sequence for destination, row in spool.history() if _is_told(destination, row.payload))
-        return SpoolReport(
-            origin_id=origin.id,
-            node=node,
-            sequences=sequences,
-            pending=spool.pending() if cursors else len(sequences),
-            lost=sum(cursor.rejected + cursor.set_aside + cursor.dropped for cursor in cursors),
-        )
-    finally:
-        spool.close()
-
-
-def _is_told(destination: str, payload: str) -> bool:
-    if destination == SPANS:
-        return False
-    try:
-        return ElasticEvent.from_json(payload).name not in semconv.HEARTBEATS
-    except ValueError:
-        return True  # what nobody has read yet is told, once that is done
+    contents = read_spool(path)
+    origin = read_origin(contents)
+    if origin is None:
+        raise ValueError(f"{path} does not name its process")
+    cursors = contents.cursors.values()
+    events = read_events(contents, path)
+    sequences = tuple(sequence for sequence, event in events if event.name not in semconv.HEARTBEATS)
+    return SpoolReport(
+        origin_id=origin.id,
+        node=node,
+        sequences=sequences,
+        pending=sum(cursor.pending for cursor in cursors) if cursors else len(sequences),
+        lost=sum(cursor.rejected + cursor.quarantined + cursor.dropped for cursor in cursors),
+    )

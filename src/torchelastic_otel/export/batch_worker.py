@@ -183,7 +183,7 @@ class BatchExportWorker(ExportWorker[Sequence[Any]]):
         self._set_aside += 1
         self._say(f"a record is refused and set aside: {why}")
         try:
-            source.spool.set_aside(self.name, sequence, why)
+            source.spool.quarantine(self.name, sequence, why)
         except SpoolError as error:
             logger.debug("%s", error)
         self._acknowledge(source, sequence, 0, ExportResult(Disposition.DELIVERED))

@@ -128,7 +128,7 @@ class OrphanAdopter:
             self._not_before_ns = time.monotonic_ns() + self._pause_ns
         if self.busy or time.monotonic_ns() < self._not_before_ns or not (self._routes() or self._metrics()):
             return
-        adoption.forget_old(self._directory, time.time_ns(), self._max_bytes)
+        adoption.delete_expired(self._directory, time.time_ns(), self._max_bytes)
         for owned in adoption.adopt(self._directory, self._max_bytes):
             self._judge(owned)
             if len(self._adoptions) >= MOST_AT_ONCE:
@@ -148,7 +148,7 @@ class OrphanAdopter:
                 attempt(max(0, until - time.monotonic_ns()))
                 self.release(everything=True)
 
-        adoption.forget_old(self._directory, time.time_ns(), self._max_bytes)
+        adoption.delete_expired(self._directory, time.time_ns(), self._max_bytes)
         for owned in adoption.adopt(self._directory, self._max_bytes):
             self._judge(owned)
             if len(self._adoptions) >= MOST_AT_ONCE:
@@ -162,13 +162,13 @@ class OrphanAdopter:
         with guard:
             try:
                 if not self._take_over(owned):
-                    owned.let_go()
+                    owned.release()
             except (SpoolCorruptError, ValueError) as error:
-                owned.give_up(f"spool {owned.path}: {error}")
+                owned.quarantine(f"spool {owned.path}: {error}")
             except Exception as error:
                 # a full disk, or a fault of ours: others may do better, and must not find it locked
                 logger.warning("spool %s cannot be taken over: %s", owned.path, error)
-                owned.let_go(owes=True)
+                owned.release(owes=True)
                 if not isinstance(error, (SpoolError, OSError)):
                     raise
 
@@ -243,15 +243,15 @@ class OrphanAdopter:
         try:
             left, cursors = owned.spool.pending(), owned.spool.cursors()
         except SpoolCorruptError as error:
-            owned.give_up(str(error))
+            owned.quarantine(str(error))
             return True
         except SpoolError as error:
             logger.warning("%s; left as it is", error)
-            owned.let_go(owes=True)
+            owned.release(owes=True)
             return True
         silent = [each for each in adopted.metrics if each.owes(adopted.source)]
         told = tuple(each.name for each in adopted.metrics if each not in silent)
         origin = adopted.source.origin
         self._adopted.append(Adopted(owned.path, origin, adopted.pending, left, adopted.cursors, cursors, told))
-        owned.let_go(owes=bool(silent))
+        owned.release(owes=bool(silent))
         return bool(left or silent)

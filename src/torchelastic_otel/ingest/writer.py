@@ -128,14 +128,14 @@ class Writer:
                     keys = self._landing.seen({destination for destination, _ in more}) if more else {}
                     keyed = [(keys[destination], row) for destination, row in more]
                     settled = [(sequence, line) for sequence, (_, line) in zip(sequences, written, strict=True)]
-                    _, dropped = self._spool.settle(settled, meta, keyed)
+                    _, dropped = self._spool.commit_processed(settled, meta, keyed)
                     self._note_dropped(dropped)
                 except SpoolError as error:
                     # they stay raw in the spool that failed; whoever adopts it delivers them again, with the same uid
                     self._go_on_in_memory(error, sequences[0])
                     self._append_all(written + more, meta)
         self._landing.committed()
-        self._spool.tidy()
+        self._spool.checkpoint()
 
     def collect(self, outside: SelfMetrics) -> Snapshot:
         """The numbers of this process at this moment; from any thread of ours.
@@ -181,7 +181,7 @@ class Writer:
         try:
             keys = self._landing.seen({destination for destination, _ in rows})
             keyed = [(keys[destination], row) for destination, row in rows]
-            first, dropped = self._spool.append(keyed, raw=raw, meta=meta)
+            first, dropped = self._spool.append(keyed, unprocessed=raw, meta=meta)
         except SpoolError as error:
             if self._spool.path is None or isinstance(error, SpoolTooSmallError):
                 guard.suppress(error)

@@ -12,6 +12,7 @@ import json
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Final, TypeVar
 
 from torchelastic_otel import semconv
@@ -137,26 +138,32 @@ def _process_record(
     return ProcessorState(standing, narrative, tally), told
 
 
-def load_state(spool: Spool, started_ns: int) -> ProcessorState:
-    """What was known of a process when it last settled its rows."""
-    begin = ProcessorState.initial(started_ns)
+def load_state(meta: Callable[[str], str | None], started_ns: int, path: Path | None) -> ProcessorState:
+    """The state after the records that a spool's process has processed.
+
+    Args:
+        meta: The spool's texts by key.
+        started_ns: When the process began, wall clock nanoseconds.
+        path: The spool's file, for warnings.
+    """
+    initial = ProcessorState.initial(started_ns)
+
+    def load(key: str, decode: Callable[[str], _T], default: _T) -> _T:
+        text = meta(key)
+        if text is None:
+            return default
+        try:
+            return decode(text)
+        except ValueError as error:
+            # another version may have written it: the events, which every version can read, are delivered all the same
+            logger.warning("spool %s: %s; its events are delivered without the state before them", path, error)
+            return default
+
     return ProcessorState(
-        _load(spool, STANDING_KEY, AgentContext.from_json, begin.context),
-        _load(spool, NARRATIVE_KEY, TraceState.from_json, begin.trace),
-        _load(spool, TALLY_KEY, MetricState.from_json, begin.metrics),
+        load(STANDING_KEY, AgentContext.from_json, initial.context),
+        load(NARRATIVE_KEY, TraceState.from_json, initial.trace),
+        load(TALLY_KEY, MetricState.from_json, initial.metrics),
     )
-
-
-def _load(spool: Spool, key: str, read_in: Callable[[str], _T], begin: _T) -> _T:
-    written = spool.meta(key)
-    if written is None:
-        return begin
-    try:
-        return read_in(written)
-    except ValueError as error:
-        # a much older or newer version wrote it: the events, which every version can read, must go out all the same
-        logger.warning("spool %s: %s; its events are delivered without what was known before them", spool.path, error)
-        return begin
 
 
 def process_remaining(spool: Spool) -> int:
@@ -165,16 +172,16 @@ def process_remaining(spool: Spool) -> int:
     Returns:
         How many raw rows there were.
     """
-    rows = spool.raw()
+    rows = spool.unprocessed()
     origin = spool.meta(ORIGIN_KEY)
-    known = load_state(spool, Origin.from_json(origin).started_ns if origin is not None else 0)
-    known, done = process(known, [(destination, row.payload) for destination, row in rows])
+    known = load_state(spool.meta, Origin.from_json(origin).started_ns if origin is not None else 0, spool.path)
+    known, done = process(known, [(row.destination, row.payload) for row in rows])
     narrative, spans = known.trace, tuple[ElasticSpan, ...]()
     with guard:  # its rows must go out all the same
         narrative, spans = finish_orphaned(known.trace)
     if rows or narrative is not known.trace:
-        payloads = [(row.sequence, event.to_json()) for (_, row), event in zip(rows, done.events, strict=True)]
+        payloads = [(row.sequence, event.to_json()) for row, event in zip(rows, done.events, strict=True)]
         more = [(event.destination, event.to_json()) for event in done.derived]
         more += [(SPANS, span.to_json()) for span in (*done.spans, *spans)]
-        spool.settle(payloads, replace(known, trace=narrative).to_meta(), more)
+        spool.commit_processed(payloads, replace(known, trace=narrative).to_meta(), more)
     return len(rows)

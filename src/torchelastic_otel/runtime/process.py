@@ -31,7 +31,7 @@ from torchelastic_otel.model.text import bounded
 from torchelastic_otel.processing.metrics.self_metrics import Bridged, SelfMetrics
 from torchelastic_otel.settings import Settings
 from torchelastic_otel.spool import adoption, store
-from torchelastic_otel.spool.location import memory_only, spool_directory
+from torchelastic_otel.spool.location import spool_directory, warn_memory_only
 from torchelastic_otel.units import NS_PER_MS
 
 logger = logging.getLogger("torchelastic_otel")
@@ -132,13 +132,13 @@ class ProcessRuntime:
         try:
             owned = adoption.create(self._directory, self._origin.id, self._settings.spool_max_bytes)
         except SpoolError as error:
-            memory_only(error, logger.warning)
+            warn_memory_only(error, logger.warning)
             return None
         try:
             self.pipeline.add(owned.spool, self._origin)
         except SpoolError as error:
             # a disk that was full after the first pages
-            memory_only(error, logger.warning)
+            warn_memory_only(error, logger.warning)
             owned.discard()
             return None
         self._owned = owned
@@ -241,7 +241,7 @@ class ProcessRuntime:
         with guard:
             if self._owned is not None and self._stop(LONGEST_STOP_NS):
                 try:
-                    self._owned.let_go(owes=owes)
+                    self._owned.release(owes=owes)
                 except (SpoolError, OSError) as error:
                     logger.debug("%s", error)  # a disk that failed: the writer has said so
 
@@ -252,7 +252,7 @@ class ProcessRuntime:
         if self._owned is None or self._closed:
             return
         try:
-            self._owned.show_alive()
+            self._owned.refresh()
         except OSError as error:
             if not self._lock_lost:
                 self._lock_lost = True

@@ -22,7 +22,7 @@ from torchelastic_otel.units import NS_PER_S
 
 logger = logging.getLogger("torchelastic_otel")
 
-HISTORY_NS: Final = 7 * 24 * 3_600 * NS_PER_S
+RETENTION_NS: Final = 7 * 24 * 3_600 * NS_PER_S
 """How long a delivered spool of a dead process stays, nanoseconds."""
 _COMPANIONS: Final = ("-wal", "-shm")
 
@@ -33,9 +33,9 @@ class OwnedSpool:
 
     spool: store.Spool
     path: Path
-    ownership: SpoolLock
+    lock: SpoolLock
 
-    def let_go(self, *, owes: bool = False) -> None:
+    def release(self, *, owes: bool = False) -> None:
         """Close the spool; retire it where everything is delivered, else leave it to the next adopter.
 
         Args:
@@ -55,16 +55,16 @@ class OwnedSpool:
                     os.replace(self.path, self.path.with_suffix(DELIVERED_SUFFIX))
             finally:
                 # whatever went wrong: a lock that stays keeps everybody else from trying
-                self.ownership.release(remove=delivered)
+                self.lock.release(remove=delivered)
 
-    def show_alive(self) -> None:
+    def refresh(self) -> None:
         """Touch its files, and have its lock again where it was removed: cleaners go by age (tmpfiles.d).
 
         Raises:
             OSError: The spool is gone, or somebody else has its lock.
         """
         os.utime(self.path, follow_symlinks=False)  # first: where the spool is gone, its lock is of no use
-        self.ownership.refresh()
+        self.lock.refresh()
         for companion in _COMPANIONS:
             with contextlib.suppress(OSError):  # not there, or on a disk that fails, as the writer says
                 os.utime(f"{self.path}{companion}", follow_symlinks=False)
@@ -76,16 +76,16 @@ class OwnedSpool:
             self.path.unlink()
         except (SpoolError, OSError) as error:
             logger.debug("%s", error)
-        self.ownership.release(remove=True)
+        self.lock.release(remove=True)
 
-    def give_up(self, why: str) -> None:
+    def quarantine(self, why: str) -> None:
         """Close a spool that turned out corrupt, and set it aside."""
         try:
             self.spool.close()
         except SpoolError:
             pass  # it is set aside as it is
-        set_aside(self.path, why)
-        self.ownership.release(remove=True)
+        quarantine(self.path, why)
+        self.lock.release(remove=True)
 
 
 def create(directory: Path, spool_id: str, max_bytes: int) -> OwnedSpool:
@@ -108,7 +108,7 @@ def create(directory: Path, spool_id: str, max_bytes: int) -> OwnedSpool:
         raise
 
 
-def orphaned(directory: Path) -> list[Path]:
+def undelivered_spools(directory: Path) -> list[Path]:
     """Spool files that are not retired, oldest first; some may have living owners."""
     found: list[tuple[int, Path]] = []
     for path in directory.glob("*" + SPOOL_SUFFIX):
@@ -136,7 +136,7 @@ def adopt(directory: Path, max_bytes: int) -> Iterator[OwnedSpool]:
 
     The caller lets go of each. A file that is no spool is set aside as ``*.corrupt`` with one warning.
     """
-    for path in orphaned(directory):
+    for path in undelivered_spools(directory):
         try:
             ownership = acquire(path.with_suffix(LOCK_SUFFIX))
         except OSError as error:
@@ -150,7 +150,7 @@ def adopt(directory: Path, max_bytes: int) -> Iterator[OwnedSpool]:
         try:
             spool = store.open_file(path, max_bytes)
         except SpoolCorruptError as error:
-            set_aside(path, str(error))
+            quarantine(path, str(error))
             ownership.release(remove=True)
         except SpoolError as error:
             logger.warning("%s; left as it is", error)
@@ -159,7 +159,7 @@ def adopt(directory: Path, max_bytes: int) -> Iterator[OwnedSpool]:
             yield OwnedSpool(spool, path, ownership)
 
 
-def set_aside(path: Path, why: str) -> None:
+def quarantine(path: Path, why: str) -> None:
     """Move a file that is no spool, and what belongs to it, out of the way; nothing is deleted."""
     for companion in ("", *_COMPANIONS):
         try:
@@ -169,7 +169,7 @@ def set_aside(path: Path, why: str) -> None:
     logger.warning("%s; set aside as %s", why, path.with_suffix(CORRUPT_SUFFIX))
 
 
-def forget_old(directory: Path, now_ns: int, max_bytes: int) -> int:
+def delete_expired(directory: Path, now_ns: int, max_bytes: int) -> int:
     """Delete delivered spools that are older than a week, then the oldest while they take more than ``max_bytes``.
 
     Returns:
@@ -185,7 +185,7 @@ def forget_old(directory: Path, now_ns: int, max_bytes: int) -> int:
     total = sum(size for _, size, _ in found)
     deleted = 0
     for modified_ns, size, path in sorted(found):
-        if modified_ns > now_ns - HISTORY_NS and total <= max_bytes:
+        if modified_ns > now_ns - RETENTION_NS and total <= max_bytes:
             break
         for companion in ("", *_COMPANIONS):
             Path(f"{path}{companion}").unlink(missing_ok=True)

@@ -28,12 +28,12 @@ _NETWORK_FILE_SYSTEMS: Final = frozenset(
 """SQLite's write-ahead log needs memory that is shared by all its processes: one node's disk."""
 
 
-def folder(base: Path, uid: int) -> Path:
+def user_directory(base: Path, uid: int) -> Path:
     """The folder of one user's spools below ``base``."""
     return base / f"torchelastic-otel-{uid}"
 
 
-def prepare(base: Path, uid: int, mounts: str | None = None) -> Path:
+def prepare_directory(base: Path, uid: int, mounts: str | None = None) -> Path:
     """The user's spool folder below ``base``, made if it is not there.
 
     Args:
@@ -44,7 +44,7 @@ def prepare(base: Path, uid: int, mounts: str | None = None) -> Path:
     Raises:
         SpoolUnavailableError: It cannot be made, or is not what the header of this file says.
     """
-    path = folder(base, uid)
+    path = user_directory(base, uid)
     try:
         os.makedirs(base, exist_ok=True)
         kind = _file_system(base, mounts)

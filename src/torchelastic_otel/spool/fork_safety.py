@@ -18,8 +18,8 @@ import time
 import weakref
 from typing import Final
 
-LONGEST_S: Final = 0.05
-_AGAIN_AFTER_S: Final = 0.02
+MAX_WAIT_S: Final = 0.05
+_RESEND_AFTER_S: Final = 0.02
 
 
 class ForkLock:
@@ -40,11 +40,11 @@ class ForkLock:
     def __exit__(self, *error: object) -> None:
         self._lock.release()
 
-    def hold(self, until: float) -> None:
+    def acquire_until(self, until: float) -> None:
         """Wait for it, by the monotonic clock, seconds; past all that wait."""
         self._lock.acquire(timeout=max(0.0, until - time.monotonic()))
 
-    def let_go(self) -> None:
+    def release_all(self) -> None:
         """Release it where this thread has it, whether it knows or not."""
         while self._lock._is_owned():  # type: ignore[attr-defined]
             self._lock.release()
@@ -54,40 +54,40 @@ _gate = threading.RLock()
 _locks: weakref.WeakSet[ForkLock] = weakref.WeakSet()
 
 
-def _hold() -> None:
+def _before_fork() -> None:
     try:
-        until = time.monotonic() + LONGEST_S
-        if _gate.acquire(timeout=LONGEST_S):
+        until = time.monotonic() + MAX_WAIT_S
+        if _gate.acquire(timeout=MAX_WAIT_S):
             for each in list(_locks):
-                each.hold(until)
+                each.acquire_until(until)
     except BaseException as error:  # noqa: BLE001 - a signal: nobody would hear of it
-        _send_again(error)
+        _resend_signal(error)
 
 
-def _let_go() -> None:
+def _after_fork() -> None:
     for _ in range(3):
         try:
             for each in list(_locks):
-                each.let_go()
+                each.release_all()
             while _gate._is_owned():  # type: ignore[attr-defined]
                 _gate.release()
             return
         except BaseException as error:  # noqa: BLE001 - as above; what it interrupted is done again
-            _send_again(error)
+            _resend_signal(error)
 
 
-def _let_go_in_child() -> None:
-    _let_go()
+def _after_fork_in_child() -> None:
+    _after_fork()
     _gate._at_fork_reinit()  # type: ignore[attr-defined]  # another thread that forked may have had it
 
 
-def _send_again(error: BaseException) -> None:
+def _resend_signal(error: BaseException) -> None:
     """Torch's ``SignalException`` knows its signal, and ``KeyboardInterrupt`` is one; nobody knows of another."""
     number = getattr(error, "sigval", signal.SIGINT if isinstance(error, KeyboardInterrupt) else None)
     if number is not None:
-        again = threading.Timer(_AGAIN_AFTER_S, os.kill, (os.getpid(), number))
+        again = threading.Timer(_RESEND_AFTER_S, os.kill, (os.getpid(), number))
         again.daemon = True
         again.start()
 
 
-os.register_at_fork(before=_hold, after_in_parent=_let_go, after_in_child=_let_go_in_child)
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child)

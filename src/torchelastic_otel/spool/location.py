@@ -13,7 +13,7 @@ from pathlib import Path
 
 from torchelastic_otel.errors import SpoolUnavailableError
 from torchelastic_otel.settings import Settings
-from torchelastic_otel.spool.directory import folder, prepare
+from torchelastic_otel.spool.directory import prepare_directory, user_directory
 
 
 def spool_directory(settings: Settings, warn: Callable[[str], object]) -> Path | None:
@@ -23,17 +23,17 @@ def spool_directory(settings: Settings, warn: Callable[[str], object]) -> Path |
     trouble: SpoolUnavailableError | None = None
     for base in dict.fromkeys((asked, temporary)):
         try:
-            directory = prepare(base, os.geteuid())
+            directory = prepare_directory(base, os.geteuid())
         except SpoolUnavailableError as error:
             trouble = trouble or error
         else:
             if trouble is not None:
-                warn(f"{trouble}; using {folder(temporary, os.geteuid())}")
+                warn(f"{trouble}; using {user_directory(temporary, os.geteuid())}")
             return directory
-    memory_only(trouble, warn)
+    warn_memory_only(trouble, warn)
     return None
 
 
-def memory_only(why: Exception | None, warn: Callable[[str], object]) -> None:
+def warn_memory_only(why: Exception | None, warn: Callable[[str], object]) -> None:
     """Say that there is no spool on a disk, and what that means."""
     warn(f"no spool on disk: {why}; events are kept in memory and are lost if the agent is killed")

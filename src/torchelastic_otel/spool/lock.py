@@ -18,18 +18,18 @@ import os
 import threading
 from pathlib import Path
 
-_held: set[str] = set()
-_held_guard = threading.Lock()
+_locked: set[str] = set()
+_locked_guard = threading.Lock()
 
 
-def _forget_in_child() -> None:
+def _reset_in_child() -> None:
     """A forked child holds none of its parent's locks, and its copy of the guard may be locked for good."""
-    global _held_guard
-    _held_guard = threading.Lock()
-    _held.clear()
+    global _locked_guard
+    _locked_guard = threading.Lock()
+    _locked.clear()
 
 
-os.register_at_fork(after_in_child=_forget_in_child)
+os.register_at_fork(after_in_child=_reset_in_child)
 
 
 class SpoolLock:
@@ -53,10 +53,10 @@ class SpoolLock:
         """
         if self._pid != os.getpid():
             return
-        with _held_guard:
+        with _locked_guard:
             if self._descriptor < 0:
                 return
-            if not _is_at(self._descriptor, self._name):
+            if not _is_same_file(self._descriptor, self._name):
                 descriptor = _open(self._name)
                 try:
                     fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -71,22 +71,22 @@ class SpoolLock:
         """Let go of the lock; with ``remove`` its file goes too. In a forked child: nothing."""
         if self._pid != os.getpid():
             return
-        with _held_guard:
+        with _locked_guard:
             if self._descriptor < 0:
                 return
-            if remove and _is_at(self._descriptor, self._name):  # else it is gone, or another owner's
+            if remove and _is_same_file(self._descriptor, self._name):  # else it is gone, or another owner's
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(self._name)
             os.close(self._descriptor)
             self._descriptor = -1
-            _held.discard(self._name)
+            _locked.discard(self._name)
 
 
 def _open(name: str) -> int:
     return os.open(name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
 
-def _is_at(descriptor: int, name: str) -> bool:
+def _is_same_file(descriptor: int, name: str) -> bool:
     """Whether the open file is the one of this name."""
     try:
         return os.path.samestat(os.fstat(descriptor), os.stat(name))
@@ -101,15 +101,15 @@ def acquire(path: Path) -> SpoolLock | None:
         OSError: The file cannot be opened (a symbolic link, no permission).
     """
     name = os.path.realpath(path.parent) + os.sep + path.name
-    with _held_guard:
-        if name in _held:
+    with _locked_guard:
+        if name in _locked:
             return None
         descriptor = _open(name)
         same = False
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # the holder before us may have removed the file while we opened it: then this lock locks nothing
-            same = _is_at(descriptor, name)
+            same = _is_same_file(descriptor, name)
         except (BlockingIOError, PermissionError):
             pass  # somebody else's
         finally:
@@ -117,5 +117,5 @@ def acquire(path: Path) -> SpoolLock | None:
                 os.close(descriptor)
         if not same:
             return None
-        _held.add(name)
+        _locked.add(name)
         return SpoolLock(descriptor, name)

@@ -1,54 +1,64 @@
-"""What is read out of a spool, and what a row takes of its file.
+"""Rows and cursors as they are read from a spool, and the size of a row.
 
-What always holds: a row counts as its share of the pages that it needs, not as its bytes; :func:`row_bytes` and
-:data:`ROW_BYTES`, the same in SQL, count alike.
+Guarantees: the size of a row is its share of the pages that it needs, not its length; :func:`row_bytes` and
+:data:`ROW_BYTES`, the same in SQL, agree.
 
-What is not promised: that rows share pages as well as they could; a file may be full before its rows say so.
+Not guaranteed: that rows fill pages as well as possible; a file may be full before the sum of its rows is.
 """
 
 from __future__ import annotations
 
+import sqlite3
 from dataclasses import dataclass
 from typing import Final
 
 PAGE: Final = 4_096
 """Bytes of one page of the file."""
 _ROW_OVERHEAD: Final = 16
-"""Bytes that SQLite spends on a row beside its texts."""
+"""Bytes of a row besides its texts."""
 _LEAF: Final = 4_000
-"""Bytes of rows in one page of the file; a row that is longer has pages of its own."""
+"""Bytes of rows in one page; a longer row has overflow pages of its own."""
 _TEXT_BYTES: Final = f"(LENGTH(CAST(payload AS BLOB)) + LENGTH(CAST(destination AS BLOB)) + {_ROW_OVERHEAD})"
 ROW_BYTES: Final = f"""CASE WHEN {_TEXT_BYTES} > {_LEAF} THEN ({_TEXT_BYTES} / {_LEAF} + 1) * {PAGE}
     ELSE {PAGE} / ({_LEAF} / {_TEXT_BYTES}) END"""
-"""What a row counts, as SQL over ``events``."""
+"""The size of a row, as SQL over ``events``."""
+_CURSORS: Final = """SELECT c.name,
+    (SELECT GROUP_CONCAT(destination, char(10)) FROM subscriptions WHERE cursor = c.name),
+    c.position, (SELECT COUNT(*) FROM events e JOIN subscriptions s ON s.destination = e.destination
+    WHERE s.cursor = c.name AND e.sequence > c.position), c.delivered, c.rejected,
+    (SELECT COUNT(*) FROM set_aside WHERE cursor = c.name), c.dropped FROM cursors c ORDER BY c.name"""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One event as the spool keeps it.
+    """One stored row.
 
     Attributes:
         sequence: Its number, from 1.
-        payload: What ``append`` was given.
+        destination: The destination it was recorded to.
+        payload: Its text, as ``append`` or ``commit_processed`` was given it.
+        unprocessed: Whether it is an unprocessed record.
     """
 
     sequence: int
+    destination: str
     payload: str
+    unprocessed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class CursorState:
-    """How far one exporter got in one spool.
+    """The progress of one exporter in one spool.
 
     Attributes:
         name: The exporter's name.
-        destinations: The destinations it serves.
-        position: The last sequence it is done with.
-        pending: Rows that it has not got.
+        destinations: The destinations it reads.
+        position: The last sequence it has finished.
+        pending: Rows behind the position.
         delivered: Rows that were accepted.
-        rejected: Rows that a receiver said it did not take (OTLP partial success).
-        set_aside: Rows that a receiver refused, one by one.
-        dropped: Rows that went to make room before it got them.
+        rejected: Rows that the receiver reported as rejected (OTLP partial success).
+        quarantined: Single rows that the receiver refused.
+        dropped: Rows that were evicted before it read them.
     """
 
     name: str
@@ -57,12 +67,18 @@ class CursorState:
     pending: int
     delivered: int
     rejected: int
-    set_aside: int
+    quarantined: int
     dropped: int
 
 
 def row_bytes(destination: str, payload: str) -> int:
-    """What a row counts towards the bounds of a spool, bytes: its share of the pages it needs."""
+    """The size of a row, bytes: its share of the pages it needs."""
     texts = destination + payload
     length = len(texts if texts.isascii() else texts.encode()) + _ROW_OVERHEAD
     return (length // _LEAF + 1) * PAGE if length > _LEAF else PAGE // (_LEAF // length)
+
+
+def read_cursors(connection: sqlite3.Connection) -> dict[str, CursorState]:
+    """The progress of each cursor, by name."""
+    rows = connection.execute(_CURSORS).fetchall()
+    return {row[0]: CursorState(row[0], tuple(row[1].split("\n")) if row[1] else (), *row[2:]) for row in rows}

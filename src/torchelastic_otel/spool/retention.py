@@ -34,7 +34,7 @@ class RetentionLimits:
     row_bytes: int
 
     @staticmethod
-    def of(max_bytes: int) -> RetentionLimits:
+    def for_size(max_bytes: int) -> RetentionLimits:
         """The shares of a bound, bytes."""
         log_pages = max(16, min(256, max_bytes // PAGE // 16))
         # the log is what was not yet checkpointed and one transaction, with a share for what lies around its rows
@@ -42,7 +42,7 @@ class RetentionLimits:
         return RetentionLimits(log_pages, pages, 2 * log_pages * PAGE, (pages - 12) * PAGE * 15 // 16)
 
 
-def make_room(connection: sqlite3.Connection, size: int, excess: int, size_limit: int) -> tuple[int, int]:
+def evict(connection: sqlite3.Connection, size: int, excess: int, size_limit: int) -> tuple[int, int]:
     """Free at least ``excess`` bytes, and a bit more so that it is rarely needed.
 
     Args:

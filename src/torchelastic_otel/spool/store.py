@@ -1,39 +1,38 @@
 """One spool: a bounded, durable, ordered outbox in one SQLite file.
 
-What always holds:
+Guarantees:
 
-- A row whose ``append`` returned survives SIGKILL of the process: SQLite in WAL mode, ``synchronous=NORMAL``.
-  A power cut may take what was written since the last checkpoint, and never tears the file.
-- Sequence numbers start at 1, rise by 1 and are never used twice in one spool.
-- A cursor reads its own destinations only, in order, and never what it has acknowledged.
-- The file and its log stay below ``max_bytes``. To make room, what every cursor has got goes first, oldest
-  first; then the oldest. Every row that goes before a cursor got it is counted for that cursor.
-- Payloads are opaque here: text in, the same text out. A row may be received raw first and settled later, with
-  another payload; no cursor reads past a row that is not settled.
+- A row whose ``append`` returned survives SIGKILL of the process: SQLite in WAL mode, ``synchronous=NORMAL``. A power
+  cut may lose what was written since the last checkpoint, and never corrupts the file.
+- Sequence numbers start at 1, rise by 1 and are never reused in a spool.
+- A cursor reads the rows of its own destinations only, in order, and none that it has acknowledged.
+- The file and its log stay below ``max_bytes``. Eviction deletes first what every cursor has read, oldest first; then
+  the oldest. Each row that is evicted before a cursor read it is counted for that cursor.
+- Payloads are opaque: text in, the same text out. A row may be appended unprocessed, and its payload replaced once;
+  no cursor reads past an unprocessed row.
+- Every statement and ``close`` run under the spool's lock: SQLite crashes the process (SIGSEGV) if a connection is
+  closed while another thread uses it. A fork waits for that lock (:mod:`~torchelastic_otel.spool.fork_safety`).
 
-- Every statement and the closing hold the spool's lock: SQLite ends the process (SIGSEGV) where a connection is
-  closed while another thread is in it. A fork waits for that lock (:mod:`~torchelastic_otel.spool.fork_safety`).
+Not guaranteed: order between spools. Only threads of this package use a spool, one at a time.
 
-What is not promised: order between spools. A spool is used by threads of ours only, one at a time.
-
-Layout: ``meta(key, value)``; ``events(sequence, destination, payload, raw)``; ``cursors(name, position, and its
-counts)``; ``subscriptions(cursor, destination)``; ``set_aside(cursor, sequence, reason)`` for single rows
-that a receiver refuses.
+Layout: ``meta(key, value)``; ``events(sequence, destination, payload, raw)``, where ``raw`` marks unprocessed rows;
+``cursors(name, position, and its counts)``; ``subscriptions(cursor, destination)``; ``set_aside(cursor, sequence,
+reason)`` for single rows that a receiver refused.
 """
 
 from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from torchelastic_otel.errors import SpoolCorruptError, SpoolError, SpoolTooSmallError
 from torchelastic_otel.spool.fork_safety import ForkLock
-from torchelastic_otel.spool.records import PAGE, ROW_BYTES, CursorState, Row, row_bytes
-from torchelastic_otel.spool.retention import UNDELIVERED, RetentionLimits, make_room
-from torchelastic_otel.spool.transaction import faults, transaction
+from torchelastic_otel.spool.records import PAGE, ROW_BYTES, CursorState, Row, read_cursors, row_bytes
+from torchelastic_otel.spool.retention import UNDELIVERED, RetentionLimits, evict
+from torchelastic_otel.spool.transaction import transaction, translate_errors
 
 _SCHEMA_VERSION: Final = 1
 _SCHEMA: Final = """
@@ -48,11 +47,12 @@ CREATE TABLE subscriptions(cursor TEXT NOT NULL, destination TEXT NOT NULL, PRIM
 CREATE TABLE set_aside(cursor TEXT NOT NULL, sequence INTEGER NOT NULL, reason TEXT NOT NULL,
                        PRIMARY KEY(cursor, sequence)) WITHOUT ROWID;
 """
-_TIDY_AFTER: Final = 60
-"""Changed rows after which the log is written back; well before SQLite would do it in the middle of a commit."""
+_CHECKPOINT_AFTER: Final = 60
+"""Changed rows after which ``checkpoint`` runs one; well before SQLite would run one during a commit."""
 _INSERT: Final = "INSERT INTO events VALUES (?, ?, ?, ?)"
-_SETTLE: Final = "UPDATE events SET payload = ?, raw = 0 WHERE sequence = ? AND raw"
+_COMMIT_PROCESSED: Final = "UPDATE events SET payload = ?, raw = 0 WHERE sequence = ? AND raw"
 _PUT_META: Final = "INSERT OR REPLACE INTO meta VALUES (?, ?)"
+ROWS: Final = "SELECT sequence, destination, payload, raw FROM events"
 _NO_META: Final[Mapping[str, str]] = {}
 
 
@@ -65,16 +65,16 @@ class Spool:
         self._lock = ForkLock()
         self._pid = os.getpid()
         self._max_bytes = max_bytes
-        bounds = RetentionLimits.of(max_bytes)
-        self.append_limit = bounds.append_bytes
-        self._size_limit = bounds.row_bytes
-        with faults(self.path):
+        limits = RetentionLimits.for_size(max_bytes)
+        self.append_limit = limits.append_bytes
+        self._size_limit = limits.row_bytes
+        with translate_errors(self.path):
             if path is not None:
                 connection.execute("PRAGMA journal_mode=WAL").fetchone()
                 connection.execute("PRAGMA synchronous=NORMAL")
-                connection.execute(f"PRAGMA wal_autocheckpoint={bounds.log_pages}").fetchone()
-                connection.execute(f"PRAGMA journal_size_limit={bounds.log_pages * PAGE}").fetchone()
-            connection.execute(f"PRAGMA max_page_count={bounds.pages}").fetchone()
+                connection.execute(f"PRAGMA wal_autocheckpoint={limits.log_pages}").fetchone()
+                connection.execute(f"PRAGMA journal_size_limit={limits.log_pages * PAGE}").fetchone()
+            connection.execute(f"PRAGMA max_page_count={limits.pages}").fetchone()
             if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'events'").fetchone():
                 with transaction(self._connection):
                     for statement in _SCHEMA.split(";"):
@@ -87,142 +87,147 @@ class Spool:
             (size,) = connection.execute(f"SELECT SUM({ROW_BYTES}) FROM events").fetchone()
         self._last: int = used[0] if used else 0
         self._size: int = size or 0
-        self._tidied_at = 0
+        self._checkpointed_at = 0
 
     # --- writing
 
     def append(
-        self, rows: Sequence[tuple[str, str]], *, raw: bool = False, meta: Mapping[str, str] = _NO_META
+        self, rows: Sequence[tuple[str, str]], *, unprocessed: bool = False, meta: Mapping[str, str] = _NO_META
     ) -> tuple[int, int]:
-        """Keep rows, all of them or none.
+        """Append rows in one transaction.
 
         Args:
             rows: Destination and payload of each.
-            raw: Whether they are still to be settled.
-            meta: Texts by their keys, kept with them.
+            unprocessed: Whether their payloads are still to be processed.
+            meta: Texts by key, written in the same transaction.
 
         Returns:
-            The sequence of the first row, and how many older rows went undelivered to make room.
+            The sequence of the first row, and how many undelivered rows were evicted.
 
         Raises:
-            SpoolTooSmallError: Nothing was kept: together they take more than ``append_limit`` bytes.
-            SpoolError: Nothing was kept: the disk is full, read-only or gone.
+            SpoolTooSmallError: Nothing is written: the rows take more than ``append_limit`` bytes.
+            SpoolError: Nothing is written: the disk is full, read-only or gone.
         """
-        new = sum(row_bytes(destination, payload) for destination, payload in rows)
-        if new > self.append_limit:
+        size = sum(row_bytes(destination, payload) for destination, payload in rows)
+        if size > self.append_limit:
             raise SpoolTooSmallError(
-                f"spool {self.path or 'in memory'}: {new} bytes at once, {self.append_limit} are allowed where it"
+                f"spool {self.path or 'in memory'}: {size} bytes at once, {self.append_limit} are allowed where it"
                 f" may take {self._max_bytes} bytes; raise its bound"
             )
-        with self._lock, faults(self.path):
+        with self._lock, translate_errors(self.path):
             first = self._last + 1
-            for share in (0, 16, 4, 1):
-                excess = self._size // share + new if share else self._size + new - self._size_limit
+            if len(rows) == 1 and self._size + size <= self._size_limit and not meta:
+                # by far the most frequent case, and a thread of torch waits for it: one statement instead of three
                 try:
-                    if len(rows) == 1 and excess <= 0 and not meta:
-                        # by far the most frequent case, and somebody waits for it: one statement in place of three
-                        self._connection.execute(_INSERT, (first, *rows[0], raw))
-                        freed = dropped = 0
-                        break
-                    with transaction(self._connection):
-                        freed, dropped = make_room(self._connection, self._size, excess, self._size_limit)
-                        self._connection.executemany(_INSERT, [(first + i, *row, raw) for i, row in enumerate(rows)])
-                        self._connection.executemany(_PUT_META, list(meta.items()))
+                    self._connection.execute(_INSERT, (first, *rows[0], unprocessed))
                 except sqlite3.OperationalError as error:
-                    # rows that share pages badly leave the file full below its limit: again, with more room
-                    if share == 1 or "full" not in str(error) or not self._size:
+                    if not self._may_evict(error):
                         raise
                 else:
-                    break
-            self._last += len(rows)
-            self._size += new - freed
-            return first, dropped
+                    self._last, self._size = first, self._size + size
+                    return first, 0
+            return self._commit(size, rows, meta, lambda: 0, unprocessed=unprocessed)
 
-    def settle(
+    def commit_processed(
         self,
         payloads: Sequence[tuple[int, str]],
         meta: Mapping[str, str],
-        more: Sequence[tuple[str, str]] = (),
+        derived: Sequence[tuple[str, str]] = (),
     ) -> tuple[int, int]:
-        """Give raw rows the payloads that they are read by, keep texts, and append what follows; all of it or nothing.
+        """Replace the payloads of unprocessed rows, write meta and append derived rows, in one transaction.
 
         Args:
-            payloads: Sequence and payload of each; a row that has gone to make room stays gone.
-            meta: Texts by their keys.
-            more: Destination and payload of rows that follow from them.
+            payloads: Sequence and new payload of each; a row that was evicted stays deleted.
+            meta: Texts by key.
+            derived: Destination and payload of rows to append.
 
         Returns:
-            The sequence of the first row that follows, and how many older rows went undelivered to make room.
+            The sequence of the first derived row, and how many undelivered rows were evicted.
         """
-        new = sum(row_bytes(destination, payload) for destination, payload in more)
-        with self._lock, faults(self.path):
-            first = self._last + 1
-            growth = self._growth(payloads)
-            for share in (0, 16, 4, 1):
-                try:
-                    with transaction(self._connection):
-                        will = new + sum(growth.values())
-                        excess = self._size // share + will if share else self._size + will - self._size_limit
-                        freed, dropped = make_room(self._connection, self._size, excess, self._size_limit)
-                        grown = 0
-                        for sequence, payload in payloads:
-                            if self._connection.execute(_SETTLE, (payload, sequence)).rowcount:
-                                grown += growth[sequence]
-                        self._connection.executemany(_INSERT, [(first + i, *row, False) for i, row in enumerate(more)])
-                        self._connection.executemany(_PUT_META, list(meta.items()))
-                except sqlite3.OperationalError as error:
-                    # as in append
-                    if share == 1 or "full" not in str(error) or not self._size:
-                        raise
-                else:
-                    break
-            self._last += len(more)
-            self._size += grown + new - freed
-            return first, dropped
+        size = sum(row_bytes(destination, payload) for destination, payload in derived)
+        with self._lock, translate_errors(self.path):
+            growth = {}
+            for sequence, payload in payloads:
+                row = self._connection.execute(
+                    "SELECT destination, payload FROM events WHERE sequence = ? AND raw", (sequence,)
+                ).fetchone()
+                if row is not None:
+                    growth[sequence] = row_bytes(row[0], payload) - row_bytes(*row)
 
-    def _growth(self, payloads: Sequence[tuple[int, str]]) -> dict[int, int]:
-        """By how much each raw row grows, bytes, by its sequence."""
-        growth = {}
-        for sequence, payload in payloads:
-            row = self._connection.execute(
-                "SELECT destination, payload FROM events WHERE sequence = ? AND raw", (sequence,)
-            ).fetchone()
-            if row is not None:
-                growth[sequence] = row_bytes(row[0], payload) - row_bytes(*row)
-        return growth
+            def replace() -> int:
+                """Bytes that the replaced rows did not grow by, since they were evicted."""
+                evicted = 0
+                for sequence, payload in payloads:
+                    if not self._connection.execute(_COMMIT_PROCESSED, (payload, sequence)).rowcount:
+                        evicted += growth.get(sequence, 0)
+                return evicted
 
-    def raw(self) -> list[tuple[str, Row]]:
-        """Rows that are still to be settled, with their destinations, in order."""
-        with self._lock, faults(self.path):
-            rows = self._connection.execute(
-                "SELECT destination, sequence, payload FROM events WHERE raw ORDER BY sequence"
-            ).fetchall()
-        return [(destination, Row(sequence, payload)) for destination, sequence, payload in rows]
+            return self._commit(size + sum(growth.values()), derived, meta, replace)
 
-    def tidy(self) -> None:
-        """Write the log back into the file where it has grown; for when nobody waits."""
-        with self._lock, faults(self.path):
-            if self._connection.total_changes - self._tidied_at >= _TIDY_AFTER:
-                self._tidied_at = self._connection.total_changes
+    def _commit(
+        self,
+        size: int,
+        rows: Sequence[tuple[str, str]],
+        meta: Mapping[str, str],
+        first_step: Callable[[], int],
+        *,
+        unprocessed: bool = False,
+    ) -> tuple[int, int]:
+        """Evict, run the first step, append rows and write meta, in one transaction.
+
+        Args:
+            size: By how many bytes the rows of the spool grow.
+            rows: Destination and payload of each.
+            meta: Texts by key.
+            first_step: Writes in the same transaction; returns how many bytes of ``size`` it did not need.
+            unprocessed: Whether the appended rows are unprocessed.
+        """
+        first = self._last + 1
+        for share in (0, 16, 4, 1):
+            excess = self._size // share + size if share else self._size + size - self._size_limit
+            try:
+                with transaction(self._connection):
+                    freed, dropped = evict(self._connection, self._size, excess, self._size_limit)
+                    freed += first_step()
+                    self._connection.executemany(
+                        _INSERT, [(first + i, *row, unprocessed) for i, row in enumerate(rows)]
+                    )
+                    self._connection.executemany(_PUT_META, list(meta.items()))
+            except sqlite3.OperationalError as error:
+                # rows that fill pages badly leave the file full below its limit: evict more, and try again
+                if share == 1 or not self._may_evict(error):
+                    raise
+            else:
+                break
+        self._last += len(rows)
+        self._size += size - freed
+        return first, dropped
+
+    def _may_evict(self, error: sqlite3.OperationalError) -> bool:
+        return "full" in str(error) and self._size > 0
+
+    def checkpoint(self) -> None:
+        """Checkpoint the log if it has grown; called when no caller waits."""
+        with self._lock, translate_errors(self.path):
+            if self._connection.total_changes - self._checkpointed_at >= _CHECKPOINT_AFTER:
+                self._checkpointed_at = self._connection.total_changes
                 self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
 
     def acknowledge(self, cursor: str, position: int, *, delivered: int = 0, rejected: int = 0) -> None:
-        """Note that a cursor is done with everything up to ``position``."""
-        with self._lock, faults(self.path):
-            self._connection.execute(
-                "UPDATE cursors SET position = MAX(position, ?), delivered = delivered + ?, rejected = rejected + ?"
-                " WHERE name = ?",
-                (position, delivered, rejected, cursor),
-            )
+        """Move a cursor forward to ``position`` and add to its counts."""
+        self._execute(
+            "UPDATE cursors SET position = MAX(position, ?), delivered = delivered + ?, rejected = rejected + ?"
+            " WHERE name = ?",
+            (position, delivered, rejected, cursor),
+        )
 
-    def set_aside(self, cursor: str, sequence: int, reason: str) -> None:
-        """Note that a receiver refuses this one row. The row stays as history does; the cursor is not moved."""
-        with self._lock, faults(self.path):
-            self._connection.execute("INSERT OR REPLACE INTO set_aside VALUES (?, ?, ?)", (cursor, sequence, reason))
+    def quarantine(self, cursor: str, sequence: int, reason: str) -> None:
+        """Record that a receiver refused this one row. The row stays; the cursor does not move."""
+        self._execute("INSERT OR REPLACE INTO set_aside VALUES (?, ?, ?)", (cursor, sequence, reason))
 
     def subscribe(self, subscriptions: Mapping[str, Sequence[str]]) -> None:
-        """Name the cursors and their destinations; what a cursor has got stays got."""
-        with self._lock, faults(self.path), transaction(self._connection):
+        """Add cursors and their destinations; existing ones keep their positions."""
+        with self._lock, translate_errors(self.path), transaction(self._connection):
             for cursor, destinations in subscriptions.items():
                 self._connection.execute("INSERT OR IGNORE INTO cursors(name) VALUES (?)", (cursor,))
                 self._connection.executemany(
@@ -230,78 +235,72 @@ class Spool:
                 )
 
     def put_meta(self, key: str, value: str) -> None:
-        """Keep a text under a key."""
-        with self._lock, faults(self.path):
-            self._connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+        """Write a text under a key."""
+        self._execute(_PUT_META, (key, value))
 
     # --- reading
 
     def meta(self, key: str) -> str | None:
-        """The text kept under a key."""
-        with self._lock, faults(self.path):
-            row = self._connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
-        return None if row is None else str(row[0])
+        """The text under a key."""
+        found = self._execute("SELECT value FROM meta WHERE key = ?", (key,))
+        return str(found[0][0]) if found else None
 
     def read(self, cursor: str, after: int, max_rows: int, max_bytes: int) -> list[Row]:
         """The next rows of a cursor's destinations behind ``after``, oldest first.
 
-        At most ``max_rows`` rows and ``max_bytes`` bytes of payload, but one row at least where there is one.
+        At most ``max_rows`` rows and ``max_bytes`` bytes of payload, but at least one row if there is one.
         """
         rows: list[Row] = []
         size = 0
-        with self._lock, faults(self.path):
-            for sequence, payload in self._connection.execute(
-                "SELECT sequence, payload FROM events WHERE sequence > ? AND destination IN"
+        with self._lock, translate_errors(self.path):
+            for row in self._connection.execute(
+                f"{ROWS} WHERE sequence > ? AND destination IN"
                 " (SELECT destination FROM subscriptions WHERE cursor = ?)"
                 " AND sequence < IFNULL((SELECT MIN(sequence) FROM events WHERE raw), 1 << 62)"
                 " ORDER BY sequence LIMIT ?",
                 (after, cursor, max_rows),
             ):
-                size += len(payload)
+                size += len(row[2])
                 if rows and size > max_bytes:
                     break
-                rows.append(Row(sequence, payload))
+                rows.append(Row(*row))
         return rows
 
-    def history(self) -> Iterator[tuple[str, Row]]:
-        """Everything that is still here, delivered or not, with its destination, in order."""
-        with self._lock, faults(self.path):
-            everything = self._connection.execute(
-                "SELECT destination, sequence, payload FROM events ORDER BY sequence"
-            ).fetchall()
-        return ((destination, Row(sequence, payload)) for destination, sequence, payload in everything)
+    def unprocessed(self) -> list[Row]:
+        """The unprocessed rows, in order."""
+        return [Row(*row) for row in self._execute(f"{ROWS} WHERE raw ORDER BY sequence")]
+
+    def rows(self) -> list[Row]:
+        """All rows, delivered or not, in order."""
+        return [Row(*row) for row in self._execute(f"{ROWS} ORDER BY sequence")]
 
     def cursors(self) -> dict[str, CursorState]:
-        """How far each cursor got."""
-        with self._lock, faults(self.path):
-            rows = self._connection.execute(
-                "SELECT c.name, (SELECT GROUP_CONCAT(destination, char(10)) FROM subscriptions WHERE cursor = c.name),"
-                " c.position, (SELECT COUNT(*) FROM events e JOIN subscriptions s ON s.destination = e.destination"
-                " WHERE s.cursor = c.name AND e.sequence > c.position), c.delivered, c.rejected,"
-                " (SELECT COUNT(*) FROM set_aside WHERE cursor = c.name), c.dropped FROM cursors c"
-            ).fetchall()
-        return {row[0]: CursorState(row[0], tuple((row[1] or "").split("\n")), *row[2:]) for row in rows}
+        """The progress of each cursor, by name."""
+        with self._lock, translate_errors(self.path):
+            return read_cursors(self._connection)
 
     def pending(self) -> int:
-        """Rows that at least one cursor has not got."""
-        with self._lock, faults(self.path):
-            row = self._connection.execute(f"SELECT COUNT(*) FROM events WHERE {UNDELIVERED}").fetchone()
-        return int(row[0])
+        """How many rows at least one cursor has not read."""
+        return int(self._execute(f"SELECT COUNT(*) FROM events WHERE {UNDELIVERED}")[0][0])
+
+    def _execute(self, statement: str, parameters: tuple[Any, ...] = ()) -> list[Any]:
+        with self._lock, translate_errors(self.path):
+            return self._connection.execute(statement, parameters).fetchall()
 
     @property
     def size(self) -> int:
-        """Bytes that the rows take in the file."""
+        """The size of all rows, bytes."""
         return self._size
 
     @property
     def last_sequence(self) -> int:
-        """The sequence of the newest row; 0 where there never was one."""
+        """The sequence of the newest row; 0 if there never was one."""
         return self._last
 
     def close(self) -> None:
-        """Write the log back into the file and close it. In a forked child: nothing."""
+        """Checkpoint the log and close the file. In a forked child: nothing."""
         if self._pid == os.getpid():
-            with self._lock, faults(self.path):
+            with self._lock, translate_errors(self.path):
                 self._connection.close()
 
 
@@ -315,36 +314,20 @@ def create(path: Path, max_bytes: int) -> Spool:
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
     except OSError as error:
         raise SpoolError(f"spool {path}: {error.strerror or error}") from error
-    return _connect(path, max_bytes)
+    return open_file(path, max_bytes)
 
 
 def open_file(path: Path, max_bytes: int) -> Spool:
-    """A spool that a process left at ``path``.
+    """The spool at ``path``, for reading and writing.
 
     Raises:
         SpoolCorruptError: It is not a spool, or a damaged one.
         SpoolError: It cannot be opened.
     """
-    if path.is_symlink():
-        raise SpoolError(f"spool {path} is a symbolic link; those are refused")
-    return _connect(path, max_bytes)
-
-
-def create_in_memory(max_bytes: int, first_sequence: int = 1) -> Spool:
-    """A spool that nobody finds again when this process ends; its sequences start at ``first_sequence``."""
-    with ForkLock():
-        spool = Spool(sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None), None, max_bytes)
-    spool._last = first_sequence - 1
-    return spool
-
-
-def _connect(path: Path, max_bytes: int) -> Spool:
     connection: sqlite3.Connection | None = None
     with ForkLock():
         try:
-            connection = sqlite3.connect(
-                f"file:{_quoted(path)}?mode=rw", uri=True, check_same_thread=False, isolation_level=None, timeout=5.0
-            )
+            connection = connect(path, "mode=rw")
             return Spool(connection, path, max_bytes)
         except sqlite3.Error as error:
             raise SpoolError(f"spool {path}: {error}") from error
@@ -354,5 +337,24 @@ def _connect(path: Path, max_bytes: int) -> Spool:
             raise
 
 
-def _quoted(path: Path) -> str:
-    return path.as_posix().replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+def create_in_memory(max_bytes: int, first_sequence: int = 1) -> Spool:
+    """A spool in memory, lost when this process ends; its sequences start at ``first_sequence``."""
+    with ForkLock():
+        spool = Spool(sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None), None, max_bytes)
+    spool._last = first_sequence - 1
+    return spool
+
+
+def connect(path: Path, options: str) -> sqlite3.Connection:
+    """A connection to an existing file.
+
+    Raises:
+        SpoolError: It is a symbolic link.
+        sqlite3.Error: It cannot be opened.
+    """
+    if path.is_symlink():
+        raise SpoolError(f"spool {path} is a symbolic link; those are refused")
+    quoted = path.as_posix().replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+    return sqlite3.connect(
+        f"file:{quoted}?{options}", uri=True, check_same_thread=False, isolation_level=None, timeout=5.0
+    )

@@ -188,7 +188,7 @@ def test_what_lies_in_the_spool_directory_is_told(
     for _ in range(100):
         full.spool.append([("null", payload)] * 60)
     full.spool.close()
-    full.ownership.release()
+    full.lock.release()
     (spools.directory / f"old{CORRUPT_SUFFIX}").write_bytes(b"x")
     (spools.directory / f"bad{SPOOL_SUFFIX}").write_bytes(b"no database" * 100)
     setenv({"TORCHELASTIC_OTEL_DESTINATIONS": "memory"})

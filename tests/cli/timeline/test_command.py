@@ -53,7 +53,7 @@ def to_spool(spools: Spools, agent: AgentTape, *, deliver: bool = False) -> Path
         owned.spool.subscribe({"otlp": ["null"]})
     owned.spool.append([("null", event.to_json()) for event in agent.events])
     path = owned.path
-    owned.let_go()
+    owned.release()
     return path
 
 
@@ -178,11 +178,11 @@ def test_events_that_a_process_had_no_time_to_settle_are_read_from_its_spool(
     owned.spool.put_meta(ORIGIN_KEY, whose.origin.to_json())
     owned.spool.subscribe({"otlp": ["null"]})
     rows = [(line["dest"], encode_record(json.dumps(line["event"]), int(line["t"] * 1e9), 1)) for line in lines]
-    owned.spool.append(rows, raw=True)
+    owned.spool.append(rows, unprocessed=True)
     [run] = timeline(capsys)["runs"]
     assert (run["run_id"], run["outcome"], run["nodes"][0]["host"]) == ("clean-1node", "succeeded", "node-a")
-    assert len(owned.spool.raw()) == len(rows), "they are still its owner's to settle"
-    owned.let_go()
+    assert len(owned.spool.unprocessed()) == len(rows), "they are still its owner's to settle"
+    owned.release()
 
 
 def test_a_live_agents_run_is_running_and_a_dead_ones_is_not(

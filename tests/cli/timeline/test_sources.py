@@ -138,7 +138,7 @@ def put(spools: Spools, agent: AgentTape) -> adoption.OwnedSpool:
 def retire(owned: adoption.OwnedSpool) -> Path:
     """All is delivered; what the spool became."""
     owned.spool.acknowledge("otlp", 10**6, delivered=10**6)
-    owned.let_go()
+    owned.release()
     assert not owned.path.exists()
     return owned.path.with_suffix(".delivered")
 

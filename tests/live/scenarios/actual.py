@@ -18,7 +18,7 @@ from tests.live.harness import is_beat, otlp
 from tests.live.scenarios.cluster import Stage
 from torchelastic_otel import semconv
 from torchelastic_otel.demo.receiver import Received, ReceivedMetric, ReceivedSpan
-from torchelastic_otel.spool.reader import read_contents
+from torchelastic_otel.spool.reader import read_spool
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,14 +123,16 @@ def _rows(pid: int, spools: Path) -> list[Row]:
     found = []
     for path in spools.rglob("*"):
         if path.suffix in (".spool", ".delivered"):
-            held = read_contents(path)
+            held = read_spool(path)
             if json.loads(held.meta["origin"])["pid"] == pid:
                 for row in held.rows:
                     span = row.destination == "spans"
-                    name = "" if span or row.raw else json.loads(row.payload)[0]
+                    name = "" if span or row.unprocessed else json.loads(row.payload)[0]
                     # a heartbeat that came when the last delivery was over
-                    beat = row.raw and is_beat(row.payload)
-                    found.append(Row(row.sequence, semconv.RENDEZVOUS_KEEP_ALIVE_SENT if beat else name, span, row.raw))
+                    beat = row.unprocessed and is_beat(row.payload)
+                    found.append(
+                        Row(row.sequence, semconv.RENDEZVOUS_KEEP_ALIVE_SENT if beat else name, span, row.unprocessed)
+                    )
     return found
 
 

@@ -189,8 +189,11 @@ def _look_at_spool(found: Diagnosis, settings: Settings) -> None:
                 "events": view.events,
                 "cursors": {
                     name: {
-                        what: getattr(cursor, what)
-                        for what in ("pending", "delivered", "rejected", "set_aside", "dropped")
+                        "pending": cursor.pending,
+                        "delivered": cursor.delivered,
+                        "rejected": cursor.rejected,
+                        "set_aside": cursor.quarantined,
+                        "dropped": cursor.dropped,
                     }
                     for name, cursor in view.cursors.items()
                 },
@@ -213,5 +216,5 @@ def _wrong_with(view: Any) -> Iterator[str]:
     for name, cursor in view.cursors.items():
         if cursor.dropped:
             yield f"{view.whose}: {cursor.dropped} events were dropped before {name} got them: the spool was full"
-        if cursor.set_aside or cursor.rejected:
-            yield f"{view.whose}: the receiver of {name} refused {cursor.set_aside + cursor.rejected} events"
+        if cursor.quarantined or cursor.rejected:
+            yield f"{view.whose}: the receiver of {name} refused {cursor.quarantined + cursor.rejected} events"

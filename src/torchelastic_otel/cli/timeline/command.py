@@ -114,12 +114,12 @@ def _read(paths: Sequence[str]) -> tuple[TimelineData, str]:
     from pathlib import Path
 
     from torchelastic_otel.settings import from_environment
-    from torchelastic_otel.spool.directory import folder
+    from torchelastic_otel.spool.directory import user_directory
 
     settings, complaints = from_environment(os.environ)
     for complaint in complaints:
         say(complaint)
-    directory = folder(Path(settings.spool_dir or tempfile.gettempdir()), os.geteuid())
+    directory = user_directory(Path(settings.spool_dir or tempfile.gettempdir()), os.geteuid())
     return read_node(directory, say), f"this node's spool directory, {directory}; name files or directories"
 
 

@@ -11,20 +11,17 @@ import errno
 import os
 import socket
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torchelastic_otel.errors import OldSpoolError, SpoolError, SpoolGoneError
 from torchelastic_otel.history.ranges import named
 from torchelastic_otel.history.types import Run
-from torchelastic_otel.model.event import ElasticEvent, Origin, StoredEvent
-from torchelastic_otel.processing import processor
-from torchelastic_otel.processing.enrichment import AgentContext
-from torchelastic_otel.processing.tracing import TraceState
-from torchelastic_otel.spool import adoption
+from torchelastic_otel.model.event import Origin, StoredEvent
+from torchelastic_otel.processing.stored_events import read_events, read_origin
+from torchelastic_otel.spool import adoption, reader
 from torchelastic_otel.spool.directory import DELIVERED_SUFFIX, LOCK_SUFFIX, SPOOL_SUFFIX
-from torchelastic_otel.spool.reader import StoredRow, read_contents
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,48 +103,14 @@ def with_shortfalls(run: Run, short: Mapping[str, MissingData]) -> Run:
 def _read(path: Path, ours: bool) -> SpoolEvents | None:
     # first the lock: an owner that ends in between leaves a state that is too old, never one that is too good
     owned = os.path.exists(path.with_suffix(LOCK_SUFFIX)) and adoption.is_owned(path)
-    inside = read_contents(path)
-    try:
-        origin = Origin.from_json(inside.meta[processor.ORIGIN_KEY])
-    except (KeyError, ValueError):
-        if not inside.rows:
-            return None
-        origin = Origin(path.stem, "unknown", 0, 0)
-    events = _events(inside.rows, inside.meta, origin.started_ns)
-    first = inside.rows[0].sequence if inside.rows else 1
+    contents = reader.read_spool(path)
+    if not contents.rows:
+        return None
+    origin = read_origin(contents) or Origin(path.stem, "unknown", 0, 0)
+    first = contents.rows[0].sequence
     short = MissingData(f"{origin.host_name} pid {origin.pid}", first - 1, path.name) if first > 1 else None
-    deliveries = tuple(StoredEvent(sequence, event, origin) for sequence, event in events)
+    deliveries = tuple(StoredEvent(sequence, event, origin) for sequence, event in read_events(contents, path))
     return SpoolEvents(origin.id, deliveries, _is_alive(path, origin, owned, ours), short)
-
-
-def _events(rows: Sequence[StoredRow], meta: Mapping[str, str], started_ns: int) -> list[tuple[int, ElasticEvent]]:
-    events = []
-    for row in rows:
-        if not row.raw and row.destination != processor.SPANS:
-            try:
-                events.append((row.sequence, ElasticEvent.from_json(row.payload)))
-            except ValueError:
-                continue
-    raw = [row for row in rows if row.raw]
-    if raw:
-        _, read = processor.process(_known(meta, started_ns), [(row.destination, row.payload) for row in raw])
-        events += zip((row.sequence for row in raw), read.events, strict=False)
-        # what follows from them would be appended by their owner
-        events += enumerate(read.derived, rows[-1].sequence + 1)
-    return sorted(events, key=lambda event: event[0])
-
-
-def _known(meta: Mapping[str, str], started_ns: int) -> processor.ProcessorState:
-    """What was known when rows were last settled; what a newer version wrote is begun anew."""
-    known = processor.ProcessorState.initial(started_ns)
-    try:
-        return processor.ProcessorState(
-            AgentContext.from_json(meta[processor.STANDING_KEY]),
-            TraceState.from_json(meta[processor.NARRATIVE_KEY]),
-            known.metrics,
-        )
-    except (KeyError, ValueError):
-        return known
 
 
 def _is_alive(path: Path, origin: Origin, owned: bool, ours: bool) -> bool | None:
