@@ -103,9 +103,9 @@ def prose(path: Path) -> str:
 
 def links(path: Path) -> Iterator[tuple[int, str]]:
     """Each link's line, counted from 1, and its destination; images, too."""
-    for number, line in enumerate(prose(path).splitlines(), 1):
-        for match in _LINK.finditer(re.sub(r"`[^`]*`", "``", line)):
-            yield number, match.group(1)
+    text = re.sub(r"`[^`]*`", lambda code: re.sub(r"\S", "x", code.group()), prose(path))
+    for match in _LINK.finditer(text):
+        yield text.count("\n", 0, match.start()) + 1, match.group(1)
 
 
 def anchors(path: Path) -> set[str]:
