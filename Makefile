@@ -6,7 +6,9 @@ BIN := $(VENV)/bin
 LIGHT := .venv-light
 # the newest torch that is tested; the older ones are below
 TORCH := torch==2.15.0
-OTHER_PYTHONS := 3.10 3.12 3.13
+OTHER_PYTHONS := 3.10 3.12 3.13 3.14 3.15
+# tests marked pure run on the oldest and the newest Python alone
+PURE_PYTHONS := 3.10 3.15
 PYTEST_FLAGS ?=
 # unit tests wait more than they compute
 WORKERS ?= $(shell echo $$(($$(nproc) < 4 ? 2 * $$(nproc) : 8)))
@@ -71,13 +73,14 @@ backends-live: environment  ## real torchrun jobs, into the real Collector and b
 	    [ $$status -eq 0 ] && $(BIN)/python -m pytest -m backends $(PYTEST_FLAGS); \
 	fi
 
-pythons:  ## what runs without torch, on every other Python that is here
+pythons:  ## the tests that need no torch, on every other Python that is installed
 	@for version in $(OTHER_PYTHONS); do \
+	    case " $(PURE_PYTHONS) " in *" $$version "*) pure= ;; *) pure=" or pure" ;; esac; \
 	    if python=$$(scripts/find-python $$version); then \
 	        scripts/environment .venv-python$$version $$python -e . --group test || exit 1; \
 	        echo "pythons: $$version"; \
-	        .venv-python$$version/bin/python -m pytest -q -p no:cacheprovider -m "not live and not crash and not torch" \
-	            $(NEEDS_NEITHER) $(PYTEST_FLAGS) || exit 1; \
+	        .venv-python$$version/bin/python -m pytest -q -p no:cacheprovider $(PARALLEL) \
+	            -m "not (torch or config or live or crash or backends$$pure)" $(NEEDS_NEITHER) $(PYTEST_FLAGS) || exit 1; \
 	    else \
 	        echo "pythons: no Python $$version here: its tests did NOT run; install it to run them"; \
 	    fi; \
