@@ -59,10 +59,10 @@ _NO_META: Final[Mapping[str, str]] = {}
 class Spool:
     """See the header of this file. Made by :func:`create`, :func:`create_in_memory` and :func:`open_file`."""
 
-    def __init__(self, connection: sqlite3.Connection, path: Path | None, max_bytes: int) -> None:
+    def __init__(self, connection: sqlite3.Connection, path: Path | None, max_bytes: int, lock: ForkLock) -> None:
         self.path = path
         self._connection = connection
-        self._lock = ForkLock()
+        self._lock = lock
         self._pid = os.getpid()
         self._max_bytes = max_bytes
         limits = RetentionLimits.for_size(max_bytes)
@@ -325,10 +325,11 @@ def open_file(path: Path, max_bytes: int) -> Spool:
         SpoolError: It cannot be opened.
     """
     connection: sqlite3.Connection | None = None
-    with ForkLock():
+    lock = ForkLock()  # not made inside: whoever makes a lock waits for the fork that waits for this one
+    with lock:
         try:
             connection = connect(path, "mode=rw")
-            return Spool(connection, path, max_bytes)
+            return Spool(connection, path, max_bytes, lock)
         except sqlite3.Error as error:
             raise SpoolError(f"spool {path}: {error}") from error
         except BaseException:
@@ -339,8 +340,9 @@ def open_file(path: Path, max_bytes: int) -> Spool:
 
 def create_in_memory(max_bytes: int, first_sequence: int = 1) -> Spool:
     """A spool in memory, lost when this process ends; its sequences start at ``first_sequence``."""
-    with ForkLock():
-        spool = Spool(sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None), None, max_bytes)
+    lock = ForkLock()
+    with lock:
+        spool = Spool(sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None), None, max_bytes, lock)
     spool._last = first_sequence - 1
     return spool
 
