@@ -109,7 +109,7 @@ def test_every_beginning_of_a_story_holds_together(job: str) -> None:
     stream = sorted(STREAMS[job], key=lambda delivery: delivery.event.time_ns or 0)
     living = {delivery.origin.id for delivery in stream}
     for cut in range(0, len(stream), max(1, len(stream) // 60)):
-        for run in build_runs(add(HistoryState(), stream[:cut]), living=living):
+        for run in build_runs(add(HistoryState(), stream[:cut]), alive=living):
             holds_together(run)
 
 
@@ -119,7 +119,7 @@ def test_without_heartbeats_it_is_the_same_story(job: str) -> None:
     beats = semconv.HEARTBEATS
     [whole] = tell(STREAMS[job])
     [run] = tell([delivery for delivery in STREAMS[job] if delivery.event.name not in beats])
-    quiet = tuple(replace(member, beats=0, last_ns=0) for member in whole.nodes)
+    quiet = tuple(replace(member, heartbeats=0, last_ns=0) for member in whole.nodes)
     assert run.rounds == whole.rounds
     assert tuple(replace(member, last_ns=0) for member in run.nodes) == quiet
     assert (run.time, run.unknown, run.inferred) == (whole.time, whole.unknown, whole.inferred)

@@ -115,7 +115,9 @@ def test_without_agreement_the_nodes_are_merged_and_that_is_said() -> None:
     assert first.restart is not None
     assert (first.restart.reason, first.restart.index, first.restart.agreed) == ("worker_failure", 1, False)
     assert first.restart.phases["detect"] == S // 2
-    assert run.inferred == ("what failed first in round 0 was decided by the times of the nodes whose events are here",)
+    assert run.inferred == (
+        "the first failure in round 0 was determined by the times of the nodes whose events are available",
+    )
 
 
 def test_the_last_rounds_cause_is_the_earliest_failure_of_all_nodes() -> None:
@@ -220,7 +222,7 @@ def test_the_survivors_alone_name_the_lost_node_and_say_that_its_events_are_miss
     first.succeed(40)
     run = tell(first)
     lost = run.rounds[0].nodes[1]
-    assert (lost.host, lost.node_id, lost.group_rank, lost.left_reason, lost.told) == (
+    assert (lost.host, lost.node_id, lost.group_rank, lost.left_reason, lost.has_events) == (
         "node-b",
         second.node_id,
         1,
@@ -229,7 +231,7 @@ def test_the_survivors_alone_name_the_lost_node_and_say_that_its_events_are_miss
     )
     assert run.rounds[0].restart is not None
     assert run.rounds[0].restart.reason == "node_lost"
-    assert f"the events of 1 of 2 nodes are not here: {second.node_id}" in run.unknown
+    assert f"the events of 1 of 2 nodes are missing: {second.node_id}" in run.unknown
 
 
 def test_an_agent_that_lost_the_others_is_a_victim_and_the_run_has_failed() -> None:
@@ -245,7 +247,7 @@ def test_an_agent_that_lost_the_others_is_a_victim_and_the_run_has_failed() -> N
     [round_] = run.rounds
     assert (round_.outcome, round_.first_failure) == (Outcome.FAILED, None)
     assert [node.left_reason for node in round_.nodes] == [LeftReason.SUCCEEDED, LeftReason.ERROR]
-    assert any("RendezvousConnectionError, which does not say" in sentence for sentence in run.unknown)
+    assert any("RendezvousConnectionError, which has no reason" in sentence for sentence in run.unknown)
 
 
 def test_a_worker_in_uninterruptible_sleep_is_a_failure_though_torch_ends_well() -> None:
@@ -305,7 +307,7 @@ def test_a_standby_that_is_promoted_is_told_with_both_moments() -> None:
         agent.succeed(40)
     run = tell(first, spare)
     member = next(member for member in run.nodes if member.host == "node-s")
-    assert (member.stood_by_ns, member.promoted_round, member.rounds) == (at(2), 1, (1,))
+    assert (member.standby_ns, member.promoted_round, member.rounds) == (at(2), 1, (1,))
     assert run.rounds[1].joined == (spare.node_id,)
     # its waiting for a place held up nobody
     assert run.time[State.RENDEZVOUS] == 4 * S
@@ -378,21 +380,21 @@ def test_a_live_process_runs_and_a_killed_one_was_lost() -> None:
     agent.bring_up(0, 0, 0, agents)
     agent.beat(30)
     origin = agent.origin.id
-    running, killed, unknown = (tell(agent, living={origin}), tell(agent, gone={origin}), tell(agent))
+    running, killed, unknown = (tell(agent, alive={origin}), tell(agent, exited={origin}), tell(agent))
     assert (running.outcome, running.rounds[0].outcome, running.ended_ns) == (Outcome.RUNNING, Outcome.RUNNING, None)
     assert running.time[State.TRAINING] == 26 * S
     assert (killed.outcome, killed.nodes[0].outcome) == (Outcome.FAILED, Outcome.LOST)
     assert killed.rounds[0].first_failure is not None
     assert killed.rounds[0].first_failure.kind == "node_lost"
     assert unknown.outcome == Outcome.UNKNOWN
-    assert any("stop without an end; it may still run" in sentence for sentence in unknown.unknown)
+    assert any("stop without an end; it may still be running" in sentence for sentence in unknown.unknown)
 
 
 def test_one_of_two_nodes_alone_cannot_say_that_all_went_well() -> None:
     """The end has no barrier: another node may have failed after this one was done."""
     run = tell(clean_job(2)[0])
     assert run.outcome == Outcome.UNKNOWN
-    assert "how the run ended: not all of its nodes are here; those that are did not fail" in run.unknown
+    assert "how the run ended: some of its nodes are missing; the available ones did not fail" in run.unknown
 
 
 def test_static_rendezvous_has_rounds_though_torch_tells_of_none() -> None:
@@ -453,4 +455,4 @@ def test_under_static_a_node_may_restart_alone_and_the_others_end_in_their_own_r
     run = tell(*agents)
     assert (run.outcome, [len(round_.nodes) for round_ in run.rounds]) == (Outcome.SUCCEEDED, [2, 1])
     assert run.unknown == ()
-    assert any("under static" in sentence for sentence in run.inferred)
+    assert any("static backend" in sentence for sentence in run.inferred)

@@ -72,16 +72,16 @@ def nobody_says_how_it_ended() -> tuple[list[StoredEvent], set[str]]:
 @pytest.mark.parametrize(
     ("job", "sentence"),
     [
-        (the_store_is_lost, "and 991 more lost the others: they ended with RendezvousConnectionError, which does not"),
-        (all_are_killed, "and 992 more are held for lost in round 0 since their events stop without an end"),
+        (the_store_is_lost, "and 991 more lost the others: they ended with RendezvousConnectionError, which has no"),
+        (all_are_killed, "and 992 more are considered lost in round 0 because their events stop without an end"),
         (each_is_recorded_twice, "and 992 more; the one with more events is used"),
-        (nobody_says_how_it_ended, "and 992 more ended: what became of the workers is not told"),
+        (nobody_says_how_it_ended, "and 992 more ended: no event reports the end of its workers"),
     ],
 )
 def test_a_thousand_nodes_are_a_few_sentences(job: _Job, sentence: str) -> None:
     """A screen, not a scroll: whoever is woken reads eight names, and how many there are."""
     deliveries, gone = job()
-    [run] = build_runs(add(HistoryState(), deliveries), gone=gone)
+    [run] = build_runs(add(HistoryState(), deliveries), exited=gone)
     sentences = [*run.inferred, *run.unknown]
     assert len(run.nodes) == NODES
     assert sum(sentence in each for each in sentences) == 1

@@ -96,13 +96,13 @@ def test_a_node_whose_stream_stops_while_the_others_go_on_was_lost_and_that_is_i
     assert first.restart.reason == "node_lost"
     assert first.first_failure is not None
     assert (first.first_failure.kind, first.first_failure.node_id) == ("node_lost", "localhost_24677_0")
-    assert "localhost_24677_0 is held for lost in round 0 since its events stop without an end" in run.inferred
+    assert "localhost_24677_0 is considered lost in round 0 because its events stop without an end" in run.inferred
 
 
 def test_a_spare_that_is_left_over_does_not_fail_the_run() -> None:
     """It ends with RendezvousConnectionError when the job is done: its status is 1, and nobody is to be woken."""
     run = tell("redundancy")
-    spare = next(member for member in run.nodes if member.stood_by_ns is not None)
+    spare = next(member for member in run.nodes if member.standby_ns is not None)
     assert (spare.rounds, spare.promoted_round, spare.outcome) == ((), None, Outcome.FAILED)
     assert spare.error_type == "RendezvousConnectionError"
     assert run.outcome == Outcome.SUCCEEDED
@@ -116,7 +116,7 @@ def test_a_node_that_joined_is_told_with_when_it_began_to_wait() -> None:
     assert run.rounds[0].restart is not None
     assert run.rounds[0].restart.reason == "membership_change"
     joined = next(member for member in run.nodes if member.node_id == "localhost_25165_0")
-    assert joined.waited_ns is not None
+    assert joined.wait_listed_ns is not None
     assert run.rounds[1].last_joiner == "localhost_25161_0", "it came back while the other one had been waiting"
     assert run.rounds[1].started_ns == run.rounds[1].nodes[0].joined_ns == run.rounds[1].nodes[1].joined_ns
 
@@ -155,7 +155,7 @@ def test_two_recordings_of_one_agent_are_one_agent() -> None:
     again = [StoredEvent(delivery.sequence, delivery.event, other) for delivery in stream[:-3]]
     [run] = build_runs(add(HistoryState(), [*stream, *again]))
     assert (len(run.nodes), run.outcome) == (1, Outcome.SUCCEEDED)
-    assert any("two recordings tell of" in sentence for sentence in run.unknown)
+    assert any("there are two recordings of" in sentence for sentence in run.unknown)
 
 
 def test_one_nodes_recording_says_which_nodes_are_missing() -> None:
@@ -167,4 +167,4 @@ def test_one_nodes_recording_says_which_nodes_are_missing() -> None:
     ]
     [run] = build_runs(add(HistoryState(), deliveries))
     assert run.outcome == Outcome.UNKNOWN
-    assert "round 0 had 2 nodes; nothing is here of nodes 0" in run.unknown
+    assert "round 0 had 2 nodes; there are no events of nodes 0" in run.unknown

@@ -1,1 +1,1 @@
-"""The story of a run, folded over the events of one node or of many; pure."""
+"""Job history: from stored events to runs, rounds, nodes, failures and restarts."""

@@ -1,16 +1,15 @@
-"""What an agent says of others and of the whole job: who was lost, who is waited for, what was agreed."""
+"""Reports in single events: attributes by type, a worker's failure, lost and missing nodes, membership, restarts."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Final
 
 from torchelastic_otel import semconv
-from torchelastic_otel.history.attributes import number_of, seconds_of, text_of, texts_of
-from torchelastic_otel.history.types import Failure, Missing
+from torchelastic_otel.history.types import AgentEvents, Failure, MissingNode
 from torchelastic_otel.model.event import ElasticEvent
 from torchelastic_otel.model.node_id import address_of
 from torchelastic_otel.model.phases import RESTART_PHASES
@@ -18,27 +17,25 @@ from torchelastic_otel.units import NS_PER_S
 
 
 @dataclass(frozen=True, slots=True)
-class Lost:
-    """A node that an agent holds for lost.
+class LostReport:
+    """An agent considers a node lost.
 
     Attributes:
-        round: The round that the agent was in.
-        node_id: Who.
+        round: The agent's round.
+        node_id: The lost node.
         group_rank: Its rank in that round.
         heartbeat_ns: Its last heartbeat.
-        at_ns: When it was said.
     """
 
     round: int | None
     node_id: str
     group_rank: int | None = None
     heartbeat_ns: int | None = None
-    at_ns: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Changed:
-    """A change of membership.
+class MembershipReport:
+    """The membership changed.
 
     Attributes:
         round: The new round.
@@ -55,24 +52,24 @@ class Changed:
 
 @dataclass(frozen=True, slots=True)
 class RestartReport:
-    """What an agent said of a restart.
+    """The job restarted.
 
     Attributes:
         round: The new round.
         reason: As on ``torchelastic.restart.reason``.
         agreed: Whether all agents agreed on it.
-        writer: Whether this agent speaks for the job in the new round.
-        cause: What failed first; ``None`` where the reason is no failure.
+        is_reporter: Whether this agent is the job reporter of the new round.
+        cause: What failed first; ``None`` if the reason is not a failure.
         index: From 1, for the whole job.
-        phases: Durations; empty where the restart has not been completed.
-        duration_ns: All of it.
-        last_joiner: Node id of who came last.
+        phases: Durations; empty if the restart is not complete.
+        duration_ns: Their sum.
+        last_joiner: Node id of the node that joined last.
     """
 
     round: int | None
     reason: str
     agreed: bool
-    writer: bool
+    is_reporter: bool
     cause: Failure | None
     index: int | None
     phases: tuple[tuple[str, int | None], ...]
@@ -81,14 +78,14 @@ class RestartReport:
 
 
 @dataclass(frozen=True, slots=True)
-class Begun:
-    """What the agent that speaks for a round said when all nodes of it ran.
+class RoundReport:
+    """All nodes of a round run, from its job reporter.
 
     Attributes:
         round: The round.
-        began_ns: When its bring-up began anywhere.
+        began_ns: When its bring-up began on the first node.
         trace_id: The trace of its bring-up.
-        last_joiner: Node id of who came last.
+        last_joiner: Node id of the node that joined last.
     """
 
     round: int | None
@@ -98,78 +95,94 @@ class Begun:
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
-    """What an agent said while a rendezvous was held up.
+class RendezvousWait:
+    """A rendezvous is waiting for nodes.
 
     Attributes:
-        after: The round that it had been in.
-        participants: Who is there.
-        missing: Who is known to be missing.
-        count: How many are missing.
+        after: The agent's round before.
+        participants: Nodes that have joined.
+        missing: Nodes that are known to be missing.
+        count: Number of missing nodes.
         waited_ns: For how long.
     """
 
     after: int | None
     participants: tuple[str, ...]
-    missing: tuple[Missing, ...]
+    missing: tuple[MissingNode, ...]
     count: int | None
     waited_ns: int
 
 
-Report = Lost | Changed | RestartReport | Begun
+Report = LostReport | MembershipReport | RestartReport | RoundReport
 
 
-def reports_of(event: ElasticEvent, current: int | None) -> Iterator[Report]:
-    """What one event says of others.
+def text_of(event: ElasticEvent, name: str) -> str | None:
+    """An attribute that is a text."""
+    value = event.attributes.get(name)
+    return value if isinstance(value, str) else None
+
+
+def number_of(event: ElasticEvent, name: str) -> int | None:
+    """An attribute that is an integer."""
+    value = event.attributes.get(name)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def seconds_of(event: ElasticEvent, name: str) -> int | None:
+    """An attribute that is a number of seconds, as nanoseconds."""
+    value = event.attributes.get(name)
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e10:
+        return round(value * NS_PER_S)
+    return None
+
+
+def texts_of(event: ElasticEvent, name: str) -> tuple[str, ...]:
+    """An attribute that is a list of texts."""
+    value = event.attributes.get(name)
+    return value if isinstance(value, tuple) else (value,) if isinstance(value, str) else ()
+
+
+def reports_in(event: ElasticEvent, current: int | None) -> Iterator[Report]:
+    """What one event reports about other nodes and the job.
 
     Args:
         event: The event.
-        current: The round that its agent is in, or was in last.
+        current: The last round of its agent so far.
     """
     round_ = number_of(event, semconv.RENDEZVOUS_ROUND)
+    round_ = round_ if round_ is not None else current
     if event.name == semconv.AGENT_LOST:
         node_id = text_of(event, semconv.PEER_NODE_ID)
         if node_id is not None:
-            heartbeat_ns = instant(text_of(event, semconv.PEER_LAST_HEARTBEAT))
-            rank = number_of(event, semconv.PEER_GROUP_RANK)
-            yield Lost(current, node_id, rank, heartbeat_ns, event.time_ns)
+            heartbeat_ns = rfc3339_ns(text_of(event, semconv.PEER_LAST_HEARTBEAT))
+            yield LostReport(current, node_id, number_of(event, semconv.PEER_GROUP_RANK), heartbeat_ns)
     elif event.name == semconv.RENDEZVOUS_NODES_REMOVED:
         for node_id in texts_of(event, semconv.NODES_REMOVED_IDS):
-            yield Lost(current, node_id, at_ns=event.time_ns)
+            yield LostReport(current, node_id)
     elif event.name == semconv.MEMBERSHIP_CHANGED:
-        yield Changed(
-            round_ if round_ is not None else current,
+        yield MembershipReport(
+            round_,
             texts_of(event, semconv.MEMBERSHIP_JOINED),
             texts_of(event, semconv.MEMBERSHIP_LEFT),
             texts_of(event, semconv.MEMBERSHIP_LOST),
         )
     elif event.name in (semconv.RESTART_CAUSE_AGREED, semconv.RESTART_COMPLETED):
-        yield _told(event, round_ if round_ is not None else current)
-    elif event.name == semconv.ROUND_STARTED:
-        yield Begun(
-            round_ if round_ is not None else current,
-            number_of(event, semconv.ROUND_BEGAN),
-            event.trace_id,
+        is_complete = event.name == semconv.RESTART_COMPLETED
+        names = {phase: semconv.RESTART_PHASE_DURATION.format(phase=phase) for phase in RESTART_PHASES}
+        yield RestartReport(
+            round_,
+            text_of(event, semconv.RESTART_REASON) or "unknown",
+            event.attributes.get(semconv.RESTART_AGREED) is True,
+            event.attributes.get(semconv.WRITER) is True,
+            _cause(event),
+            number_of(event, semconv.RESTART_INDEX),
+            tuple((phase, seconds_of(event, name)) for phase, name in names.items()) if is_complete else (),
+            seconds_of(event, semconv.RESTART_DURATION) if is_complete else None,
             text_of(event, semconv.RENDEZVOUS_LAST_JOINER),
         )
-
-
-def _told(event: ElasticEvent, round_: int | None) -> RestartReport:
-    completed = event.name == semconv.RESTART_COMPLETED
-    durations = tuple(
-        (phase, seconds_of(event, semconv.RESTART_PHASE_DURATION.format(phase=phase))) for phase in RESTART_PHASES
-    )
-    return RestartReport(
-        round_,
-        text_of(event, semconv.RESTART_REASON) or "unknown",
-        event.attributes.get(semconv.RESTART_AGREED) is True,
-        event.attributes.get(semconv.WRITER) is True,
-        _cause(event),
-        number_of(event, semconv.RESTART_INDEX),
-        durations if completed else (),
-        seconds_of(event, semconv.RESTART_DURATION) if completed else None,
-        text_of(event, semconv.RENDEZVOUS_LAST_JOINER),
-    )
+    elif event.name == semconv.ROUND_STARTED:
+        began_ns = number_of(event, semconv.ROUND_BEGAN)
+        yield RoundReport(round_, began_ns, event.trace_id, text_of(event, semconv.RENDEZVOUS_LAST_JOINER))
 
 
 def _cause(event: ElasticEvent) -> Failure | None:
@@ -212,26 +225,67 @@ def _cause(event: ElasticEvent) -> Failure | None:
     )
 
 
+def worker_failure(event: ElasticEvent, source: AgentEvents, group_rank: int | None, before: Failure | None) -> Failure:
+    """The failure of a worker that an event reports.
+
+    Args:
+        event: From this package when the failure happened, or from torch at the end of the job.
+        source: The worker's agent.
+        group_rank: The node's rank in the round.
+        before: The same failure as reported by an earlier event.
+    """
+    inferred = event.attributes.get(semconv.INFERRED) is True
+    signal = text_of(event, semconv.WORKER_SIGNAL)
+    raised = semconv.EXCEPTION_TYPE in event.attributes or semconv.EXCEPTION_MESSAGE in event.attributes
+    failure = Failure(
+        kind=text_of(event, semconv.FAILURE_KIND) or ("exception" if raised else "signal" if signal else "exit"),
+        host=source.origin.host_name,
+        node_id=source.node_id,
+        group_rank=group_rank,
+        rank=number_of(event, semconv.WORKER_RANK),
+        local_rank=number_of(event, semconv.WORKER_LOCAL_RANK),
+        pid=number_of(event, semconv.WORKER_PID),
+        exit_code=number_of(event, semconv.PROCESS_EXIT_CODE),
+        signal=signal,
+        error_type=text_of(event, semconv.ERROR_TYPE),
+        message=text_of(event, semconv.EXCEPTION_MESSAGE),
+        traceback=text_of(event, semconv.EXCEPTION_STACKTRACE),
+        at_ns=event.time_ns,
+        error_ns=(seconds_of(event, semconv.FAILURE_TIME_ERROR) or 0) if inferred else None,
+        inferred_from=(text_of(event, semconv.INFERRED_FROM) or "hook") if inferred else "torch",
+        ambiguous=event.attributes.get(semconv.FAILURE_AMBIGUOUS) is True,
+    )
+    if before is None:
+        return failure
+    return completed(failure, before) if inferred else completed(before, failure)
+
+
+def completed(failure: Failure, other: Failure) -> Failure:
+    """A failure with the values that only another report of the same failure has; its time stays its own."""
+    missing = {name: getattr(other, name) for name in Failure.__slots__ if getattr(failure, name) is None}
+    missing.pop("error_ns", None)
+    return replace(failure, **missing)
+
+
 _MISSING: Final = re.compile(r"(?P<host>.*), last rank (?P<rank>\d{1,9})(?: \((?P<node>.*)\))?")
-"""For spools of versions that did not write ``RENDEZVOUS_MISSING_NODE_IDS``."""
+"""An item of ``RENDEZVOUS_MISSING_NODES``, for versions that did not write ``RENDEZVOUS_MISSING_NODE_IDS``."""
 
 
-def _missing(event: ElasticEvent) -> Iterator[Missing]:
-    for item in texts_of(event, semconv.RENDEZVOUS_MISSING_NODE_IDS):
-        rank, _, node_id = item.partition(":")
-        yield Missing(address_of(node_id), node_id, int(rank) if rank.isdecimal() else None)
+def rendezvous_wait(event: ElasticEvent, current: int | None) -> RendezvousWait:
+    """The report of a rendezvous that is waiting."""
+    missing = []
+    for text in texts_of(event, semconv.RENDEZVOUS_MISSING_NODE_IDS):
+        rank, _, node_id = text.partition(":")
+        missing.append(MissingNode(address_of(node_id), node_id, int(rank) if rank.isdecimal() else None))
     if semconv.RENDEZVOUS_MISSING_NODE_IDS not in event.attributes:
-        for sentence in texts_of(event, semconv.RENDEZVOUS_MISSING_NODES):
-            found = _MISSING.fullmatch(sentence)
-            yield Missing(found["host"], found["node"], int(found["rank"])) if found else Missing(sentence)
-
-
-def waiting_of(event: ElasticEvent, current: int | None) -> Waiting:
-    """What an event says of a rendezvous that is held up."""
-    return Waiting(
+        for text in texts_of(event, semconv.RENDEZVOUS_MISSING_NODES):
+            found = _MISSING.fullmatch(text)
+            node = MissingNode(found["host"], found["node"], int(found["rank"])) if found else MissingNode(text)
+            missing.append(node)
+    return RendezvousWait(
         current,
         texts_of(event, semconv.RENDEZVOUS_PARTICIPANTS),
-        tuple(_missing(event)),
+        tuple(missing),
         number_of(event, semconv.RENDEZVOUS_MISSING),
         seconds_of(event, semconv.RENDEZVOUS_WAITED) or 0,
     )
@@ -242,8 +296,8 @@ _RFC_3339: Final = re.compile(
 )
 
 
-def instant(text: str | None) -> int | None:
-    """The nanoseconds since the epoch of an RFC 3339 time, exact; UTC where it names no zone; ``None`` for none."""
+def rfc3339_ns(text: str | None) -> int | None:
+    """The nanoseconds since the epoch of an RFC 3339 time, exact; UTC if it has no zone; ``None`` if it is none."""
     found = _RFC_3339.fullmatch(text.strip()) if text else None
     if found is None:
         return None

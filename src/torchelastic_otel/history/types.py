@@ -1,8 +1,8 @@
-"""The story's types: run -> rounds -> nodes -> workers and failures, and what is not known.
+"""The data of a job history: run, rounds, nodes, workers and failures, and what is not known.
 
-What always holds: all is frozen; times are integer nanoseconds since the epoch and durations integer nanoseconds;
-``None`` is "nobody said"; what was not said by an event but derived is told in ``inferred``, what nobody can tell
-from the events given in ``unknown``, both as sentences for a person.
+Guarantees: all types are frozen. Times are integer nanoseconds since the epoch, durations integer nanoseconds.
+``None`` means that no event reports the value. ``Run.inferred`` lists what was derived rather than reported,
+``Run.unknown`` what cannot be derived from the events given; both are sentences for a person.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from torchelastic_otel.history.agents import Agent
+from torchelastic_otel.model.event import ElasticEvent, Origin
 from torchelastic_otel.model.phases import Phase
 
 
 class Outcome(str, enum.Enum):
     """How a run, a round or a node ended.
 
-    ``interrupted`` is a round's alone: it ended since the membership changed, and nothing had failed. ``terminated``
-    (told to stop by a signal), ``left`` (left in good order) and ``lost`` (gone without a word) are a node's alone.
+    Only a round is ``interrupted``: it ended because the membership changed, and nothing had failed. Only a node is
+    ``terminated`` (stopped by a signal), ``left`` (left the job in good order) or ``lost`` (disappeared).
     """
 
     SUCCEEDED = "succeeded"
@@ -45,7 +45,7 @@ class LeftReason(str, enum.Enum):
 
 
 class State(str, enum.Enum):
-    """What the whole job is at; it is always at exactly one of these, or nobody can tell."""
+    """What the whole job does; it is in exactly one state at a time, or the state is unknown."""
 
     TRAINING = "training"
     RENDEZVOUS = "rendezvous"
@@ -63,9 +63,9 @@ class Worker:
         rank: Global rank.
         local_rank: Rank on its node.
         pid: Process id.
-        exit_code: Minus the signal's number for a signal.
+        exit_code: Negative for a signal: minus the signal's number.
         signal: The signal's name.
-        training_ns: When it said that training began.
+        training_ns: When it reported its first training step.
         ended_ns: When it ended.
     """
 
@@ -80,25 +80,25 @@ class Worker:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """One thing that failed: a worker, a node that was lost (no worker), or an agent that raised (no worker).
+    """One thing that failed: a worker, a lost node (no worker), or an agent that raised (no worker).
 
     Attributes:
         kind: exception, exit, signal, uninterruptible_sleep, node_lost or agent_error.
-        host: The host's name; of a node whose file is missing, its address.
+        host: The host's name; of a node whose events are missing, its address.
         node_id: Torch's ``addr_pid_localid``.
         group_rank: The node's rank in the round.
         rank: The worker's global rank.
         local_rank: The worker's rank on its node.
-        pid: The worker's process id; of an agent that raised, the agent's.
-        exit_code: Minus the signal's number for a signal.
+        pid: The process id of the worker, or of the agent that raised.
+        exit_code: Negative for a signal: minus the signal's number.
         signal: The signal's name.
-        error_type: The type's name, or what stands for it.
+        error_type: The exception's type, else what replaces it.
         message: The exception's message.
         traceback: The exception's traceback, as bounded at capture.
-        at_ns: When it happened, at the latest.
-        error_ns: By how much it may have been earlier; ``None``: nobody knows.
-        inferred_from: What says so: pidfd, error_file, poll, store, heartbeat, stream, torch.
-        ambiguous: Whether another may have been earlier, within the error bounds.
+        at_ns: The latest time at which it can have happened.
+        error_ns: How much earlier it may have happened; ``None`` if unknown.
+        inferred_from: The source: pidfd, error_file, poll, store, heartbeat, stream, torch.
+        ambiguous: Whether another failure may have been earlier, within the error bounds.
     """
 
     kind: str
@@ -126,9 +126,9 @@ class PhaseInterval:
     Attributes:
         phase: The phase.
         start_ns: When it began.
-        end_ns: When it ended; ``None`` where it goes on, or nobody said.
-        duration_ns: How long it took, by the agent's monotonic clock where that was told.
-        round: The round; of a rendezvous, the one that it led to.
+        end_ns: When it ended; ``None`` if it has not ended, or no event reports its end.
+        duration_ns: By the agent's monotonic clock if reported.
+        round: The round; of a rendezvous, the round that it formed.
     """
 
     phase: Phase
@@ -140,20 +140,20 @@ class PhaseInterval:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One node's part in one round.
+    """One node in one round.
 
     Attributes:
-        host: The host's name; of a node whose file is missing, its address.
+        host: The host's name; of a node whose events are missing, its address.
         node_id: Torch's ``addr_pid_localid``.
         group_rank: Its rank among the nodes.
-        joined_ns: When it came to the rendezvous; if it had waited for a place, when that was opened.
+        joined_ns: When it entered the rendezvous; for a node that was waiting, when the rendezvous opened.
         running_ns: When its workers ran.
         left_ns: When it was no longer in the round.
-        left_reason: Why; ``None`` while it is in it, or where nobody said.
-        told: Whether its own events are here.
+        left_reason: Why; ``None`` while it is in the round, or if no event reports it.
+        has_events: Whether its own events are available.
         workers: Its workers, by rank.
         failures: Its workers' failures, the earliest first.
-        phases: Its phases in this round, the rendezvous that led to it first.
+        phases: Its phases in this round, beginning with the rendezvous that formed the round.
     """
 
     host: str | None
@@ -163,19 +163,19 @@ class Node:
     running_ns: int | None = None
     left_ns: int | None = None
     left_reason: LeftReason | None = None
-    told: bool = True
+    has_events: bool = True
     workers: tuple[Worker, ...] = ()
     failures: tuple[Failure, ...] = ()
     phases: tuple[PhaseInterval, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Missing:
-    """A node that a rendezvous waited for and that did not come.
+class MissingNode:
+    """A node that a rendezvous waited for in vain.
 
     Attributes:
         host: Its host, or its address.
-        node_id: Torch's ``addr_pid_localid``, where that is known.
+        node_id: Torch's ``addr_pid_localid``, if known.
         group_rank: Its rank in the round before.
     """
 
@@ -186,15 +186,15 @@ class Missing:
 
 @dataclass(frozen=True, slots=True)
 class Restart:
-    """How a round was followed by the next.
+    """The transition from one round to the next.
 
     Attributes:
         reason: worker_failure, membership_change, node_lost, node_left or unknown.
         index: From 1, for the whole job.
-        agreed: Whether the agents agreed on the reason among themselves; else it is what the events here say.
-        phases: Duration of detect, stop, rendezvous, assign_ranks and start on the node of the failure, else on the one
-            that speaks for the job; ``None``: nobody knows.
-        duration_ns: All of it.
+        agreed: Whether all agents agreed on the reason; otherwise it is derived from the available events.
+        phases: Durations of detect, stop, rendezvous, assign_ranks and start on the node that failed, else on the job
+            reporter's node; ``None`` if unknown.
+        duration_ns: Their sum.
     """
 
     reason: str
@@ -211,22 +211,22 @@ class Round:
     Attributes:
         round: Its number.
         outcome: How it ended.
-        world_size: Nodes in it; ``None`` where it was never formed.
-        started_ns: When the first node set out to join it.
-        running_ns: When workers ran on the last of its nodes that told so.
-        training_ns: When training began: the last worker's word, else ``running_ns``.
-        ended_ns: When the last of its nodes was out of it; ``None`` while it runs.
+        world_size: Number of nodes; ``None`` if it was never formed.
+        started_ns: When the first node entered its rendezvous.
+        running_ns: When workers ran on the last of the nodes that report it.
+        training_ns: When the last worker reported its first training step, else ``running_ns``.
+        ended_ns: When the last of its nodes left it; ``None`` while it runs.
         trace_id: The trace of its bring-up.
         nodes: Its nodes, by rank.
-        last_joiner: The node id of the one that came to the rendezvous last.
-        missing: Who was waited for and did not come.
-        missing_count: How many those are, also where not all are known by name.
-        first_failure: The cause of its end; ``None`` where nothing failed, or nobody told.
-        victims: What else failed, and, where something failed first, the workers that their agents stopped for it.
+        last_joiner: Node id of the node that entered the rendezvous last.
+        missing: Nodes that were waited for and did not join.
+        missing_count: Their number, which may be higher than the number of known ones.
+        first_failure: The cause of its end; ``None`` if nothing failed, or no event reports a failure.
+        victims: Other failures; after a first failure also the workers that their agents stopped because of it.
         joined: Node ids that were not in the round before.
         left: Node ids that left for good in this round.
         lost: Node ids that were lost in this round.
-        restart: How the next round came about; ``None`` where none did.
+        restart: The transition to the next round; ``None`` if there was none.
     """
 
     round: int
@@ -239,7 +239,7 @@ class Round:
     trace_id: str | None = None
     nodes: tuple[Node, ...] = ()
     last_joiner: str | None = None
-    missing: tuple[Missing, ...] = ()
+    missing: tuple[MissingNode, ...] = ()
     missing_count: int = 0
     first_failure: Failure | None = None
     victims: tuple[Failure, ...] = ()
@@ -254,22 +254,22 @@ class Member:
     """One agent in a run.
 
     Attributes:
-        host: The host's name; of an agent whose file is missing, its address.
+        host: The host's name; of an agent whose events are missing, its address.
         node_id: Torch's ``addr_pid_localid``.
         pid: The agent's process id.
         outcome: How it ended.
-        error_type: What it raised.
-        message: What that said.
+        error_type: Type of the exception that it raised.
+        message: Message of that exception.
         first_ns: Its first event.
         last_ns: Its last event.
         rounds: The rounds that it took part in.
         restarts: Restarts that its own workers caused.
-        waited_ns: When it was put on the wait list before it took part.
-        stood_by_ns: When it was put on the redundancy list.
-        promoted_round: The first round it took part in after it stood by.
-        told: Whether its own events are here.
-        beats: Heartbeats that it sent; 0 where they are not among the events.
-        stale: How often it lost the race for the rendezvous state.
+        wait_listed_ns: When it was put on the wait list before its first round.
+        standby_ns: When it was put on the redundancy list.
+        promoted_round: Its first round after it was on standby.
+        has_events: Whether its own events are available.
+        heartbeats: Number of its heartbeats among the events.
+        stale_states: How often its write of the rendezvous state lost a race.
     """
 
     host: str | None
@@ -282,12 +282,35 @@ class Member:
     last_ns: int | None = None
     rounds: tuple[int, ...] = ()
     restarts: int | None = None
-    waited_ns: int | None = None
-    stood_by_ns: int | None = None
+    wait_listed_ns: int | None = None
+    standby_ns: int | None = None
     promoted_round: int | None = None
-    told: bool = True
-    beats: int = 0
-    stale: int = 0
+    has_events: bool = True
+    heartbeats: int = 0
+    stale_states: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class AgentEvents:
+    """The events of one agent.
+
+    Attributes:
+        origin: Its process.
+        number: Index among the agents of that process, from 0.
+        run_id: Its run; empty if no event has a run id.
+        nonce: The nonce that the run's agents agreed on; ``None`` if they did not.
+        node_id: Its node id; ``None`` if the backend has none, or no event has it.
+        events: Its events, in the order of its process.
+        alive: Whether its process is known to be alive (``True``) or to have exited (``False``).
+    """
+
+    origin: Origin
+    number: int
+    run_id: str
+    nonce: str | None
+    node_id: str | None
+    events: tuple[ElasticEvent, ...]
+    alive: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,24 +318,24 @@ class Run:
     """One run of one job.
 
     Attributes:
-        run_id: What the user called it.
-        nonce: What tells it from others of that name; ``None`` where the agents did not agree on one.
+        run_id: The rendezvous id that the user gave.
+        nonce: Distinguishes runs with the same id; ``None`` if the agents did not agree on one.
         outcome: Failed if any node failed.
         started_ns: Its first event.
         ended_ns: When the last node ended; ``None`` while it runs.
         last_ns: Its last event.
         backend: The rendezvous backend's name.
         restarts: How often a round was followed by another.
-        nodes: Every agent that took part, stood by or waited.
-        time: How long the job was at each state; what nobody can tell is in none of them.
+        nodes: Every agent that took part, was on standby or waited.
+        time: How long the job was in each state; time in an unknown state is in none of them.
         wall_ns: From the first event to the end, or to the last event.
-        training_ratio: The most that training can be of the wall time, from 0 to 1: what nobody told of may have been
-            training, and work lost since the last checkpoint is not known. ``None`` where nobody knows how the run
-            ended, or how long a node of it went on.
+        training_ratio: Upper bound of training's share of the wall time, from 0 to 1: time in an unknown state may have
+            been training, and the work lost since the last checkpoint is unknown. ``None`` if the end of the run, or
+            of one of its nodes, is unknown.
         rounds: Its rounds.
         inferred: What was derived, and from what.
-        unknown: What the events here cannot tell.
-        agents: The agents by whose events it is told.
+        unknown: What these events do not reveal.
+        agents: The agents whose events this history is built from.
     """
 
     run_id: str
@@ -330,4 +353,4 @@ class Run:
     rounds: tuple[Round, ...] = ()
     inferred: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
-    agents: tuple[Agent, ...] = field(default=(), repr=False, compare=False)
+    agents: tuple[AgentEvents, ...] = field(default=(), repr=False, compare=False)

@@ -252,14 +252,14 @@ def test_the_options_choose(capsys: pytest.CaptureFixture[str]) -> None:
         (
             ["{tmp}/text.log"],
             2,
-            "text.log: nothing that is known (line 1: no JSON); allowed are spools, OTLP JSON lines",
+            "text.log: no supported content (line 1: no JSON); allowed are spools, OTLP JSON lines",
         ),
         (["{tmp}/empty"], 2, "empty: nothing to read in this directory; allowed are"),
-        (["{tmp}/packed.zst"], 2, "packed.zst: packed with zstd; unpack it first: zstd -d"),
+        (["{tmp}/packed.zst"], 2, "packed.zst: compressed with zstd; decompress it first: zstd -d"),
         (["{tmp}/torn.spool"], 2, "torn.spool"),
         (["{tmp}/foreign.db"], 2, "foreign.db"),
-        (["--run", "other", "{captures}/clean-1node-A.jsonl"], 1, "no run is as asked for; there are clean-1node"),
-        (["--round", "7", "{captures}/clean-1node-A.jsonl"], 1, "no run is as asked for"),
+        (["--run", "other", "{captures}/clean-1node-A.jsonl"], 1, "no run matches the options; there are clean-1node"),
+        (["--round", "7", "{captures}/clean-1node-A.jsonl"], 1, "no run matches the options"),
         (["{tmp}/nothing.jsonl"], 1, "there is no run in the files given"),
         ([], 1, "there is no run in this node's spool directory"),
         (["--round", "first"], 2, "'first' is not allowed; give a round's number, from 0"),
@@ -300,7 +300,7 @@ def test_bad_lines_torn_ends_and_torn_gzip_cost_no_other_line(
     packed = tmp_path / "torn.jsonl.gz"
     packed.write_bytes(gzip.compress(whole) + gzip.compress(whole)[:-30])
     assert main(["timeline", "--json", str(packed)]) == 0
-    assert "the gzip stream is damaged or torn" in capsys.readouterr().err
+    assert "the gzip stream is damaged or incomplete" in capsys.readouterr().err
 
 
 def test_one_bad_file_in_a_directory_is_named_and_the_rest_is_told(
@@ -312,5 +312,5 @@ def test_one_bad_file_in_a_directory_is_named_and_the_rest_is_told(
     assert main(["timeline", "--json", str(tmp_path)]) == 0
     shown = capsys.readouterr()
     assert len(json.loads(shown.out)["runs"]) == 1
-    assert "notes.log: nothing that is known" in shown.err
-    assert shown.err.endswith("left out\n")
+    assert "notes.log: no supported content" in shown.err
+    assert shown.err.endswith("skipped\n")

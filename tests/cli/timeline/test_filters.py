@@ -9,9 +9,9 @@ import pytest
 
 from tests.support.job_streams import EPOCH_NS, NONCE, AgentTape, at, clean_job, failing_job
 from torchelastic_otel import semconv
-from torchelastic_otel.cli.timeline.filters import Selection, chosen
+from torchelastic_otel.cli.timeline.filters import Selection, select
 from torchelastic_otel.cli.timeline.json_report import json_report
-from torchelastic_otel.cli.timeline.render import Look, Page
+from torchelastic_otel.cli.timeline.render import Page, PageFormat
 from torchelastic_otel.cli.timeline.text import write_run
 from torchelastic_otel.history.reducer import HistoryState, add, build_runs
 from torchelastic_otel.history.types import Outcome, Run
@@ -23,7 +23,7 @@ HOUR = 3_600
 def tell(agents: Sequence[AgentTape], living: Collection[str] = ()) -> Run:
     """Their one run."""
     [run] = build_runs(
-        add(HistoryState(), [delivery for agent in agents for delivery in agent.deliveries]), living=living
+        add(HistoryState(), [delivery for agent in agents for delivery in agent.deliveries]), alive=living
     )
     return run
 
@@ -37,13 +37,13 @@ def choose(
     node: str | None = None,
 ) -> list[Selection]:
     """What is left of the run; ``since`` is a second of the stream."""
-    return chosen([run], run_id, round_, None if since is None else at(since), node)
+    return select([run], run_id, round_, None if since is None else at(since), node)
 
 
 def shown(choice: Selection) -> str:
     """The choice as text."""
-    page = Page(Look(utc=True))
-    write_run(page, choice.run, choice.whole)
+    page = Page(PageFormat(utc=True))
+    write_run(page, choice.run, choice.full_run)
     return page.text()
 
 
@@ -134,7 +134,7 @@ def test_a_job_without_times_is_not_held_for_over() -> None:
     agent.events = [replace(event, time_ns=None, observed_ns=0) for event in agent.events]
     run = tell([agent])
     assert run.last_ns is None
-    assert len(chosen([run], None, None, EPOCH_NS * 2, None)) == 1
+    assert len(select([run], None, None, EPOCH_NS * 2, None)) == 1
 
 
 # --- --round
@@ -173,7 +173,7 @@ def test_the_head_and_the_doubts_of_a_round_alone_say_that_they_are_of_the_whole
     lines = shown(choice).splitlines()
     assert lines[0].startswith("run job  succeeded  2 nodes  ")
     assert lines[1].startswith("  2 rounds, 1 restart")
-    assert lines[3] == "  shown: 1 of 2 rounds; what is said of the run is of all of it"
+    assert lines[3] == "  shown: 1 of 2 rounds; everything else is of the whole run"
     assert "  inferred, in the whole run" in lines
     assert "  unknown, in the whole run" in lines
     alone = json_report([choice.run])["runs"][0]
@@ -186,7 +186,7 @@ def test_the_head_and_the_doubts_of_a_round_alone_say_that_they_are_of_the_whole
 def test_nothing_is_said_of_a_part_where_all_is_shown() -> None:
     """``--round 0`` of a run with one round is the run."""
     [choice] = choose(tell(clean_job(1)), round_=0)
-    assert shown(choice) == shown(Selection(choice.whole, choice.whole))
+    assert shown(choice) == shown(Selection(choice.full_run, choice.full_run))
     assert "shown:" not in shown(choice)
 
 
@@ -225,10 +225,10 @@ def test_a_node_is_found_by_its_host_its_id_and_its_rank(node: str, hosts: list[
     [choice] = choose(tell(failing_job()), node=node)
     assert [member.host for member in choice.run.nodes] == hosts
     text = shown(choice)
-    assert "\n  shown: 1 of 2 nodes; what is said of the run is of all of it\n" in text
+    assert "\n  shown: 1 of 2 nodes; everything else is of the whole run\n" in text
     assert "failed     12:53:40.000 node 1 (node-b), rank 3" in text
     assert text.startswith("run job  succeeded  2 nodes  ")
-    alone, every = (json_report([run])["runs"][0] for run in (choice.run, choice.whole))
+    alone, every = (json_report([run])["runs"][0] for run in (choice.run, choice.full_run))
     assert {key for key in every if alone[key] != every[key]} == {"nodes", "rounds"}
 
 

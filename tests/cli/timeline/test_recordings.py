@@ -87,8 +87,8 @@ def test_records_without_a_uid_beside_such_with_one_take_no_ones_place(tmp_path:
     named = write(tmp_path / "a.jsonl", requests[:7])
     bare = write(tmp_path / "b.jsonl", without_uid(requests[7:]))
     told = read_paths([str(bare), str(named)], print)
-    assert len({delivery.sequence for delivery in told.deliveries}) == len(agent.events)
-    [run] = build_runs(add(HistoryState(), told.deliveries))
+    assert len({delivery.sequence for delivery in told.events}) == len(agent.events)
+    [run] = build_runs(add(HistoryState(), told.events))
     assert [event.name for event in run.agents[0].events] == [event.name for event in agent.events]
 
 
@@ -143,8 +143,8 @@ def test_a_file_in_which_several_agents_are_mixed_is_named(tmp_path: Path, capsy
     both = sorted((line for each in lines for line in each), key=lambda line: float(json.loads(line)["t"]))
     path.write_text("\n".join(both))
     said = (
-        f"torchelastic-otel timeline: {path}: several agents' lines are mixed (localhost pid 22996, localhost pid"
-        " 22997); give one file for each agent, or the story is wrong\n"
+        f"torchelastic-otel timeline: {path}: the lines of several agents are mixed (localhost pid 22996, localhost pid"
+        " 22997); give one file for each agent, otherwise the timeline is wrong\n"
     )
     assert main(["timeline", str(path)]) == 0
     assert capsys.readouterr().err == said

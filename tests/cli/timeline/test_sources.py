@@ -18,8 +18,7 @@ from tests.support.job_streams import AgentTape, clean_job
 from tests.support.orphaned_spools import Spools
 from tests.support.recordings import DIRECTORY
 from torchelastic_otel.cli import main
-from torchelastic_otel.cli.timeline.files import spools_in
-from torchelastic_otel.cli.timeline.sources import read_paths, read_spools
+from torchelastic_otel.cli.timeline.sources import read_paths, read_spools, spools_in
 from torchelastic_otel.processing.processor import ORIGIN_KEY
 from torchelastic_otel.spool import adoption
 
@@ -61,7 +60,7 @@ def test_a_closed_folder_below_a_directory_is_said_and_passed_over(
     capsys.readouterr()
     assert main(["timeline", str(locked)]) == 2
     first, second = capsys.readouterr().err.splitlines()
-    assert first == f"torchelastic-otel timeline: {locked / 'closed'}: Permission denied; left out"
+    assert first == f"torchelastic-otel timeline: {locked / 'closed'}: Permission denied; skipped"
     assert f"{locked}: nothing to read in this directory; allowed are" in second
 
 
@@ -78,13 +77,13 @@ def test_a_spool_directory_that_one_may_not_look_into_is_not_empty(
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("", "an empty name is no path (a shell variable that is not set?); name files or directories"),
+        ("", "an empty path is not allowed (an unset shell variable?); name files or directories"),
         ("a" * 5_000, "File name too long"),
         ("nul\0", "embedded null"),
         ("{tmp}/loop", "Too many levels of symbolic links"),
         ("{tmp}/gone.spool", "No such file or directory"),
-        ("{tmp}/random.gz", "random.gz: begins as gzip, and nothing of it can be read"),
-        ("{tmp}/twice.gz", "twice.gz: packed twice, and begins as gzip and is damaged"),
+        ("{tmp}/random.gz", "random.gz: begins as gzip, but nothing of it can be decompressed"),
+        ("{tmp}/twice.gz", "twice.gz: compressed twice, and begins as gzip and is damaged"),
         ("{tmp}/esc\x1b[31m.log", "esc\\x1b[31m.log: No such file"),
     ],
 )
@@ -119,7 +118,7 @@ def test_of_a_gzip_stream_that_is_damaged_in_the_middle_the_beginning_is_read(
     (tmp_path / "a.jsonl.gz").write_bytes(packed)
     assert main(["timeline", "--json", "--all", str(tmp_path / "a.jsonl.gz")]) == 0
     shown = capsys.readouterr()
-    assert "a.jsonl.gz: the gzip stream is damaged or torn; what came before is read" in shown.err
+    assert "a.jsonl.gz: the gzip stream is damaged or incomplete; only the part before that is read" in shown.err
     assert json.loads(shown.out)["runs"][0]["events"]
 
 
@@ -154,11 +153,11 @@ def test_a_spool_that_is_retired_after_it_was_listed_is_read_as_what_it_became(
     history = retire(owned)
     said: list[str] = []
     told = read_spools(listed, said.append)
-    assert len(told.deliveries) == len(agent.events)
-    assert (told.gone, said) == ({agent.origin.id}, [])
-    assert len(read_paths([str(owned.path)], said.append).deliveries) == len(agent.events), "also where it was named"
+    assert len(told.events) == len(agent.events)
+    assert (told.exited, said) == ({agent.origin.id}, [])
+    assert len(read_paths([str(owned.path)], said.append).events) == len(agent.events), "also where it was named"
     history.unlink()
-    assert read_spools(listed, said.append).deliveries == []
+    assert read_spools(listed, said.append).events == []
     assert said == [], "a spool whose time as history is over is no trouble"
 
 
@@ -198,7 +197,7 @@ def test_a_thousand_spools_that_lost_their_oldest_rows_are_one_sentence(
     [run] = json.loads(capsys.readouterr().out)["runs"]
     said = [sentence for sentence in run["unknown"] if "make room" in sentence]
     assert said == [
-        "the first events of 10 agents: they went to make room in their spools: "
+        "the first events of 10 agents: deleted to make room in their spools: "
         + ", ".join(f"node-{number} pid 106 (2)" for number in range(8))
         + " and 2 more"
     ]

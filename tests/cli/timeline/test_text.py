@@ -18,15 +18,14 @@ from tests.support.job_streams import EPOCH_NS, AgentTape, clean_job, failing_jo
 from tests.support.recordings import DIRECTORY
 from torchelastic_otel import semconv
 from torchelastic_otel.cli import main
-from torchelastic_otel.cli.timeline.filters import chosen
-from torchelastic_otel.cli.timeline.options import since
-from torchelastic_otel.cli.timeline.render import Look, Page, clean, clock, day_and_clock, duration
+from torchelastic_otel.cli.timeline.filters import parse_since, select
+from torchelastic_otel.cli.timeline.render import Page, PageFormat, clean, clock, day_and_clock, duration
 from torchelastic_otel.cli.timeline.text import write_run
-from torchelastic_otel.history.ranges import ranges
+from torchelastic_otel.history.caveats import ranges
 from torchelastic_otel.history.reducer import HistoryState, add, build_runs
 from torchelastic_otel.history.types import Run
 
-PLAIN = Look(utc=True)
+PLAIN = PageFormat(utc=True)
 
 
 def tell(agents: Sequence[AgentTape]) -> Run:
@@ -35,7 +34,7 @@ def tell(agents: Sequence[AgentTape]) -> Run:
     return run
 
 
-def shown(run: Run, look: Look = PLAIN) -> str:
+def shown(run: Run, look: PageFormat = PLAIN) -> str:
     """The run as text."""
     page = Page(look)
     write_run(page, run)
@@ -60,7 +59,7 @@ detect 0.500 s, stop 0.000 s to 2.500 s
                |   File x
                | ValueError: boom
     left       membership_change: node 0 (node-a); worker_failure: node 1 (node-b)
-    restart    1: worker_failure, in 5.500 s: detect 0.500 s, stop 1.500 s, rendezvous 2.000 s, assign_ranks 1.000 s, \
+    restart    1: worker_failure in 5.500 s: detect 0.500 s, stop 1.500 s, rendezvous 2.000 s, assign_ranks 1.000 s, \
 start 0.500 s
 
   round 1  succeeded  2 nodes  12:53:42.000 to 12:54:05.500 (23.5 s)
@@ -88,7 +87,7 @@ def test_a_thousand_nodes_and_a_hundred_rounds_are_one_screen() -> None:
         if rank != 38:
             agent.fail(21, process_exit_code=-6, worker_signal="SIGABRT", failure_kind="signal", error_type="SIGABRT")
         agent.give_up(25, 0)
-    text = shown(tell(agents), Look(width=100, utc=True))
+    text = shown(tell(agents), PageFormat(width=100, utc=True))
     assert len(text.splitlines()) <= 24
     assert max(map(len, text.splitlines())) <= 100
     words = " ".join(text.split())
@@ -109,8 +108,8 @@ def test_many_rounds_are_told_by_the_first_the_last_and_a_count() -> None:
     agent.succeed(1_200)
     text = shown(tell(agents))
     assert len(text.splitlines()) < 40
-    assert "  rounds 1-37: worker_failure 37\n    failed first there, by host: node-a 37\n" in text
-    [seventh] = chosen([tell(agents)], None, 7, None, None)
+    assert "  rounds 1-37: worker_failure 37\n    first failures there, by host: node-a 37\n" in text
+    [seventh] = select([tell(agents)], None, 7, None, None)
     assert "round 7  failed  1 node" in shown(seventh.run)
 
 
@@ -119,8 +118,8 @@ def test_what_is_unknown_and_which_files_are_missing_comes_last() -> None:
     text = shown(tell(clean_job(2)[:1]))
     assert text.endswith(
         "\n  unknown\n"
-        "    - the events of 1 of 2 nodes are not here: node-1_106_0\n"
-        "    - how the run ended: not all of its nodes are here; those that are did not fail"
+        "    - the events of 1 of 2 nodes are missing: node-1_106_0\n"
+        "    - how the run ended: some of its nodes are missing; the available ones did not fail"
     )
 
 
@@ -210,8 +209,8 @@ def test_numbers_come_in_ranges() -> None:
 
 def test_since_takes_how_long_ago_and_times() -> None:
     """``--since 2h`` is what one types; a time is what a ticket says."""
-    assert since("2026-11-22T12:53:20Z") == since("2026-11-22T13:53:20+01:00") == EPOCH_NS
-    assert abs(time.time_ns() - since("90m") - 5_400 * 10**9) < 10**9
+    assert parse_since("2026-11-22T12:53:20Z") == parse_since("2026-11-22T13:53:20+01:00") == EPOCH_NS
+    assert abs(time.time_ns() - parse_since("90m") - 5_400 * 10**9) < 10**9
     assert clean("a\tb") == "a   b"
 
 

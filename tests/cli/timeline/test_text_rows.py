@@ -11,7 +11,7 @@ import pytest
 from tests.support.job_streams import NONCE, AgentTape, clean_job, failing_job
 from torchelastic_otel import semconv
 from torchelastic_otel.cli import main
-from torchelastic_otel.cli.timeline.render import Look, Page
+from torchelastic_otel.cli.timeline.render import Page, PageFormat
 from torchelastic_otel.cli.timeline.text import write_run
 from torchelastic_otel.history.reducer import HistoryState, add, build_runs
 from torchelastic_otel.model.phases import Phase
@@ -19,8 +19,9 @@ from torchelastic_otel.model.phases import Phase
 
 def rows(agents: Sequence[AgentTape], gone: Collection[str] = ()) -> list[str]:
     """The lines of their one run, without the spaces before them."""
-    [run] = build_runs(add(HistoryState(), [delivery for agent in agents for delivery in agent.deliveries]), gone=gone)
-    page = Page(Look(utc=True))
+    events = [delivery for agent in agents for delivery in agent.deliveries]
+    [run] = build_runs(add(HistoryState(), events), exited=gone)
+    page = Page(PageFormat(utc=True))
     write_run(page, run)
     return [line.strip() for line in page.text().splitlines()]
 
@@ -43,7 +44,7 @@ def test_who_was_waited_for_and_that_the_round_never_formed() -> None:
     first.die(82, "error", "RendezvousTimeoutError")
     told = rows([first])
     assert "round 1  failed  never formed  12:53:42.000 to 12:54:42.000 (1 min 00 s)" in told
-    assert f"missing    3: {second.node_id}, last node 1 and 2 more" in told
+    assert f"missing    3 nodes: {second.node_id}, last rank 1 and 2 more" in told
 
 
 def test_how_many_were_missing_where_nobody_knows_who() -> None:
@@ -55,7 +56,7 @@ def test_how_many_were_missing_where_nobody_knows_who() -> None:
     agent.ours(10, semconv.RENDEZVOUS_WAITING, rendezvous_participants=(agent.node_id,), rendezvous_missing=3,
                rendezvous_waited=10.0)  # fmt: skip
     agent.die(60, "error", "RendezvousTimeoutError")
-    assert "missing    3: not told who" in rows([agent])
+    assert "missing    3 nodes: not reported which" in rows([agent])
 
 
 def test_who_is_new_in_a_round() -> None:
@@ -100,27 +101,27 @@ def with_spares(count: int, *, promoted: bool) -> list[AgentTape]:
 
 def test_who_stood_by_and_was_promoted() -> None:
     """Who pays for a spare wants to know whether it was needed."""
-    assert "stood by: node-0 from 12:53:22, promoted in round 1" in [
+    assert "standby: node-0 from 12:53:22, promoted in round 1" in [
         line.replace("22.000", "22") for line in rows(with_spares(1, promoted=True))
     ]
     told = rows(with_spares(6, promoted=True))
-    assert len([line for line in told if line.startswith("stood by: node-")]) == 4
-    assert "and 2 more that stood by and were promoted" in told
+    assert len([line for line in told if line.startswith("standby: node-")]) == 4
+    assert "and 2 more on standby that were promoted" in told
 
 
 def test_who_stood_by_for_nothing() -> None:
     """Named up to four; more are counted."""
     told = rows(with_spares(6, promoted=False))
-    assert "stood by, and took part in no round: node-0, node-1, node-2, node-3 ...: 6 unknown" in told
+    assert "standby, in no round: node-0, node-1, node-2, node-3 ...: 6 unknown" in told
 
 
 def test_a_restart_that_was_not_agreed_on_says_whose_word_it_is() -> None:
     """Each node sees a part: a peer's failure looks like a change of membership."""
     first, second = failing_job(agreed=False)
     [row] = [line for line in rows([first, second]) if line.startswith("restart")]
-    assert row.startswith("restart    1: worker_failure, as the events here tell it")
+    assert row.startswith("restart    1: worker_failure (inferred)")
     [row] = [line for line in rows(failing_job()) if line.startswith("restart")]
-    assert row.startswith("restart    1: worker_failure, in 5.500 s: detect 0.500 s,")
+    assert row.startswith("restart    1: worker_failure in 5.500 s: detect 0.500 s,")
 
 
 def test_a_failure_that_another_may_have_preceded_says_so() -> None:
@@ -152,13 +153,13 @@ def test_time_that_nobody_told_of_is_a_part_of_the_whole() -> None:
     """The parts of the time add up to the run's; a stream with a gap has a part that nobody knows."""
     [agent] = clean_job(1)
     [whole] = [line for line in rows([agent]) if line.startswith("time:")]
-    assert "not told" not in whole
+    assert "not reported" not in whole
     late = AgentTape("node-a")
     late.start(0)
     late.bring_up(100, 0, 0, [late])
     late.succeed(200)
     [row] = [line for line in rows([late]) if line.startswith("time:")]
-    assert row.endswith(", not told 1 min 40 s")
+    assert row.endswith(", not reported 1 min 40 s")
 
 
 def test_a_run_without_any_phase_has_no_time_that_is_told() -> None:
@@ -166,7 +167,7 @@ def test_a_run_without_any_phase_has_no_time_that_is_told() -> None:
     agent = AgentTape("node-a", nonce=None)
     agent.start(0)
     agent.say(1, semconv.RENDEZVOUS_JOIN_ATTEMPTED)
-    assert "time: not told" in rows([agent])
+    assert "time: not reported" in rows([agent])
 
 
 def test_of_nodes_that_came_to_no_round_four_are_told_and_the_rest_is_counted() -> None:
@@ -188,7 +189,7 @@ def test_of_nodes_that_came_to_no_round_four_are_told_and_the_rest_is_counted() 
 def test_a_hostile_run_id_cannot_steer_the_terminal_from_stderr(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It is told there when no run is as asked for."""
+    """It is told there when no run matches the options."""
     event = {
         "name": "torchelastic.worker.status.SUCCEEDED",
         "source": "AGENT",
@@ -198,4 +199,4 @@ def test_a_hostile_run_id_cannot_steer_the_terminal_from_stderr(
     path.write_text(json.dumps(event))
     assert main(["timeline", "--run", "other", str(path)]) == 1
     said = capsys.readouterr().err
-    assert said == "torchelastic-otel timeline: no run is as asked for; there are \\x1b]0;owned\\x07\n"
+    assert said == "torchelastic-otel timeline: no run matches the options; there are \\x1b]0;owned\\x07\n"

@@ -1,4 +1,4 @@
-"""``timeline``: what happened to a job, told without a backend."""
+"""``timeline``: the history of a job, without a backend."""
 
 from torchelastic_otel.cli.timeline.command import Timeline
 

@@ -1,46 +1,80 @@
-"""Which part of a story was asked for: ``--run``, ``--round``, ``--since`` and ``--node``."""
+"""The options of ``timeline`` that select a part of job history: ``--run``, ``--round``, ``--since`` and ``--node``."""
 
 from __future__ import annotations
 
+import argparse
+import re
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from typing import Final
 
 from torchelastic_otel import semconv
 from torchelastic_otel.history.types import Member, Node, Outcome, Run
 from torchelastic_otel.model.event import ElasticEvent
+from torchelastic_otel.units import NS_PER_S
+
+_UNITS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
+_AGO: Final = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)\s*([smhdw])")
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What was asked for of one run.
+    """The selected part of one run.
 
     Attributes:
-        run: The run with the rounds and nodes that were asked for; what is said of the run itself is of the whole.
-        whole: The run with all its rounds and nodes.
+        run: The run with the selected rounds and nodes; everything else in it is of the full run.
+        full_run: The run with all its rounds and nodes.
     """
 
     run: Run
-    whole: Run
+    full_run: Run
 
 
-def chosen(
+def parse_since(text: str) -> int:
+    """A time, nanoseconds since the epoch: so long ago (``90m``, ``2h``, ``7d``), or a date, or a date and a time.
+
+    Without a zone it is local time.
+    """
+    ago = _AGO.fullmatch(text.strip())
+    if ago is not None:
+        return time.time_ns() - int(float(ago[1]) * _UNITS[ago[2]] * NS_PER_S)
+    try:
+        # Python 3.10 does not parse Z
+        moment = datetime.fromisoformat(re.sub(r"[Zz]$", "+00:00", text.strip()))
+        return int(moment.astimezone(timezone.utc).timestamp()) * NS_PER_S
+    except (ValueError, OverflowError):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not allowed; give how long ago (90m, 2h, 7d) or a time (2026-01-31, 2026-01-31T12:00:00Z)"
+        ) from None
+
+
+def parse_round(text: str) -> int:
+    """A round's number."""
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise argparse.ArgumentTypeError(f"{text!r} is not allowed; give a round's number, from 0")
+    return int(text)
+
+
+def select(
     runs: Sequence[Run], run_id: str | None, round_: int | None, since_ns: int | None, node: str | None
 ) -> list[Selection]:
-    """The runs that were asked for, with the rounds and nodes that were asked for.
+    """The selected runs, each with the selected rounds and nodes.
 
     Args:
         runs: All runs.
         run_id: A run's id, or its nonce.
         round_: A round's number.
-        since_ns: Runs that are known to have ended before are left out.
+        since_ns: Runs that are known to have ended before are excluded.
         node: A host, a node id, or a node's rank in any round.
     """
-    kept = []
-    for whole in runs:
-        run = whole
+    selected = []
+    for full_run in runs:
+        run = full_run
         if run_id is not None and run_id not in (run.run_id, run.nonce):
             continue
-        if since_ns is not None and _was_over(run, since_ns):
+        if since_ns is not None and _ended_before(run, since_ns):
             continue
         if round_ is not None:
             run = replace(run, rounds=tuple(each for each in run.rounds if each.round == round_))
@@ -50,30 +84,28 @@ def chosen(
             run = _of_node(run, node)
             if not run.nodes:
                 continue
-        kept.append(Selection(run, whole))
-    return kept
+        selected.append(Selection(run, full_run))
+    return selected
 
 
-def _was_over(run: Run, then_ns: int) -> bool:
-    """Whether each agent whose events are here came to its end, and the last of them before a moment.
+def _ended_before(run: Run, time_ns: int) -> bool:
+    """Whether each agent with events has ended, the last of them before a time.
 
-    An agent may be silent for hours while its workers train, and one whose events have no times may have gone on.
+    An agent may record no event for hours while its workers train, and events without times prove nothing.
     """
-    partakers = [member for member in run.nodes if member.rounds] or run.nodes
-    endless = any(member.told and member.outcome in (Outcome.RUNNING, Outcome.UNKNOWN) for member in partakers)
-    return not endless and run.last_ns is not None and run.last_ns < then_ns
+    participants = [member for member in run.nodes if member.rounds] or run.nodes
+    endless = any(member.has_events and member.outcome in (Outcome.RUNNING, Outcome.UNKNOWN) for member in participants)
+    return not endless and run.last_ns is not None and run.last_ns < time_ns
 
 
 def _of_node(run: Run, node: str) -> Run:
-    """The run with this node alone; what failed first stays, wherever that was."""
-    # under some backends nodes have no id of their own, and hosts may have several nodes
+    """The run with one node only; first failures stay, on whatever node they were."""
+    # with some backends nodes have no id of their own, and hosts may have several nodes
     names = {(each.host, each.node_id) for round_ in run.rounds for each in round_.nodes if _is(each, node)}
-    rounds = tuple(
-        replace(round_, nodes=tuple(each for each in round_.nodes if _is(each, node))) for round_ in run.rounds
-    )
+    rounds = [replace(round_, nodes=tuple(each for each in round_.nodes if _is(each, node))) for round_ in run.rounds]
     members = tuple(member for member in run.nodes if _is(member, node) or (member.host, member.node_id) in names)
-    called = {(member.host, member.node_id) for member in members}
-    agents = tuple(agent for agent in run.agents if (agent.origin.host_name, agent.node_id) in called)
+    names = {(member.host, member.node_id) for member in members}
+    agents = tuple(agent for agent in run.agents if (agent.origin.host_name, agent.node_id) in names)
     return replace(run, rounds=tuple(round_ for round_ in rounds if round_.nodes), nodes=members, agents=agents)
 
 
@@ -83,22 +115,16 @@ def _is(each: Node | Member, node: str) -> bool:
 
 
 def events_of(run: Run, round_: int | None) -> list[tuple[str, ElasticEvent]]:
-    """The events that a run is told from, with their hosts, in the order of their times.
+    """The events of a run with their hosts, in the order of their times.
 
     Args:
         run: The run.
         round_: Only those of this round; ``None`` for all.
     """
-    told = [
-        (
-            event.time_ns if event.time_ns is not None else event.observed_ns,
-            agent.key,
-            place,
-            agent.origin.host_name,
-            event,
-        )
+    found = [
+        (event.time_ns if event.time_ns is not None else event.observed_ns, agent.origin.id, agent.number, i, agent)
         for agent in run.agents
-        for place, event in enumerate(agent.events)
+        for i, event in enumerate(agent.events)
         if round_ is None or event.attributes.get(semconv.RENDEZVOUS_ROUND) == round_
     ]
-    return [(host, event) for _, _, _, host, event in sorted(told, key=lambda each: each[:3])]
+    return [(agent.origin.host_name, agent.events[i]) for *_, i, agent in sorted(found, key=lambda each: each[:4])]

@@ -1,4 +1,4 @@
-"""Nodes and failures in words: short for one, in groups for many."""
+"""Nodes and failures as text: one by one, or many in groups."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
-from torchelastic_otel.history.ranges import ranges
+from torchelastic_otel.history.caveats import ranges
 from torchelastic_otel.history.types import Failure, Member, Node, Run
 
 _KINDS: Final = {
@@ -15,8 +15,8 @@ _KINDS: Final = {
 }
 
 
-class Names:
-    """How the nodes of a run are called: by host, where that tells them apart; else by torch's node id."""
+class NodeNames:
+    """The names of a run's nodes: the host if that is unique, else torch's node id."""
 
     def __init__(self, run: Run) -> None:
         counted = Counter(member.host for member in run.nodes)
@@ -38,63 +38,63 @@ class Names:
         return name if node.group_rank is None else f"node {node.group_rank} ({name})"
 
 
-def named(count: int, what: str) -> str:
-    """A number of things."""
-    return f"{count} {what}{'' if count == 1 else 's'}"
+def count_of(count: int, noun: str) -> str:
+    """``1 node``, ``2 nodes``."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
-def nodes_in_a_group(nodes: Sequence[Node], names: Names) -> str:
-    """Some nodes: one by name, several by their ranks."""
+def node_group(nodes: Sequence[Node], names: NodeNames) -> str:
+    """Several nodes: one by its name, more by their ranks."""
     if len(nodes) == 1:
         return names.node(nodes[0])
     ranked = [node.group_rank for node in nodes if node.group_rank is not None]
     unranked = len(nodes) - len(ranked)
     text = f"nodes {ranges(ranked)}" if ranked else ""
     if unranked:
-        text += (" and " if text else "") + named(unranked, "node") + " without a rank"
+        text += (" and " if text else "") + count_of(unranked, "node") + " without a rank"
     return text
 
 
-def how(failure: Failure) -> str:
-    """How something ended, without whom it was."""
+def describe(failure: Failure) -> str:
+    """How something failed, without its name."""
     if failure.kind in _KINDS:
         return _KINDS[failure.kind]
     if failure.signal:
         return failure.signal
     if failure.exit_code is not None and (failure.kind == "exit" or not failure.error_type):
         return f"exit code {failure.exit_code}"
-    text = failure.error_type or "an error that is not told"
+    text = failure.error_type or "an unknown error"
     return text + (f" (exit code {failure.exit_code})" if failure.exit_code not in (None, 1) else "")
 
 
-def who(failure: Failure, names: Names) -> str:
-    """Whom a failure is of."""
+def subject(failure: Failure, names: NodeNames) -> str:
+    """What failed: a node, or a worker on it."""
     name = names.of(failure.host, failure.node_id)
     node = name if failure.group_rank is None else f"node {failure.group_rank} ({name})"
     if failure.rank is None and failure.local_rank is None:
         return node
     rank = "?" if failure.rank is None else failure.rank
-    beside = [f"local rank {failure.local_rank}"] if failure.local_rank is not None else []
-    beside += [f"pid {failure.pid}"] if failure.pid is not None else []
-    return f"{node}, rank {rank}" + (f" ({', '.join(beside)})" if beside else "")
+    details = [f"local rank {failure.local_rank}"] if failure.local_rank is not None else []
+    details += [f"pid {failure.pid}"] if failure.pid is not None else []
+    return f"{node}, rank {rank}" + (f" ({', '.join(details)})" if details else "")
 
 
-def victims_in_groups(victims: Sequence[Failure], names: Names) -> list[str]:
-    """Victims by how they ended."""
+def victim_groups(victims: Sequence[Failure], names: NodeNames) -> list[str]:
+    """Victims, grouped by how they failed."""
     groups: dict[str, list[Failure]] = {}
     for victim in victims:
-        groups.setdefault(how(victim), []).append(victim)
+        groups.setdefault(describe(victim), []).append(victim)
     lines = []
     for text, group in sorted(groups.items(), key=lambda each: -len(each[1])):
         if len(group) == 1:
             message = f": {_short(group[0].message)}" if group[0].message else ""
-            lines.append(f"{who(group[0], names)}: {text}{message}")
+            lines.append(f"{subject(group[0], names)}: {text}{message}")
             continue
         ranks = [victim.rank for victim in group if victim.rank is not None]
         nodes = sorted({victim.group_rank for victim in group if victim.group_rank is not None})
         where = f" on nodes {ranges(nodes)}" if len(nodes) > 1 else f" on node {nodes[0]}" if nodes else ""
-        whom = f"ranks {ranges(ranks)}" if ranks else named(len(group), "node")
-        lines.append(f"{whom}{where}: {text}")
+        members = f"ranks {ranges(ranks)}" if ranks else count_of(len(group), "node")
+        lines.append(f"{members}{where}: {text}")
     return lines
 
 
@@ -108,6 +108,6 @@ def message_of(failure: Failure) -> str:
     return _short(failure.message or "")
 
 
-def last_lines(failure: Failure, count: int = 4) -> list[str]:
-    """The last lines of a traceback, where they tell more than the message does."""
+def traceback_end(failure: Failure, count: int = 4) -> list[str]:
+    """The last lines of a failure's traceback."""
     return [line for line in (failure.traceback or "").rstrip().splitlines() if line.strip()][-count:]

@@ -1,9 +1,9 @@
-"""OTLP JSON lines to events again: what the ``file`` destination and a Collector's ``file`` exporter write.
+"""OTLP JSON lines to events: the output of the ``file`` destination and of a Collector's ``file`` exporter.
 
-What always holds: only the standard library is used; a log record that is not ours is passed over; what a Collector
-changed on the way (added resource attributes, another order, several requests) changes no event. An event is the one
-that its ``log.record.uid`` names; where a processor took that away, what it says and when it was seen stand in for it.
-A number that no receiver would take (beyond 64 bits, not finite) is none.
+Guarantees: only the standard library is used. Log records of other sources are skipped. Changes by a Collector (added
+resource attributes, another order, several requests) change no event. An event is identified by its
+``log.record.uid``; if a processor removed that, by its content and its observed time. A number that no receiver would
+accept (beyond 64 bits, not finite) is ignored.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from torchelastic_otel import semconv
 from torchelastic_otel.model.event import AttributeValue, ElasticEvent, Origin, Severity, StoredEvent
 
 SIGNALS: Final = ("resourceLogs", "resourceSpans", "resourceMetrics", "resourceProfiles")
-_OURS: Final = "torchelastic."
+_PREFIX: Final = "torchelastic."
 _OLD_EVENT_NAME: Final = "event.name"
-"""Where event names stood before the log data model had a field for them."""
-_NO_NUMBER: Final = 0
-"""The sequence of an event whose uid is gone; a process counts from 1."""
-_AFTER_ALL: Final = 10**18
-"""Behind every number that a uid can name, see :func:`_delivery`."""
+"""The attribute with the event name before the log data model had a field for it."""
+_NO_SEQUENCE: Final = 0
+"""The sequence of an event without uid; a process counts from 1."""
+_FIRST_ASSIGNED: Final = 10**18
+"""Higher than every sequence in a uid, see :func:`_event`."""
 
 
 def is_request(line: object) -> bool:
@@ -31,49 +31,50 @@ def is_request(line: object) -> bool:
     return isinstance(line, dict) and any(isinstance(line.get(name), list) for name in SIGNALS)
 
 
-def deliveries_of(request: Mapping[str, Any]) -> Iterator[StoredEvent]:
-    """Our events in one request; :func:`numbered` gives those a number that have none."""
+def events_in(request: Mapping[str, Any]) -> Iterator[StoredEvent]:
+    """The events of this package in one request; :func:`with_sequences` completes those without a sequence."""
     for resource_logs in _lists(request, "resourceLogs"):
-        resource = _attributes(_mapping(resource_logs, "resource").get("attributes"))
+        found = resource_logs.get("resource")
+        resource = _attributes(found.get("attributes") if isinstance(found, dict) else None)
         for scope_logs in _lists(resource_logs, "scopeLogs"):
             for record in _lists(scope_logs, "logRecords"):
-                delivery = _delivery(record, resource)
-                if delivery is not None:
-                    yield delivery
+                event = _event(record, resource)
+                if event is not None:
+                    yield event
 
 
-def numbered(deliveries: Iterable[StoredEvent]) -> list[StoredEvent]:
-    """All events, each with a number of its own in its process.
+def with_sequences(events: Iterable[StoredEvent]) -> list[StoredEvent]:
+    """All events, each with a sequence that is unique in its process.
 
-    Those without one are counted in the order in which they were seen, whatever file they are in; one that says the
-    same at the same time as another of its process is the same one.
+    Those without one are numbered in the order of their observed times, over all files. Two of them with the same
+    content and time in one process are one event.
     """
-    told: list[StoredEvent] = []
+    result: list[StoredEvent] = []
     unnumbered: dict[tuple[str, str], StoredEvent] = {}
-    for delivery in deliveries:
-        if delivery.sequence == _NO_NUMBER:
-            unnumbered.setdefault((delivery.origin.id, delivery.event.to_json()), delivery)
+    for event in events:
+        if event.sequence == _NO_SEQUENCE:
+            unnumbered.setdefault((event.origin.id, event.event.to_json()), event)
         else:
-            told.append(delivery)
-    # a stable sort: what was seen at one moment stays in the order of the file
+            result.append(event)
+    # a stable sort: events of the same time stay in the order of the file
     in_order = sorted(unnumbered.values(), key=lambda each: each.event.observed_ns or each.event.time_ns or 0)
-    return told + [replace(delivery, sequence=_AFTER_ALL + i) for i, delivery in enumerate(in_order)]
+    return result + [replace(event, sequence=_FIRST_ASSIGNED + i) for i, event in enumerate(in_order)]
 
 
-def _delivery(record: Mapping[str, Any], resource: Mapping[str, AttributeValue]) -> StoredEvent | None:
+def _event(record: Mapping[str, Any], resource: Mapping[str, AttributeValue]) -> StoredEvent | None:
     attributes = _attributes(record.get("attributes"))
     name = record.get("eventName") or attributes.get(_OLD_EVENT_NAME)
-    if not isinstance(name, str) or not name.startswith(_OURS):
+    if not isinstance(name, str) or not name.startswith(_PREFIX):
         return None
     host, pid = str(resource.get(semconv.HOST_NAME, "unknown")), _whole(resource.get(semconv.PROCESS_PID)) or 0
     uid = str(attributes.pop(semconv.LOG_RECORD_UID, ""))
     origin_id, _, sequence = uid.rpartition("-")
     if not (origin_id and sequence.isascii() and sequence.isdigit() and len(sequence) < 19):
-        origin_id, sequence = str(resource.get(semconv.SERVICE_INSTANCE_ID, f"{host}-{pid}")), str(_NO_NUMBER)
+        origin_id, sequence = str(resource.get(semconv.SERVICE_INSTANCE_ID, f"{host}-{pid}")), str(_NO_SEQUENCE)
     event = ElasticEvent(
         name=name,
         destination="",
-        body=_body(record.get("body")),
+        body="" if (body := _value(record.get("body"))) is None else str(body),
         time_ns=max(0, _whole(record.get("timeUnixNano")) or 0) or None,
         observed_ns=max(0, _whole(record.get("observedTimeUnixNano")) or 0),
         severity=_severity(_whole(record.get("severityNumber"))),
@@ -89,11 +90,6 @@ def _lists(of: Mapping[str, Any], name: str) -> Iterator[Mapping[str, Any]]:
     for each in found if isinstance(found, list) else ():
         if isinstance(each, dict):
             yield each
-
-
-def _mapping(of: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    found = of.get(name)
-    return found if isinstance(found, dict) else {}
 
 
 def _attributes(pairs: object) -> dict[str, AttributeValue]:
@@ -124,7 +120,7 @@ def _value(value: object) -> AttributeValue | None:
 
 
 def _whole(value: object) -> int | None:
-    """A number of 64 bits: a string in protobuf's JSON, a number where a sender is lax."""
+    """A number of 64 bits: a string in protobuf's JSON, from some senders a number."""
     if isinstance(value, str) and len(value) < 21:
         try:
             value = int(value)
@@ -137,7 +133,7 @@ _BEYOND: Final = 1 << 63
 
 
 def _finite(value: object) -> float | None:
-    """A number that JSON can say again; protobuf's JSON writes the others as strings, Python's as bare words."""
+    """A finite number; protobuf's JSON writes the others as strings, Python's as bare words."""
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         return None
     try:
@@ -147,13 +143,8 @@ def _finite(value: object) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _body(value: object) -> str:
-    told = _value(value)
-    return "" if told is None else str(told)
-
-
 def _id(value: object) -> str | None:
-    """A trace or span id; the Collector writes none as an empty one."""
+    """A trace or span id; a Collector writes an empty one for none."""
     return value.lower() if isinstance(value, str) and value.strip("0") else None
 
 

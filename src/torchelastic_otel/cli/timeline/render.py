@@ -1,8 +1,7 @@
-"""A page of plain text: labelled lines, fitted to a width and coloured where that was asked for; times and durations
-as words.
+"""A page of plain text: labelled lines, wrapped to a width and coloured on request; times and durations as text.
 
-What always holds: what others wrote (messages, tracebacks, hosts) cannot steer the terminal; without a width no line
-is broken, without colour no escape is written.
+Guarantees: foreign text (messages, tracebacks, hosts) cannot control the terminal. Without a width no line is wrapped,
+without colour no escape sequence is written.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import time
 from dataclasses import dataclass
 from typing import Final
 
-from torchelastic_otel.units import NS_PER_S
+from torchelastic_otel.units import NS_PER_MS, NS_PER_S
 
 _PLAIN: Final = "\x1b[0m"
 _LABEL: Final = 11
@@ -21,7 +20,7 @@ _NARROWEST: Final = 40
 
 
 class Style(enum.Enum):
-    """How a text is set off; the value is its escape."""
+    """How a text is highlighted; the value is its escape sequence."""
 
     NONE = ""
     HEAD = "\x1b[1m"
@@ -32,13 +31,13 @@ class Style(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """How a page looks.
+class PageFormat:
+    """The format of a page.
 
     Attributes:
-        width: Columns to fit; ``None`` for lines of any length.
+        width: Columns; ``None`` for lines of any length.
         colour: Whether to colour.
-        utc: Whether times are UTC; else local.
+        utc: Whether times are in UTC; else local.
     """
 
     width: int | None = None
@@ -47,10 +46,10 @@ class Look:
 
 
 class Page:
-    """Lines, in the order in which they are added."""
+    """Lines of text, in the order in which they are added."""
 
-    def __init__(self, look: Look) -> None:
-        self.look = look
+    def __init__(self, page_format: PageFormat) -> None:
+        self.format = page_format
         self._lines: list[str] = []
 
     def text(self) -> str:
@@ -58,33 +57,33 @@ class Page:
         return "\n".join(self._lines)
 
     def gap(self) -> None:
-        """An empty line, but no two of them."""
+        """An empty line, unless the last one is empty."""
         if self._lines and self._lines[-1]:
             self._lines.append("")
 
     def line(self, text: str, style: Style = Style.NONE, indent: int = 0) -> None:
-        """One line; broken with a hanging indent where it is too long."""
-        self._put(" " * indent, " " * (indent + 2), clean(text), style)
+        """One line; wrapped with a hanging indent if it is too long."""
+        self._add(" " * indent, " " * (indent + 2), clean(text), style)
 
     def row(self, label: str, text: str, style: Style = Style.NONE) -> None:
         """A labelled line."""
-        self._put(f"    {label:<{_LABEL}}", " " * (4 + _LABEL), clean(text), style)
+        self._add(f"    {label:<{_LABEL}}", " " * (4 + _LABEL), clean(text), style)
 
     def quote(self, lines: list[str]) -> None:
-        """Lines of another's, cut where they are too long."""
+        """Foreign lines, cut if they are too long."""
         for line in lines:
             text = " " * (4 + _LABEL) + "| " + clean(line)
-            if self.look.width is not None and len(text) > self.look.width:
-                text = text[: max(_NARROWEST, self.look.width) - 3] + "..."
+            if self.format.width is not None and len(text) > self.format.width:
+                text = text[: max(_NARROWEST, self.format.width) - 3] + "..."
             self._lines.append(self._coloured(text, Style.FAINT))
 
-    def _put(self, first: str, following: str, text: str, style: Style) -> None:
-        if self.look.width is None:
+    def _add(self, first: str, following: str, text: str, style: Style) -> None:
+        if self.format.width is None:
             lines = [(first + text).rstrip()]
         else:
             lines = textwrap.wrap(
                 text,
-                max(_NARROWEST, self.look.width),
+                max(_NARROWEST, self.format.width),
                 initial_indent=first,
                 subsequent_indent=following,
                 break_on_hyphens=False,
@@ -92,35 +91,35 @@ class Page:
         self._lines += [self._coloured(line, style) for line in lines]
 
     def _coloured(self, line: str, style: Style) -> str:
-        return f"{style.value}{line}{_PLAIN}" if self.look.colour and style.value else line
+        return f"{style.value}{line}{_PLAIN}" if self.format.colour and style.value else line
 
 
 def clean(text: str) -> str:
-    """A text that cannot steer a terminal."""
+    """The text without control characters."""
     if text.isprintable():
         return text
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text.expandtabs(4))
 
 
 def day_and_clock(time_ns: int | None, utc: bool) -> str:
-    """A moment with its date and zone."""
+    """A time with its date and zone."""
     if time_ns is None:
         return "an unknown time"
-    told = time.gmtime(time_ns // NS_PER_S) if utc else time.localtime(time_ns // NS_PER_S)
-    return time.strftime("%Y-%m-%d %H:%M:%S", told) + (" UTC" if utc else time.strftime(" %z", told))
+    parts = time.gmtime(time_ns // NS_PER_S) if utc else time.localtime(time_ns // NS_PER_S)
+    return time.strftime("%Y-%m-%d %H:%M:%S", parts) + (" UTC" if utc else time.strftime(" %z", parts))
 
 
 def clock(time_ns: int | None, utc: bool) -> str:
-    """A moment of the day, to the millisecond."""
+    """A time of day, to the millisecond."""
     if time_ns is None:
         return "?"
     seconds, below = divmod(time_ns, NS_PER_S)
-    told = time.gmtime(seconds) if utc else time.localtime(seconds)
-    return f"{time.strftime('%H:%M:%S', told)}.{below // 1_000_000:03d}"
+    parts = time.gmtime(seconds) if utc else time.localtime(seconds)
+    return f"{time.strftime('%H:%M:%S', parts)}.{below // NS_PER_MS:03d}"
 
 
 def duration(duration_ns: int | None) -> str:
-    """A duration, no finer than one cares for."""
+    """A duration with at most four digits."""
     if duration_ns is None:
         return "?"
     seconds = duration_ns / 1e9

@@ -1,192 +1,268 @@
-"""What a timeline is told from: paths to events, whatever they hold.
+"""The input of a timeline: files, directories and this node's spools, read into events.
 
-What always holds: nothing that is read is changed; a file is told by its content, not by its name; a path that cannot
-be read, or holds nothing of ours, is an error of one line; a bad line in a good file is named and passed over.
+Guarantees: nothing that is read is changed, locked for long or adopted. The format of a file is determined by its
+content, not by its name. A path that was named and cannot be read is an error of one line; below a directory it is
+reported and skipped. A process counts
+as alive if it has its spool's lock, and as exited only if this node can know.
 """
 
 from __future__ import annotations
 
-import json
+import errno
 import os
+import socket
+import sqlite3
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from torchelastic_otel.cli import log_captures
-from torchelastic_otel.cli.timeline.files import KNOWN, files_in, is_spool, spools_in, unpacked, why
-from torchelastic_otel.cli.timeline.otlp import deliveries_of, is_request, numbered
-from torchelastic_otel.cli.timeline.recordings import mixed, recorded
-from torchelastic_otel.cli.timeline.spools import MissingData, read_spool
-from torchelastic_otel.errors import CommandError, OldSpoolError, SpoolError, SpoolGoneError, UnreadableError
-from torchelastic_otel.history.ranges import named
-from torchelastic_otel.model.event import StoredEvent
-from torchelastic_otel.spool.directory import DELIVERED_SUFFIX, SPOOL_SUFFIX
+from torchelastic_otel.cli.timeline.lines import SUPPORTED, read_lines
+from torchelastic_otel.cli.timeline.otlp import with_sequences
+from torchelastic_otel.errors import CommandError, OldSpoolError, SpoolError, SpoolGoneError
+from torchelastic_otel.history.caveats import names_of
+from torchelastic_otel.history.types import Run
+from torchelastic_otel.model.event import Origin, StoredEvent
+from torchelastic_otel.processing.stored_events import read_events, read_origin
+from torchelastic_otel.spool import adoption, reader
+from torchelastic_otel.spool.directory import DELIVERED_SUFFIX, LOCK_SUFFIX, SPOOL_SUFFIX
 
+_SUFFIXES: Final = (SPOOL_SUFFIX, DELIVERED_SUFFIX, ".jsonl", ".json", ".log", ".gz")
 _SQLITE: Final = b"SQLite format 3\0"
-_ZSTD: Final = b"\x28\xb5\x2f\xfd"
-_MAX_NAMED: Final = 5
+Report = Callable[[str], object]
+"""Receives a line about an input that was skipped."""
+
+
+@dataclass(frozen=True, slots=True)
+class MissingData:
+    """A spool that lost its oldest events to retention.
+
+    Attributes:
+        process: Its process, for a person.
+        events: Number of lost events.
+        spool: The file's name.
+    """
+
+    process: str
+    events: int
+    spool: str
 
 
 @dataclass(slots=True)
 class TimelineData:
-    """What the paths hold.
+    """The content of the input.
 
     Attributes:
-        deliveries: The events.
-        living: Origin ids of processes that live.
-        gone: Origin ids of processes that are gone.
-        short: Spools that lost their oldest events, by origin id.
-        old: Spools that an older version wrote; they are left out.
+        events: The events.
+        alive: Origin ids of processes that are alive.
+        exited: Origin ids of processes that have exited.
+        missing: Spools that lost their oldest events, by origin id.
+        old: Spools of an older version, which were skipped.
     """
 
-    deliveries: list[StoredEvent] = field(default_factory=list)
-    living: set[str] = field(default_factory=set)
-    gone: set[str] = field(default_factory=set)
-    short: dict[str, MissingData] = field(default_factory=dict)
+    events: list[StoredEvent] = field(default_factory=list)
+    alive: set[str] = field(default_factory=set)
+    exited: set[str] = field(default_factory=set)
+    missing: dict[str, MissingData] = field(default_factory=dict)
     old: list[Path] = field(default_factory=list)
 
 
-def read_node(directory: Path, say: Callable[[str], object]) -> TimelineData:
+def read_node(directory: Path, report: Report) -> TimelineData:
     """The spools of this node.
 
     Raises:
-        CommandError: Their folder cannot be looked into.
+        CommandError: Their directory cannot be listed.
     """
-    return read_spools(spools_in(directory), say)
+    return read_spools(spools_in(directory), report)
 
 
-def read_spools(paths: Iterable[Path], say: Callable[[str], object]) -> TimelineData:
-    """Spools of this node, by a listing of a moment ago: some may be retired by now."""
-    told = TimelineData()
+def read_spools(paths: Iterable[Path], report: Report) -> TimelineData:
+    """Spools of this node from an earlier listing; some may be delivered or deleted by now."""
+    data = TimelineData()
     for path in paths:
         try:
-            _take_spool(path, told, ours=True)
+            _read_spool(path, data, local=True)
         except SpoolGoneError:
-            continue  # its time as history was over
+            continue
         except OldSpoolError:
-            told.old.append(path)
+            data.old.append(path)
         except SpoolError as error:
-            say(f"{error}; left out")
-    _say_old(told.old, say)
-    return told
+            report(f"{error}; skipped")
+    _report_old(data.old, report)
+    return data
 
 
-def read_paths(paths: Sequence[str], say: Callable[[str], object]) -> TimelineData:
+def read_paths(paths: Sequence[str], report: Report) -> TimelineData:
     """Everything in the files and directories.
 
     Args:
         paths: As given; ``-`` is stdin.
-        say: Takes what there is to say of what was passed over.
+        report: Receives a line about each input that was skipped.
 
     Raises:
-        CommandError: One of them cannot be read, or holds nothing that is known.
+        CommandError: One of them cannot be read, or has no supported content.
     """
-    told = TimelineData()
+    data = TimelineData()
     for name in dict.fromkeys(paths):
         if not name:
-            raise CommandError(
-                "an empty name is no path (a shell variable that is not set?); name files or directories"
-            )
+            raise CommandError("an empty path is not allowed (an unset shell variable?); name files or directories")
         if name == "-":
-            _take_data(_stdin(), "<stdin>", told, say)
-        elif os.path.isdir(name):  # a pathlib path would raise where one may not look
-            for file in files_in(name, say):
+            if sys.stdin is None:
+                raise CommandError("<stdin>: it is closed")
+            data.events += read_lines(sys.stdin.buffer.read(), "<stdin>", report)
+        elif os.path.isdir(name):  # pathlib raises without permission
+            for file in _files_in(name, report):
                 try:
-                    _take_file(file, told, say)
+                    _read_file(file, data, report)
                 except OldSpoolError:
-                    told.old.append(file)
+                    data.old.append(file)
                 except CommandError as error:
-                    say(f"{error}; left out")
+                    report(f"{error}; skipped")
         else:
             try:
-                _take_file(Path(name), told, say)
+                _read_file(Path(name), data, report)
             except OldSpoolError as error:
                 raise CommandError(f"{error}; that version can read it") from None
-    _say_old(told.old, say)
-    told.deliveries = numbered(told.deliveries)
-    return told
+    _report_old(data.old, report)
+    data.events = with_sequences(data.events)
+    return data
 
 
-def _say_old(old: Sequence[Path], say: Callable[[str], object]) -> None:
-    """All of them in one line: a folder may hold a week of them."""
+def spools_in(directory: Path) -> list[Path]:
+    """The spools in a directory, also delivered ones, which are kept as history; none if it does not exist.
+
+    Raises:
+        CommandError: It cannot be listed.
+    """
+    try:
+        return sorted(directory / name for name in os.listdir(directory) if _is_spool(name))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise CommandError(_reason(directory, error)) from None
+
+
+def with_missing_data(run: Run, missing: Mapping[str, MissingData]) -> Run:
+    """The run with one more unknown: the oldest events that its spools lost.
+
+    Args:
+        run: The run.
+        missing: Spools that lost events, by the origin id of their process.
+    """
+    origins = dict.fromkeys(agent.origin.id for agent in run.agents)
+    lost = [missing[origin] for origin in origins if origin in missing]
+    if not lost:
+        return run
+    if len(lost) == 1:
+        [one] = lost
+        sentence = f"the first {one.events} events of {one.process}: deleted to make room in {one.spool}"
+    else:
+        names = names_of([f"{each.process} ({each.events})" for each in lost])
+        sentence = f"the first events of {len(lost)} agents: deleted to make room in their spools: {names}"
+    return replace(run, unknown=(*run.unknown, sentence))
+
+
+def _files_in(directory: str, report: Report) -> list[Path]:
+    """The files in a directory and below it that may have events, by their suffixes."""
+
+    def on_error(error: OSError) -> None:
+        if error.filename == directory:
+            raise CommandError(_reason(directory, error))
+        report(f"{_reason(error.filename, error)}; skipped")
+
+    found = [Path(base) / name for base, _, names in os.walk(directory, onerror=on_error) for name in names]
+    files = sorted(path for path in found if path.suffix in _SUFFIXES)
+    if not files:
+        raise CommandError(f"{directory}: nothing to read in this directory; {SUPPORTED}")
+    return files
+
+
+def _is_spool(name: str) -> bool:
+    return name.endswith((SPOOL_SUFFIX, DELIVERED_SUFFIX))
+
+
+def _reason(path: object, error: OSError | ValueError) -> str:
+    return f"{path}: {getattr(error, 'strerror', None) or error}"
+
+
+def _report_old(old: Sequence[Path], report: Report) -> None:
+    """All of them in one line: a directory may have a week of them."""
     if len(old) == 1:
-        say(f"{old[0]} was written by an older version of torchelastic-otel; left out")
+        report(f"{old[0]} was written by an older version of torchelastic-otel; skipped")
     elif old:
-        say(f"{len(old)} spools were written by an older version of torchelastic-otel, the first is {old[0]}; left out")
+        report(
+            f"{len(old)} spools were written by an older version of torchelastic-otel, the first is {old[0]}; skipped"
+        )
 
 
-def _stdin() -> bytes:
-    if sys.stdin is None:
-        raise CommandError("<stdin>: it is closed")
-    return sys.stdin.buffer.read()
-
-
-def _take_file(path: Path, told: TimelineData, say: Callable[[str], object]) -> None:
+def _read_file(path: Path, data: TimelineData, report: Report) -> None:
     if path.suffix == SPOOL_SUFFIX and not os.path.lexists(path):
-        retired = path.with_suffix(DELIVERED_SUFFIX)
-        path = retired if os.path.lexists(retired) else path
+        delivered = path.with_suffix(DELIVERED_SUFFIX)
+        path = delivered if os.path.lexists(delivered) else path
     try:
         with path.open("rb") as file:
-            data = file.read(len(_SQLITE))
-            if data != _SQLITE and not is_spool(path.name):
-                data += file.read()
+            content = file.read(len(_SQLITE))
+            is_spool = content == _SQLITE or _is_spool(path.name)
+            if not is_spool:
+                content += file.read()
     except (OSError, ValueError) as error:
-        raise CommandError(why(path, error)) from None
-    if data != _SQLITE and not is_spool(path.name):
-        _take_data(data, str(path), told, say)
+        raise CommandError(_reason(path, error)) from None
+    if not is_spool:
+        data.events += read_lines(content, str(path), report)
         return
     try:
-        _take_spool(path, told, ours=False)
+        _read_spool(path, data, local=False)
     except OldSpoolError:
         raise
     except SpoolError as error:
         raise CommandError(str(error)) from None
 
 
-def _take_spool(path: Path, told: TimelineData, *, ours: bool) -> None:
-    spool = read_spool(path, ours)
-    if spool is None:
-        return
-    told.deliveries += spool.deliveries
-    if spool.alive is not None:
-        (told.living if spool.alive else told.gone).add(spool.origin_id)
-    if spool.short is not None:
-        told.short[spool.origin_id] = spool.short
+def _read_spool(path: Path, data: TimelineData, *, local: bool) -> None:
+    """Read one spool; nothing if its owner has not written to it yet.
 
+    Args:
+        path: Its file.
+        data: Receives its content.
+        local: Whether it is in this node's spool directory, and was not copied from elsewhere.
 
-def _take_data(data: bytes, shown: str, told: TimelineData, say: Callable[[str], object]) -> None:
-    if data.startswith(_ZSTD):
-        raise CommandError(f"{shown}: packed with zstd; unpack it first: zstd -d {shown}")
-    data = unpacked(data, shown, say)
-    lines = data.split(b"\n")
-    requests = 0
-    for i, line in enumerate(lines):
-        if b'"resource' not in line:
-            continue
-        try:
-            request: Any = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if is_request(request):
-            told.deliveries += deliveries_of(request)
-            lines[i] = b""  # an empty line, so that the others keep their numbers
-            requests += 1
+    Raises:
+        OldSpoolError: An older version wrote it.
+        SpoolGoneError: It does not exist.
+        SpoolError: It cannot be read.
+    """
     try:
-        capture = log_captures.read(b"\n".join(lines) if requests else data)
-    except UnreadableError as error:
-        raise CommandError(f"{shown}: packed twice, and {error}") from None
-    if not requests and not capture.recorded and capture.bad:
-        raise CommandError(
-            f"{shown}: nothing that is known (line {capture.bad[0].number}: {capture.bad[0].why}); {KNOWN}"
-        )
-    for bad in capture.bad[:_MAX_NAMED]:
-        say(f"{shown}:{bad.number}: {bad.why}; skipped")
-    if len(capture.bad) > _MAX_NAMED:
-        say(f"{shown}: {len(capture.bad) - _MAX_NAMED} more such lines")
-    told.deliveries += recorded(capture)
-    agents = mixed(capture)
-    if agents:
-        names = named(agents, _MAX_NAMED)
-        say(f"{shown}: several agents' lines are mixed ({names}); give one file for each agent, or the story is wrong")
+        # the lock first: if its owner ends in between, the state is too old, but never too new
+        owned = os.path.exists(path.with_suffix(LOCK_SUFFIX)) and adoption.is_owned(path)
+        contents = reader.read_spool(path)
+    except SpoolError as error:
+        if "no such column" in str(error) and isinstance(error.__cause__, sqlite3.OperationalError):
+            raise OldSpoolError(f"spool {path} was written by an older version of torchelastic-otel") from error
+        if os.path.lexists(path):
+            raise
+        delivered = path.with_suffix(DELIVERED_SUFFIX)
+        if path.suffix == SPOOL_SUFFIX and os.path.lexists(delivered):
+            return _read_spool(delivered, data, local=local)
+        raise SpoolGoneError(f"{path}: {os.strerror(errno.ENOENT)}") from None
+    if not contents.rows:
+        return None
+    origin = read_origin(contents) or Origin(path.stem, "unknown", 0, 0)
+    data.events += [StoredEvent(sequence, event, origin) for sequence, event in read_events(contents, path)]
+    alive = _is_alive(path, origin, owned, local)
+    if alive is not None:
+        (data.alive if alive else data.exited).add(origin.id)
+    first = contents.rows[0].sequence
+    if first > 1:
+        data.missing[origin.id] = MissingData(f"{origin.host_name} pid {origin.pid}", first - 1, path.name)
+    return None
+
+
+def _is_alive(path: Path, origin: Origin, owned: bool, local: bool) -> bool | None:
+    here = origin.host_name == socket.gethostname()
+    if owned:
+        # another process may have the lock of a dead one's spool, to deliver it
+        return not here or not origin.pid or Path(f"/proc/{origin.pid}").exists()
+    if path.suffix == DELIVERED_SUFFIX:
+        return False
+    return False if (local or here) and os.path.exists(path.with_suffix(LOCK_SUFFIX)) else None
