@@ -19,7 +19,7 @@ from typing import Any
 from tests.backends.file_exports import LOGS, SPANS, Written, written
 from tests.live.environments import NEWEST
 from tests.live.harness import Agents
-from tests.live.scenarios.cluster import Being, Deed, Stage
+from tests.live.scenarios.cluster import Action, Cluster, Worker
 from tests.support.ports import free_port
 
 HOSTS = ("train-0", "train-1", "train-2")
@@ -39,8 +39,8 @@ RUNNING_S = 4.0
 
 
 @dataclass
-class Nodes(Stage):
-    """A stage whose agents are nodes of a job: ``train-0`` is ``a``, and so on.
+class Nodes(Cluster):
+    """A cluster whose agents are nodes of a job: ``train-0`` is ``a``, and so on.
 
     Attributes:
         attributes: More attributes of every agent's resource.
@@ -59,7 +59,7 @@ class Nodes(Stage):
 
 @dataclass(frozen=True)
 class Endpoint:
-    """What a stage wants to know of a receiver: where it listens, an OTLP endpoint by gRPC and one by HTTP."""
+    """What a cluster wants to know of a receiver: where it listens, an OTLP endpoint by gRPC and one by HTTP."""
 
     grpc_endpoint: str
     http_endpoint: str
@@ -81,8 +81,8 @@ class Truth:
     """
 
     hosts: tuple[str, ...]
-    workers: tuple[Being, ...]
-    failure: Deed | None
+    workers: tuple[Worker, ...]
+    failure: Action | None
     restarts: int
     reason: str
     began_ns: int
@@ -143,29 +143,29 @@ class Job:
 
 
 def host_of(letter: str) -> str:
-    """The ``host.name`` of the node that the stage calls by a letter."""
+    """The ``host.name`` of the node that the cluster calls by a letter."""
     return f"train-{LETTERS.index(letter)}"
 
 
 def stage_of(agents: Agents, directory: Path, stack: Any, **attributes: str) -> Nodes:
-    """A stage that exports to the stack, with more attributes for each resource (dots as ``__``)."""
+    """A cluster that exports to the stack, with more attributes for each resource (dots as ``__``)."""
     endpoint = Endpoint(stack.otlp_grpc, stack.otlp_http)
     more = {key.replace("__", "."): value for key, value in attributes.items()}
     return Nodes(agents, endpoint, NEWEST, directory, free_port(), free_port(), attributes=more)  # type: ignore[arg-type]
 
 
-def enter_all(stage: Nodes, nodes: int, run_id: str, *, workers: int = 2, restarts: int = 1) -> str:
+def enter_all(cluster: Nodes, nodes: int, run_id: str, *, workers: int = 2, restarts: int = 1) -> str:
     """Start the agents of a job; their letters."""
     letters = LETTERS[:nodes]
     for letter in letters:
-        stage.enter(letter, nodes=str(nodes), workers=workers, restarts=restarts, conf=SOON, run_id=run_id)
+        cluster.start_agent(letter, nnodes=str(nodes), workers=workers, restarts=restarts, conf=SOON, run_id=run_id)
     return letters
 
 
-def wait_all(stage: Nodes, letters: Sequence[str], start: int, workers: int = 2) -> None:
+def wait_all(cluster: Nodes, letters: Sequence[str], start: int, workers: int = 2) -> None:
     """Wait until the workers of all nodes have begun, at their so-manieth start."""
     for letter in letters:
-        stage.began(letter, start, workers)
+        cluster.wait_for_workers(letter, start, workers)
 
 
 def run_for(seconds: float) -> None:
@@ -173,21 +173,21 @@ def run_for(seconds: float) -> None:
     threading.Event().wait(seconds)
 
 
-def job_of(stage: Nodes, run_id: str, began_ns: int, *, restarts: int, reason: str = "") -> Job:
+def job_of(cluster: Nodes, run_id: str, began_ns: int, *, restarts: int, reason: str = "") -> Job:
     """The job, once every agent has ended."""
-    exits = {host_of(letter): status for letter, status in stage.exits().items()}
-    workers = tuple(being for letter in stage.cast for being in stage.beings(letter))
+    exits = {host_of(letter): status for letter, status in cluster.exit_statuses().items()}
+    workers = tuple(being for letter in cluster.nodes for being in cluster.workers_of(letter))
     truth = Truth(
         tuple(exits),
         workers,
-        next((deed for deed in stage.deeds if deed.worker is not None), None),
+        next((deed for deed in cluster.actions if deed.worker is not None), None),
         restarts,
         reason,
         began_ns,
         time.time_ns(),
         exits,
     )
-    return Job(run_id, truth, tuple(sorted(stage.directory.glob("otlp-*/*.jsonl"))))
+    return Job(run_id, truth, tuple(sorted(cluster.directory.glob("otlp-*/*.jsonl"))))
 
 
 def play_failed_job(stack: Any, directory: Path, *, nodes: int = 3, name: str = "llama-finetune") -> Job:
@@ -196,16 +196,16 @@ def play_failed_job(stack: Any, directory: Path, *, nodes: int = 3, name: str = 
     directory.mkdir(exist_ok=True)
     began_ns = time.time_ns()
     with Agents(directory) as agents:
-        stage = stage_of(agents, directory, stack)
-        letters = enter_all(stage, nodes, run_id)
-        wait_all(stage, letters, 0)
+        cluster = stage_of(agents, directory, stack)
+        letters = enter_all(cluster, nodes, run_id)
+        wait_all(cluster, letters, 0)
         run_for(RUNNING_S)
-        worker, _ = stage.began("b", 0, 2)
-        stage.order(worker, "raise")
-        wait_all(stage, letters, 1)
+        worker, _ = cluster.wait_for_workers("b", 0, 2)
+        cluster.command(worker, "raise")
+        wait_all(cluster, letters, 1)
         run_for(RUNNING_S)
-        stage.done()
-        job = job_of(stage, run_id, began_ns, restarts=1, reason="worker_failure")
+        cluster.finish()
+        job = job_of(cluster, run_id, began_ns, restarts=1, reason="worker_failure")
         assert set(job.truth.exits.values()) == {0}, job.truth.exits
     return job
 
@@ -216,12 +216,12 @@ def play_fine_job(stack: Any, directory: Path, *, nodes: int = 1, name: str = "f
     directory.mkdir(exist_ok=True)
     began_ns = time.time_ns()
     with Agents(directory) as agents:
-        stage = stage_of(agents, directory, stack)
-        letters = enter_all(stage, nodes, run_id)
-        wait_all(stage, letters, 0)
+        cluster = stage_of(agents, directory, stack)
+        letters = enter_all(cluster, nodes, run_id)
+        wait_all(cluster, letters, 0)
         run_for(1.0)
-        stage.done()
-        job = job_of(stage, run_id, began_ns, restarts=0)
+        cluster.finish()
+        job = job_of(cluster, run_id, began_ns, restarts=0)
         assert set(job.truth.exits.values()) == {0}, job.truth.exits
     return job
 
@@ -236,35 +236,35 @@ def play_writer_killed(stack: Any, directory: Path, *, name: str = "killed") -> 
     directory.mkdir(exist_ok=True)
     began_ns = time.time_ns()
     with Agents(directory) as agents:
-        stage = stage_of(agents, directory, stack)
+        cluster = stage_of(agents, directory, stack)
         # the store outlives the agents, as on a cluster where a service of its own hosts it
-        store = agents.start([str(NEWEST.python), "-c", STORE], str(stage.port))
+        store = agents.start([str(NEWEST.python), "-c", STORE], str(cluster.port))
         for letter in "ab":
-            stage.enter(letter, nodes="2", workers=2, restarts=3, conf=f"is_host=0,{FAST}", run_id=run_id)
-        wait_all(stage, "ab", 0)
-        worker, _ = stage.began("b", 0, 2)
-        stage.order(worker, "raise")
-        wait_all(stage, "ab", 1)
-        writer = the_writer(stage, "ab", 1)
+            cluster.start_agent(letter, nnodes="2", workers=2, restarts=3, conf=f"is_host=0,{FAST}", run_id=run_id)
+        wait_all(cluster, "ab", 0)
+        worker, _ = cluster.wait_for_workers("b", 0, 2)
+        cluster.command(worker, "raise")
+        wait_all(cluster, "ab", 1)
+        writer = the_writer(cluster, "ab", 1)
         (other,) = set("ab") - {writer}
-        stage.strike_agent(writer, signal.SIGKILL)
-        worker, _ = stage.began(other, 1, 2)
-        stage.order(worker, "exit 3")
-        stage.enter(
+        cluster.signal_agent(writer, signal.SIGKILL)
+        worker, _ = cluster.wait_for_workers(other, 1, 2)
+        cluster.command(worker, "exit 3")
+        cluster.start_agent(
             *("c",), nodes="2", workers=2, restarts=3, conf=f"is_host=0,{FAST}", run_id=run_id,
-            spools=stage.cast[writer].spools, env={"OTEL_RESOURCE_ATTRIBUTES": f"host.name={host_of(writer)}"},
+            spools=cluster.nodes[writer].spools, env={"OTEL_RESOURCE_ATTRIBUTES": f"host.name={host_of(writer)}"},
         )  # fmt: skip
-        wait_all(stage, other, 2)
-        wait_all(stage, "c", 0)
+        wait_all(cluster, other, 2)
+        wait_all(cluster, "c", 0)
         run_for(RUNNING_S)
-        stage.done()
-        job = job_of(stage, run_id, began_ns, restarts=2)
+        cluster.finish()
+        job = job_of(cluster, run_id, began_ns, restarts=2)
         assert sorted(job.truth.exits.values()) == [-signal.SIGKILL, 0, 0], job.truth.exits
         store.process.terminate()
     return job
 
 
-def the_writer(stage: Nodes, letters: Sequence[str], round_: int) -> str:
+def the_writer(cluster: Nodes, letters: Sequence[str], round_: int) -> str:
     """The agent that told that a round runs: it speaks for the job."""
 
     def who() -> list[str]:
@@ -272,11 +272,11 @@ def the_writer(stage: Nodes, letters: Sequence[str], round_: int) -> str:
             letter
             for letter in letters
             for record in written(
-                sorted(stage.directory.glob(f"otlp-{letter}/*.jsonl")), "Log", "scopeLogs", "logRecords"
+                sorted(cluster.directory.glob(f"otlp-{letter}/*.jsonl")), "Log", "scopeLogs", "logRecords"
             )
             if record.name == "torchelastic.round.started"
             and record.attributes["torchelastic.rendezvous.round"] == round_
         ]
 
-    stage.until(who, f"an agent says that round {round_} runs")
+    cluster.wait_until(who, f"an agent says that round {round_} runs")
     return who()[0]

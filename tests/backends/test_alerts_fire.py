@@ -156,7 +156,7 @@ def log_alerts(
 
 
 @pytest.fixture
-def stage(collector: Collector, tmp_path: Path) -> Iterator[Nodes]:
+def cluster(collector: Collector, tmp_path: Path) -> Iterator[Nodes]:
     """Nodes of jobs, and nothing is left of them."""
     with Agents(tmp_path) as agents:
         yield stage_of(agents, tmp_path, collector)
@@ -210,13 +210,13 @@ def clears(prometheus: Prometheus, alert: str, run_id: str) -> None:
 
 
 def test_a_stuck_rendezvous_calls_somebody_until_the_missing_node_has_come(
-    prometheus: Prometheus, log_alerts: LogAlerts, stage: Nodes
+    prometheus: Prometheus, log_alerts: LogAlerts, cluster: Nodes
 ) -> None:
     """Twice: before the first round, and after a node was lost, whose name is in the log records."""
     run_id = a_run_id("stuck")
 
     def enter(name: str) -> None:
-        stage.enter(name, nodes="2", conf=FAST, restarts=2, run_id=run_id)
+        cluster.start_agent(name, nnodes="2", conf=FAST, restarts=2, run_id=run_id)
 
     enter("a")
     alert = fires(prometheus, STUCK, run_id, "1 came, 1 missing")
@@ -225,14 +225,14 @@ def test_a_stuck_rendezvous_calls_somebody_until_the_missing_node_has_come(
     assert run_id in alert["annotations"]["summary"]
 
     enter("b")
-    (worker,) = stage.began("a")
-    stage.began("b")
+    (worker,) = cluster.wait_for_workers("a")
+    cluster.wait_for_workers("b")
     clears(prometheus, STUCK, run_id)
 
-    stage.strike_agent("b", signal.SIGKILL)
-    stage.order(worker, "exit 3")
+    cluster.signal_agent("b", signal.SIGKILL)
+    cluster.command(worker, "exit 3")
     fires(prometheus, STUCK, run_id, "1 came, 1 missing")
-    lost = f"127.0.0.1, last rank {worker.group_rank ^ 1} (127.0.0.1_{stage.cast['b'].pid}_0)"
+    lost = f"127.0.0.1, last rank {worker.group_rank ^ 1} (127.0.0.1_{cluster.nodes['b'].pid}_0)"
 
     def named() -> list[dict[str, Any]]:
         # its first word may come before the lost node was removed, and then names nobody
@@ -248,13 +248,13 @@ def test_a_stuck_rendezvous_calls_somebody_until_the_missing_node_has_come(
     assert lost in alert["annotations"]["summary"]
 
     enter("c")
-    stage.began("a", 1)
-    stage.began("c")
+    cluster.wait_for_workers("a", 1)
+    cluster.wait_for_workers("c")
     clears(prometheus, STUCK, run_id)
     eventually(lambda: not log_alerts.missing(run_id), WAIT_S)
     assert eventually(log_alerts.lost, WAIT_S) == ["127.0.0.1"]
-    stage.done()
-    assert {name: status for name, status in stage.exits().items() if name != "b"} == {"a": 0, "c": 0}
+    cluster.finish()
+    assert {name: status for name, status in cluster.exit_statuses().items() if name != "b"} == {"a": 0, "c": 0}
     # the run ended well, and one of its nodes never said so
     seen = eventually(
         lambda: prometheus.query(f'torchelastic_run:agents_alive:count{{torchelastic_run_id="{run_id}"}}') == [], WAIT_S
@@ -264,21 +264,21 @@ def test_a_stuck_rendezvous_calls_somebody_until_the_missing_node_has_come(
     assert firing(prometheus, DOWN, run_id) is None
 
 
-def test_a_job_that_died_is_told_from_one_that_ended(prometheus: Prometheus, stage: Nodes) -> None:
+def test_a_job_that_died_is_told_from_one_that_ended(prometheus: Prometheus, cluster: Nodes) -> None:
     """Four ends of real jobs: well, failed, cancelled, killed; one alert each for the second and the last."""
     runs = dict(zip("abcd", map(a_run_id, ("fine", "failed", "cancelled", "killed")), strict=True))
     for name, run_id in runs.items():
-        stage.enter(name, nodes="1", conf="is_host=1", run_id=run_id, port=free_port())
-    workers = {name: stage.began(name)[0] for name in runs}
+        cluster.start_agent(name, nnodes="1", conf="is_host=1", run_id=run_id, port=free_port())
+    workers = {name: cluster.wait_for_workers(name)[0] for name in runs}
     for run_id in runs.values():
         ran = f'torchelastic_agent:ran_seconds:max1h{{torchelastic_run_id="{run_id}"}} > 0'
         eventually(lambda ran=ran: prometheus.query(ran), WAIT_S)  # type: ignore[misc]
-    stage.order(workers["b"], "exit 3")
-    stage.cast["c"].looks_after_its_workers()
-    stage.strike_agent("c", signal.SIGTERM)
-    stage.strike_agent("d", signal.SIGKILL)
-    stage.done()
-    statuses = stage.exits()
+    cluster.command(workers["b"], "exit 3")
+    cluster.nodes["c"].wait_until_monitoring()
+    cluster.signal_agent("c", signal.SIGTERM)
+    cluster.signal_agent("d", signal.SIGKILL)
+    cluster.finish()
+    statuses = cluster.exit_statuses()
     assert statuses["a"] == 0
     assert statuses["b"] != 0
     fires(prometheus, FAILED, runs["b"])
@@ -287,23 +287,25 @@ def test_a_job_that_died_is_told_from_one_that_ended(prometheus: Prometheus, sta
     assert {each for each in told if each[1] in runs.values()} == {(FAILED, runs["b"]), (DOWN, runs["d"])}
 
 
-def test_an_attempt_that_failed_is_forgotten_when_the_next_one_ends_well(prometheus: Prometheus, stage: Nodes) -> None:
+def test_an_attempt_that_failed_is_forgotten_when_the_next_one_ends_well(
+    prometheus: Prometheus, cluster: Nodes
+) -> None:
     """A container that is started again under its run id: whoever is called is called before it, and not after it."""
     run_id = a_run_id("again")
-    stage.enter("a", nodes="1", conf="is_host=1", run_id=run_id, port=free_port())
-    (worker,) = stage.began("a")
+    cluster.start_agent("a", nnodes="1", conf="is_host=1", run_id=run_id, port=free_port())
+    (worker,) = cluster.wait_for_workers("a")
     ran = f'torchelastic_agent:ran_seconds:max1h{{torchelastic_run_id="{run_id}"}} > 0'
     eventually(lambda: prometheus.query(ran), WAIT_S)
-    stage.order(worker, "exit 3")
-    assert stage.cast["a"].wait() != 0
+    cluster.command(worker, "exit 3")
+    assert cluster.nodes["a"].wait() != 0
     fires(prometheus, FAILED, run_id)
 
-    stage.enter("b", nodes="1", conf="is_host=1", run_id=run_id, port=free_port())
-    stage.began("b")
+    cluster.start_agent("b", nnodes="1", conf="is_host=1", run_id=run_id, port=free_port())
+    cluster.wait_for_workers("b")
     eventually(lambda: len(prometheus.query(ran)) == 2, WAIT_S)
     clears(prometheus, FAILED, run_id)
-    stage.done()
-    assert stage.cast["b"].wait() == 0
+    cluster.finish()
+    assert cluster.nodes["b"].wait() == 0
     # the rules have seen its end, and that of the first attempt is still within their hour
     ended = f'torchelastic_agent:ended:max1h{{torchelastic_run_id="{run_id}"}} > 0'
     eventually(lambda: len(prometheus.query(ended)) == 2, WAIT_S)

@@ -58,15 +58,15 @@ def test_an_outage_leaves_no_400_and_no_gap_behind(stack: Stack, tmp_path: Path)
     directory = tmp_path / "job"
     directory.mkdir()
     with prometheus, collector, Agents(directory) as agents:
-        stage = stage_of(agents, directory, collector)
-        letters = enter_all(stage, 2, run_id, workers=1, restarts=3)
-        wait_all(stage, letters, 0, workers=1)
+        cluster = stage_of(agents, directory, collector)
+        letters = enter_all(cluster, 2, run_id, workers=1, restarts=3)
+        wait_all(cluster, letters, 0, workers=1)
         eventually(lambda: len(sampled(prometheus, run_id)) == 2)
         run_for(2)
 
         prometheus.kill()
         down_s = time.time()
-        fail(stage, letters, 0)
+        fail(cluster, letters, 0)
         run_for(DOWN_S - (time.time() - down_s))
         prometheus.start()
         up_s = time.time()
@@ -77,13 +77,13 @@ def test_an_outage_leaves_no_400_and_no_gap_behind(stack: Stack, tmp_path: Path)
         assert longest_s < (up_s - down_s) / 2, "the Collector's queue holds what Prometheus was not there for"
 
         collector.kill()
-        fail(stage, letters, 1)
+        fail(cluster, letters, 1)
         run_for(3)
         collector.start()
         eventually(lambda: counted(prometheus, run_id) == 2, BACK_S)
         run_for(2)
-        stage.done()
-        assert set(stage.exits().values()) == {0}
+        cluster.finish()
+        assert set(cluster.exit_statuses().values()) == {0}
         assert counted(prometheus, run_id) == 2
         assert refused(collector) == {}
         of_run = f'{{torchelastic_run_id="{run_id}"}}'
@@ -93,11 +93,11 @@ def test_an_outage_leaves_no_400_and_no_gap_behind(stack: Stack, tmp_path: Path)
     assert [line for line in said if re.search("Dropping data|Status Code 4", line)] == []
 
 
-def fail(stage: Nodes, letters: str, start: int) -> None:
+def fail(cluster: Nodes, letters: str, start: int) -> None:
     """A worker of the second node raises, and all go on."""
-    (worker,) = stage.began(letters[1], start)
-    stage.order(worker, "raise")
-    wait_all(stage, letters, start + 1, workers=1)
+    (worker,) = cluster.wait_for_workers(letters[1], start)
+    cluster.command(worker, "raise")
+    wait_all(cluster, letters, start + 1, workers=1)
 
 
 def refused(collector: Collector) -> dict[str, float]:

@@ -70,9 +70,9 @@ def test_what_is_told_only_while_something_waits_has_its_name_too(stack: Stack, 
     """A node waits for another one, its heartbeats go on, and nobody takes its log records: all three are there."""
     run_id = f"waits-{uuid.uuid4().hex[:6]}"
     with Agents(tmp_path) as agents:
-        stage = stage_of(agents, tmp_path, stack)
+        cluster = stage_of(agents, tmp_path, stack)
         nobody = {"OTEL_EXPORTER_OTLP_LOGS_ENDPOINT": f"http://127.0.0.1:{free_port()}"}
-        stage.enter("a", nodes="2", conf=FAST, run_id=run_id, env=nobody)
+        cluster.start_agent("a", nnodes="2", conf=FAST, run_id=run_id, env=nobody)
         series = series_names()
         for metric in WAITING:
             (called,) = series[metric]

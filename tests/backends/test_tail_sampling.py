@@ -30,10 +30,10 @@ def play_stuck_job(to: Any, directory: Path) -> Job:
     run_id = f"stuck-{uuid.uuid4().hex[:6]}"
     directory.mkdir()
     with Agents(directory) as agents:
-        stage = stage_of(agents, directory, to)
+        cluster = stage_of(agents, directory, to)
         for letter in "ab":
-            stage.enter(letter, nodes="3", conf="join_timeout=7", run_id=run_id)
-        job = job_of(stage, run_id, 0, restarts=0)
+            cluster.start_agent(letter, nnodes="3", conf="join_timeout=7", run_id=run_id)
+        job = job_of(cluster, run_id, 0, restarts=0)
     assert set(job.truth.exits.values()) == {1}
     return job
 

@@ -47,7 +47,7 @@ def assert_arrived(agent: Agent, receiver: Receiver, timeout_s: float = 15.0, *,
     Returns:
         The agent's records in order.
     """
-    told = [line for line in agent.told if beats or not is_beat(line["event"].get("message"))]
+    told = [line for line in agent.torch_events if beats or not is_beat(line["event"].get("message"))]
     assert told, f"the agent recorded nothing; it said:\n{agent.output}"
 
     def counted(records: Sequence[Received]) -> list[Received]:

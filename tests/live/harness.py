@@ -91,7 +91,7 @@ def waits_in(pid: int) -> str:
     return "" if channel == "0" else channel
 
 
-class Bell:
+class WorkerPipe:
     """A FIFO by which a worker tells the test how far it is."""
 
     def __init__(self, path: Path) -> None:
@@ -102,7 +102,7 @@ class Bell:
         self._rest = ""
 
     def wait(self, word: str, timeout_s: float = PATIENCE_S) -> int:
-        """Wait for a worker to ring with this word; its process id."""
+        """Wait until a worker writes this word; its process id."""
         end = time.monotonic() + timeout_s
         while True:
             while "\n" in self._rest:
@@ -111,7 +111,7 @@ class Bell:
                 if said == word:
                     return int(pid)
             ready, _, _ = select.select([self._descriptor], [], [], max(0.0, end - time.monotonic()))
-            assert ready, f"no worker rang {word!r} within {timeout_s:g} s"
+            assert ready, f"no worker wrote {word!r} within {timeout_s:g} s"
             self._rest += os.read(self._descriptor, 4096).decode()
 
     def close(self) -> None:
@@ -147,7 +147,7 @@ class Agent:
         except subprocess.TimeoutExpired:
             raise AssertionError(f"still running after {timeout_s:g} s; it said:\n{self.output}") from None
 
-    def wait_told(self) -> int:
+    def wait_signalled(self) -> int:
         """Wait for its end after a signal told it to go; its exit status as in :meth:`wait`.
 
         An agent that a signal told to go leaves torch's heartbeats on (torch 2.2 to 2.15, ``launch_agent``). One that
@@ -158,7 +158,7 @@ class Agent:
         aborted = status == -signal.SIGABRT and "terminate called without an active exception" in self.output
         return 1 if aborted else status
 
-    def looks_after_its_workers(self, timeout_s: float = PATIENCE_S) -> None:
+    def wait_until_monitoring(self, timeout_s: float = PATIENCE_S) -> None:
         """Wait until its main thread sleeps between two looks at its workers (``SimpleElasticAgent._invoke_run``).
 
         A worker can ring before ``subprocess.Popen`` has returned to torch: whom a signal interrupts there, torch
@@ -174,10 +174,10 @@ class Agent:
             assert lasted_s < timeout_s, f"its main thread was in {seen}, and never slept in {timeout_s:g} s"
             time.sleep(0.005)
 
-    def keeps_what_it_told(self, timeout_s: float = PATIENCE_S) -> None:
+    def wait_until_stored(self, timeout_s: float = PATIENCE_S) -> None:
         """Wait until all that torch made in it so far is in its spool, and read there: it may be killed then."""
         # of a heartbeat that comes meanwhile nothing is promised
-        told = sum(not is_beat(line["event"].get("message")) for line in self.told)
+        told = sum(not is_beat(line["event"].get("message")) for line in self.torch_events)
         end = time.monotonic() + timeout_s
         while len(self._kept()) < told:
             assert time.monotonic() < end, f"of {told} events the spool has {self._kept()} after {timeout_s:g} s"
@@ -202,7 +202,7 @@ class Agent:
         return self.log.read_text(errors="replace")
 
     @property
-    def told(self) -> list[dict[str, Any]]:
+    def torch_events(self) -> list[dict[str, Any]]:
         """Every event that torch made in it, in order: ``{"pid", "thread", "at_ns", "event"}``."""
         if not self.tee.exists():
             return []
@@ -227,7 +227,7 @@ class Agents:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._started: list[Agent] = []
-        self._bells: list[Bell] = []
+        self._pipes: list[WorkerPipe] = []
 
     def __enter__(self) -> Agents:
         return self
@@ -240,16 +240,16 @@ class Agents:
                 # the group is the agent's own; its workers lead sessions of theirs and end when it is gone
                 os.killpg(agent.pid, signal.SIGKILL)
             agent.process.wait(10)
-        for bell in self._bells:
-            bell.close()
+        for pipe in self._pipes:
+            pipe.close()
         # pytest shows this where the test has failed
         for agent in self._started:
             print(f"--- {agent.log.name}\n{agent.output}")
 
-    def bell(self, name: str = "bell") -> Bell:
-        """A bell that is taken down with the agents."""
-        self._bells.append(Bell(self.directory / name))
-        return self._bells[-1]
+    def pipe(self, name: str = "pipe") -> WorkerPipe:
+        """A pipe that is taken down with the agents."""
+        self._pipes.append(WorkerPipe(self.directory / name))
+        return self._pipes[-1]
 
     def start(
         self,

@@ -59,7 +59,7 @@ def test_a_program_that_installs_launches_and_uninstalls(agents: Agents, receive
     agent = agents.run("launch_function.py", str(free_port()), start_method, "install", env=otlp(receiver))
     assert agent.report == {"returned": {"0": 10, "1": 11}, "again": {"0": 20, "1": 21}, "threads": []}
     # the second launch came after uninstall(): what it recorded is nobody's
-    recorded = agent.told
+    recorded = agent.torch_events
     arrived = of(agent, receiver.records)
     assert "agent.succeeded" in names(arrived)
     assert names(arrived)[-1] == "rendezvous.closed"
@@ -110,7 +110,8 @@ def test_the_recording_functions_are_named_as_stock_torch_names_them(
     ours = agents.start(usual_way(torch), *c10d(free_port()), WORKERS / "quick.py", env=otlp(receiver))
     assert [stock.wait(), ours.wait()] == [0, 0]
     stock_names, our_names = (
-        [line["event"]["name"] for line in agent.told if line["thread"] == "MainThread"] for agent in (stock, ours)
+        [line["event"]["name"] for line in agent.torch_events if line["thread"] == "MainThread"]
+        for agent in (stock, ours)
     )
     assert len(stock_names) > 5
     assert our_names == stock_names

@@ -21,19 +21,19 @@ def test_sigterm_ends_an_agent_as_without_us_and_its_failure_arrives(
 ) -> None:
     """Torch turns SIGTERM into an exception; whoever swallows it makes a job that cannot be stopped."""
     ours_and_stock = [
-        (agents.start(usual_way(torch), *c10d(free_port()), WORKERS / "wait.py", bell.path, env=env), bell)
-        for bell, env in (
-            (agents.bell("ours"), otlp(receiver)),
-            (agents.bell("stock"), {"TORCHELASTIC_OTEL": "off"}),
+        (agents.start(usual_way(torch), *c10d(free_port()), WORKERS / "wait.py", pipe.path, env=env), pipe)
+        for pipe, env in (
+            (agents.pipe("ours"), otlp(receiver)),
+            (agents.pipe("stock"), {"TORCHELASTIC_OTEL": "off"}),
         )
     ]
-    for agent, bell in ours_and_stock:
-        worker = bell.wait("began")
-        agent.looks_after_its_workers()
+    for agent, pipe in ours_and_stock:
+        worker = pipe.wait("began")
+        agent.wait_until_monitoring()
         os.kill(agent.pid, signal.SIGTERM)
-        assert bell.wait("stopped") == worker
+        assert pipe.wait("stopped") == worker
     ours, stock = (agent for agent, _ in ours_and_stock)
-    assert ours.wait_told() == stock.wait_told() != 0
+    assert ours.wait_signalled() == stock.wait_signalled() != 0
     for agent in (ours, stock):
         assert "SignalException: Process" in agent.output
     # torch's heartbeats go on while the exit waits
@@ -53,19 +53,19 @@ def test_what_a_killed_agent_left_is_delivered_by_the_next_one_on_the_node(
         "OTEL_SERVICE_NAME": "the-dead-job",
         "OTEL_RESOURCE_ATTRIBUTES": "host.name=the-dead-host",
     }
-    bell = agents.bell()
+    pipe = agents.pipe()
     dead = agents.start(
-        usual_way(torch), *c10d(free_port(), run_id="dead"), WORKERS / "wait.py", bell.path, env=refused, spools=node
+        usual_way(torch), *c10d(free_port(), run_id="dead"), WORKERS / "wait.py", pipe.path, env=refused, spools=node
     )
-    bell.wait("began")
-    dead.looks_after_its_workers()
-    dead.keeps_what_it_told()
+    pipe.wait("began")
+    dead.wait_until_monitoring()
+    dead.wait_until_stored()
     os.kill(dead.pid, signal.SIGKILL)
     assert dead.wait() == -signal.SIGKILL
     assert of(dead, receiver.records) == []
 
     done = agents.directory / "done"
-    arguments = [*c10d(free_port()), WORKERS / "wait.py", bell.path, done]
+    arguments = [*c10d(free_port()), WORKERS / "wait.py", pipe.path, done]
     later = agents.start(usual_way(torch), *arguments, env=otlp(receiver), spools=node)
     delivered = assert_arrived(dead, receiver, timeout_s=PATIENCE_S, beats=False)
     done.touch()

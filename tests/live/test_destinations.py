@@ -22,7 +22,7 @@ def test_a_file_gets_what_goes_to_it_and_the_default_the_rest(agents: Agents, re
     """Agent events follow the name; the rendezvous has a name of its own, torch's fixed one."""
     agent = started(agents, "file", env={**otlp(receiver), "TORCHELASTIC_OTEL_FILE_DIR": str(agents.directory / "f")})
     assert agent.wait() == 0
-    wanted = [line["event"] for line in agent.told]
+    wanted = [line["event"] for line in agent.torch_events]
     (written,) = (agents.directory / "f").iterdir()
     records = [
         record
@@ -93,7 +93,7 @@ def test_an_unknown_name_is_one_error_before_any_rendezvous(
         command, *c10d(free_port()), "--event-log-handler", "otpl", WORKERS / "quick.py", env=otlp(receiver)
     )
     assert agent.wait() == 1
-    assert agent.told == []
+    assert agent.torch_events == []
     assert "unknown destination 'otpl' (did you mean 'otlp'?); known: console, dynamic_rendezvous," in agent.output
     assert "register_destination" in agent.output
 
@@ -103,10 +103,10 @@ def test_a_handler_that_a_program_gave_to_torch_itself_is_left_alone(agents: Age
     agent = agents.run("own_handler.py", *c10d(free_port()), WORKERS / "quick.py", env=otlp(receiver))
     own = [line for line in agent.output.splitlines() if line.startswith("OWN ")]
     assert [json.loads(line[4:]) for line in own] == [
-        line["event"] for line in agent.told if "message" not in line["event"]
+        line["event"] for line in agent.torch_events if "message" not in line["event"]
     ]
     assert [record.body for record in of(agent, receiver.records)] == [
-        line["event"]["message"] for line in agent.told if "message" in line["event"]
+        line["event"]["message"] for line in agent.torch_events if "message" in line["event"]
     ]
 
 
@@ -119,5 +119,5 @@ def started(agents: Agents, name: str, env: dict[str, str]) -> Agent:
 def assert_every_agent_event_is_in(file: Path, agent: Agent) -> None:
     """The exporter of ``programs/exporter.py`` got one record for each agent event, in order, and nothing else."""
     got = file.read_text().split()
-    assert len(got) == sum("message" not in line["event"] for line in agent.told)
+    assert len(got) == sum("message" not in line["event"] for line in agent.torch_events)
     assert got[-1] == "torchelastic.agent.succeeded"

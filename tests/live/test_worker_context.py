@@ -46,22 +46,22 @@ def test_a_workers_spans_are_joined_to_those_of_its_node(agents: Agents, receive
     assert [agent.wait() for agent in (plain, joined, off)] == [0, 0, 0]
 
     node = span_of_the_workers(plain, receiver)
-    assert told(tmp_path / "plain") == {
+    assert made_in(tmp_path / "plain") == {
         "linked": {"parent": None, "links": [node]},
         "below": {"parent": node, "links": []},
     }
     node = span_of_the_workers(joined, receiver)
-    assert told(tmp_path / "joined") == {
+    assert made_in(tmp_path / "joined") == {
         "linked": {"parent": None, "links": [list(USERS), node]},
         "below": {"parent": list(USERS), "links": [node]},
     }
     # nobody asked for it
     nothing = {"parent": None, "links": []}
-    assert told(tmp_path / "off") == {"linked": nothing, "below": nothing}
+    assert made_in(tmp_path / "off") == {"linked": nothing, "below": nothing}
 
 
-def told(path: Path) -> object:
-    """What a worker said of its spans."""
+def made_in(path: Path) -> object:
+    """What a worker wrote down about its spans."""
     return json.loads(path.read_text())
 
 

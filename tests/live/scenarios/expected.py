@@ -1,7 +1,7 @@
-"""What truly happened in a scenario, as data: written by hand, held against what every signal told.
+"""What must be reported of a scenario, as data, written by hand.
 
-What always holds: nothing here comes from our side. Ranks, process ids and times are filled in from what the workers
-wrote down and from what the test did; agents are told by letters.
+Guarantees: nothing here comes from this package. Ranks, process ids and times are filled in from what the workers wrote
+down and from the test's actions; agents are named by letters.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tests.live.scenarios.cluster import Deed
+from tests.live.scenarios.cluster import Action
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,16 +17,16 @@ class Round:
     """One round that was formed, or that agents tried to form.
 
     Attributes:
-        nodes: The agents whose workers ran in it, by letter; of a round that was never formed, none.
+        nodes: The agents whose workers ran in it, by letter; none for a round that was never formed.
         outcome: How it ended: succeeded, failed, interrupted, terminated.
-        first: What ended it, as the number of the deed; ``None`` where nothing failed.
-        victims: What else failed in it, as numbers of deeds.
-        restart: Why the next round came; ``None`` where none did.
+        first: What ended it, as the number of the action; ``None`` if nothing failed.
+        victims: What else failed in it, as numbers of actions.
+        restart: Why the next round followed; ``None`` if there was none.
         joined: Agents that were not in the round before.
-        left: Agents that were told to go and went.
-        lost: Agents that were gone without a word.
+        left: Agents that were asked to end and did.
+        lost: Agents that disappeared without reporting an end.
         raised: Whether an agent raised, and no worker failed.
-        last: The agent that came last, where the play sees to who does.
+        last: The agent that joined last, if the script determines it.
     """
 
     nodes: str
@@ -42,23 +42,23 @@ class Round:
 
 
 @dataclass(frozen=True, slots=True)
-class Truth:
-    """What truly happened.
+class Expected:
+    """What must be reported of a scenario.
 
     Attributes:
         outcome: How the run ended.
         rounds: Its rounds, in order.
         exits: The agents' exit statuses, by letter.
         ends: How the agents ended: succeeded, failed, terminated, error, left; ``None`` for one that was killed.
-        waiting: How many nodes a rendezvous lacked that was held up for more than 5 s; 0 for none.
+        waiting: How many nodes were missing in a rendezvous that lasted more than 5 s; 0 for none.
         host: The agent that hosts the job's store.
         run_id: The run's id.
         backend: The rendezvous backend.
-        runs: The agents of each run, where there are several.
-        told_own_view: On a torch whose store agents cannot use (2.2): why each restart came in the eyes of the node
-            with rank 0 in the round that followed; the same reasons as agreed where it is empty.
-        made: The agents that came to be made; torch makes one when it has a rendezvous.
-        beats_failed: The agents of which a heartbeat failed.
+        runs: The agents of each run, if there are several.
+        local_restart_reasons: On a torch whose store agents cannot use (2.2): the reason of each restart in the local
+            view of the node with rank 0 in the round that followed; the agreed reasons if it is empty.
+        created: The agents that torch created; it creates one when it has a rendezvous.
+        failed_heartbeats: The agents whose heartbeats failed.
     """
 
     outcome: str
@@ -67,12 +67,12 @@ class Truth:
     ends: Mapping[str, str | None]
     waiting: int = 0
     host: str = "a"
-    run_id: str = "play"
+    run_id: str = "scenario"
     backend: str = "c10d"
     runs: tuple[str, ...] = ()
-    told_own_view: tuple[str, ...] = ()
-    made: str = "abc"
-    beats_failed: str = ""
+    local_restart_reasons: tuple[str, ...] = ()
+    created: str = "abc"
+    failed_heartbeats: str = ""
 
     @property
     def reasons(self) -> list[str]:
@@ -85,8 +85,8 @@ class Truth:
 
 
 @dataclass(frozen=True, slots=True)
-class Failing:
-    """What a deed does to a worker, as our signals are to tell it."""
+class ExpectedFailure:
+    """How the telemetry must describe what an action does to a worker."""
 
     kind: str
     exit_code: int
@@ -95,15 +95,15 @@ class Failing:
     message: str | None = None
 
 
-FAILINGS: Mapping[str, Failing] = {
-    "raise": Failing("exception", 1, None, "ValueError", "the loss is not a number"),
-    "exit 3": Failing("exit", 3, None, "exit"),
-    "abort": Failing("signal", -6, "SIGABRT", "SIGABRT"),
-    "SIGKILL": Failing("signal", -9, "SIGKILL", "SIGKILL"),
+EXPECTED_FAILURES: Mapping[str, ExpectedFailure] = {
+    "raise": ExpectedFailure("exception", 1, None, "ValueError", "the loss is not a number"),
+    "exit 3": ExpectedFailure("exit", 3, None, "exit"),
+    "abort": ExpectedFailure("signal", -6, "SIGABRT", "SIGABRT"),
+    "SIGKILL": ExpectedFailure("signal", -9, "SIGKILL", "SIGKILL"),
 }
 
 
-def failing(deed: Deed) -> Failing:
-    """What a deed to a worker is to be told as."""
-    assert deed.worker is not None, f"{deed} was done to an agent"
-    return FAILINGS[deed.what]
+def expected_failure(action: Action) -> ExpectedFailure:
+    """How the telemetry must describe an action on a worker."""
+    assert action.worker is not None, f"{action} was done to an agent"
+    return EXPECTED_FAILURES[action.what]

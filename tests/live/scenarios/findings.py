@@ -1,6 +1,6 @@
-"""What the checks of one scenario share: the truth with its blanks filled in, and the list of what is wrong.
+"""What the checks of one scenario share: what is expected of it, what was measured, and the list of problems.
 
-What always holds: every check runs, so that a failing scenario tells all that is wrong with it at once.
+Guarantees: every check runs, so that all problems of a scenario are reported at once.
 """
 
 from __future__ import annotations
@@ -12,81 +12,81 @@ from datetime import datetime
 from typing import Any
 
 from tests.live.environments import NEWEST
-from tests.live.scenarios.actual import Seen
-from tests.live.scenarios.cluster import Being, Deed, Stage
-from tests.live.scenarios.expected import Truth
+from tests.live.scenarios.actual import Actual
+from tests.live.scenarios.cluster import Action, Cluster, Worker
+from tests.live.scenarios.expected import Expected
 from torchelastic_otel import semconv
 from torchelastic_otel.demo.receiver import Received
 
 S = 1_000_000_000
 SLACK_S = 3.0
-"""What the machine may be late by, which has two cores and runs several jobs at once; 0.1 s where it is quiet."""
+"""Allowance for a machine of two cores that runs several jobs at once; 0.1 s on an idle machine."""
 
 
 @dataclass
 class Case:
-    """One scenario that was played.
+    """One scenario that ran.
 
     Attributes:
-        stage: Where.
-        truth: What truly happened.
-        seen: What arrived.
-        wrong: What is wrong.
+        cluster: Its agents, workers and actions.
+        expected: What must be reported of it.
+        actual: What was reported of it.
+        problems: The differences.
     """
 
-    stage: Stage
-    truth: Truth
-    seen: Seen
-    wrong: list[str] = field(default_factory=list)
+    cluster: Cluster
+    expected: Expected
+    actual: Actual
+    problems: list[str] = field(default_factory=list)
 
-    def expect(self, holds: object, what: str) -> None:
-        """Note it where it does not hold."""
-        if not holds:
-            self.wrong.append(what)
+    def check(self, condition: object, what: str) -> None:
+        """Record a problem if the condition is not met."""
+        if not condition:
+            self.problems.append(what)
 
-    def same(self, told: object, true: object, what: str) -> None:
-        """Note it where they are not the same."""
-        self.expect(told == true, f"{what}: told {told!r}, true is {true!r}")
+    def check_equal(self, actual: object, expected: object, what: str) -> None:
+        """Record a problem if the two differ."""
+        self.check(actual == expected, f"{what}: {actual!r}, expected {expected!r}")
 
     @property
     def agreed(self) -> bool:
         """Whether agents can agree through the store: not on torch before 2.4, nor on a round under ``static``."""
-        return self.stage.torch.torch != "2.2"
+        return self.cluster.torch.torch != "2.2"
 
     @property
     def newest(self) -> bool:
-        """Whether this is the newest torch, which tells most of itself."""
-        return self.stage.torch.torch == NEWEST.torch
+        """Whether this is the newest torch, which has the most events of its own."""
+        return self.cluster.torch.torch == NEWEST.torch
 
     def pid(self, agent: str) -> int:
         """An agent's process id."""
-        return self.stage.cast[agent].pid
+        return self.cluster.nodes[agent].pid
 
-    def workers(self, agent: str, round_: int) -> list[Being]:
+    def workers(self, agent: str, round_: int) -> list[Worker]:
         """An agent's workers in a round."""
-        start = self.truth.rounds_of(agent).index(round_)
-        return [each for each in self.stage.beings(agent) if each.start == start]
+        start = self.expected.rounds_of(agent).index(round_)
+        return [each for each in self.cluster.workers_of(agent) if each.start == start]
 
     def place(self, agent: str, round_: int) -> tuple[int, int]:
         """An agent's rank in a round, and its world size in nodes."""
-        size = len(set(self.truth.rounds[round_].nodes) & set(self.job(agent)))
+        size = len(set(self.expected.rounds[round_].nodes) & set(self.job(agent)))
         return self.workers(agent, round_)[0].group_rank, size
 
     def job(self, agent: str) -> str:
         """The agents of an agent's job."""
         return next(job for job in self.jobs() if agent in job)
 
-    def struck(self, agent: str | None = None, round_: int | None = None) -> Iterator[tuple[int, Deed]]:
-        """The deeds to workers with which rounds ended, by round."""
-        for number, each in enumerate(self.truth.rounds):
+    def worker_actions(self, agent: str | None = None, round_: int | None = None) -> Iterator[tuple[int, Action]]:
+        """The actions on workers that ended rounds, by round."""
+        for number, each in enumerate(self.expected.rounds):
             for index in (*(() if each.first is None else (each.first,)), *each.victims):
-                deed = self.stage.deeds[index]
-                if deed.worker is not None and agent in (None, deed.agent) and round_ in (None, number):
-                    yield number, deed
+                action = self.cluster.actions[index]
+                if action.worker is not None and agent in (None, action.agent) and round_ in (None, number):
+                    yield number, action
 
     def jobs(self) -> tuple[str, ...]:
         """The agents of each job."""
-        return self.truth.runs or ("".join(self.stage.cast),)
+        return self.expected.runs or ("".join(self.cluster.nodes),)
 
 
 def pid_of(node_id: object) -> int:
@@ -95,14 +95,14 @@ def pid_of(node_id: object) -> int:
 
 
 def moment_ns(text: str) -> int:
-    """Nanoseconds since the epoch of a moment in the timeline's document."""
+    """Nanoseconds since the epoch of a time in the timeline's JSON."""
     seconds, _, below = text.removesuffix("Z").partition(".")
     return int(datetime.fromisoformat(seconds + "+00:00").timestamp()) * S + int(below)
 
 
-def slack_s(deed: Deed) -> float:
-    """How late a deed may be told; who raises takes its time to end."""
-    return SLACK_S + (7.0 if deed.what == "raise" else 0.0)
+def slack_s(action: Action) -> float:
+    """How late an action may be reported; a worker that raises needs time to end."""
+    return SLACK_S + (7.0 if action.what == "raise" else 0.0)
 
 
 def named(records: list[Received], name: str) -> list[Received]:
@@ -110,17 +110,17 @@ def named(records: list[Received], name: str) -> list[Received]:
     return [record for record in records if record.event_name == name]
 
 
-def ours(records: list[Received], name: str) -> list[dict[str, Any]]:
-    """What our own events of a name say."""
+def inferred(records: list[Received], name: str) -> list[dict[str, Any]]:
+    """The attributes of the inferred events of a name."""
     return [record.attributes for record in named(records, name) if record.attributes.get(semconv.INFERRED) is True]
 
 
 def changes(case: Case) -> dict[str, Counter[int]]:
-    """Who joined, left and was lost between rounds, by the agents' process ids."""
-    true: dict[str, Counter[int]] = {"joined": Counter(), "left": Counter(), "lost": Counter()}
-    for before, after in zip(case.truth.rounds, case.truth.rounds[1:], strict=False):
-        true["joined"].update(case.pid(name) for name in after.joined)
-        # a node that is told to go says so through the store
-        true["left" if case.agreed else "lost"].update(case.pid(name) for name in before.left)
-        true["lost"].update(case.pid(name) for name in before.lost)
-    return true
+    """The nodes that joined, left and were lost between rounds, by their agents' process ids."""
+    expected: dict[str, Counter[int]] = {"joined": Counter(), "left": Counter(), "lost": Counter()}
+    for before, after in zip(case.expected.rounds, case.expected.rounds[1:], strict=False):
+        expected["joined"].update(case.pid(name) for name in after.joined)
+        # a node that gets SIGTERM announces it through the store
+        expected["left" if case.agreed else "lost"].update(case.pid(name) for name in before.left)
+        expected["lost"].update(case.pid(name) for name in before.lost)
+    return expected

@@ -1,7 +1,6 @@
-"""How each scenario is played.
+"""The script of each scenario.
 
-What always holds: a play waits for what happens, and for time to pass only where time is what it is about; it leaves no
-agent waiting for ever.
+Guarantees: a script waits for events, and for time only if time is its subject; it leaves no agent waiting for ever.
 """
 
 from __future__ import annotations
@@ -11,370 +10,370 @@ import signal
 import time
 from collections.abc import Callable
 
-from tests.live.scenarios.cluster import Stage
+from tests.live.scenarios.cluster import Cluster
 
 FAST = "keep_alive_interval=1,keep_alive_max_attempt=3,last_call_timeout=1"
-"""A node that is gone is noticed after 3 s; before torch 2.8 after 15 s."""
+"""A lost node is noticed after 3 s; before torch 2.8 after 15 s."""
 BOTH = "keep_alive_interval=1,keep_alive_max_attempt=3,last_call_timeout=5"
-"""The same, and the first of two nodes waits for the other one, which may be slow to come."""
+"""The same, and the first of two nodes waits for the other one, which may join late."""
 SLOW = "keep_alive_interval=1,keep_alive_max_attempt=6,last_call_timeout=5"
-"""The same, and time to do something before a node that is gone is noticed."""
+"""The same, and time to act before a lost node is noticed."""
 SOON = "last_call_timeout=1"
 PATIENT = "last_call_timeout=5"
-"""A round waits for more nodes than it needs, for longer than an agent looks away: torch looks once a second."""
-ODD_RUN_ID = 'größe 7:"x"'  # a slash is what torch itself cannot bear: it names a directory after the id
+"""A round waits for more nodes than it needs, for longer than one interval of torch's monitoring, which is a second."""
+ODD_RUN_ID = 'größe 7:"x"'  # without a slash: torch names a directory after the id
 
 
-def clean(names: str) -> Callable[[Stage], None]:
+def clean(names: str) -> Callable[[Cluster], None]:
     """All end well, after a moment."""
 
-    def play(stage: Stage) -> None:
+    def script(cluster: Cluster) -> None:
         for name in names:
-            stage.enter(name, nodes=str(len(names)), words=["training"])
+            cluster.start_agent(name, nnodes=str(len(names)), words=["training"])
         for name in names:
-            stage.began(name)
+            cluster.wait_for_workers(name)
         time.sleep(0.5)
-        stage.done()
+        cluster.finish()
 
-    return play
+    return script
 
 
-def fails(what: str) -> Callable[[Stage], None]:
+def fails(what: str) -> Callable[[Cluster], None]:
     """The worker on the second node fails; all start again and end well."""
 
-    def play(stage: Stage) -> None:
+    def script(cluster: Cluster) -> None:
         for name in "ab":
-            stage.enter(name, nodes="2", restarts=2)
-        stage.began("a")
-        (worker,) = stage.began("b")
+            cluster.start_agent(name, nnodes="2", restarts=2)
+        cluster.wait_for_workers("a")
+        (worker,) = cluster.wait_for_workers("b")
         if what == "SIGKILL":
-            stage.strike(worker, signal.SIGKILL)
+            cluster.signal_worker(worker, signal.SIGKILL)
         else:
-            stage.order(worker, what)
-        stage.began("a", 1)
-        stage.began("b", 1)
+            cluster.command(worker, what)
+        cluster.wait_for_workers("a", 1)
+        cluster.wait_for_workers("b", 1)
         time.sleep(0.5)
-        stage.done()
+        cluster.finish()
 
-    return play
+    return script
 
 
-def alone_raises(stage: Stage) -> None:
+def alone_raises(cluster: Cluster) -> None:
     """One of two workers of the only node raises; the other has to be stopped, which takes it 0.7 s."""
-    stage.enter("a", workers=2, restarts=1, words=["slow"])
-    _, worker = stage.began("a", workers=2)
-    stage.order(worker, "raise")
-    stage.began("a", 1, workers=2)
+    cluster.start_agent("a", workers=2, restarts=1, words=["slow"])
+    _, worker = cluster.wait_for_workers("a", workers=2)
+    cluster.command(worker, "raise")
+    cluster.wait_for_workers("a", 1, workers=2)
     time.sleep(0.5)
-    stage.done()
+    cluster.finish()
 
 
-def two_fail(stage: Stage) -> None:
+def two_fail(cluster: Cluster) -> None:
     """Workers on two nodes fail, 50 ms apart."""
     for name in "ab":
-        stage.enter(name, nodes="2", restarts=2, extra=("--monitor-interval", "1"))
-    (one,), (other,) = stage.began("a"), stage.began("b")
-    stage.orders((other, "exit 3"), (one, "abort"), apart_s=0.05)
-    stage.began("a", 1)
-    stage.began("b", 1)
+        cluster.start_agent(name, nnodes="2", restarts=2, extra=("--monitor-interval", "1"))
+    (one,), (other,) = cluster.wait_for_workers("a"), cluster.wait_for_workers("b")
+    cluster.command_in_sequence((other, "exit 3"), (one, "abort"), apart_s=0.05)
+    cluster.wait_for_workers("a", 1)
+    cluster.wait_for_workers("b", 1)
     time.sleep(0.5)
-    stage.done()
+    cluster.finish()
 
 
-def two_fail_on_one(stage: Stage) -> None:
+def two_fail_on_one(cluster: Cluster) -> None:
     """Two workers of one node fail, 50 ms apart: between two of torch's polls."""
-    stage.enter("a", workers=3, restarts=1, extra=("--monitor-interval", "5"))
-    one, two, _ = stage.began("a", workers=3)
-    stage.orders((two, "exit 3"), (one, "abort"), apart_s=0.05)
-    stage.began("a", 1, workers=3)
+    cluster.start_agent("a", workers=3, restarts=1, extra=("--monitor-interval", "5"))
+    one, two, _ = cluster.wait_for_workers("a", workers=3)
+    cluster.command_in_sequence((two, "exit 3"), (one, "abort"), apart_s=0.05)
+    cluster.wait_for_workers("a", 1, workers=3)
     time.sleep(0.5)
-    stage.done()
+    cluster.finish()
 
 
-def hangs(stage: Stage) -> None:
+def hangs(cluster: Cluster) -> None:
     """A worker hangs until it is stopped, which takes it a moment: its peer on the other node has failed."""
     for name in "ab":
-        stage.enter(name, nodes="2", restarts=1, words=["slow"] if name == "a" else [])
-    stage.began("a")
-    (worker,) = stage.began("b")
-    stage.order(worker, "exit 3")
-    stage.began("a", 1)
-    stage.began("b", 1)
+        cluster.start_agent(name, nnodes="2", restarts=1, words=["slow"] if name == "a" else [])
+    cluster.wait_for_workers("a")
+    (worker,) = cluster.wait_for_workers("b")
+    cluster.command(worker, "exit 3")
+    cluster.wait_for_workers("a", 1)
+    cluster.wait_for_workers("b", 1)
     time.sleep(0.5)
-    stage.done()
+    cluster.finish()
 
 
-def exhausted(stage: Stage) -> None:
-    """A worker fails in every round, until no restart is left; its peer has nobody to go on with."""
+def exhausted(cluster: Cluster) -> None:
+    """A worker fails in every round, until no restart is left; its peer cannot continue alone."""
     for name in "ab":
-        stage.enter(name, nodes="2", restarts=1)
+        cluster.start_agent(name, nnodes="2", restarts=1)
     for start in range(2):
-        stage.began("a", start)
-        (worker,) = stage.began("b", start)
-        stage.order(worker, "exit 3")
-    assert stage.cast["b"].wait() == 1
-    # torch tells nobody: it is the collective that breaks which does
-    (worker,) = stage.began("a", 1)
-    stage.order(worker, "exit 3")
+        cluster.wait_for_workers("a", start)
+        (worker,) = cluster.wait_for_workers("b", start)
+        cluster.command(worker, "exit 3")
+    assert cluster.nodes["b"].wait() == 1
+    # torch does not stop the peer: its broken collective does
+    (worker,) = cluster.wait_for_workers("a", 1)
+    cluster.command(worker, "exit 3")
 
 
-def exhausted_alone(stage: Stage) -> None:
+def exhausted_alone(cluster: Cluster) -> None:
     """The same on one node, with two workers."""
-    stage.enter("a", workers=2, restarts=1)
+    cluster.start_agent("a", workers=2, restarts=1)
     for start in range(2):
-        _, worker = stage.began("a", start, workers=2)
-        stage.order(worker, "raise")
+        _, worker = cluster.wait_for_workers("a", start, workers=2)
+        cluster.command(worker, "raise")
 
 
-def agent_ends(number: int) -> Callable[[Stage], None]:
-    """The second node's agent gets a signal; what it breaks on the other one is a moment later."""
+def agent_ends(number: int) -> Callable[[Cluster], None]:
+    """The second node's agent gets a signal; the first node's worker fails a moment later."""
 
-    def play(stage: Stage) -> None:
+    def script(cluster: Cluster) -> None:
         for name in "ab":
-            stage.enter(name, nodes="1:2", conf=BOTH, restarts=1, held=True)
-        stage.together()
-        (worker,) = stage.began("a")
-        stage.began("b")
-        stage.runs("a", "b")
-        stage.strike_agent("b", number)
-        stage.cast["b"].wait()
-        # torch restarts nobody for a node that is gone: it is the collective that breaks which does
+            cluster.start_agent(name, nnodes="1:2", conf=BOTH, restarts=1, gated=True)
+        cluster.open_gate()
+        (worker,) = cluster.wait_for_workers("a")
+        cluster.wait_for_workers("b")
+        cluster.wait_for_round("a", "b")
+        cluster.signal_agent("b", number)
+        cluster.nodes["b"].wait()
+        # torch does not restart the others for a lost node: their broken collective does
         time.sleep(0.2)
-        stage.order(worker, "exit 3")
-        stage.began("a", 1)
+        cluster.command(worker, "exit 3")
+        cluster.wait_for_workers("a", 1)
         time.sleep(0.5)
-        stage.done()
+        cluster.finish()
 
-    return play
+    return script
 
 
-def comes_back(stage: Stage) -> None:
-    """The second node's agent is killed, and started again, as Kubernetes does: it is another agent then."""
+def comes_back(cluster: Cluster) -> None:
+    """The second node's agent is killed and started again, as Kubernetes does: that is another agent."""
     for name in "ab":
-        stage.enter(name, nodes="2", conf=FAST, restarts=1)
-    (worker,) = stage.began("a")
-    stage.began("b")
-    stage.runs("a", "b")
-    stage.strike_agent("b", signal.SIGKILL)
+        cluster.start_agent(name, nnodes="2", conf=FAST, restarts=1)
+    (worker,) = cluster.wait_for_workers("a")
+    cluster.wait_for_workers("b")
+    cluster.wait_for_round("a", "b")
+    cluster.signal_agent("b", signal.SIGKILL)
     time.sleep(0.2)
-    stage.order(worker, "exit 3")
-    stage.said("a", "attempts to join", times=2)
-    stage.enter("c", nodes="2", conf=FAST, restarts=1)
-    stage.began("a", 1)
-    stage.began("c")
+    cluster.command(worker, "exit 3")
+    cluster.wait_for_torch_event("a", "attempts to join", times=2)
+    cluster.start_agent("c", nnodes="2", conf=FAST, restarts=1)
+    cluster.wait_for_workers("a", 1)
+    cluster.wait_for_workers("c")
     time.sleep(0.5)
-    stage.done()
+    cluster.finish()
 
 
-def fails_twice(stage: Stage) -> None:
-    """Three nodes; a worker of the third fails, then one of the second; the run's id is not a plain word."""
+def fails_twice(cluster: Cluster) -> None:
+    """Three nodes; a worker of the third fails, then one of the second; the run id has a space, quotes and umlauts."""
     for name in "abc":
-        stage.enter(name, nodes="3", restarts=3, run_id=ODD_RUN_ID)
+        cluster.start_agent(name, nnodes="3", restarts=3, run_id=ODD_RUN_ID)
     for start, (name, what) in enumerate((("c", "raise"), ("b", "abort"))):
-        workers = {each: stage.began(each, start)[0] for each in "abc"}
-        stage.order(workers[name], what)
+        workers = {each: cluster.wait_for_workers(each, start)[0] for each in "abc"}
+        cluster.command(workers[name], what)
     for name in "abc":
-        stage.began(name, 2)
+        cluster.wait_for_workers(name, 2)
     time.sleep(0.5)
-    stage.done()
+    cluster.finish()
 
 
-def terminated_while_it_waits(stage: Stage) -> None:
-    """SIGTERM in the first rendezvous: torch says nothing and ends by the signal."""
-    stage.enter("a", nodes="2", conf=SOON)
-    stage.said("a", "added itself to the participants")
-    # kept is what is on the disk: the spool is opened beside the agent's start
-    stage.cast["a"].keeps_what_it_told()
-    stage.strike_agent("a", signal.SIGTERM)
+def terminated_while_it_waits(cluster: Cluster) -> None:
+    """SIGTERM in the first rendezvous: torch records nothing and ends by the signal."""
+    cluster.start_agent("a", nnodes="2", conf=SOON)
+    cluster.wait_for_torch_event("a", "added itself to the participants")
+    # only what is on disk survives: the spool is opened while the agent starts
+    cluster.nodes["a"].wait_until_stored()
+    cluster.signal_agent("a", signal.SIGTERM)
 
 
-def joins(stage: Stage) -> None:
-    """A second node comes while the first one trains."""
-    stage.enter("a", nodes="1:2", conf=PATIENT, restarts=1)
-    stage.began("a")
-    stage.enter("b", nodes="1:2", conf=PATIENT, restarts=1)
-    stage.began("a", 1)
-    stage.began("b")
+def joins(cluster: Cluster) -> None:
+    """A second node joins while the first one trains."""
+    cluster.start_agent("a", nnodes="1:2", conf=PATIENT, restarts=1)
+    cluster.wait_for_workers("a")
+    cluster.start_agent("b", nnodes="1:2", conf=PATIENT, restarts=1)
+    cluster.wait_for_workers("a", 1)
+    cluster.wait_for_workers("b")
     time.sleep(0.5)
-    stage.done()
+    cluster.finish()
 
 
-def flaps(stage: Stage) -> None:
-    """A second node comes, is told to go, and another comes in its place."""
-    stage.enter("a", nodes="1:2", conf=BOTH, restarts=1)
-    stage.began("a")
-    stage.enter("b", nodes="1:2", conf=BOTH, restarts=1)
-    (worker,) = stage.began("a", 1)
-    stage.began("b")
-    stage.runs("a", "b", round_=1)
-    stage.strike_agent("b", signal.SIGTERM)
-    stage.cast["b"].wait()
-    stage.order(worker, "exit 3")
-    stage.began("a", 2)
-    stage.enter("c", nodes="1:2", conf=BOTH, restarts=1)
-    stage.began("a", 3)
-    stage.began("c")
+def flaps(cluster: Cluster) -> None:
+    """A second node joins, gets SIGTERM, and another one joins in its place."""
+    cluster.start_agent("a", nnodes="1:2", conf=BOTH, restarts=1)
+    cluster.wait_for_workers("a")
+    cluster.start_agent("b", nnodes="1:2", conf=BOTH, restarts=1)
+    (worker,) = cluster.wait_for_workers("a", 1)
+    cluster.wait_for_workers("b")
+    cluster.wait_for_round("a", "b", round_=1)
+    cluster.signal_agent("b", signal.SIGTERM)
+    cluster.nodes["b"].wait()
+    cluster.command(worker, "exit 3")
+    cluster.wait_for_workers("a", 2)
+    cluster.start_agent("c", nnodes="1:2", conf=BOTH, restarts=1)
+    cluster.wait_for_workers("a", 3)
+    cluster.wait_for_workers("c")
     time.sleep(0.5)
-    stage.done()
+    cluster.finish()
 
 
-def promoted(stage: Stage) -> None:
-    """A third node stands by; when the second one is told to go, it takes its place."""
+def promoted(cluster: Cluster) -> None:
+    """A third node is redundant; when the second one gets SIGTERM, it replaces it."""
     for name in "ab":
-        stage.enter(name, nodes="1:2", conf=SLOW, restarts=1, held=True)
-    stage.together()
-    (worker,) = stage.began("a")
-    stage.began("b")
-    stage.runs("a", "b")
-    stage.enter("c", nodes="1:2", conf=SLOW, restarts=1)
-    stage.said("c", "attempts to join")
-    time.sleep(2.5)  # it stands by: on the redundancy list where this torch has one
-    stage.strike_agent("b", signal.SIGTERM)
-    # before c is let in, which is when b's heartbeats are missed: on a until it is gone
-    stage.said("b", "status.FAILED")
+        cluster.start_agent(name, nnodes="1:2", conf=SLOW, restarts=1, gated=True)
+    cluster.open_gate()
+    (worker,) = cluster.wait_for_workers("a")
+    cluster.wait_for_workers("b")
+    cluster.wait_for_round("a", "b")
+    cluster.start_agent("c", nnodes="1:2", conf=SLOW, restarts=1)
+    cluster.wait_for_torch_event("c", "attempts to join")
+    time.sleep(2.5)  # it is redundant: on the redundancy list, if this torch has one
+    cluster.signal_agent("b", signal.SIGTERM)
+    # before c is admitted, which happens once b's heartbeats are missed
+    cluster.wait_for_torch_event("b", "status.FAILED")
     time.sleep(0.2)
-    stage.order(worker, "exit 3")
-    stage.began("c")
-    stage.began("a", 1)
+    cluster.command(worker, "exit 3")
+    cluster.wait_for_workers("c")
+    cluster.wait_for_workers("a", 1)
     time.sleep(0.5)
-    stage.done()
+    cluster.finish()
 
 
-def times_out(stage: Stage) -> None:
-    """Two of three nodes come, and wait in vain; that is said after 5 s and after 10 s."""
+def times_out(cluster: Cluster) -> None:
+    """Two of three nodes join and wait in vain; that is reported after 5 s and after 10 s."""
     for name in "ab":
-        stage.enter(name, nodes="3", conf="join_timeout=14", held=True)
-    stage.together()
+        cluster.start_agent(name, nnodes="3", conf="join_timeout=14", gated=True)
+    cluster.open_gate()
 
 
-def store_host_lost(stage: Stage) -> None:
-    """The node that hosts the store is killed: the others cannot go on."""
-    stage.enter("a", nodes="2", conf=SOON)
-    stage.enter("b", nodes="2", conf=SOON)
-    stage.began("a")
-    stage.began("b")
-    stage.runs("a", "b")
-    stage.strike_agent("a", signal.SIGKILL)
+def store_host_lost(cluster: Cluster) -> None:
+    """The node that hosts the store is killed: the others cannot continue."""
+    cluster.start_agent("a", nnodes="2", conf=SOON)
+    cluster.start_agent("b", nnodes="2", conf=SOON)
+    cluster.wait_for_workers("a")
+    cluster.wait_for_workers("b")
+    cluster.wait_for_round("a", "b")
+    cluster.signal_agent("a", signal.SIGKILL)
 
 
-def store_unreachable(stage: Stage) -> None:
-    """Nobody hosts the store."""
-    stage.enter("a", nodes="1", conf="is_host=0,read_timeout=2")
+def store_unreachable(cluster: Cluster) -> None:
+    """No agent hosts the store."""
+    cluster.start_agent("a", nnodes="1", conf="is_host=0,read_timeout=2")
 
 
-def static_of(stage: Stage, rank: int) -> tuple[str, ...]:
+def static_of(cluster: Cluster, rank: int) -> tuple[str, ...]:
     """Arguments of the static rendezvous."""
-    return ("--node-rank", str(rank), "--master-addr", "127.0.0.1", "--master-port", str(stage.port))
+    return ("--node-rank", str(rank), "--master-addr", "127.0.0.1", "--master-port", str(cluster.port))
 
 
-def static(stage: Stage) -> None:
+def static(cluster: Cluster) -> None:
     """The static rendezvous, two nodes that end well."""
     for rank, name in enumerate("ab"):
-        stage.enter(name, nodes="2", backend=static_of(stage, rank), words=["training"])
-    stage.began("a")
-    stage.began("b")
+        cluster.start_agent(name, nnodes="2", backend=static_of(cluster, rank), words=["training"])
+    cluster.wait_for_workers("a")
+    cluster.wait_for_workers("b")
     time.sleep(0.7)
-    stage.done()
+    cluster.finish()
 
 
-def static_fails(stage: Stage) -> None:
+def static_fails(cluster: Cluster) -> None:
     """The static rendezvous, one node: its worker fails, and starts again."""
-    stage.enter("a", nodes="1", restarts=1, backend=static_of(stage, 0))
-    (worker,) = stage.began("a")
-    stage.order(worker, "exit 3")
-    stage.began("a", 1)
+    cluster.start_agent("a", nnodes="1", restarts=1, backend=static_of(cluster, 0))
+    (worker,) = cluster.wait_for_workers("a")
+    cluster.command(worker, "exit 3")
+    cluster.wait_for_workers("a", 1)
     time.sleep(0.5)
-    stage.done()
+    cluster.finish()
 
 
-def static_fails_for_good(stage: Stage) -> None:
-    """The static rendezvous, two nodes: a worker of the second fails, and the collective breaks the other one's."""
+def static_fails_for_good(cluster: Cluster) -> None:
+    """The static rendezvous, two nodes: a worker of the second fails, and the broken collective ends the first's."""
     for rank, name in enumerate("ab"):
-        stage.enter(name, nodes="2", backend=static_of(stage, rank))
-    (one,), (other,) = stage.began("a"), stage.began("b")
-    stage.order(other, "raise")
-    assert stage.cast["b"].wait() == 1
-    stage.order(one, "exit 3")
+        cluster.start_agent(name, nnodes="2", backend=static_of(cluster, rank))
+    (one,), (other,) = cluster.wait_for_workers("a"), cluster.wait_for_workers("b")
+    cluster.command(other, "raise")
+    assert cluster.nodes["b"].wait() == 1
+    cluster.command(one, "exit 3")
 
 
-def standalone(stage: Stage) -> None:
+def standalone(cluster: Cluster) -> None:
     """``--standalone``; its worker raises once."""
-    stage.enter("a", restarts=1, backend=("--standalone",))
-    (worker,) = stage.began("a")
-    stage.order(worker, "raise")
-    stage.began("a", 1)
+    cluster.start_agent("a", restarts=1, backend=("--standalone",))
+    (worker,) = cluster.wait_for_workers("a")
+    cluster.command(worker, "raise")
+    cluster.wait_for_workers("a", 1)
     time.sleep(0.5)
-    stage.done()
+    cluster.finish()
 
 
-def roles(stage: Stage) -> None:
+def roles(cluster: Cluster) -> None:
     """``--role`` with several workers on two nodes."""
     for name in "ab":
-        stage.enter(name, nodes="2", workers=2, restarts=1, extra=("--role", "trainer"))
-    stage.began("a", workers=2)
-    worker, _ = stage.began("b", workers=2)
-    stage.order(worker, "exit 3")
-    stage.began("a", 1, workers=2)
-    stage.began("b", 1, workers=2)
+        cluster.start_agent(name, nnodes="2", workers=2, restarts=1, extra=("--role", "trainer"))
+    cluster.wait_for_workers("a", workers=2)
+    worker, _ = cluster.wait_for_workers("b", workers=2)
+    cluster.command(worker, "exit 3")
+    cluster.wait_for_workers("a", 1, workers=2)
+    cluster.wait_for_workers("b", 1, workers=2)
     time.sleep(0.5)
-    stage.done()
+    cluster.finish()
 
 
-def beats_fail(stage: Stage) -> None:
+def heartbeats_fail(cluster: Cluster) -> None:
     """The second node's heartbeats fail for a while, and nothing else does."""
-    fail = stage.directory / "no-beats"
-    stage.enter("a", nodes="2", conf=SOON)
-    stage.enter("b", nodes="2", conf=SOON, program="beats_fail.py", env={"BEATS_FAIL": str(fail)})
-    stage.began("a")
-    stage.began("b")
+    fail = cluster.directory / "no-beats"
+    cluster.start_agent("a", nnodes="2", conf=SOON)
+    cluster.start_agent("b", nnodes="2", conf=SOON, program="heartbeats_fail.py", env={"BEATS_FAIL": str(fail)})
+    cluster.wait_for_workers("a")
+    cluster.wait_for_workers("b")
     fail.touch()
-    stage.said("b", "has failed to send a keep-alive")
+    cluster.wait_for_torch_event("b", "has failed to send a keep-alive")
     fail.unlink()
-    stage.done()
+    cluster.finish()
 
 
-def twins(stage: Stage) -> None:
+def twins(cluster: Cluster) -> None:
     """Two jobs on one node, with the same run id and the same spool directory."""
-    spools = stage.directory / "node-spools"
-    stage.enter("a", spools=spools)
-    stage.enter("b", spools=spools, port=stage.other_port)
-    stage.began("a")
-    stage.began("b")
+    spools = cluster.directory / "node-spools"
+    cluster.start_agent("a", spools=spools)
+    cluster.start_agent("b", spools=spools, port=cluster.other_port)
+    cluster.wait_for_workers("a")
+    cluster.wait_for_workers("b")
     time.sleep(0.5)
-    stage.done()
+    cluster.finish()
 
 
-def deaf(stage: Stage) -> None:
+def deaf(cluster: Cluster) -> None:
     """A worker ignores SIGTERM: torch kills it 30 s after its peer has failed."""
-    stage.enter("a", workers=2, restarts=1, words=["deaf"])
-    _, worker = stage.began("a", workers=2)
-    stage.order(worker, "exit 3")
-    stage.began("a", 1, workers=2)
+    cluster.start_agent("a", workers=2, restarts=1, words=["deaf"])
+    _, worker = cluster.wait_for_workers("a", workers=2)
+    cluster.command(worker, "exit 3")
+    cluster.wait_for_workers("a", 1, workers=2)
     time.sleep(0.5)
-    stage.done()
+    cluster.finish()
 
 
-def ends_first(stage: Stage) -> None:
-    """The second node comes last; it is done 2 s before the first, and waits in the exit barrier."""
-    stage.enter("a", nodes="2", conf=SOON)
-    stage.said("a", "added itself to the participants")
-    stage.enter("b", nodes="2", conf=SOON)
-    stage.began("a")
-    (worker,) = stage.began("b")
-    stage.order(worker, "done")
+def ends_first(cluster: Cluster) -> None:
+    """The second node joins last; it ends 2 s before the first, and waits in the exit barrier."""
+    cluster.start_agent("a", nnodes="2", conf=SOON)
+    cluster.wait_for_torch_event("a", "added itself to the participants")
+    cluster.start_agent("b", nnodes="2", conf=SOON)
+    cluster.wait_for_workers("a")
+    (worker,) = cluster.wait_for_workers("b")
+    cluster.command(worker, "done")
     time.sleep(2.0)
-    stage.done()
+    cluster.finish()
 
 
-def store_host_stopped(stage: Stage) -> None:
-    """The agent that hosts the store is stopped for 4 s, and goes on."""
-    stage.enter("a", nodes="2", conf=SOON)
-    stage.enter("b", nodes="2", conf=SOON)
-    stage.began("a")
-    stage.began("b")
+def store_host_stopped(cluster: Cluster) -> None:
+    """The agent that hosts the store is stopped for 4 s and continues."""
+    cluster.start_agent("a", nnodes="2", conf=SOON)
+    cluster.start_agent("b", nnodes="2", conf=SOON)
+    cluster.wait_for_workers("a")
+    cluster.wait_for_workers("b")
     time.sleep(0.5)
-    os.kill(stage.cast["a"].pid, signal.SIGSTOP)
+    os.kill(cluster.nodes["a"].pid, signal.SIGSTOP)
     time.sleep(4.0)
-    os.kill(stage.cast["a"].pid, signal.SIGCONT)
+    os.kill(cluster.nodes["a"].pid, signal.SIGCONT)
     time.sleep(0.5)
-    stage.done()
+    cluster.finish()

@@ -1,6 +1,6 @@
-"""Rings a bell (a FIFO) and waits: to be stopped, for its agent's end, or for a file.
+"""Rings a pipe (a FIFO) and waits: to be stopped, for its agent's end, or for a file.
 
-Arguments: the bell, and optionally the file. When stopped by SIGTERM it rings again, with the word ``stopped``.
+Arguments: the pipe, and optionally the file. When stopped by SIGTERM it rings again, with the word ``stopped``.
 """
 
 import os
@@ -12,8 +12,8 @@ from pathlib import Path
 
 def ring(word: str) -> None:
     """Tell the test."""
-    with open(sys.argv[1], "w") as bell:
-        bell.write(f"{word} {os.getpid()}\n")
+    with open(sys.argv[1], "w") as pipe:
+        pipe.write(f"{word} {os.getpid()}\n")
 
 
 def stop(number: int, frame: object) -> None:

@@ -1,11 +1,11 @@
-"""A worker that does what the test orders, and writes down what it is and what it does; the truth of a scenario.
+"""A worker that obeys the test's commands and writes down what it is and what it does.
 
 Arguments: a directory that all agents share, and words: ``deaf`` (it ignores SIGTERM), ``slow`` (it takes 0.7 s to
-stop), ``training`` (it says that training began).
+stop), ``training`` (it reports that training began).
 
-It appends to ``diary``, one line of JSON each, and looks for its orders in ``orders/<its process id>``: a JSON object
-with ``what`` to do, and optionally how long (``pause_s``) after the end of which process (``after``). Without any it
-waits until the file ``done`` is there or its agent is gone.
+It appends to ``worker-log``, one line of JSON each, and reads its command from ``commands/<its process id>``: a JSON
+object with ``what`` to do, and optionally how long (``pause_s``) after the end of which process (``after``). Without a
+command it waits until the file ``done`` exists or its agent is gone.
 """
 
 import json
@@ -20,24 +20,24 @@ agent = os.getppid()
 
 
 def write(what: str) -> None:
-    """One line of the diary."""
+    """Append one line to the log."""
     known = {name.lower(): int(os.environ[name]) for name in ("RANK", "LOCAL_RANK", "GROUP_RANK", "WORLD_SIZE")}
     line = {"what": what, "at_ns": time.time_ns(), "agent": agent, "pid": os.getpid(), **known}
-    descriptor = os.open(directory / "diary", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    descriptor = os.open(directory / "worker-log", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     os.write(descriptor, (json.dumps(line) + "\n").encode())
     os.close(descriptor)
 
 
 def stop(number: int, frame: object) -> None:
-    """What torch sends first."""
+    """Handle SIGTERM."""
     write("told to stop")
     if "slow" in words:
         time.sleep(0.7)
     os._exit(0)
 
 
-def lives(pid: int) -> bool:
-    """Whether a process has not ended; one that its agent has not asked for yet has."""
+def is_running(pid: int) -> bool:
+    """Whether a process has not ended; a zombie has."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except (FileNotFoundError, ProcessLookupError):
@@ -45,7 +45,7 @@ def lives(pid: int) -> bool:
 
 
 def obey(what: str) -> None:
-    """Do what was ordered; all but ``done`` is an end in tears."""
+    """Do what was commanded; everything but ``done`` is a failure."""
     if what == "raise":
         from torch.distributed.elastic.multiprocessing.errors import record
 
@@ -72,15 +72,15 @@ if "training" in words:
     write("is about to train")
     training_started()
 write("began")
-orders, end = directory / "orders" / str(os.getpid()), time.monotonic() + 600
+commands, end = directory / "commands" / str(os.getpid()), time.monotonic() + 600
 while time.monotonic() < end and os.getppid() == agent:
-    if orders.exists():
-        order = json.loads(orders.read_text())
-        if "after" in order:
-            while lives(order["after"]):
+    if commands.exists():
+        command = json.loads(commands.read_text())
+        if "after" in command:
+            while is_running(command["after"]):
                 time.sleep(0.001)
-            time.sleep(order["pause_s"])
-        obey(order["what"])
+            time.sleep(command["pause_s"])
+        obey(command["what"])
         break
     if (directory / "done").exists():
         write("done")
