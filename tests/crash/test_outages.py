@@ -113,7 +113,7 @@ def test_a_collector_that_refuses_the_data_gets_each_record_alone_and_all_is_set
         agent.go_on()
         status, _, errors = agent.ended()
         assert status == 0
-        assert "set aside" in errors
+        assert "quarantined" in errors
     (path,) = spools.glob("*.delivered")
     path.rename(path.with_suffix(".spool"))
     left = left_in(spools)

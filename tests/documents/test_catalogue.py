@@ -17,7 +17,7 @@ import pytest
 from tests.support.markdown import ROOT
 from torchelastic_otel import semconv
 from torchelastic_otel.cli.run import LAUNCHERS
-from torchelastic_otel.export.destinations import BUILT_IN, BUILT_IN_EXPORTERS
+from torchelastic_otel.export.destinations import BUILT_IN_DESTINATIONS, BUILT_IN_EXPORTERS
 from torchelastic_otel.instrument import arming
 from torchelastic_otel.model.signals import Signal
 from torchelastic_otel.processing.metrics.catalogue import TABLE
@@ -124,7 +124,7 @@ def _panels_and_rules() -> str:
 @pytest.mark.parametrize("name", BUILT_IN_EXPORTERS)
 def test_an_exporter_is_done(name: str) -> None:
     """docs/contributing/exporter.md: a destination, a maker, a test, and a row."""
-    destinations = [destination for destination, exporters in BUILT_IN.items() if name in exporters]
+    destinations = [destination for destination, exporters in BUILT_IN_DESTINATIONS.items() if name in exporters]
     assert destinations, f"no destination leads to {name}"
     assert set(destinations) & rows("destinations"), f"docs/reference/destinations.md has no row for {destinations}"
     built_in = BUILT_IN_EXPORTERS[name]

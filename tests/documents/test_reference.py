@@ -15,7 +15,7 @@ from torchelastic_otel import events, semconv
 from torchelastic_otel.cli import COMMANDS
 from torchelastic_otel.cli.command import Command
 from torchelastic_otel.environment_variables import SET_FOR_WORKERS
-from torchelastic_otel.export.destinations import BUILT_IN
+from torchelastic_otel.export.destinations import BUILT_IN_DESTINATIONS
 from torchelastic_otel.history import types as history_types
 from torchelastic_otel.processing.metrics.catalogue import TABLE
 from torchelastic_otel.settings import SETTINGS, Setting
@@ -60,7 +60,7 @@ def test_every_command_that_a_document_names_exists() -> None:
         assert set(re.findall(r"`torchelastic-otel ([a-z]+)\b", text)) <= names, path
 
 
-@pytest.mark.parametrize("destination", [*BUILT_IN, "dynamic_rendezvous"])
+@pytest.mark.parametrize("destination", [*BUILT_IN_DESTINATIONS, "dynamic_rendezvous"])
 def test_every_built_in_destination_has_its_row(destination: str) -> None:
     """The table of destinations is the registry's."""
     rows = [line.split("|")[1] for line in REFERENCE["destinations"].splitlines() if line.startswith("| `")]

@@ -20,7 +20,7 @@ from torchelastic_otel.export.sources import SpoolSource
 from torchelastic_otel.spool import store
 from torchelastic_otel.spool.records import CursorState
 
-FAST = BatchConfig(delay_ns=0, first_backoff_ns=1_000_000, last_backoff_ns=4_000_000, hold_ns=5_000_000)
+FAST = BatchConfig(delay_ns=0, min_backoff_ns=1_000_000, max_backoff_ns=4_000_000, blocked_delay_ns=5_000_000)
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_everything_is_sent_in_order_and_acknowledged(routes: list[BatchExportWo
     assert [len(batch) for batch in sender.batches] == [10, 10, 5]
     assert sender.taken == [f"a-{number}" for number in range(1, 26)]
     assert wait_until(lambda: cursor(read).delivered == 25)
-    assert (route.state.delivered, route.state.failures, route.state.trouble) == (25, 0, "")
+    assert (route.state.delivered, route.state.failures, route.state.error) == (25, 0, "")
 
 
 def test_new_rows_wake_the_route(routes: list[BatchExportWorker]) -> None:
@@ -83,7 +83,7 @@ def test_a_refused_batch_is_split_down_to_the_records_at_fault(routes: list[Batc
     assert sender.taken == [f"a-{number + 1}" for number in range(13) if str(number) not in bad]
     state = cursor(read)
     assert (state.quarantined, state.delivered, state.pending) == (len(bad), 13 - len(bad), 0)
-    assert route.state.set_aside == len(bad)
+    assert route.state.quarantined == len(bad)
 
 
 def test_a_collector_that_goes_away_in_the_middle_of_a_split_changes_nothing(routes: list[BatchExportWorker]) -> None:
@@ -95,7 +95,7 @@ def test_a_collector_that_goes_away_in_the_middle_of_a_split_changes_nothing(rou
             if len(bodies) == 1 and not down.is_set():
                 down.set()
                 return ExportResult(Disposition.RETRY, "away")
-            return ExportResult(Disposition.REFUSED, "HTTP 400")
+            return ExportResult(Disposition.REJECTED, "HTTP 400")
         return DELIVERED
 
     read = source(*map(str, range(8)))
@@ -103,7 +103,7 @@ def test_a_collector_that_goes_away_in_the_middle_of_a_split_changes_nothing(rou
     route = start(routes, sender, read)
     assert wait_until(lambda: cursor(read).position == 8)
     assert sender.taken == [f"a-{number + 1}" for number in range(8) if number != 5]
-    assert (route.state.set_aside, route.state.failures, cursor(read).quarantined) == (1, 1, 1)
+    assert (route.state.quarantined, route.state.failures, cursor(read).quarantined) == (1, 1, 1)
 
 
 def test_an_unreadable_row_is_set_aside_once_and_costs_no_neighbour(routes: list[BatchExportWorker]) -> None:
@@ -120,13 +120,13 @@ def test_an_unreadable_row_is_set_aside_once_and_costs_no_neighbour(routes: list
     route = start(routes, sender, read)
     assert wait_until(lambda: cursor(read).position == 7)
     assert sender.taken == ["a-1", "a-2", "a-4", "a-7"]
-    assert (cursor(read).quarantined, route.state.set_aside, cursor(read).delivered) == (3, 3, 4)
+    assert (cursor(read).quarantined, route.state.quarantined, cursor(read).delivered) == (3, 3, 4)
 
 
 def test_partial_rejections_are_counted_and_move_on(routes: list[BatchExportWorker]) -> None:
     """OTLP partial success: the receiver says it will not take them, and asks for no retry."""
     read = source("1", "2", "3")
-    sender = TestSender(ExportResult(Disposition.DELIVERED, "2 rejected", rejected=2))
+    sender = TestSender(ExportResult(Disposition.DELIVERED, "2 rejected", rejected_count=2))
     route = start(routes, sender, read)
     assert wait_until(lambda: cursor(read).position == 3)
     assert (cursor(read).delivered, cursor(read).rejected) == (1, 2)
@@ -184,7 +184,7 @@ def test_a_record_refused_on_a_read_only_disk_is_passed_over_too(
     sender = TestSender(refusing("bad"))
     route = start(routes, sender, read)
     assert sender.wait_for_taken(2)
-    assert wait_until(lambda: route.state.set_aside == 1)
+    assert wait_until(lambda: route.state.quarantined == 1)
     assert sender.taken == ["a-1", "a-3"]
     read.spool.close()
 
@@ -194,10 +194,10 @@ def test_memory_that_goes_on_after_a_failed_disk_keeps_the_order(
 ) -> None:
     """Promise 4: rows in memory wait until those on the disk before them have gone."""
     disk = source("1", "2", "3", path=tmp_path / "a.spool")
-    memory = SpoolSource(fill(store.create_in_memory(BOUND, 4), "4", "5"), origin("a"), before=disk)
+    memory = SpoolSource(fill(store.create_in_memory(BOUND, 4), "4", "5"), origin("a"), predecessor=disk)
     away = threading.Event()
     sender = TestSender(lambda bodies: DELIVERED if away.is_set() else ExportResult(Disposition.RETRY, "away"))
-    start(routes, sender, disk, memory, pace=BatchConfig(max_rows=2, delay_ns=0, first_backoff_ns=1_000_000))
+    start(routes, sender, disk, memory, pace=BatchConfig(max_rows=2, delay_ns=0, min_backoff_ns=1_000_000))
     assert sender.wait_for_batches(2)
     disk.spool._connection.execute("PRAGMA query_only=ON")
     away.set()
@@ -207,7 +207,7 @@ def test_memory_that_goes_on_after_a_failed_disk_keeps_the_order(
 
 
 def test_sources_of_different_processes_take_turns(routes: list[BatchExportWorker]) -> None:
-    """A dead process' thousand events must not keep the living one's waiting, and each keeps its order."""
+    """A dead process' thousand events must not keep the living one's waiting, and each sampler its order."""
     first = source(*map(str, range(6)), name="a")
     second = source(*map(str, range(6)), name="b")
     sender = TestSender()
@@ -235,7 +235,7 @@ def test_a_corrupt_source_is_left_alone_and_the_others_go_on(
     good.spool.append([event("2")])
     route.wake()
     assert wait_until(lambda: "good-2" in sender.taken)
-    assert len([r for r in caplog.records if "left alone" in r.message]) == 1
+    assert len([r for r in caplog.records if "is not exported from here on" in r.message]) == 1
 
 
 def test_a_source_that_cannot_be_read_now_is_tried_again_and_holds_up_no_other(
@@ -256,11 +256,11 @@ def test_a_source_that_cannot_be_read_now_is_tried_again_and_holds_up_no_other(
     sender = TestSender()
     route = start(routes, sender, busy, good)
     assert sender.wait_for_taken(1)
-    assert wait_until(lambda: "disk I/O error" in route.state.trouble)
+    assert wait_until(lambda: "disk I/O error" in route.state.error)
     hiccup.set()
     assert sender.wait_for_taken(2)
     assert sender.taken == ["good-1", "busy-1"]
-    assert wait_until(lambda: route.state.trouble == "")
+    assert wait_until(lambda: route.state.error == "")
 
 
 def test_a_disk_that_cannot_be_read_any_more_holds_up_what_is_in_memory_for_three_attempts(
@@ -268,7 +268,7 @@ def test_a_disk_that_cannot_be_read_any_more_holds_up_what_is_in_memory_for_thre
 ) -> None:
     """The writer goes on in memory when the disk fails; rows there must not wait for a disk that is gone."""
     failed, sender = source("1"), TestSender()
-    memory = SpoolSource(fill(store.create_in_memory(BOUND, 2), "2"), failed.origin, before=failed)
+    memory = SpoolSource(fill(store.create_in_memory(BOUND, 2), "2"), failed.origin, predecessor=failed)
 
     def fails(*arguments: Any) -> Any:
         raise SpoolError("disk I/O error")
@@ -277,7 +277,7 @@ def test_a_disk_that_cannot_be_read_any_more_holds_up_what_is_in_memory_for_thre
     start(routes, sender, failed, memory)
     assert sender.wait_for_taken(1)
     assert sender.taken == ["a-2"]
-    assert "it is left alone from here on" in caplog.text
+    assert "it is not exported from here on" in caplog.text
 
 
 def test_a_hung_exporter_starves_no_other(routes: list[BatchExportWorker]) -> None:
@@ -316,10 +316,10 @@ def test_an_exporter_that_cannot_be_made_is_off_with_one_warning(
     route.add(read)
     route.start()
     routes.append(route)
-    assert wait_until(lambda: route.state.trouble == "off: compression 'none'")
+    assert wait_until(lambda: route.state.error == "disabled: compression 'none'")
     assert route.flush().acquire(True, 10)
     assert cursor(read).pending == 1
-    assert len([r for r in caplog.records if "is off" in r.message]) == 1
+    assert len([r for r in caplog.records if "is disabled" in r.message]) == 1
 
 
 def test_a_source_that_is_removed_is_read_no_more(routes: list[BatchExportWorker]) -> None:

@@ -48,7 +48,7 @@ class Stand:
         self.sender = TestSender(answer or self._hang)
         self.source = source("1", "2", "3")
         self.route = BatchExportWorker(
-            "x", lambda: self.sender, pace or BatchConfig(delay_ns=0), jitter=lambda: 1.0, rest=self.clock.rest
+            "x", lambda: self.sender, pace or BatchConfig(delay_ns=0), jitter=lambda: 1.0, wait=self.clock.rest
         )
         self.route.add(self.source)
         self.route.start()
@@ -112,9 +112,9 @@ def test_the_receivers_wish_goes_before_our_backoff_within_reason() -> None:
 def test_holding_waits_a_minute_and_warns_once(caplog: pytest.LogCaptureFixture) -> None:
     """401, 403, 404: nobody's data is at fault, somebody has to do something."""
     route = BatchExportWorker("x", TestSender, BatchConfig(), jitter=lambda: 1.0)
-    assert [failed(route, ExportResult(Disposition.HOLD, "HTTP 401")) for _ in range(3)] == [60, 60, 60]
+    assert [failed(route, ExportResult(Disposition.BLOCKED, "HTTP 401")) for _ in range(3)] == [60, 60, 60]
     assert [r.message for r in caplog.records] == [
-        "torchelastic-otel: exporter x: HTTP 401; everything is kept, asking again every 60 s"
+        "torchelastic-otel: exporter x: HTTP 401; all records are kept, next attempt every 60 s"
     ]
 
 
@@ -139,7 +139,7 @@ def test_a_success_makes_the_next_backoff_short_again(stands: list[Stand]) -> No
         stand.sender.answer = DELIVERED if rests == 3 else AWAY
         stand.clock.now_ns += expected
     assert stand.sender.wait_for_taken(3)
-    assert wait_until(lambda: stand.route.state.trouble == "")
+    assert wait_until(lambda: stand.route.state.error == "")
     rests = len(stand.clock.asked_ns)
     stand.sender.answer = AWAY
     stand.source.spool.append([event("4")])
@@ -150,7 +150,7 @@ def test_a_success_makes_the_next_backoff_short_again(stands: list[Stand]) -> No
 
 def test_a_held_route_goes_on_by_itself_when_the_receiver_agrees(stands: list[Stand]) -> None:
     """No restart of the job is needed after somebody has fixed the token."""
-    stand = on(stands, Stand(ExportResult(Disposition.HOLD, "HTTP 401")))
+    stand = on(stands, Stand(ExportResult(Disposition.BLOCKED, "HTTP 401")))
     assert stand.rested_ns() == 60 * S
     assert stand.source.spool.cursors()["x"].pending == 3
     stand.sender.answer = DELIVERED

@@ -15,8 +15,8 @@ S, MS = 1_000_000_000, 1_000_000
 def test_nothing_set_is_the_defaults() -> None:
     """A batch a second, numbers once a minute, every trace, no heartbeats."""
     terms = export_config({}, Settings(), pytest.fail)
-    assert [terms.pace(signal) for signal in Signal] == [BatchConfig(512, S)] * 3
-    assert (terms.metrics_interval_ns, terms.heartbeats, terms.keeps("0" * 32)) == (60 * S, False, True)
+    assert [terms.batch_config(signal) for signal in Signal] == [BatchConfig(512, S)] * 3
+    assert (terms.metrics_interval_ns, terms.heartbeats, terms.sampler("0" * 32)) == (60 * S, False, True)
 
 
 def test_each_signal_has_its_own_variables() -> None:
@@ -35,7 +35,7 @@ def test_each_signal_has_its_own_variables() -> None:
     )
     assert terms.logs == BatchConfig(7, 20 * MS)
     assert terms.traces == BatchConfig(512, 30 * MS)
-    assert (terms.metrics_interval_ns, terms.heartbeats, terms.keeps("0" * 32)) == (500 * MS, True, False)
+    assert (terms.metrics_interval_ns, terms.heartbeats, terms.sampler("0" * 32)) == (500 * MS, True, False)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from torchelastic_otel.export.destinations import (
     ENTRY_POINT_GROUP,
     EPHEMERAL_EXPORTERS,
     EXPORTER_GROUPS,
-    RESERVED,
+    RESERVED_NAME,
     Exporter,
     Registry,
 )
@@ -28,7 +28,7 @@ LOGS, TRACES, METRICS = (EXPORTER_GROUPS[signal] for signal in Signal)
 POINTS = {
     ENTRY_POINT_GROUP: {
         "acme": EntryPoint("acme", f"{__name__}:brought", ENTRY_POINT_GROUP),
-        RESERVED: EntryPoint(RESERVED, f"{__name__}:brought", ENTRY_POINT_GROUP),
+        RESERVED_NAME: EntryPoint(RESERVED_NAME, f"{__name__}:brought", ENTRY_POINT_GROUP),
     },
     LOGS: {"vendor": EntryPoint("vendor", "vendor:Exporter", LOGS)},
     TRACES: {"vendor": EntryPoint("vendor", "vendor:SpanExporter", TRACES)},
@@ -57,7 +57,7 @@ OTLP = ["otlp", "otlp traces", "otlp metrics"]
 @pytest.fixture(name="registry")
 def _registry() -> Registry:
     registry = Registry(POINTS.__getitem__)
-    registry.lead_defaults_to([Exporter("otlp"), Exporter("otlp", signal=Signal.TRACES)])
+    registry.set_default_exporters([Exporter("otlp"), Exporter("otlp", signal=Signal.TRACES)])
     return registry
 
 
@@ -105,11 +105,11 @@ def test_an_exporter_object_exports_what_its_class_says(registry: Registry) -> N
 
 def test_no_destination_has_the_name_that_spans_are_kept_under(registry: Registry) -> None:
     """Its events would be read as spans, and set aside."""
-    assert RESERVED == processor.SPANS
+    assert RESERVED_NAME == processor.SPANS
     with pytest.raises(ValueError, match="this name is taken"):
-        registry.register(RESERVED, "otlp")
+        registry.register(RESERVED_NAME, "otlp")
     with pytest.raises(Unknown):
-        registry.exporters_of(RESERVED)
+        registry.exporters_of(RESERVED_NAME)
 
 
 def test_what_only_a_living_process_can_show_is_known_by_its_cursors() -> None:
@@ -123,8 +123,8 @@ def test_a_registered_destination_fans_out_and_can_be_forgotten(registry: Regist
     registry.register("mine", "otlp", own)
     assert cursors(registry.exporters_of("mine"))[:3] == OTLP
     assert [exporter.instance for exporter in registry.exporters_of("mine")] == [None, None, None, own]
-    assert "mine" in registry.known()
-    assert "mine" in registry.bound()
+    assert "mine" in registry.names()
+    assert "mine" in registry.local_names()
     registry.unregister("mine")
     with pytest.raises(Unknown, match="unknown destination 'mine'"):
         registry.exporters_of("mine")
@@ -148,7 +148,7 @@ def test_an_unknown_exporter_is_refused_when_it_is_registered(registry: Registry
         registry.register("mine", "vendr")
     with pytest.raises(TypeError, match="is no exporter"):
         registry.register("mine", object())
-    assert "mine" not in registry.known()
+    assert "mine" not in registry.names()
 
 
 def test_a_name_that_was_never_registered_cannot_be_forgotten(registry: Registry) -> None:
@@ -170,14 +170,14 @@ def test_exporters_of_one_class_are_two_exporters(registry: Registry) -> None:
 def test_a_destination_that_leads_elsewhere_is_kept_under_another_key(registry: Registry) -> None:
     """What was recorded before still goes where it was to go."""
     registry.register("mine", "otlp")
-    before = registry.key_of("mine")
+    before = registry.storage_key("mine")
     registry.register("mine", "file")
-    assert registry.key_of("mine") != before == "mine"
-    assert cursors(registry.exporters_of(registry.key_of("mine"))) == ["file", "file traces", "file metrics"]
+    assert registry.storage_key("mine") != before == "mine"
+    assert cursors(registry.exporters_of(registry.storage_key("mine"))) == ["file", "file traces", "file metrics"]
     registry.register("null", "file")
-    assert registry.key_of("null") != "null"
+    assert registry.storage_key("null") != "null"
     registry.unregister("null")
-    assert cursors(registry.exporters_of(registry.key_of("null"))) == ["otlp", "otlp traces"]
+    assert cursors(registry.exporters_of(registry.storage_key("null"))) == ["otlp", "otlp traces"]
 
 
 def test_what_cannot_be_an_exporter_is_refused(registry: Registry) -> None:

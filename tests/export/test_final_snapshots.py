@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from torchelastic_otel import semconv
-from torchelastic_otel.export.final_snapshots import last_snapshots
-from torchelastic_otel.export.metric_delta import values_of
+from torchelastic_otel.export.metric_checkpoints import final_snapshots
+from torchelastic_otel.export.metric_delta import cumulative_values
 from torchelastic_otel.model.event import ElasticEvent, Severity
 from torchelastic_otel.model.metric import Kind
 from torchelastic_otel.processing.metrics import MetricState, update
@@ -26,10 +26,10 @@ def counted() -> MetricState:
 
 def test_what_was_never_told_begins_with_zero_and_then_is_what_it_came_to() -> None:
     """An agent that died before its first snapshot: `increase()` of a first sample is 0."""
-    zeros, values = last_snapshots(counted().to_json(), lambda: NOW)
-    assert set(values_of(zeros).values()) >= {0}
-    assert not any(value for value in values_of(zeros).values() if isinstance(value, (int, float)))
-    assert 1 in values_of(values).values()
+    zeros, values = final_snapshots(counted().to_json(), lambda: NOW)
+    assert set(cumulative_values(zeros).values()) >= {0}
+    assert not any(value for value in cumulative_values(zeros).values() if isinstance(value, (int, float)))
+    assert 1 in cumulative_values(values).values()
     assert zeros.time_ns < values.time_ns
     assert all(metric.kind is not Kind.GAUGE for taken in (zeros, values) for metric in taken.metrics)
 
@@ -37,17 +37,17 @@ def test_what_was_never_told_begins_with_zero_and_then_is_what_it_came_to() -> N
 def test_what_had_begun_is_told_at_once() -> None:
     """One last snapshot, at the time of the telling."""
     taken, tally = snapshot(counted(), now_wall_ns=NOW, now_monotonic_ns=4)
-    [last] = last_snapshots(acknowledge(tally, taken).to_json(), lambda: NOW + 1_000_000_000)
-    assert 1 in values_of(last).values()
+    [last] = final_snapshots(acknowledge(tally, taken).to_json(), lambda: NOW + 1_000_000_000)
+    assert 1 in cumulative_values(last).values()
     assert last.time_ns == NOW + 1_000_000_000
 
 
 def test_a_process_that_never_joined_a_run_has_no_numbers() -> None:
     """There is no series without a run."""
-    assert last_snapshots(MetricState(1).to_json(), lambda: NOW) == []
+    assert final_snapshots(MetricState(1).to_json(), lambda: NOW) == []
 
 
 def test_what_is_no_tally_is_a_value_error() -> None:
     """A spool of another version."""
     with pytest.raises(ValueError):
-        last_snapshots("{}")
+        final_snapshots("{}")

@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.metric_snapshots import START, S, snapshot
-from torchelastic_otel.export.metric_delta import from_json, last_of, since, to_json, values_of, without_gauges
+from torchelastic_otel.export.metric_delta import (
+    cumulative_values,
+    delta_since,
+    from_json,
+    remaining,
+    to_json,
+    without_gauges,
+)
 from torchelastic_otel.model.metric import Distribution, Kind, Snapshot
 
 COUNTER = ("torchelastic.worker.failures", (("torchelastic.failure.kind", "exit"),))
@@ -20,9 +27,9 @@ DURATIONS = st.lists(st.floats(0, 1_000, width=32), max_size=5).map(tuple)
 
 def test_a_difference_is_what_was_counted_in_between() -> None:
     """Delta backends add up what they get: nothing twice, nothing left out."""
-    part = since(snapshot(60, failures=5, restarts=(0.5, 3.0)), snapshot(20, failures=2, restarts=(0.5,)))
+    part = delta_since(snapshot(60, failures=5, restarts=(0.5, 3.0)), snapshot(20, failures=2, restarts=(0.5,)))
     assert (part.start_ns, part.time_ns) == (START + 20 * S, START + 60 * S)
-    assert values_of(part) == {COUNTER: 3, HISTOGRAM: Distribution((1.0,), (0, 1), 3.0, None, None)}
+    assert cumulative_values(part) == {COUNTER: 3, HISTOGRAM: Distribution((1.0,), (0, 1), 3.0, None, None)}
     assert [metric.points[0].value for metric in part.metrics if metric.kind is Kind.GAUGE] == [7]
 
 
@@ -34,27 +41,27 @@ def test_differences_add_up_to_the_whole(steps: list[tuple[int, tuple[float, ...
     for number, (more, durations) in enumerate(steps, start=1):
         failures, restarts = failures + more, restarts + durations  # type: ignore[assignment]
         now = snapshot(number, failures=failures, restarts=restarts)
-        part = values_of(since(now, before))
+        part = cumulative_values(delta_since(now, before))
         total += part[COUNTER]  # type: ignore[operator,assignment]
         buckets = [a + b for a, b in zip(buckets, part[HISTOGRAM].buckets, strict=True)]  # type: ignore[union-attr]
         before = now
     assert total == failures
-    assert tuple(buckets) == values_of(before)[HISTOGRAM].buckets  # type: ignore[union-attr]
+    assert tuple(buckets) == cumulative_values(before)[HISTOGRAM].buckets  # type: ignore[union-attr]
 
 
 def test_a_series_that_is_new_is_told_whole() -> None:
     """Nobody was told of it before."""
     empty = Snapshot(START, START + S)
-    assert values_of(since(snapshot(60, failures=5), empty))[COUNTER] == 5
+    assert cumulative_values(delta_since(snapshot(60, failures=5), empty))[COUNTER] == 5
 
 
 @pytest.mark.parametrize("failures", [0, 3])
 def test_what_is_written_can_be_read_again(failures: int) -> None:
-    """The spool keeps what was told last; gauges and exemplars are of their moment only."""
+    """The spool sampler what was told last; gauges and exemplars are of their moment only."""
     written = json.dumps(to_json(snapshot(60, failures=failures, restarts=(0.25, 9))))
     read = from_json(json.loads(written))
     assert read is not None
-    assert values_of(read) == values_of(snapshot(60, failures=failures, restarts=(0.25, 9)))
+    assert cumulative_values(read) == cumulative_values(snapshot(60, failures=failures, restarts=(0.25, 9)))
     assert json.dumps(to_json(read)) == written
     assert all(metric.kind is not Kind.GAUGE for metric in read.metrics)
     assert from_json(to_json(None)) is None
@@ -69,21 +76,21 @@ def test_what_is_no_snapshot_is_a_value_error(data: object) -> None:
 
 def test_of_a_dead_process_counters_and_histograms_are_left_to_tell() -> None:
     """A gauge of the dead is a present that is not."""
-    last = last_of(snapshot(60, failures=5), None)
+    last = remaining(snapshot(60, failures=5), None)
     assert last == without_gauges(snapshot(60, failures=5))
-    assert last_of(Snapshot(START, START), None) is None
+    assert remaining(Snapshot(START, START), None) is None
 
 
 def test_what_was_told_is_not_told_again() -> None:
     """One final send, and none where the last snapshot said it all."""
-    assert last_of(snapshot(90, failures=5), snapshot(60, failures=5, size=None)) is None
+    assert remaining(snapshot(90, failures=5), snapshot(60, failures=5, size=None)) is None
 
 
 def test_no_counter_falls_and_no_time_runs_backwards() -> None:
     """A backend takes a fall for a restart of the process, and refuses a point that is older than its newest."""
     told = snapshot(60, failures=5, restarts=(1.0, 2.0))
-    last = last_of(snapshot(30, failures=7, restarts=(1.0,)), told)
+    last = remaining(snapshot(30, failures=7, restarts=(1.0,)), told)
     assert last is not None
     assert last.time_ns > told.time_ns
-    assert values_of(last)[COUNTER] == 7
-    assert values_of(last)[HISTOGRAM] == values_of(told)[HISTOGRAM]
+    assert cumulative_values(last)[COUNTER] == 7
+    assert cumulative_values(last)[HISTOGRAM] == cumulative_values(told)[HISTOGRAM]

@@ -11,8 +11,8 @@ from tests.support.batch_workers import BOUND, DELIVERED, origin
 from tests.support.collector import wait_until
 from tests.support.metric_snapshots import START, S, snapshot
 from torchelastic_otel.export.backoff import BatchConfig
-from torchelastic_otel.export.metric_checkpoints import TALLY_EXPORTERS_KEY
-from torchelastic_otel.export.metric_delta import Measured, values_of
+from torchelastic_otel.export.metric_checkpoints import EXPORTERS_KEY
+from torchelastic_otel.export.metric_delta import MetricBatch, cumulative_values
 from torchelastic_otel.export.metric_worker import PeriodicMetricWorker
 from torchelastic_otel.export.result import Disposition, ExportResult
 from torchelastic_otel.export.sources import SpoolSource
@@ -22,7 +22,7 @@ from torchelastic_otel.spool import store
 
 INTERVAL_NS = 60 * S
 AWAY, BAD, FORBIDDEN = (
-    ExportResult(verdict, "no") for verdict in (Disposition.RETRY, Disposition.REFUSED, Disposition.HOLD)
+    ExportResult(disposition, "no") for disposition in (Disposition.RETRY, Disposition.REJECTED, Disposition.BLOCKED)
 )
 EVERY_KIND = frozenset({Kind.COUNTER, Kind.HISTOGRAM})
 
@@ -38,15 +38,15 @@ class Told:
 
     def __init__(self, answer: ExportResult = DELIVERED, deltas: frozenset[Kind] = frozenset()) -> None:
         self.answer = answer
-        self.deltas = deltas
-        self.sent: list[Measured] = []
+        self.delta_kinds = deltas
+        self.sent: list[MetricBatch] = []
 
-    def send(self, batch: Measured) -> ExportResult:
+    def send(self, batch: MetricBatch) -> ExportResult:
         """See ``Sender``."""
         self.sent.append(batch)
         return self.answer
 
-    def abort(self) -> None:
+    def cancel(self) -> None:
         """See ``Sender``."""
 
     def close(self) -> None:
@@ -55,7 +55,7 @@ class Told:
     @property
     def failures(self) -> list[object]:
         """The value of the counter in each."""
-        return [next(iter(values_of(measured.snapshot).values()), None) for measured in self.sent]
+        return [next(iter(cumulative_values(measured.snapshot).values()), None) for measured in self.sent]
 
 
 class Counted:
@@ -111,18 +111,18 @@ class Stand:
             lambda: sender,
             BatchConfig(),
             INTERVAL_NS,
-            numbers=self.numbers,
-            last_numbers=last_numbers,
-            own=lambda: self.own,
+            metric_source=self.numbers,
+            final_snapshots=last_numbers,
+            current_source=lambda: self.own,
             clock_ns=self.numbers.clock_ns,
             jitter=lambda: 1.0,
         )
         if not fresh:
-            self.route._begun |= values_of(snapshot(0, failures=0)).keys()
+            self.route._started_series |= cumulative_values(snapshot(0, failures=0)).keys()
 
-    def attempt(self, *, asked: bool = False) -> float | None:
+    def attempt(self, *, flushing: bool = False) -> float | None:
         """What the thread does when it wakes; seconds that it rests then."""
-        wait_ns = self.route._attempt(self.sender, asked=asked)
+        wait_ns = self.route._attempt(self.sender, flushing=flushing)
         return None if wait_ns is None else wait_ns / S
 
 
@@ -151,7 +151,7 @@ def test_a_flush_asks_for_a_snapshot_before_its_time() -> None:
     stand = Stand(Told())
     stand.attempt()
     stand.numbers.now_s = 5
-    stand.attempt(asked=True)
+    stand.attempt(flushing=True)
     assert stand.sender.failures == [1, 5]
 
 
@@ -160,7 +160,7 @@ def test_what_had_to_be_held_back_follows_soon_and_at_the_end_at_once() -> None:
     stand = Stand(Told())
     stand.numbers.more = True
     assert stand.attempt() == 1, "soon"
-    stand.attempt(asked=True)
+    stand.attempt(flushing=True)
     assert len(stand.sender.sent) == 4, "a flush goes on for as long as something is held back, within reason"
     assert len(stand.numbers.acknowledged) == 4
 
@@ -171,7 +171,7 @@ def test_each_receiver_is_told_the_0_of_a_series_before_what_it_counts() -> None
     stand.numbers.now_s = 5
     stand.attempt()
     stand.sender.answer = DELIVERED
-    assert stand.attempt(asked=True) == 60
+    assert stand.attempt(flushing=True) == 60
     assert stand.sender.failures == [0, 0, 5], "what did not arrive is no beginning; a flush tells all there is"
     stand.numbers.now_s = 70
     assert stand.attempt() == 60
@@ -212,7 +212,7 @@ def test_a_snapshot_that_could_not_be_sent_is_replaced_by_a_newer_one() -> None:
     stand.numbers.now_s = 4
     assert stand.attempt() == 60
     assert stand.sender.failures == [1, 2, 4]
-    assert (stand.route.state.failures, stand.route.state.trouble) == (2, "")
+    assert (stand.route.state.failures, stand.route.state.error) == (2, "")
     assert [counted.time_ns for counted in stand.numbers.acknowledged] == [START + 4 * S]
 
 
@@ -223,9 +223,9 @@ def test_a_snapshot_that_is_refused_is_dropped_and_counted(caplog: pytest.LogCap
     stand.numbers.now_s = 61
     assert stand.attempt() == 60
     assert stand.sender.failures == [1, 61]
-    assert (stand.route.state.set_aside, stand.route.state.delivered) == (6, 0)
+    assert (stand.route.state.quarantined, stand.route.state.delivered) == (6, 0)
     assert [record.getMessage() for record in caplog.records] == [
-        "torchelastic-otel: exporter x metrics: no; this snapshot is dropped, the next one is tried"
+        "torchelastic-otel: exporter x metrics: no; this snapshot is dropped"
     ]
 
 
@@ -240,7 +240,7 @@ def test_a_difference_is_sent_again_unchanged_until_it_is_taken(trouble: ExportR
     stand.numbers.now_s = 200
     stand.attempt()
     first, again, third, newest = stand.sender.sent
-    assert values_of(first.snapshot) == values_of(again.snapshot) == values_of(third.snapshot)
+    assert cumulative_values(first.snapshot) == cumulative_values(again.snapshot) == cumulative_values(third.snapshot)
     assert first.snapshot.time_ns == again.snapshot.time_ns == third.snapshot.time_ns
     assert first.base is again.base is third.base is None
     assert not [metric for metric in third.snapshot.metrics if metric.kind is Kind.GAUGE], "nor is a gauge filled in"
@@ -263,7 +263,7 @@ def test_a_difference_that_is_refused_is_dropped_and_the_next_begins_where_it_en
 
 def test_what_the_receiver_did_not_take_of_it_is_counted() -> None:
     """Partial success: three points came, one was rejected."""
-    stand = Stand(Told(ExportResult(Disposition.DELIVERED, "one is old", rejected=1)))
+    stand = Stand(Told(ExportResult(Disposition.DELIVERED, "one is old", rejected_count=1)))
     stand.attempt()
     assert (stand.route.state.delivered, stand.route.state.rejected) == (2, 1)
 
@@ -277,7 +277,7 @@ def dead(tally: str | None = "tally", *exporters: str) -> SpoolSource:
     if tally is not None:
         spool.put_meta(TALLY_KEY, tally)
     if exporters:
-        spool.put_meta(TALLY_EXPORTERS_KEY, str(list(exporters)).replace("'", '"'))
+        spool.put_meta(EXPORTERS_KEY, str(list(exporters)).replace("'", '"'))
     return SpoolSource(spool, origin("dead"))
 
 
@@ -291,12 +291,12 @@ def test_the_last_numbers_of_a_dead_process_are_told_once_as_its_own() -> None:
     stand = Stand(Told(), last(3))
     stand.numbers.known = False
     source = dead("tally", "x metrics", "y metrics")
-    assert stand.route.owes(source)
+    assert stand.route.has_unsent(source)
     stand.route.add(source)
     stand.attempt()
     assert [measured.origin.id for measured in stand.sender.sent] == ["dead", "dead"]
     assert stand.sender.failures == [0, 3]
-    assert not stand.route.owes(source)
+    assert not stand.route.has_unsent(source)
     stand.route.add(source)
     stand.attempt()
     assert len(stand.sender.sent) == 2
@@ -305,7 +305,7 @@ def test_the_last_numbers_of_a_dead_process_are_told_once_as_its_own() -> None:
 @pytest.mark.parametrize("source", [dead(None), dead("tally", "y metrics"), dead("tally")], ids=["none", "y", "any"])
 def test_numbers_that_went_another_way_are_left_alone(source: SpoolSource) -> None:
     """Two exporters of one backend would count double; where nobody noted a way, this one is as good as any."""
-    assert Stand(Told(), last(3)).route.owes(source) is (source.spool.meta(TALLY_EXPORTERS_KEY) is None) & (
+    assert Stand(Told(), last(3)).route.has_unsent(source) is (source.spool.meta(EXPORTERS_KEY) is None) & (
         source.spool.meta(TALLY_KEY) is not None
     )
 
@@ -320,7 +320,7 @@ def test_a_difference_that_was_on_its_way_when_the_process_died_goes_first_and_u
     stand.route.add(SpoolSource(alive.own.spool, origin("dead")))
     stand.attempt()
     again, rest = stand.sender.sent
-    assert values_of(again.snapshot) == values_of(alive.sender.sent[0].snapshot)
+    assert cumulative_values(again.snapshot) == cumulative_values(alive.sender.sent[0].snapshot)
     assert (again.base, again.snapshot.time_ns) == (None, alive.sender.sent[0].snapshot.time_ns)
     assert rest.base is not None
     assert rest.base.time_ns == again.snapshot.time_ns
@@ -333,7 +333,7 @@ def test_a_process_whose_last_snapshot_said_it_all_owes_nothing() -> None:
     alive.attempt()
     alive.own.spool.put_meta(TALLY_KEY, "tally")
     stand = Stand(Told(), lambda tally: [snapshot(1, failures=1, size=None)])
-    assert not stand.route.owes(SpoolSource(alive.own.spool, origin("dead")))
+    assert not stand.route.has_unsent(SpoolSource(alive.own.spool, origin("dead")))
 
 
 def test_the_last_numbers_begin_with_0_for_a_receiver_that_was_never_told_any() -> None:
@@ -346,7 +346,7 @@ def test_the_last_numbers_begin_with_0_for_a_receiver_that_was_never_told_any() 
     assert stand.sender.failures == [0, 9]
     times = [measured.snapshot.time_ns for measured in stand.sender.sent]
     assert times == sorted(set(times))
-    assert not stand.route.owes(source)
+    assert not stand.route.has_unsent(source)
 
 
 def test_the_last_numbers_that_could_not_be_told_are_owed_still() -> None:
@@ -356,11 +356,11 @@ def test_the_last_numbers_that_could_not_be_told_are_owed_still() -> None:
     source = dead()
     stand.route.add(source)
     assert stand.attempt() == 15
-    assert stand.route.owes(source)
-    assert stand.route.state.trouble == "no"
+    assert stand.route.has_unsent(source)
+    assert stand.route.state.error == "no"
     stand.sender.answer = BAD
     stand.attempt()
-    assert not stand.route.owes(source), "dropped, and counted"
+    assert not stand.route.has_unsent(source), "dropped, and counted"
 
 
 def test_a_tally_that_cannot_be_read_is_owed_to_nobody() -> None:
@@ -369,7 +369,7 @@ def test_a_tally_that_cannot_be_read_is_owed_to_nobody() -> None:
     def broken(tally: str) -> list[Snapshot]:
         raise ValueError("not a tally")
 
-    assert not Stand(Told(), broken).route.owes(dead())
+    assert not Stand(Told(), broken).route.has_unsent(dead())
 
 
 # --- on its thread

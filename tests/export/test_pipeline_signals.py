@@ -17,8 +17,8 @@ from torchelastic_otel import semconv
 from torchelastic_otel.export.backoff import BatchConfig
 from torchelastic_otel.export.config import ExportConfig
 from torchelastic_otel.export.destinations import Exporter, Registry
-from torchelastic_otel.export.metric_checkpoints import TALLY_EXPORTERS_KEY
-from torchelastic_otel.export.metric_delta import Measured
+from torchelastic_otel.export.metric_checkpoints import EXPORTERS_KEY
+from torchelastic_otel.export.metric_delta import MetricBatch
 from torchelastic_otel.export.pipeline import Pipeline
 from torchelastic_otel.export.result import Disposition, ExportResult
 from torchelastic_otel.model.event import ElasticEvent
@@ -30,7 +30,7 @@ from torchelastic_otel.processing.processor import ORIGIN_KEY, SPANS, TALLY_KEY
 from torchelastic_otel.spool import store
 
 S = 1_000_000_000
-PACE = BatchConfig(delay_ns=0, first_backoff_ns=1_000_000, last_backoff_ns=5_000_000, hold_ns=5_000_000)
+PACE = BatchConfig(delay_ns=0, min_backoff_ns=1_000_000, max_backoff_ns=5_000_000, blocked_delay_ns=5_000_000)
 TERMS = ExportConfig(logs=PACE, traces=PACE, metrics=PACE)
 
 
@@ -42,7 +42,7 @@ class Receiver:
         items: What was taken.
     """
 
-    deltas: frozenset[Any] = frozenset()
+    delta_kinds: frozenset[Any] = frozenset()
 
     def __init__(self, answer: ExportResult = DELIVERED) -> None:
         self.answer = answer
@@ -50,11 +50,11 @@ class Receiver:
 
     def send(self, batch: Any) -> ExportResult:
         """See ``Sender``."""
-        if self.answer.verdict is Disposition.DELIVERED:
-            self.items += [batch] if isinstance(batch, Measured) else batch
+        if self.answer.disposition is Disposition.DELIVERED:
+            self.items += [batch] if isinstance(batch, MetricBatch) else batch
         return self.answer
 
-    def abort(self) -> None:
+    def cancel(self) -> None:
         """See ``Sender``."""
 
     def close(self) -> None:
@@ -89,12 +89,12 @@ class Stand:
         self.receivers = {cursor: Receiver(answer) for cursor, answer in answers.items()}
         self.registry = Registry(lambda group: {})
         self.registry.register("elsewhere", "memory")
-        self.registry.lead_defaults_to(self.registry.exporters("otlp"))
+        self.registry.set_default_exporters(self.registry.exporters("otlp"))
         self.spool = store.create_in_memory(BOUND)
-        options = {"terms": TERMS, "adoption_interval_s": 0.02, "numbers": Numbers(), **options}
+        options = {"config": TERMS, "adoption_interval_s": 0.02, "metric_source": Numbers(), **options}
         self.pipeline = Pipeline(self.make_sender, self.registry.exporters_of, **options)
         self.pipeline.add(self.spool, origin("own"))
-        self.pipeline.see(("null", "dynamic_rendezvous"))
+        self.pipeline.subscribe(("null", "dynamic_rendezvous"))
         self.pipeline.start()
 
     def make_sender(self, exporter: Exporter) -> Receiver:
@@ -106,7 +106,7 @@ class Stand:
 
     def keep(self, *rows: tuple[str, str]) -> None:
         """Append, and wake."""
-        self.pipeline.see({destination for destination, _ in rows})
+        self.pipeline.subscribe({destination for destination, _ in rows})
         self.spool.append(rows)
         self.pipeline.wake()
 
@@ -172,7 +172,7 @@ def test_heartbeats_are_no_logs_and_hold_nothing_up(make: Make) -> None:
 
 def test_heartbeats_are_logs_where_they_are_asked_for(make: Make) -> None:
     """Somebody looks for the network that fails now and then."""
-    stand = make(terms=ExportConfig(logs=PACE, heartbeats=True))
+    stand = make(config=ExportConfig(logs=PACE, heartbeats=True))
     stand.keep(event("1"), heartbeat())
     assert stand.pipeline.flush(10 * S)
     assert bodies(stand["otlp"]) == ["1", "beat"]
@@ -180,7 +180,7 @@ def test_heartbeats_are_logs_where_they_are_asked_for(make: Make) -> None:
 
 def test_a_trace_that_is_not_sampled_is_acknowledged_and_not_sent(make: Make) -> None:
     """The sampler decides by trace; nothing of it stays behind in the spool."""
-    stand = make(terms=ExportConfig(logs=PACE, traces=PACE, keeps=lambda trace_id: trace_id == TRACE))
+    stand = make(config=ExportConfig(logs=PACE, traces=PACE, sampler=lambda trace_id: trace_id == TRACE))
     stand.keep((SPANS, span("a").to_json()), (SPANS, span("b", trace_id=OTHER_TRACE).to_json()))
     assert stand.pipeline.flush(10 * S)
     assert [delivery.span.name for delivery in stand["otlp traces"].items] == ["a"]
@@ -218,12 +218,12 @@ def test_a_flush_tells_the_numbers_once_more(make: Make) -> None:
 def test_delivery_counts_itself_by_destination_and_signal(make: Make) -> None:
     """Every exporter has its numbers from the start; the age is that of the oldest row that somebody has not got."""
     stand = make()
-    assert set(stand.pipeline.outside(0).exports) == {("otlp", signal) for signal in Signal}
+    assert set(stand.pipeline.self_metrics(0).exports) == {("otlp", signal) for signal in Signal}
     stand["otlp traces"].answer = ExportResult(Disposition.RETRY, "away")
     late = span()
     stand.keep(event("1"), (SPANS, late.to_json()))
     stand.pipeline.flush(10 * S)
-    numbers = stand.pipeline.outside(late.end_ns + 5 * S)
+    numbers = stand.pipeline.self_metrics(late.end_ns + 5 * S)
     assert numbers.exports["otlp", Signal.LOGS] == Exports(delivered=1)
     assert numbers.exports["otlp", Signal.TRACES] == Exports()
     assert numbers.exports["otlp", Signal.METRICS].delivered > 0
@@ -231,7 +231,7 @@ def test_delivery_counts_itself_by_destination_and_signal(make: Make) -> None:
     assert numbers.spool_bytes == stand.spool.size > 0
     stand["otlp traces"].answer = DELIVERED
     assert stand.pipeline.flush(10 * S)
-    assert stand.pipeline.outside(late.end_ns + 9 * S).spool_age_ns == 0
+    assert stand.pipeline.self_metrics(late.end_ns + 9 * S).spool_age_ns == 0
 
 
 def leave(directory: Path, *, pending: bool, metrics: bool = True) -> Path:
@@ -243,7 +243,7 @@ def leave(directory: Path, *, pending: bool, metrics: bool = True) -> Path:
         MetricState(1), ElasticEvent(semconv.RUN_IDENTIFIED, "null", "r", 1, 2, 3, attributes={semconv.RUN_ID: "run-1"})
     )
     spool.put_meta(TALLY_KEY, tally.to_json())
-    spool.put_meta(TALLY_EXPORTERS_KEY, json.dumps(["otlp metrics"] if metrics else []))
+    spool.put_meta(EXPORTERS_KEY, json.dumps(["otlp metrics"] if metrics else []))
     spool.subscribe({"otlp": ["null"], "otlp traces": [SPANS]})
     if pending:
         spool.append([event("1"), (SPANS, span().to_json())])
@@ -257,19 +257,19 @@ def test_of_a_dead_process_everything_is_delivered_with_its_own_resource(
 ) -> None:
     """Also where only its numbers are left to tell."""
     leave(tmp_path, pending=pending)
-    stand = make(directory=tmp_path, numbers=None)
+    stand = make(directory=tmp_path, metric_source=None)
     assert wait_until(lambda: (tmp_path / "dead.delivered").exists())
     assert bodies(stand["otlp"]) == ["1"] * pending
     assert [delivery.origin.id for delivery in stand["otlp traces"].items] == ["dead"] * pending
     assert {measured.origin.id for measured in stand["otlp metrics"].items} == {"dead"}
     [adopted] = stand.pipeline.adopted()
-    assert (adopted.numbers, adopted.left) == (("otlp metrics",), 0)
+    assert (adopted.metric_exporters, adopted.pending_after) == (("otlp metrics",), 0)
 
 
 def test_numbers_that_cannot_be_told_now_keep_the_spool_for_later(make: Make, tmp_path: Path) -> None:
     """The collector is away: the next look tries again."""
     left = leave(tmp_path, pending=False)
-    stand = make({"otlp metrics": ExportResult(Disposition.RETRY, "away")}, directory=tmp_path, numbers=None)
+    stand = make({"otlp metrics": ExportResult(Disposition.RETRY, "away")}, directory=tmp_path, metric_source=None)
     assert wait_until(lambda: bool(stand.pipeline.adopted()))
     assert left.exists()
     stand["otlp metrics"].answer = DELIVERED
@@ -279,6 +279,6 @@ def test_numbers_that_cannot_be_told_now_keep_the_spool_for_later(make: Make, tm
 def test_numbers_that_nobody_was_to_be_told_are_nobodys(make: Make, tmp_path: Path) -> None:
     """`OTEL_METRICS_EXPORTER=none` in that job."""
     left = leave(tmp_path, pending=True, metrics=False)
-    stand = make(directory=tmp_path, numbers=None)
+    stand = make(directory=tmp_path, metric_source=None)
     assert wait_until(lambda: not left.exists())
     assert stand["otlp metrics"].items == []

@@ -26,7 +26,7 @@ from torchelastic_otel.processing.processor import ORIGIN_KEY, encode_record
 from torchelastic_otel.spool import adoption, store
 
 S = 1_000_000_000
-PACE = BatchConfig(delay_ns=0, first_backoff_ns=1_000_000, last_backoff_ns=5_000_000, hold_ns=5_000_000)
+PACE = BatchConfig(delay_ns=0, min_backoff_ns=1_000_000, max_backoff_ns=5_000_000, blocked_delay_ns=5_000_000)
 TERMS = ExportConfig(logs=PACE, traces=PACE, metrics=PACE)
 
 Make = Callable[..., Pipeline]
@@ -73,15 +73,15 @@ def start(
     pipeline = Pipeline(
         registry.make_sender,
         registry.exporters_of,
-        terms=TERMS,
+        config=TERMS,
         directory=directory,
         max_bytes=BOUND,
         adoption_interval_s=interval_s,
-        at_each_look=at_each_look,
+        on_scan=at_each_look,
     )
     pipelines.append(pipeline)
     pipeline.add(store.create_in_memory(BOUND) if spool is None else spool, origin("own"))
-    pipeline.see(("null",))
+    pipeline.subscribe(("null",))
     pipeline.start()
     return pipeline
 
@@ -118,7 +118,7 @@ def test_what_dead_processes_left_is_delivered_and_becomes_history(pipelines: li
         assert own == [f"dead{number}-{sequence}" for sequence in (1, 2, 3)]
     adopted = pipeline.adopted()
     assert len(adopted) == 12
-    assert {(each.events, each.left) for each in adopted} == {(3, 0)}
+    assert {(each.pending_before, each.pending_after) for each in adopted} == {(3, 0)}
     assert pipeline.adopted() == []
 
 
@@ -274,7 +274,7 @@ def test_a_spool_that_cannot_be_settled_now_is_let_go_of_and_tried_again(
     somebody = sqlite3.connect(path, isolation_level=None)
     somebody.execute("BEGIN IMMEDIATE")
     start(pipelines, registry, tmp_path)
-    assert wait_until(lambda: "cannot be taken over" in caplog.text)
+    assert wait_until(lambda: "cannot be adopted" in caplog.text)
     assert registry["x"].wait_for_taken(1)
     assert registry["x"].taken == ["other-1"]
     somebody.execute("ROLLBACK")
@@ -301,15 +301,15 @@ def test_a_spool_that_fails_between_two_exporters_is_closed_when_neither_is_at_i
     monkeypatch.setattr(BatchExportWorker, "add", fails_once)
     adopting = Registry(null=("x", "y"))
     pipeline = Pipeline(
-        adopting.make_sender, adopting.exporters_of, terms=TERMS, directory=tmp_path, adoption_interval_s=0.02
+        adopting.make_sender, adopting.exporters_of, config=TERMS, directory=tmp_path, adoption_interval_s=0.02
     )
     pipelines.append(pipeline)
-    pipeline.see(("null",))
+    pipeline.subscribe(("null",))
     pipeline.start()
     assert wait_until(lambda: (tmp_path / "dead.delivered").exists())
     assert failed.is_set()
     assert adopting["x"].taken == adopting["y"].taken == ["dead-1"]
-    assert "it is left to a later look" in caplog.text
+    assert "it is adopted again later" in caplog.text
 
 
 def test_each_destination_reaches_its_own_exporters(pipelines: list[Pipeline]) -> None:
@@ -318,7 +318,7 @@ def test_each_destination_reaches_its_own_exporters(pipelines: list[Pipeline]) -
     spool = store.create_in_memory(BOUND)
     pipeline = start(pipelines, registry, spool=spool)
     for body, destination in (("1", "null"), ("2", "both"), ("3", "other"), ("4", "null")):
-        pipeline.see((destination,))
+        pipeline.subscribe((destination,))
         spool.append([event(body, destination)])
         pipeline.wake()
     assert pipeline.flush(10 * S)
@@ -337,11 +337,11 @@ def test_a_destination_whose_package_is_broken_costs_no_other(
             raise ImportError("no such module")
         return registry.exporters_of(name)
 
-    pipeline = Pipeline(registry.make_sender, exporters_of, terms=TERMS)
+    pipeline = Pipeline(registry.make_sender, exporters_of, config=TERMS)
     pipelines.append(pipeline)
     spool = store.create_in_memory(BOUND)
     pipeline.add(spool, origin("own"))
-    pipeline.see(("brought", "null"))
+    pipeline.subscribe(("brought", "null"))
     pipeline.start()
     spool.append([event("1", "brought"), event("2")])
     pipeline.wake()
@@ -360,10 +360,10 @@ def test_when_the_disk_fails_a_new_destination_still_gets_its_events(pipelines: 
     assert wait_until(lambda: disk.cursors()["x"].pending == 0)
     disk._connection.execute("PRAGMA query_only=ON")
     with pytest.raises(SpoolError):
-        pipeline.see(("late",))
+        pipeline.subscribe(("late",))
     memory = store.create_in_memory(BOUND, disk.last_sequence + 1)
     pipeline.add(memory, origin("not asked"))
-    pipeline.see(("late",))
+    pipeline.subscribe(("late",))
     memory.append([event("2", "late"), event("3")])
     pipeline.wake()
     assert registry["y"].wait_for_taken(1)
@@ -438,11 +438,11 @@ def test_detectors_that_fail_or_a_disk_that_takes_no_note_start_the_routes_all_t
         raise OSError("no metadata service")
 
     registry = Registry(null=("x",))
-    pipeline = Pipeline(registry.make_sender, registry.exporters_of, terms=TERMS, detect=detect)  # type: ignore[arg-type]
+    pipeline = Pipeline(registry.make_sender, registry.exporters_of, config=TERMS, detect=detect)  # type: ignore[arg-type]
     pipelines.append(pipeline)
     spool = store.create_in_memory(BOUND)
     pipeline.add(spool, origin("own"))
-    pipeline.see(("null",))
+    pipeline.subscribe(("null",))
     pipeline.start()
     spool.append([event("1")])
     pipeline.wake()

@@ -16,19 +16,19 @@ MINUTE_NS = 60_000_000_000
 def questions() -> Iterator[QueryRunner]:
     """A thread of its own, which ends."""
     made = QueryRunner()
-    made.begin()
+    made.start()
     thread = made._thread
     assert thread is not None
     yield made
     assert made._thread is thread  # one that has died is not begun again while a process ends
-    made.end()
+    made.stop()
     thread.join(60)
     assert not thread.is_alive()
 
 
 def answered(questions: QueryRunner) -> bool:
     """Whether the thread is there for the next one."""
-    return questions.ask(MINUTE_NS, lambda: "there") == "there"
+    return questions.run(MINUTE_NS, lambda: "there") == "there"
 
 
 def raises(error: BaseException) -> Callable[[], object]:
@@ -45,7 +45,7 @@ def test_a_disk_that_cannot_tell_is_no_fault_and_the_next_question_is_answered(
     questions: QueryRunner, error: BaseException
 ) -> None:
     """A traceback on standard error for a disk in trouble frightens whoever reads a job's log."""
-    assert questions.ask(MINUTE_NS, raises(error)) is None
+    assert questions.run(MINUTE_NS, raises(error)) is None
     assert answered(questions)
 
 
@@ -55,6 +55,6 @@ def test_a_fault_is_kept_in_and_the_next_question_is_answered(
     questions: QueryRunner, faults: list[BaseException], error: BaseException
 ) -> None:
     """An exit asks several questions: a thread that has ended makes it wait out its whole time for each."""
-    assert questions.ask(MINUTE_NS, raises(error)) is None
+    assert questions.run(MINUTE_NS, raises(error)) is None
     assert answered(questions)
     assert faults == [error]

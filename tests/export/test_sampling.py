@@ -7,15 +7,15 @@ import random
 import pytest
 from opentelemetry.sdk.trace.sampling import TraceIdRatioBased
 
-from torchelastic_otel.export.sampling import sampler_of
+from torchelastic_otel.export.sampling import make_sampler
 
 TRACES = [f"{random.Random(seed).getrandbits(128):032x}" for seed in range(2_000)]
 
 
 def kept(**variables: str) -> list[str]:
     """The traces that are kept; nothing is complained of."""
-    keeps = sampler_of({f"OTEL_TRACES_{name}": value for name, value in variables.items()}, pytest.fail)
-    return [trace for trace in TRACES if keeps(trace)]
+    sampler = make_sampler({f"OTEL_TRACES_{name}": value for name, value in variables.items()}, pytest.fail)
+    return [trace for trace in TRACES if sampler(trace)]
 
 
 @pytest.mark.parametrize("name", ["", "always_on", "parentbased_always_on", "ALWAYS_ON"])
@@ -50,6 +50,6 @@ def test_a_ratio_keeps_the_traces_that_opentelemetry_would(name: str, ratio: flo
 def test_what_cannot_be_honoured_is_named_and_everything_is_kept(variables: dict[str, str], named: str) -> None:
     """Losing a trace to a typing error would be found out when it is needed."""
     said: list[str] = []
-    keeps = sampler_of(variables, said.append)
-    assert all(keeps(trace) for trace in TRACES)
+    sampler = make_sampler(variables, said.append)
+    assert all(sampler(trace) for trace in TRACES)
     assert [named in text for text in said] == [True]

@@ -13,7 +13,8 @@ from torchelastic_otel.export.backoff import BatchConfig
 from torchelastic_otel.export.batch_worker import BatchExportWorker
 from torchelastic_otel.export.config import export_config
 from torchelastic_otel.export.result import Sender
-from torchelastic_otel.export.worker import ExportWorker, Rest, rest_until_urgent
+from torchelastic_otel.export.sources import SpoolSource
+from torchelastic_otel.export.worker import ExportWorker, Wait, wait_until_urgent
 from torchelastic_otel.settings import Settings
 
 LONG_S = 60
@@ -31,27 +32,31 @@ class Driven(ExportWorker[object]):
         sender: Its sender.
     """
 
-    when_off = "nothing is"
+    disabled_effect = "nothing is"
 
     def __init__(
         self,
         attempt: Callable[[], int | None] = lambda: None,
         *,
         make_sender: Callable[[], Sender[object]] | None = None,
-        rest: Rest = rest_until_urgent,
+        rest: Wait = wait_until_urgent,
     ) -> None:
         self.sender = TestSender()
         self.attempt = attempt
         self.rested = threading.Event()
-        super().__init__("x", make_sender or (lambda: self.sender), BatchConfig(delay_ns=0), rest)  # type: ignore[arg-type, return-value]
+        super().__init__("x", make_sender or (lambda: self.sender), BatchConfig(delay_ns=0), wait=rest)  # type: ignore[arg-type, return-value]
         self.start()
 
-    def _attempt(self, sender: Sender[object], *, asked: bool) -> int | None:
+    def _attempt(self, sender: Sender[object], *, flushing: bool) -> int | None:
         return self.attempt()
 
-    def _rest(self, wait_ns: int | None) -> None:
+    def has_unsent(self, source: SpoolSource) -> bool:
+        """Nothing is."""
+        return False
+
+    def _wait(self, wait_ns: int | None) -> None:
         self.rested.set()
-        super()._rest(wait_ns)
+        super()._wait(wait_ns)
 
 
 @pytest.fixture
@@ -96,9 +101,9 @@ def test_rows_that_wait_for_company_for_ever_go_with_a_flush(milliseconds: str) 
 
     def rest(urgent: threading.Event, ns: int) -> object:
         resting.set()
-        return rest_until_urgent(urgent, ns)
+        return wait_until_urgent(urgent, ns)
 
-    route = BatchExportWorker("x", lambda: sender, pace, rest=rest)
+    route = BatchExportWorker("x", lambda: sender, pace, wait=rest)
     route.add(source("1", "2"))
     route.start()
     assert sender.wait_for_taken(2, LONG_S)
@@ -143,7 +148,7 @@ def test_an_exporter_that_cannot_be_made_leaves_no_flush_waiting(threads: list[D
     """It is off and no more, whatever its constructor calls."""
     threads.append(Driven(make_sender=raises(fault)))  # type: ignore[arg-type]
     assert threads[0].flush().acquire(timeout=LONG_S)
-    assert threads[0].state.trouble.startswith("off: ")
+    assert threads[0].state.error.startswith("disabled: ")
 
 
 @pytest.mark.tests_own_faults

@@ -35,7 +35,7 @@ def landing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Process
     monkeypatch.setenv("OTEL_BLRP_SCHEDULE_DELAY", "10")
     settings, _ = from_environment(os.environ)
     registry = Registry()
-    registry.lead_defaults_to(registry.exporters("file"))
+    registry.set_default_exporters(registry.exporters("file"))
     made = ProcessRuntime(settings, registry, {})
     made.pipeline._interval_s = 0.01
     yield made
@@ -80,13 +80,13 @@ def test_a_spool_that_is_gone_is_said_once(landing: ProcessRuntime, caplog: pyte
     path = landing.path
     assert path is not None
     looked = threading.Semaphore(0)
-    landing.pipeline._at_each_look = looked.release
+    landing.pipeline._on_scan = looked.release
     assert all(looked.acquire(timeout=60) for _ in range(2))  # no look is under way that found the spool
     path.unlink()
     path.with_suffix(".lock").unlink()
-    landing.pipeline._at_each_look = landing._show_alive
+    landing.pipeline._on_scan = landing._show_alive
     assert wait_until(lambda: "somebody removed spool" in caplog.text, 60)
-    landing.pipeline._at_each_look = lambda: (landing._show_alive(), looked.release())
+    landing.pipeline._on_scan = lambda: (landing._show_alive(), looked.release())
     assert all(looked.acquire(timeout=60) for _ in range(3))
     assert not path.with_suffix(".lock").exists()
     assert caplog.text.count("somebody removed spool") == 1
@@ -114,13 +114,13 @@ def test_without_a_thread_to_spare_events_are_kept_and_told_when_there_is_one(
 def test_a_destination_that_comes_when_no_thread_is_to_be_had_is_led_later(landing: ProcessRuntime) -> None:
     """Its rows have their cursor from the first on."""
     writer = Writer(landing)
-    assert landing.pipeline.loaded(60_000_000_000)
+    assert landing.pipeline.wait_until_started(60_000_000_000)
     with no_thread_to_spare():
         assert writer.append(seen('{"name": "late"}', destination="memory")) == 0
         writer.process()
-    assert landing.pipeline._fleet.routes["memory"]._thread is None
+    assert landing.pipeline._workers_by_cursor["memory"]._thread is None
     assert wait_until(
-        lambda: (landing.committed(), landing.pipeline._fleet.routes["memory"]._thread is not None)[1], 60
+        lambda: (landing.committed(), landing.pipeline._workers_by_cursor["memory"]._thread is not None)[1], 60
     )
     assert landing.pipeline.flush(60_000_000_000)
     assert writer._spool.cursors()["memory"].delivered == 1

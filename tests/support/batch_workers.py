@@ -46,12 +46,12 @@ class TestSender:
         answer = self.answer
         outcome = answer([delivery.event.body for delivery in batch]) if callable(answer) else answer
         with self.changed:
-            if outcome.verdict is Disposition.DELIVERED:
+            if outcome.disposition is Disposition.DELIVERED:
                 self.taken += uids
             self.changed.notify_all()
         return outcome
 
-    def abort(self) -> None:
+    def cancel(self) -> None:
         """See ``Sender``."""
         self.aborted.set()
 
@@ -74,7 +74,7 @@ def refusing(*bad: str) -> Callable[[list[str]], ExportResult]:
     """A receiver that refuses any batch with one of these bodies in it."""
 
     def answer(bodies: list[str]) -> ExportResult:
-        return ExportResult(Disposition.REFUSED, "HTTP 400") if set(bad) & set(bodies) else DELIVERED
+        return ExportResult(Disposition.REJECTED, "HTTP 400") if set(bad) & set(bodies) else DELIVERED
 
     return answer
 

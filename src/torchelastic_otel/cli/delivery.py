@@ -93,12 +93,12 @@ def make_pipeline(
     pipeline = Pipeline(
         lambda exporter: made[exporter.cursor],
         lambda destination: tuple(exporter for exporter in exporters if exporter.cursor in made),
-        terms=export_config(os.environ, settings, _say),
+        config=export_config(os.environ, settings, _say),
         directory=folder if adopts else None,
         max_bytes=settings.spool_max_bytes,
         adoption_interval_s=None,
     )
-    pipeline.see(("null", "dynamic_rendezvous"))
+    pipeline.subscribe(("null", "dynamic_rendezvous"))
     pipeline.start()
     return pipeline
 

@@ -23,7 +23,7 @@ from torchelastic_otel.units import NS_PER_S
 if TYPE_CHECKING:
     from torchelastic_otel.cli.doctor.masking import Masks
     from torchelastic_otel.cli.spool_inventory import SpoolView
-    from torchelastic_otel.export.orphan_adopter import Adopted
+    from torchelastic_otel.export.orphan_adopter import AdoptedSpool
     from torchelastic_otel.export.pipeline import Pipeline
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
@@ -101,9 +101,9 @@ class Flush(Command):
                 report.say(f"watching {directory}; SIGTERM or SIGINT ends it")
                 pause = arguments.interval
                 while signal.sigtimedwait(_SIGNALS, pause) is None:
-                    report.take(pipeline.adopt_pass(int(arguments.timeout * NS_PER_S)), tell=True)
+                    report.take(pipeline.adopt_once(int(arguments.timeout * NS_PER_S)), tell=True)
                     # patience with a collector that is away is ours here: a pass asks it at once
-                    in_trouble = any(state.trouble for state in pipeline.states)
+                    in_trouble = any(state.error for state in pipeline.states)
                     pause = min(max(2 * pause, 1.0), _LONGEST_PAUSE_S) if in_trouble else arguments.interval
             try_until(report.attempt, arguments.timeout)
             return report.finish()  # before the stop, which interrupts what hangs and then is its reason
@@ -135,15 +135,15 @@ class _Report:
         """One pass over the directory; whether nothing is left that waiting could help."""
         from torchelastic_otel.cli.spool_inventory import survey
 
-        self.take(self._pipeline.adopt_pass(left_ns))
+        self.take(self._pipeline.adopt_once(left_ns))
         # what an exporter is at still when time is over, we hold ourselves
-        held = self._pipeline.held
+        held = self._pipeline.held_spools
         views = [replace(view, live=view.live and view.path not in held) for view in survey(self._directory)]
         self._left = [view for view in views if view.pending or view.trouble]
         here = {state.name for state in self._pipeline.states}
         return not any(view.live or here & view.pending.keys() for view in self._left)
 
-    def take(self, adopted: Sequence[Adopted], *, tell: bool = False) -> None:
+    def take(self, adopted: Sequence[AdoptedSpool], *, tell: bool = False) -> None:
         """Add what a pass did; with ``tell`` say at once what it delivered."""
         from torchelastic_otel.cli.spool_inventory import run_of
 
@@ -159,10 +159,10 @@ class _Report:
                     "numbers": [],
                 },
             )
-            entry["numbers"] += [name for name in each.numbers if name not in entry["numbers"]]
+            entry["numbers"] += [name for name in each.metric_exporters if name not in entry["numbers"]]
             news = {}
-            for name, after in each.after.items():
-                before = each.before[name]
+            for name, after in each.cursors_after.items():
+                before = each.cursors_before[name]
                 counts = {
                     "delivered": after.delivered - before.delivered,
                     "rejected": after.rejected - before.rejected,
@@ -172,9 +172,9 @@ class _Report:
                     total = entry["exporters"].setdefault(name, dict.fromkeys(counts, 0))
                     total.update({what: total[what] + count for what, count in counts.items()})
                     news[name] = counts
-            if tell and (news or each.numbers):
+            if tell and (news or each.metric_exporters):
                 self._told.add(each.path)
-                entry = {**entry, "exporters": news, "numbers": list(each.numbers)}
+                entry = {**entry, "exporters": news, "numbers": list(each.metric_exporters)}
                 print(json.dumps(entry) if self._json else _delivered_line(entry), flush=True)
 
     def finish(self) -> int:
@@ -211,7 +211,7 @@ class _Report:
         return 0 if complete else 1
 
     def _left_entry(self, view: SpoolView) -> dict[str, Any]:
-        troubles = {state.name: self._masks.text(state.trouble) for state in self._pipeline.states}
+        troubles = {state.name: self._masks.text(state.error) for state in self._pipeline.states}
         why = {}
         for name in view.pending:
             if view.live:

@@ -81,8 +81,8 @@ def deliver(
         for stream in streams:
             spool = _spool(stream, settings, directory, owned)
             spools.append(spool)
-            pipeline.see({event.destination for event in stream.events})
-            pipeline.add(spool, _origin(stream), goes_on=False)
+            pipeline.subscribe({event.destination for event in stream.events})
+            pipeline.add(spool, _origin(stream), continues=False)
             try:
                 _keep(spool, stream.events)
             except SpoolError as error:
@@ -90,7 +90,7 @@ def deliver(
             pipeline.wake()
         try_until(pipeline.flush, timeout_s)
         masks = Masks(os.environ)
-        troubles = {state.name: masks.text(state.trouble) for state in pipeline.states}
+        troubles = {state.name: masks.text(state.error) for state in pipeline.states}
     finally:
         pipeline.stop(NS_PER_S)
         for stream, spool in zip(streams, spools, strict=False):  # fewer spools where one could not be made

@@ -15,7 +15,7 @@ from typing import Any
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # protobuf ships no types
 
 from torchelastic_otel.errors import BadRequestError
-from torchelastic_otel.export.otel.otlp_json import from_json, to_line
+from torchelastic_otel.export.otel.otlp_json import from_json, to_json_line
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
 _PROTOBUF, _JSON = "application/x-protobuf", "application/json"
@@ -105,7 +105,7 @@ class _Handler(BaseHTTPRequestHandler):
         except (DecodeError, ValueError) as error:
             raise BadRequestError(400, f"not an OTLP request: {error}") from error
         answer = take(message, _PROTOCOLS[content])
-        return content, to_line(answer) if content == _JSON else answer.SerializeToString()
+        return content, to_json_line(answer) if content == _JSON else answer.SerializeToString()
 
     def _body(self) -> bytes:
         length = self.headers.get("Content-Length", "")

@@ -14,11 +14,11 @@ from typing import Final
 from torchelastic_otel.export.result import Disposition, ExportResult
 from torchelastic_otel.units import NS_PER_S
 
-FIRST_BACKOFF_NS: Final = 1 * NS_PER_S
-LAST_BACKOFF_NS: Final = 15 * NS_PER_S
+MIN_BACKOFF_NS: Final = 1 * NS_PER_S
+MAX_BACKOFF_NS: Final = 15 * NS_PER_S
 """Short enough that what waited is there soon after a collector is back."""
-HOLD_NS: Final = 60 * NS_PER_S
-LONGEST_WISH_NS: Final = 600 * NS_PER_S
+BLOCKED_DELAY_NS: Final = 60 * NS_PER_S
+MAX_RETRY_AFTER_NS: Final = 600 * NS_PER_S
 """A receiver that asks for more is asked again after this."""
 
 
@@ -37,9 +37,9 @@ class BatchConfig:
 
     max_rows: int = 512
     delay_ns: int = NS_PER_S
-    first_backoff_ns: int = FIRST_BACKOFF_NS
-    last_backoff_ns: int = LAST_BACKOFF_NS
-    hold_ns: int = HOLD_NS
+    min_backoff_ns: int = MIN_BACKOFF_NS
+    max_backoff_ns: int = MAX_BACKOFF_NS
+    blocked_delay_ns: int = BLOCKED_DELAY_NS
 
 
 class Backoff:
@@ -50,19 +50,19 @@ class Backoff:
         jitter: From 0 to 1, anew at each call.
     """
 
-    def __init__(self, pace: BatchConfig, jitter: Callable[[], float] | None = None) -> None:
-        self._pace = pace
+    def __init__(self, config: BatchConfig, jitter: Callable[[], float] | None = None) -> None:
+        self._config = config
         # of our own: drawing from the global one would change the host program's random numbers
         self._jitter = jitter or random.Random().random
         self._backoff_ns = 0
 
-    def after(self, outcome: ExportResult) -> int:
+    def next_delay_ns(self, result: ExportResult) -> int:
         """The wait after this failure, nanoseconds."""
-        if outcome.verdict is Disposition.HOLD:
-            return self._pace.hold_ns
-        if outcome.retry_after_ns is not None:
-            return min(outcome.retry_after_ns, LONGEST_WISH_NS)
-        self._backoff_ns = min(max(2 * self._backoff_ns, self._pace.first_backoff_ns), self._pace.last_backoff_ns)
+        if result.disposition is Disposition.BLOCKED:
+            return self._config.blocked_delay_ns
+        if result.retry_after_ns is not None:
+            return min(result.retry_after_ns, MAX_RETRY_AFTER_NS)
+        self._backoff_ns = min(max(2 * self._backoff_ns, self._config.min_backoff_ns), self._config.max_backoff_ns)
         return int(self._backoff_ns * (0.5 + self._jitter() / 2))
 
     def reset(self) -> None:

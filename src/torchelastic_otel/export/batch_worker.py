@@ -1,11 +1,11 @@
-"""One exporter's own way through the spools: its cursor in each, and what becomes of every row.
+"""The worker of an exporter of logs or traces: its cursor in each spool, and the fate of every row.
 
-What always holds:
+Guarantees:
 
-- A row is acknowledged after the exporter accepted it, or set aside after the receiver refused it alone, or withheld
-  because nobody asked for it; nothing else moves a cursor. So every row gets there at least once, in order for
-  each spool.
-- Its thread keeps what :mod:`~torchelastic_otel.export.worker` promises.
+- A row is acknowledged after the exporter accepted it, after the receiver rejected it alone and it was quarantined, or
+  after it was filtered out; nothing else moves a cursor. So every row is exported at least once, in order for each
+  spool.
+- Its thread has the guarantees of :mod:`~torchelastic_otel.export.worker`.
 """
 
 from __future__ import annotations
@@ -16,185 +16,181 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from torchelastic_otel.errors import SpoolCorruptError, SpoolError
-from torchelastic_otel.export.backoff import Backoff, BatchConfig
+from torchelastic_otel.export.backoff import BatchConfig
 from torchelastic_otel.export.result import Disposition, ExportResult, Sender
-from torchelastic_otel.export.sources import Item, Read, SourceSet, SpoolSource, read_event
-from torchelastic_otel.export.worker import ExportWorker, Rest, rest_until_urgent
-from torchelastic_otel.guard import guard
+from torchelastic_otel.export.sources import Item, RowReader, SpoolSource, read_event
+from torchelastic_otel.export.worker import ExportWorker, Wait, wait_until_urgent
 from torchelastic_otel.spool.records import Row
 from torchelastic_otel.units import NS_PER_S
 
 logger = logging.getLogger("torchelastic_otel")
 
 MAX_BATCH_BYTES: Final = 512 * 1024
-"""Bytes of event JSON in a batch; encoded it stays below 1 MiB (held by a test)."""
-_MOST_UNREAD: Final = 3
+"""Bytes of event JSON in a batch; encoded it is smaller than 1 MiB (a test checks it)."""
+_MAX_READ_FAILURES: Final = 3
+_DELIVERED: Final = ExportResult(Disposition.DELIVERED)
 
 
 class BatchExportWorker(ExportWorker[Sequence[Any]]):
-    """See the header of this file.
+    """See the module's docstring.
 
     Args:
         name: The name of the exporter's cursor.
-        make_sender: Makes the exporter's sender; called on the route's thread.
-        pace: How it goes about it.
+        make_sender: Makes the exporter's sender; called on the worker's thread.
+        config: Batch size, delay and backoff.
         read: Makes items of rows.
-        jitter: From 0 to 1, for backoffs.
-        rest: In place of the machine's clock.
+        jitter: A random number from 0 to 1, for the backoff.
+        wait: Replaces the machine's clock in tests.
     """
 
-    when_off = "its events stay in the spool"
+    disabled_effect = "its records stay in the spool"
 
     def __init__(
         self,
         name: str,
         make_sender: Callable[[], Sender[Sequence[Any]]],
-        pace: BatchConfig,
+        config: BatchConfig,
         *,
-        read: Read = read_event,
+        read: RowReader = read_event,
         jitter: Callable[[], float] | None = None,
-        rest: Rest = rest_until_urgent,
+        wait: Wait = wait_until_urgent,
     ) -> None:
-        super().__init__(name, make_sender, pace, rest)
+        super().__init__(name, make_sender, config, jitter=jitter, wait=wait)
         self._read = read
-        self._patience = Backoff(pace, jitter)
-        self._shelf = SourceSet()
-        self._unread: Counter[int] = Counter()  # by identity, how often in a row
+        self._read_failures: Counter[int] = Counter()  # by identity, consecutive ones
 
     def add(self, source: SpoolSource) -> None:
-        """Deliver this source too, from where its cursor stands."""
+        """Export this source, too, from the position of its cursor."""
         source.positions[self.name] = source.spool.cursors()[self.name].position
-        self._unread.pop(id(source), None)
-        self._shelf.put(source)
+        self._read_failures.pop(id(source), None)
+        super().add(source)
         self._wake.set()
 
-    def remove(self, source: SpoolSource) -> None:
-        """Leave a source alone from the next batch on."""
-        self._shelf.take_away(source)
+    def has_unsent(self, source: SpoolSource) -> bool:
+        """Whether rows are pending for this exporter."""
+        cursor = source.spool.cursors().get(self.name)
+        return cursor is not None and cursor.pending > 0
 
-    def is_at(self, source: SpoolSource) -> bool:
-        """Whether a batch of this source is being read, sent or acknowledged at this moment."""
-        return self._shelf.is_in_hand(source)
+    # --- on the worker's thread
 
-    # --- on the route's thread
-
-    def _attempt(self, sender: Sender[Sequence[Any]], *, asked: bool) -> int | None:
-        """Deliver what there is, a batch of each source in turn; how long to wait after a failure."""
-        more, unread = True, False
+    def _attempt(self, sender: Sender[Sequence[Any]], *, flushing: bool) -> int | None:
+        """Export what there is, a batch of each source in turn; how long to wait after a failure."""
+        more, unreadable = True, False
         while more and not self._stopping:
-            more, unread = False, False
-            for source in self._shelf:
+            more, unreadable = False, False
+            for source in self._sources:
                 try:
-                    with self._shelf.take_in_hand(source) as there:
-                        rows = self._next(source) if there else []
+                    with self._sources.use(source) as present:
+                        rows = self._read_batch(source) if present else []
                         if not rows:
                             continue
-                        outcome = self._send(sender, source, rows)
+                        result = self._process(sender, source, rows)
                 except SpoolError as error:
-                    if isinstance(error, SpoolCorruptError) or self._is_given_up(source):
-                        logger.warning("%s; it is left alone from here on", error)
+                    if isinstance(error, SpoolCorruptError) or self._is_abandoned(source):
+                        logger.warning("%s; it is not exported from here on", error)
                         self.remove(source)
                     else:
-                        self._trouble, unread = str(error), True
+                        self._error, unreadable = str(error), True
                     continue
-                if outcome.verdict is not Disposition.DELIVERED:
-                    return self._failed(outcome)
-                self._patience.reset()
-                self._trouble = ""
+                if result.disposition is not Disposition.DELIVERED:
+                    return self._failed(result)
+                self._backoff.reset()
+                self._error = ""
                 more = True
-        return self._failed(ExportResult(Disposition.RETRY, self._trouble)) if unread else None
+        return self._failed(ExportResult(Disposition.RETRY, self._error)) if unreadable else None
 
-    def _next(self, source: SpoolSource) -> list[Row]:
-        before = source.before
-        if before is not None and before in self._shelf and self._is_unfinished(before):
+    def _read_batch(self, source: SpoolSource) -> list[Row]:
+        predecessor = source.predecessor
+        if predecessor is not None and predecessor in self._sources and self._is_unfinished(predecessor):
             return []
-        rows = source.spool.read(self.name, source.positions[self.name], self._pace.max_rows, MAX_BATCH_BYTES)
-        self._unread.pop(id(source), None)
+        rows = source.spool.read(self.name, source.positions[self.name], self._config.max_rows, MAX_BATCH_BYTES)
+        self._read_failures.pop(id(source), None)
         return rows
 
-    def _is_unfinished(self, before: SpoolSource) -> bool:
+    def _is_unfinished(self, source: SpoolSource) -> bool:
         try:
-            return bool(before.spool.read(self.name, before.positions[self.name], 1, 1))
+            return bool(source.spool.read(self.name, source.positions[self.name], 1, 1))
         except SpoolError:
-            return True  # it is asked for itself, and given up in time
+            return True  # its own turn counts the failure, and abandons it in time
 
-    def _is_given_up(self, source: SpoolSource) -> bool:
-        """Whether a disk that cannot be read holds up what is kept elsewhere since; whoever adopts it tries again."""
-        self._unread[id(source)] += 1
-        return self._unread[id(source)] >= _MOST_UNREAD and any(other.before is source for other in self._shelf)
+    def _is_abandoned(self, source: SpoolSource) -> bool:
+        """Whether an unreadable source blocks the one that continues it; an adopter of the spool tries again."""
+        self._read_failures[id(source)] += 1
+        return self._read_failures[id(source)] >= _MAX_READ_FAILURES and any(
+            other.predecessor is source for other in self._sources
+        )
 
-    def _send(self, sender: Sender[Sequence[Any]], source: SpoolSource, rows: Sequence[Row]) -> ExportResult:
-        """Send rows in order; DELIVERED once the cursor stands behind the last."""
-        readable: list[Item] = []
+    def _process(self, sender: Sender[Sequence[Any]], source: SpoolSource, rows: Sequence[Row]) -> ExportResult:
+        """Export rows in order; DELIVERED once the cursor is behind the last."""
+        items: list[Item] = []
         for row in rows:
             try:
                 item = self._read(row, source.origin)
             except ValueError as error:
-                # what is before it goes first, so that it is set aside once, however often that has to be tried
-                outcome = self._export(sender, source, readable)
-                if outcome.verdict is not Disposition.DELIVERED:
-                    return outcome
-                readable = []
-                self._put_aside(source, row.sequence, str(error))
+                # what is before it goes first, so that it is quarantined once, however often that has to be tried
+                result = self._export(sender, source, items)
+                if result.disposition is not Disposition.DELIVERED:
+                    return result
+                items = []
+                self._quarantine(source, row.sequence, str(error))
             else:
                 if item is not None:
-                    readable.append(item)
-        outcome = self._export(sender, source, readable)
-        if outcome.verdict is Disposition.DELIVERED and source.positions[self.name] < rows[-1].sequence:
-            self._acknowledge(source, rows[-1].sequence, 0, outcome)  # what came last was withheld
-        return outcome
+                    items.append(item)
+        result = self._export(sender, source, items)
+        if result.disposition is Disposition.DELIVERED and source.positions[self.name] < rows[-1].sequence:
+            self._acknowledge(source, rows[-1].sequence)  # the last rows were filtered out
+        return result
 
     def _export(self, sender: Sender[Sequence[Any]], source: SpoolSource, items: Sequence[Item]) -> ExportResult:
-        """Send a batch, halving what is refused."""
+        """Send a batch; a rejected one is halved."""
         if not items:
-            return ExportResult(Disposition.DELIVERED)
+            return _DELIVERED
         if self._stopping:
             return ExportResult(Disposition.RETRY, "stopping")
-        try:
-            outcome = sender.send(items)
-        except BaseException as error:  # noqa: BLE001 - a sender promises not to; if it does, the data may be why
-            guard.suppress(error)
-            outcome = ExportResult(Disposition.REFUSED, f"{type(error).__name__}: {error}")
-        if outcome.verdict is Disposition.DELIVERED:
-            self._acknowledge(source, items[-1].sequence, len(items), outcome)
-            return ExportResult(Disposition.DELIVERED)
-        if outcome.verdict is Disposition.REFUSED:
-            if len(items) == 1:
-                self._put_aside(source, items[0].sequence, outcome.reason)
-                return ExportResult(Disposition.DELIVERED)
-            half = len(items) // 2
-            first = self._export(sender, source, items[:half])
-            return first if first.verdict is not Disposition.DELIVERED else self._export(sender, source, items[half:])
-        return outcome
+        result = self._send(sender, items)
+        if result.disposition is Disposition.DELIVERED:
+            if result.rejected_count:
+                self._log_once(
+                    f"the receiver rejected {result.rejected_count} of {len(items)} records: {result.reason}"
+                )
+            self._acknowledge(source, items[-1].sequence, len(items) - result.rejected_count, result.rejected_count)
+            return _DELIVERED
+        if result.disposition is not Disposition.REJECTED:
+            return result
+        if len(items) == 1:
+            self._quarantine(source, items[0].sequence, result.reason)
+            return _DELIVERED
+        half = len(items) // 2
+        first = self._export(sender, source, items[:half])
+        return first if first.disposition is not Disposition.DELIVERED else self._export(sender, source, items[half:])
 
-    def _acknowledge(self, source: SpoolSource, position: int, rows: int, outcome: ExportResult) -> None:
+    def _acknowledge(self, source: SpoolSource, position: int, delivered: int = 0, rejected: int = 0) -> None:
         source.positions[self.name] = position
-        self._delivered += rows - outcome.rejected
-        self._rejected += outcome.rejected
-        if outcome.rejected:
-            self._say(f"the receiver did not take {outcome.rejected} of {rows} records: {outcome.reason}")
+        self._delivered += delivered
+        self._rejected += rejected
         try:
-            source.spool.acknowledge(self.name, position, delivered=rows - outcome.rejected, rejected=outcome.rejected)
+            source.spool.acknowledge(self.name, position, delivered=delivered, rejected=rejected)
         except SpoolError as error:
-            # a disk that cannot note it: no reason to send it again while this process lives
+            # a disk that cannot store the position: this process does not send the rows again
             logger.debug("%s", error)
 
-    def _put_aside(self, source: SpoolSource, sequence: int, why: str) -> None:
-        self._set_aside += 1
-        self._say(f"a record is refused and set aside: {why}")
+    def _quarantine(self, source: SpoolSource, sequence: int, reason: str) -> None:
+        self._quarantined += 1
+        self._log_once(f"a rejected record is quarantined: {reason}")
         try:
-            source.spool.quarantine(self.name, sequence, why)
+            source.spool.quarantine(self.name, sequence, reason)
         except SpoolError as error:
             logger.debug("%s", error)
-        self._acknowledge(source, sequence, 0, ExportResult(Disposition.DELIVERED))
+        self._acknowledge(source, sequence)
 
-    def _failed(self, outcome: ExportResult) -> int:
+    def _failed(self, result: ExportResult) -> int:
         self._failures += 1
-        self._trouble = outcome.reason
+        self._error = result.reason
         if self._stopping:
             return 0
-        if outcome.verdict is Disposition.HOLD:
-            self._say(f"{outcome.reason}; everything is kept, asking again every {self._pace.hold_ns // NS_PER_S} s")
+        if result.disposition is Disposition.BLOCKED:
+            seconds = self._config.blocked_delay_ns // NS_PER_S
+            self._log_once(f"{result.reason}; all records are kept, next attempt every {seconds} s")
         else:
-            self._say(f"{outcome.reason}; everything is kept, trying again until it is delivered")
-        return self._patience.after(outcome)
+            self._log_once(f"{result.reason}; all records are kept, retrying until they are delivered")
+        return self._backoff.next_delay_ns(result)

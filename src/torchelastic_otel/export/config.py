@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from torchelastic_otel.export.backoff import BatchConfig
-from torchelastic_otel.export.sampling import Keeps, keep_all, sampler_of
+from torchelastic_otel.export.sampling import Sampler, make_sampler, sample_all
 from torchelastic_otel.model.signals import Signal
 from torchelastic_otel.settings import Settings
 from torchelastic_otel.units import NS_PER_MS, NS_PER_S
@@ -37,9 +37,9 @@ class ExportConfig:
     metrics: BatchConfig = field(default_factory=BatchConfig)
     metrics_interval_ns: int = _METRICS_INTERVAL_MS * NS_PER_MS
     heartbeats: bool = False
-    keeps: Keeps = keep_all
+    sampler: Sampler = sample_all
 
-    def pace(self, signal: Signal) -> BatchConfig:
+    def batch_config(self, signal: Signal) -> BatchConfig:
         """The pace of a signal."""
         return {Signal.LOGS: self.logs, Signal.TRACES: self.traces, Signal.METRICS: self.metrics}[signal]
 
@@ -73,5 +73,5 @@ def export_config(environ: Mapping[str, str], settings: Settings, warn: Callable
         traces=pace("BSP"),
         metrics_interval_ns=number("OTEL_METRIC_EXPORT_INTERVAL", _METRICS_INTERVAL_MS) * NS_PER_MS,
         heartbeats="logs" in settings.heartbeats,
-        keeps=sampler_of(environ, warn),
+        sampler=make_sampler(environ, warn),
     )

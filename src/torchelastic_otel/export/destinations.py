@@ -22,10 +22,10 @@ from torchelastic_otel.model.signals import Signal
 
 ENTRY_POINT_GROUP: Final = "torchelastic_otel.destinations"
 EXPORTER_GROUPS: Final = {signal: f"opentelemetry_{signal.value}_exporter" for signal in Signal}
-TORCH_ELASTIC: Final = ("null", "dynamic_rendezvous", "console")
-RESERVED: Final = "spans"
+TORCH_DESTINATIONS: Final = ("null", "dynamic_rendezvous", "console")
+RESERVED_NAME: Final = "spans"
 """What rows of spans are kept under in a spool: no destination may have this name."""
-GENERATION: Final = " #"
+GENERATION_SEPARATOR: Final = " #"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ BUILT_IN_EXPORTERS: Final[Mapping[str, BuiltIn]] = {
     "memory": BuiltIn("memory", ephemeral=True),
     "sdk": BuiltIn("sdk_bridge", (Signal.LOGS,), ephemeral=True),
 }
-BUILT_IN: Final[Mapping[str, tuple[str, ...]]] = {
+BUILT_IN_DESTINATIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "null": (),
     "console": ("console_line",),
     **{name: (name,) for name in BUILT_IN_EXPORTERS if name != "console_line"},
@@ -144,13 +144,15 @@ class Registry:
             TypeError: An exporter is neither a name nor has an ``export`` method.
             ValueError: No exporter is named, or the destination's name is taken.
         """
-        if name == RESERVED:
+        if name == RESERVED_NAME:
             raise ValueError(f"destination {name!r}: this name is taken; give another")
         if not exporters:
             known = ", ".join(BUILT_IN_EXPORTERS)
             raise ValueError(f"destination {name!r} needs an exporter: an object, or one of {known}")
         self._registered[name] = self._all(exporters)
-        self._generations[name] = self._generations.get(name, 0 if name in (*BUILT_IN, *TORCH_ELASTIC) else -1) + 1
+        self._generations[name] = (
+            self._generations.get(name, 0 if name in (*BUILT_IN_DESTINATIONS, *TORCH_DESTINATIONS) else -1) + 1
+        )
 
     def unregister(self, name: str) -> None:
         """Forget a registered destination.
@@ -163,22 +165,27 @@ class Registry:
         del self._registered[name]
         self._generations[name] += 1
 
-    def key_of(self, name: str) -> str:
+    def storage_key(self, name: str) -> str:
         """What rows of a destination are kept under: another name each time that it leads elsewhere.
 
         So rows from before still go where they were to go. :meth:`exporters_of` takes keys too.
         """
         generation = self._generations.get(name, 0)
-        return f"{name}{GENERATION}{generation}" if generation else name
+        return f"{name}{GENERATION_SEPARATOR}{generation}" if generation else name
 
-    def known(self) -> tuple[str, ...]:
+    def names(self) -> tuple[str, ...]:
         """The names of all destinations: built in, registered, brought by packages."""
-        names = [*BUILT_IN, "dynamic_rendezvous", *self._registered, *self._entry_points(ENTRY_POINT_GROUP)]
-        return tuple(name for name in dict.fromkeys(names) if name != RESERVED)
+        names = [
+            *BUILT_IN_DESTINATIONS,
+            "dynamic_rendezvous",
+            *self._registered,
+            *self._entry_points(ENTRY_POINT_GROUP),
+        ]
+        return tuple(name for name in dict.fromkeys(names) if name != RESERVED_NAME)
 
-    def bound(self) -> tuple[str, ...]:
+    def local_names(self) -> tuple[str, ...]:
         """The names that torch's registry is given without looking at installed packages."""
-        return tuple(dict.fromkeys([*BUILT_IN, "dynamic_rendezvous", *self._registered]))
+        return tuple(dict.fromkeys([*BUILT_IN_DESTINATIONS, "dynamic_rendezvous", *self._registered]))
 
     def exporters_of(self, name: str) -> tuple[Exporter, ...]:
         """The exporters that a destination's events go to.
@@ -186,16 +193,16 @@ class Registry:
         Raises:
             UnknownDestinationError: There is no destination of that name.
         """
-        name = name.partition(GENERATION)[0]
+        name = name.partition(GENERATION_SEPARATOR)[0]
         if name in self._registered:
             exporters = self._registered[name]
         elif name == "dynamic_rendezvous":
             exporters = ()
-        elif name in BUILT_IN:
-            exporters = self._all(BUILT_IN[name])
+        elif name in BUILT_IN_DESTINATIONS:
+            exporters = self._all(BUILT_IN_DESTINATIONS[name])
         else:
-            exporters = self._brought(name)
-        if name in TORCH_ELASTIC:
+            exporters = self._installed(name)
+        if name in TORCH_DESTINATIONS:
             exporters = tuple(dict.fromkeys((*exporters, *self._defaults)))
         return exporters
 
@@ -234,17 +241,17 @@ class Registry:
             return signal in BUILT_IN_EXPORTERS[name].signals
         return name in self._entry_points(EXPORTER_GROUPS[signal])
 
-    def lead_defaults_to(self, exporters: Iterable[Exporter]) -> None:
+    def set_default_exporters(self, exporters: Iterable[Exporter]) -> None:
         """Let torch's own destinations reach these exporters."""
         self._defaults = tuple(dict.fromkeys(exporters))
 
-    def _brought(self, name: str) -> tuple[Exporter, ...]:
+    def _installed(self, name: str) -> tuple[Exporter, ...]:
         brought = self._entry_points(ENTRY_POINT_GROUP)
-        if name in brought and name != RESERVED:
+        if name in brought and name != RESERVED_NAME:
             exporters = brought[name].load()()
             if isinstance(exporters, str) or callable(getattr(exporters, "export", None)):
                 exporters = (exporters,)
             return self._all(exporters)
-        if name != RESERVED and any(name in self._entry_points(group) for group in EXPORTER_GROUPS.values()):
+        if name != RESERVED_NAME and any(name in self._entry_points(group) for group in EXPORTER_GROUPS.values()):
             return self._all((name,))
-        raise UnknownDestinationError(name, self.known())
+        raise UnknownDestinationError(name, self.names())

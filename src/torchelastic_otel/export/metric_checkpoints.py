@@ -1,88 +1,115 @@
-"""What a spool says of numbers: whom they were told, how far, and so what is left to tell of a process that is gone.
+"""The state of metric export in a spool: what each exporter has received, and so what an adopter must still send.
 
-What always holds: what is on its way is noted before it is sent, so that whoever adopts the spool sends the same
-again, and then what came after it; numbers that went another way are left alone; no counter ever falls.
+Guarantees: a snapshot is stored before it is sent, so that an adopter sends the same one again and then what came after
+it; metrics that were exported by other exporters are not sent; no counter ever falls; every series begins with 0, and
+the last snapshots of an orphaned spool have the time at which they are sent: backends reject older samples than they
+have.
 
-Layout, in the spool's meta: ``tally`` (the counts, by settling), ``tally_exporters`` (the names of the metrics
-exporters of its process, JSON), and for each of them ``tally_sent <name>``: two snapshots, what was told for sure and
-what may have been (JSON).
+Layout, in the spool's meta: ``tally`` (the counts, by :mod:`torchelastic_otel.processing`), ``tally_exporters`` (the
+names of the metric exporters of its process, JSON), and for each of them ``tally_sent <name>``: two snapshots, the one
+that was sent for certain and the one that may have been (JSON).
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, TypeAlias
 
 from torchelastic_otel.errors import SpoolError
 from torchelastic_otel.export import metric_delta
-from torchelastic_otel.export.final_snapshots import last_snapshots
-from torchelastic_otel.export.metric_delta import Measured
+from torchelastic_otel.export.metric_delta import MetricBatch
 from torchelastic_otel.export.sources import SpoolSource
 from torchelastic_otel.model.metric import Snapshot
+from torchelastic_otel.processing.metrics import MetricState
+from torchelastic_otel.processing.metrics.snapshot import acknowledge, snapshot
 from torchelastic_otel.processing.processor import TALLY_KEY
 from torchelastic_otel.spool.store import Spool
 
 logger = logging.getLogger("torchelastic_otel")
 
-TALLY_SENT_KEY: Final = "tally_sent"
-TALLY_EXPORTERS_KEY: Final = "tally_exporters"
+SENT_KEY: Final = "tally_sent"
+EXPORTERS_KEY: Final = "tally_exporters"
 
-LastNumbers: TypeAlias = Callable[[str], Sequence[Snapshot]]
-"""The last snapshots of a process that is gone, in order, from the tally that its spool keeps."""
+FinalSnapshots: TypeAlias = Callable[[str], Sequence[Snapshot]]
+"""Makes the last snapshots of an orphaned spool, in order, from its ``tally``."""
 
 
-def note_exporters(spool: Spool, names: Iterable[str]) -> None:
-    """Note who is told the numbers of the spool's process.
+def final_snapshots(tally_json: str, clock_ns: Callable[[], int] = time.time_ns) -> list[Snapshot]:
+    """The snapshots to send for an orphaned spool, in order: a series that was never sent as 0 first.
+
+    Args:
+        tally_json: The metric state that the spool stores.
+        clock_ns: Wall clock, nanoseconds since the epoch.
 
     Raises:
-        SpoolError: It cannot be noted.
+        ValueError: It is not a metric state.
     """
-    spool.put_meta(TALLY_EXPORTERS_KEY, json.dumps(sorted(names)))
+    state = MetricState.from_json(tally_json)
+    snapshots: list[Snapshot] = []
+    for _ in range(2):
+        last, state = snapshot(state, now_wall_ns=clock_ns(), now_monotonic_ns=state.last_ns, final=True)
+        if last.metrics:
+            snapshots.append(last)
+        if not state.held_back:
+            break
+        state = acknowledge(state, last)
+    return snapshots
 
 
-class TallyNotes:
-    """The notes of one metrics exporter.
+def save_metric_exporters(spool: Spool, names: Iterable[str]) -> None:
+    """Store the names of the metric exporters of the spool's process.
+
+    Raises:
+        SpoolError: They cannot be stored.
+    """
+    spool.put_meta(EXPORTERS_KEY, json.dumps(sorted(names)))
+
+
+class MetricCheckpoints:
+    """The checkpoints of one metric exporter.
 
     Args:
         name: The name of its cursor.
-        last_numbers: The numbers of a process that is gone.
+        final_snapshots: Makes the last snapshots of an orphaned spool.
     """
 
-    def __init__(self, name: str, last_numbers: LastNumbers = last_snapshots) -> None:
+    def __init__(self, name: str, final_snapshots: FinalSnapshots = final_snapshots) -> None:
         self._name = name
-        self._last_numbers = last_numbers
+        self._final_snapshots = final_snapshots
 
-    def note(self, spool: Spool, measured: Measured) -> None:
-        """Note what is being told: what was told before it, and up to where it goes."""
-        text = json.dumps([metric_delta.to_json(measured.base), metric_delta.to_json(measured.snapshot)])
+    def save(self, spool: Spool, batch: MetricBatch) -> None:
+        """Store the snapshot that is being sent, and the one before it."""
+        text = json.dumps([metric_delta.to_json(batch.base), metric_delta.to_json(batch.snapshot)])
         try:
-            spool.put_meta(f"{TALLY_SENT_KEY} {self._name}", text)
+            spool.put_meta(f"{SENT_KEY} {self._name}", text)
         except SpoolError as error:
             logger.debug("%s", error)
 
-    def left_of(self, source: SpoolSource) -> list[Measured]:
-        """What is not told of a dead process: the difference that was on its way, and what came after it.
+    def unsent(self, source: SpoolSource) -> list[MetricBatch]:
+        """What an orphaned spool has not sent: the difference that was being sent, and what came after it.
 
         Raises:
-            SpoolError: The spool cannot tell.
-            ValueError: What it tells is of another version, or damaged.
+            SpoolError: The spool cannot be read.
+            ValueError: The stored data is of another version, or damaged.
         """
         tally = source.spool.meta(TALLY_KEY)
-        exporters = source.spool.meta(TALLY_EXPORTERS_KEY)
+        exporters = source.spool.meta(EXPORTERS_KEY)
         if tally is None or (exporters is not None and self._name not in json.loads(exporters)):
-            return []  # there are no numbers, or they went another way
-        noted = source.spool.meta(f"{TALLY_SENT_KEY} {self._name}")
-        base, told = (metric_delta.from_json(each) for each in json.loads(noted)) if noted is not None else (None, None)
-        left = []
-        if told is not None and base != told:
-            # whether it arrived, nobody knows: the same again, which a receiver can tell
-            left.append(Measured(source.origin, told, base))
-        for snapshot in self._last_numbers(tally):
-            while (last := metric_delta.last_of(snapshot, told)) is not None:
-                # what this exporter never told begins with 0, whatever others were told
-                last = metric_delta.beginning(last, metric_delta.values_of(told) if told is not None else ())
-                left.append(Measured(source.origin, last, told))
-                told = last
-        return left
+            return []  # there are no metrics, or other exporters received them
+        stored = source.spool.meta(f"{SENT_KEY} {self._name}")
+        base, sent = map(metric_delta.from_json, json.loads(stored) if stored is not None else (None, None))
+        batches = []
+        if sent is not None and base != sent:
+            # it may have arrived: the same again, which a receiver can recognise
+            batches.append(MetricBatch(source.origin, sent, base))
+        for final in self._final_snapshots(tally):
+            while (rest := metric_delta.remaining(final, sent)) is not None:
+                # a series that this exporter never sent begins with 0, whatever others sent
+                started = metric_delta.cumulative_values(sent) if sent is not None else ()
+                rest = metric_delta.with_zero_starts(rest, started)
+                batches.append(MetricBatch(source.origin, rest, sent))
+                sent = rest
+        return batches

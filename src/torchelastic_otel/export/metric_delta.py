@@ -22,7 +22,7 @@ _NEXT_NS: Final = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class MetricBatch:
     """One snapshot on its way to an exporter.
 
     Attributes:
@@ -46,7 +46,7 @@ def without_gauges(snapshot: Snapshot) -> Snapshot:
     return replace(snapshot, metrics=tuple(metric for metric in snapshot.metrics if metric.kind is not Kind.GAUGE))
 
 
-def values_of(snapshot: Snapshot) -> _Values:
+def cumulative_values(snapshot: Snapshot) -> _Values:
     """The value of each series of counters and histograms."""
     return {
         _series(metric, point): point.value
@@ -56,12 +56,12 @@ def values_of(snapshot: Snapshot) -> _Values:
     }
 
 
-def since(snapshot: Snapshot, base: Snapshot) -> Snapshot:
+def delta_since(snapshot: Snapshot, base: Snapshot) -> Snapshot:
     """What was counted between two snapshots; gauges as they are.
 
     The extremes of a distribution are not known of a part of it.
     """
-    before = values_of(base)
+    before = cumulative_values(base)
 
     def part(metric: Metric) -> Metric:
         if metric.kind is Kind.GAUGE:
@@ -75,7 +75,7 @@ def since(snapshot: Snapshot, base: Snapshot) -> Snapshot:
     return replace(snapshot, start_ns=base.time_ns, metrics=tuple(part(metric) for metric in snapshot.metrics))
 
 
-def beginning(snapshot: Snapshot, begun: Collection[object]) -> Snapshot:
+def with_zero_starts(snapshot: Snapshot, begun: Collection[object]) -> Snapshot:
     """The snapshot, with 0 in every counter and histogram that has not begun where it goes; itself where all have.
 
     A backend takes a series' first sample for its beginning: what is counted in it is counted by nobody. Each receiver
@@ -85,14 +85,14 @@ def beginning(snapshot: Snapshot, begun: Collection[object]) -> Snapshot:
         snapshot: The numbers.
         begun: The series, as keys of :func:`values_of`, that the receiver has had.
     """
-    if values_of(snapshot).keys() <= set(begun):
+    if cumulative_values(snapshot).keys() <= set(begun):
         return snapshot
 
     def first(metric: Metric) -> Metric:
         if metric.kind is Kind.GAUGE:
             return metric
         points = (
-            point if _series(metric, point) in begun else replace(point, value=_nothing(point.value), exemplars=())
+            point if _series(metric, point) in begun else replace(point, value=_zero(point.value), exemplars=())
             for point in metric.points
         )
         return replace(metric, points=tuple(points))
@@ -100,7 +100,7 @@ def beginning(snapshot: Snapshot, begun: Collection[object]) -> Snapshot:
     return replace(snapshot, metrics=tuple(first(metric) for metric in snapshot.metrics))
 
 
-def last_of(final: Snapshot, told: Snapshot | None) -> Snapshot | None:
+def remaining(final: Snapshot, told: Snapshot | None) -> Snapshot | None:
     """What is left to tell of a process that is gone, as counters and histograms; ``None`` for nothing.
 
     Args:
@@ -110,11 +110,11 @@ def last_of(final: Snapshot, told: Snapshot | None) -> Snapshot | None:
     final = without_gauges(final)
     if told is None:
         return final if final.metrics else None
-    before = values_of(told)
+    before = cumulative_values(told)
 
     # time went on being counted until the last snapshot, which nothing of the spool says
     def whole(metric: Metric) -> Metric:
-        return _each(metric, before, _not_below)
+        return _each(metric, before, _monotonic)
 
     last = replace(
         final,
@@ -122,7 +122,7 @@ def last_of(final: Snapshot, told: Snapshot | None) -> Snapshot | None:
         time_ns=max(final.time_ns, told.time_ns + _NEXT_NS),
         metrics=tuple(whole(metric) for metric in final.metrics),
     )
-    known = values_of(last)
+    known = cumulative_values(last)
     return last if any(known[series] != before.get(series) for series in known) else None
 
 
@@ -188,7 +188,7 @@ def _each(metric: Metric, before: _Values, change: Callable[[Value, Value | None
     return replace(metric, points=tuple(points))
 
 
-def _nothing(value: Value) -> Value:
+def _zero(value: Value) -> Value:
     """What a counter or a histogram begins with."""
     if isinstance(value, Distribution):
         return Distribution(value.bounds, (0,) * len(value.buckets), 0.0, None, None)
@@ -206,7 +206,7 @@ def _difference(value: Value, before: Value | None) -> Value:
     return value if isinstance(before, Distribution) else value - before
 
 
-def _not_below(value: Value, before: Value | None) -> Value:
+def _monotonic(value: Value, before: Value | None) -> Value:
     if before is None or isinstance(value, Distribution) != isinstance(before, Distribution):
         return value
     if isinstance(value, Distribution):

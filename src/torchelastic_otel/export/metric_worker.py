@@ -1,15 +1,15 @@
-"""One metrics exporter's own way: a snapshot every interval, the newest only, and what dead processes left unsaid.
+"""The worker of a metric exporter: a snapshot every interval, the newest only, and the last ones of orphaned spools.
 
-What always holds:
+Guarantees:
 
-- State, not a backlog: a snapshot that could not be sent is replaced by a newer one, and never filled in later. Only
-  where the exporter counts in deltas, the difference that was fixed before its first attempt is sent again,
-  unchanged, until it is accepted or refused; the next one begins where it ended.
-- A snapshot that the receiver refuses is dropped and counted.
-- What a receiver is told of a counter or histogram first is 0, whatever another receiver was told before.
-- What was told last is noted in the spool before it is sent, so that whoever adopts the spool tells the rest, once
-  and without gauges, and no counter ever falls.
-- Its thread keeps what :mod:`~torchelastic_otel.export.worker` promises.
+- State, not a backlog: a snapshot that could not be sent is replaced by a newer one. Only an exporter of deltas gets
+  the difference that was computed before its first attempt again, unchanged, until it is accepted or rejected; the next
+  one begins where it ended.
+- A snapshot that the receiver rejects is dropped and counted.
+- The first value of a counter or histogram for a receiver is 0, whatever another receiver has received.
+- A snapshot is stored in the spool before it is sent, so that an adopter sends the remaining values, once and without
+  gauges, and no counter ever falls.
+- Its thread has the guarantees of :mod:`~torchelastic_otel.export.worker`.
 """
 
 from __future__ import annotations
@@ -22,223 +22,199 @@ from typing import Final, Protocol, cast
 
 from torchelastic_otel.errors import SpoolError
 from torchelastic_otel.export import metric_delta
-from torchelastic_otel.export.backoff import Backoff, BatchConfig
-from torchelastic_otel.export.final_snapshots import last_snapshots
-from torchelastic_otel.export.metric_checkpoints import LastNumbers, TallyNotes
-from torchelastic_otel.export.metric_delta import Measured
+from torchelastic_otel.export.backoff import BatchConfig
+from torchelastic_otel.export.metric_checkpoints import FinalSnapshots, MetricCheckpoints, final_snapshots
+from torchelastic_otel.export.metric_delta import MetricBatch
 from torchelastic_otel.export.result import Disposition, ExportResult, Sender
-from torchelastic_otel.export.sources import SourceSet, SpoolSource
-from torchelastic_otel.export.worker import ExportWorker, Rest, rest_until_urgent
-from torchelastic_otel.guard import guard
+from torchelastic_otel.export.sources import SpoolSource
+from torchelastic_otel.export.worker import ExportWorker, Wait, wait_until_urgent
 from torchelastic_otel.model.metric import Kind, Snapshot
 
 logger = logging.getLogger("torchelastic_otel")
 
-_MOST_AT_ONCE: Final = 3
-"""Snapshots that follow each other at once where a flush asks for all that there is."""
+_MAX_CONSECUTIVE: Final = 3
+"""Snapshots that are sent without a pause when a flush requests everything."""
 
 
 class MetricSource(Protocol):
-    """This process's own numbers; called on the threads of metrics exporters, but for ``is_due``."""
+    """This process's metrics; called on the threads of metric exporters, except ``should_collect``."""
 
     def collect(self) -> Snapshot:
-        """All numbers of this moment; one without metrics is not sent."""
+        """All metrics at this moment; a snapshot without metrics is not sent."""
         ...
 
     def commit(self, snapshot: Snapshot) -> bool:
-        """A receiver has accepted a snapshot; whether another one is wanted soon."""
+        """A receiver has accepted a snapshot; whether another one should follow soon."""
         ...
 
     def should_collect(self) -> bool:
-        """Whether a snapshot is wanted before the interval is over; asked at each commit, on the writer's thread."""
+        """Whether a snapshot is due before the interval ends; called at each commit, on the writer's thread."""
         ...
 
 
-class MetricsSender(Sender[Measured], Protocol):
+class MetricsSender(Sender[MetricBatch], Protocol):
     """A sender of metrics."""
 
     @property
-    def deltas(self) -> frozenset[Kind]:
-        """The instruments of which the exporter wants differences."""
+    def delta_kinds(self) -> frozenset[Kind]:
+        """The instruments that the exporter wants as deltas."""
         ...
 
 
-class PeriodicMetricWorker(ExportWorker[Measured]):
-    """See the header of this file.
+class PeriodicMetricWorker(ExportWorker[MetricBatch]):
+    """See the module's docstring.
 
     Args:
         name: The name of the exporter's cursor.
-        make_sender: Makes the exporter's sender; called on the route's thread.
-        pace: How it goes about it.
+        make_sender: Makes the exporter's sender; called on the worker's thread.
+        config: The backoff.
         interval_ns: Time from one snapshot to the next, nanoseconds (``OTEL_METRIC_EXPORT_INTERVAL``).
-        numbers: This process's numbers; ``None`` where there are none.
-        last_numbers: Those of a process that is gone.
-        own: This process's newest spool.
+        metric_source: This process's metrics; ``None`` if it has none.
+        final_snapshots: Makes the last snapshots of an orphaned spool.
+        current_source: This process's newest spool.
         clock_ns: A monotonic clock, nanoseconds.
-        jitter: From 0 to 1, for backoffs.
-        rest: In place of the machine's clock.
+        jitter: A random number from 0 to 1, for the backoff.
+        wait: Replaces the machine's clock in tests.
     """
 
-    when_off = "nobody is told its numbers"
+    disabled_effect = "its metrics are not exported"
 
     def __init__(
         self,
         name: str,
-        make_sender: Callable[[], Sender[Measured]],
-        pace: BatchConfig,
+        make_sender: Callable[[], Sender[MetricBatch]],
+        config: BatchConfig,
         interval_ns: int,
         *,
-        numbers: MetricSource | None,
-        last_numbers: LastNumbers = last_snapshots,
-        own: Callable[[], SpoolSource | None],
+        metric_source: MetricSource | None,
+        final_snapshots: FinalSnapshots = final_snapshots,
+        current_source: Callable[[], SpoolSource | None],
         clock_ns: Callable[[], int] = time.monotonic_ns,
         jitter: Callable[[], float] | None = None,
-        rest: Rest = rest_until_urgent,
+        wait: Wait = wait_until_urgent,
     ) -> None:
-        super().__init__(name, make_sender, pace, rest)
+        super().__init__(name, make_sender, config, jitter=jitter, wait=wait)
         self._interval_ns = interval_ns
-        self._numbers = numbers
-        self._notes = TallyNotes(name, last_numbers)
-        self._own = own
+        self._metric_source = metric_source
+        self._checkpoints = MetricCheckpoints(name, final_snapshots)
+        self._current_source = current_source
         self._clock_ns = clock_ns
-        self._patience = Backoff(pace, jitter)
         self._base: Snapshot | None = None
-        self._frozen: Measured | None = None
-        self._begun: set[object] = set()
-        self._held_back = False  # by what is frozen, or on its way
+        self._retained: MetricBatch | None = None  # of deltas, until it is accepted or rejected
+        self._started_series: set[object] = set()
+        self._is_partial = False  # series of the last snapshot were sent as 0
         self._due_ns = 0
-        self._dead = SourceSet()
 
     def wake(self) -> None:
-        """There is something new: it matters at once where a series has begun, which has to be told before it rises."""
+        """New data is there; a series that has started is sent at once, as 0, before it rises."""
         super().wake()
-        if self._is_wanted():
-            self._hurry()
+        if self._should_collect():
+            self._wake_at_once()
 
-    def _is_wanted(self) -> bool:
-        # what is in trouble waits for its time
-        return self._numbers is not None and not self._trouble and self._numbers.should_collect()
-
-    # --- of dead processes; on the caretaker's thread
-
-    def owes(self, source: SpoolSource) -> bool:
-        """Whether something of a dead process's numbers is not told by this exporter yet."""
-        try:
-            return bool(self._notes.left_of(source))
-        except (ValueError, SpoolError) as error:
-            logger.debug("%s", error)
-            return False
+    def _should_collect(self) -> bool:
+        # after an error the backoff decides
+        return self._metric_source is not None and not self._error and self._metric_source.should_collect()
 
     def add(self, source: SpoolSource) -> None:
-        """Tell what is left of a dead process's numbers."""
-        self._dead.put(source)
-        self._hurry()
+        """Send the remaining metrics of an orphaned spool."""
+        super().add(source)
+        self._wake_at_once()
 
-    def remove(self, source: SpoolSource) -> None:
-        """Leave it alone from here on."""
-        self._dead.take_away(source)
+    def has_unsent(self, source: SpoolSource) -> bool:
+        """Whether metrics of an orphaned spool are to be sent; not if they cannot be read."""
+        return bool(self._unsent(source))
 
-    def is_at(self, source: SpoolSource) -> bool:
-        """Whether its numbers are being read, sent or noted at this moment."""
-        return self._dead.is_in_hand(source)
+    def _unsent(self, source: SpoolSource) -> list[MetricBatch]:
+        try:
+            return self._checkpoints.unsent(source)
+        except (ValueError, SpoolError) as error:
+            logger.debug("%s", error)
+            return []
 
-    # --- on the route's thread
+    # --- on the worker's thread
 
-    def _attempt(self, sender: Sender[Measured], *, asked: bool) -> int | None:
-        waits = [self._tell_the_last_of(sender, source) for source in self._dead]
-        if self._numbers is not None:
-            waits.append(self._tell_the_newest(cast(MetricsSender, sender), self._numbers, asked))
+    def _attempt(self, sender: Sender[MetricBatch], *, flushing: bool) -> int | None:
+        waits = [self._send_remaining(sender, source) for source in self._sources]
+        if self._metric_source is not None:
+            waits.append(self._send_current(cast(MetricsSender, sender), self._metric_source, flushing))
         return min((wait for wait in waits if wait is not None), default=None)
 
-    def _tell_the_newest(self, sender: MetricsSender, numbers: MetricSource, asked: bool) -> int | None:
-        """Send a snapshot where it is time; how long to rest, ``None`` where there was nothing to tell yet."""
+    def _send_current(self, sender: MetricsSender, metric_source: MetricSource, flushing: bool) -> int | None:
+        """Send a snapshot if it is due; how long to wait, ``None`` if there is nothing to send yet."""
         early_ns = self._due_ns - self._clock_ns()
-        if early_ns > 0 and not asked and not self._is_wanted():
+        if early_ns > 0 and not flushing and not self._should_collect():
             return early_ns
-        for _ in range(_MOST_AT_ONCE):
-            again = self._frozen is not None
-            measured = self._frozen or self._freeze(numbers)
-            if measured is None:
+        for _ in range(_MAX_CONSECUTIVE):
+            is_retry = self._retained is not None
+            batch = self._retained or self._collect(metric_source)
+            if batch is None:
                 return None
             if self._stopping:
                 break
-            outcome = self._send(sender, measured)
-            if outcome.verdict in (Disposition.RETRY, Disposition.HOLD):
-                self._frozen = None  # cumulative numbers are taken anew
-                if sender.deltas:
-                    self._frozen = replace(measured, snapshot=metric_delta.without_gauges(measured.snapshot))
-                return self._rest_for(self._patience.after(outcome))
-            self._frozen = None
-            source = self._own()
+            result = self._export(sender, batch)
+            if result.disposition in (Disposition.RETRY, Disposition.BLOCKED):
+                self._retained = None  # cumulative values are collected again
+                if sender.delta_kinds:
+                    self._retained = replace(batch, snapshot=metric_delta.without_gauges(batch.snapshot))
+                return self._schedule(self._backoff.next_delay_ns(result))
+            self._retained = None
+            source = self._current_source()
             if source is not None:
-                self._notes.note(source.spool, replace(measured, base=measured.snapshot))
+                self._checkpoints.save(source.spool, replace(batch, base=batch.snapshot))
             more = False
-            if outcome.verdict is Disposition.DELIVERED:
-                self._begun |= metric_delta.values_of(measured.snapshot).keys()
-                more = numbers.commit(measured.snapshot) or self._held_back
-            if not (again or (more and asked)):
-                return self._rest_for(min(self._pace.delay_ns, self._interval_ns) if more else self._interval_ns)
-        return self._rest_for(self._interval_ns)
+            if result.disposition is Disposition.DELIVERED:
+                self._started_series |= metric_delta.cumulative_values(batch.snapshot).keys()
+                more = metric_source.commit(batch.snapshot) or self._is_partial
+            if not (is_retry or (more and flushing)):
+                return self._schedule(min(self._config.delay_ns, self._interval_ns) if more else self._interval_ns)
+        return self._schedule(self._interval_ns)
 
-    def _freeze(self, numbers: MetricSource) -> Measured | None:
-        """The newest snapshot, with what was told before it; noted in the spool."""
-        source = self._own()
+    def _collect(self, metric_source: MetricSource) -> MetricBatch | None:
+        """The newest snapshot, with the one that was sent before it; stored in the spool."""
+        source = self._current_source()
         if source is None:
             return None
-        taken = numbers.collect()
-        if not taken.metrics:
+        collected = metric_source.collect()
+        if not collected.metrics:
             return None
-        snapshot = metric_delta.beginning(taken, self._begun)
-        self._held_back = metric_delta.values_of(snapshot) != metric_delta.values_of(taken)
-        measured = Measured(source.origin, snapshot, self._base)
-        self._notes.note(source.spool, measured)
+        snapshot = metric_delta.with_zero_starts(collected, self._started_series)
+        self._is_partial = metric_delta.cumulative_values(snapshot) != metric_delta.cumulative_values(collected)
+        batch = MetricBatch(source.origin, snapshot, self._base)
+        self._checkpoints.save(source.spool, batch)
         self._base = snapshot
-        return measured
+        return batch
 
-    def _send(self, sender: Sender[Measured], measured: Measured) -> ExportResult:
-        """Send, count, and say what went wrong."""
-        try:
-            outcome = sender.send(measured)
-        except BaseException as error:  # noqa: BLE001 - a sender promises not to; if it does, the data may be why
-            guard.suppress(error)
-            outcome = ExportResult(Disposition.REFUSED, f"{type(error).__name__}: {error}")
-        if outcome.verdict is Disposition.DELIVERED:
-            self._trouble = ""
-            self._patience.reset()
-            self._delivered += measured.points - outcome.rejected
-            self._rejected += outcome.rejected
-            if outcome.rejected:
-                self._say(f"the receiver did not take {outcome.rejected} data points: {outcome.reason}")
-            return outcome
+    def _export(self, sender: Sender[MetricBatch], batch: MetricBatch) -> ExportResult:
+        """Send, count, and log what went wrong."""
+        result = self._send(sender, batch)
+        if result.disposition is Disposition.DELIVERED:
+            self._error = ""
+            self._backoff.reset()
+            self._delivered += batch.points - result.rejected_count
+            self._rejected += result.rejected_count
+            if result.rejected_count:
+                self._log_once(f"the receiver rejected {result.rejected_count} data points: {result.reason}")
+            return result
         self._failures += 1
-        self._trouble = outcome.reason
-        if outcome.verdict is Disposition.REFUSED:
-            self._set_aside += measured.points
-            self._say(f"{outcome.reason}; this snapshot is dropped, the next one is tried")
+        self._error = result.reason
+        if result.disposition is Disposition.REJECTED:
+            self._quarantined += batch.points
+            self._log_once(f"{result.reason}; this snapshot is dropped")
         else:
-            self._say(f"{outcome.reason}; trying again with the newest numbers")
-        return outcome
+            self._log_once(f"{result.reason}; retrying with the newest values")
+        return result
 
-    def _rest_for(self, wait_ns: int) -> int:
+    def _schedule(self, wait_ns: int) -> int:
         self._due_ns = self._clock_ns() + wait_ns
         return wait_ns
 
-    # --- what a spool says of it
-
-    def _tell_the_last_of(self, sender: Sender[Measured], source: SpoolSource) -> int | None:
-        with self._dead.take_in_hand(source) as there:
-            return self._tell(sender, source) if there else None
-
-    def _tell(self, sender: Sender[Measured], source: SpoolSource) -> int | None:
-        try:
-            left = self._notes.left_of(source)
-        except (ValueError, SpoolError) as error:
-            logger.debug("%s", error)
-            left = []
-        for measured in left:
-            self._notes.note(source.spool, measured)
-            if self._send(sender, measured).verdict in (Disposition.RETRY, Disposition.HOLD):
-                return self._pace.last_backoff_ns
-            self._notes.note(source.spool, replace(measured, base=measured.snapshot))
-        self.remove(source)
+    def _send_remaining(self, sender: Sender[MetricBatch], source: SpoolSource) -> int | None:
+        """Send what an orphaned spool has not sent; how long to wait after a failure."""
+        with self._sources.use(source) as present:
+            for batch in self._unsent(source) if present else ():
+                self._checkpoints.save(source.spool, batch)
+                if self._export(sender, batch).disposition in (Disposition.RETRY, Disposition.BLOCKED):
+                    return self._config.max_backoff_ns
+                self._checkpoints.save(source.spool, replace(batch, base=batch.snapshot))
+            self.remove(source)
         return None

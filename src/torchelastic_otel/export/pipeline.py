@@ -1,11 +1,10 @@
-"""All routes of a process, and the spools they read: its own, and those of dead processes.
+"""The export pipeline of a process: its export workers and the spools they read, its own and orphaned ones.
 
-What always holds:
+Guarantees:
 
-- Nothing here runs on a thread of torch's: one caretaker thread starts the routes and looks for dead
-  processes' spools.
-- A route exists for every exporter that a seen destination leads to, and for no other.
-- Spans and metrics go where torch's own destinations lead; what a program records elsewhere is events only.
+- Nothing here runs on torch's threads: one maintenance thread starts the workers and scans for orphaned spools.
+- There is one worker for each exporter of a subscribed destination, and none for any other.
+- Spans and metrics go to the exporters of torch's own destinations; other destinations receive events only.
 - ``flush`` keeps its deadline whatever the exporters do.
 """
 
@@ -20,16 +19,24 @@ from pathlib import Path
 from typing import Any, Final
 
 from torchelastic_otel.errors import SpoolError
+from torchelastic_otel.export.batch_worker import BatchExportWorker
 from torchelastic_otel.export.config import ExportConfig
-from torchelastic_otel.export.destinations import GENERATION, TORCH_ELASTIC, Exporter
-from torchelastic_otel.export.metric_checkpoints import note_exporters
-from torchelastic_otel.export.metric_worker import MetricSource
-from torchelastic_otel.export.orphan_adopter import Adopted, OrphanAdopter
-from torchelastic_otel.export.pool import ExporterPool
-from torchelastic_otel.export.query_runner import SHORTEST_ANSWER_NS, query_runner, run_with_timeout
+from torchelastic_otel.export.destinations import GENERATION_SEPARATOR, TORCH_DESTINATIONS, Exporter
+from torchelastic_otel.export.metric_checkpoints import save_metric_exporters
+from torchelastic_otel.export.metric_worker import MetricSource, PeriodicMetricWorker
+from torchelastic_otel.export.orphan_adopter import AdoptedSpool, OrphanAdopter
+from torchelastic_otel.export.query_runner import MIN_TIMEOUT_NS, query_runner, run_with_timeout
 from torchelastic_otel.export.result import Sender
-from torchelastic_otel.export.self_metrics import numbers_of
-from torchelastic_otel.export.sources import ExporterState, SpoolSource
+from torchelastic_otel.export.self_metrics import collect_self_metrics
+from torchelastic_otel.export.sources import (
+    ExporterState,
+    RowReader,
+    SpoolSource,
+    read_event,
+    read_event_without_heartbeats,
+    span_reader,
+)
+from torchelastic_otel.export.worker import ExportWorker
 from torchelastic_otel.guard import guard
 from torchelastic_otel.model.event import AttributeValue, Origin
 from torchelastic_otel.model.signals import Signal
@@ -41,23 +48,23 @@ from torchelastic_otel.units import NS_PER_S
 logger = logging.getLogger("torchelastic_otel")
 
 ADOPTION_INTERVAL_S: Final = 30.0
-_LOOK_AFTER_S: Final = 0.2
+_BUSY_INTERVAL_S: Final = 0.2
 
 
 class Pipeline:
-    """See the header of this file.
+    """See the module's docstring.
 
     Args:
         make_sender: Makes an exporter's sender; called on the exporter's own thread.
-        exporters_of: The registry's answer for a destination.
-        terms: How routes go about it.
-        numbers: This process's numbers, asked for on the threads of metrics exporters; ``None`` where it has none.
-        detect: Runs OpenTelemetry's resource detectors; called once, on the caretaker's thread.
-        directory: Where dead processes' spools are looked for; ``None`` for nowhere.
-        max_bytes: The bound of a spool, bytes.
-        adoption_interval_s: How often the caretaker looks for dead processes' spools, seconds; ``None`` for never:
-            the caller does, by :meth:`adopt_pass`.
-        at_each_look: Called on the caretaker's thread at each of its looks.
+        exporters_of: Resolves a destination to its exporters.
+        config: Batch sizes, delays and sampling.
+        metric_source: This process's metrics, read on the threads of metric exporters; ``None`` if it has none.
+        detect: Runs OpenTelemetry's resource detectors; called once, on the maintenance thread.
+        directory: The directory that is scanned for orphaned spools; ``None`` for no scan.
+        max_bytes: The size limit of a spool, bytes.
+        adoption_interval_s: The time between two scans, seconds; ``None`` for no scan by the maintenance thread:
+            the caller runs :meth:`adopt_pass`.
+        on_scan: Called on the maintenance thread after each scan.
     """
 
     def __init__(
@@ -65,188 +72,252 @@ class Pipeline:
         make_sender: Callable[[Exporter], Sender[Any]],
         exporters_of: Callable[[str], tuple[Exporter, ...]],
         *,
-        terms: ExportConfig,
-        numbers: MetricSource | None = None,
+        config: ExportConfig,
+        metric_source: MetricSource | None = None,
         detect: Callable[[], dict[str, AttributeValue]] | None = None,
         directory: Path | None = None,
         max_bytes: int = 64 << 20,
         adoption_interval_s: float | None = ADOPTION_INTERVAL_S,
-        at_each_look: Callable[[], object] | None = None,
+        on_scan: Callable[[], object] | None = None,
     ) -> None:
+        self._make_sender = make_sender
         self._exporters_of = exporters_of
+        self._config = config
+        self._metric_source = metric_source
         self._detect = detect
         self._interval_s = adoption_interval_s
-        self._at_each_look = at_each_look
+        self._on_scan = on_scan
         self._sources: list[SpoolSource] = []
-        self._fleet = ExporterPool(make_sender, terms, numbers, lambda: self._sources)
-        self._seen: set[str] = set()
+        self._destinations: set[str] = set()
+        self._exporters: dict[str, Exporter] = {}
+        self._workers_by_cursor: dict[str, ExportWorker[Any]] = {}
         self._adopter = (
             OrphanAdopter(
                 directory,
                 max_bytes,
-                lambda: self._fleet.routes,
-                lambda: self._fleet.metrics,
+                lambda: self._workers,
                 pause_ns=int((adoption_interval_s or 0) * NS_PER_S),
             )
             if directory is not None
             else None
         )
-        self._changing = threading.RLock()  # among our own threads only
+        self._lock = threading.RLock()  # never taken on torch's threads
+        self._prepared = False
         self._started = threading.Event()
         self._stop = threading.Event()
-        self._exporters_ended = threading.Event()
-        self._caretaker: threading.Thread | None = None
+        self._workers_stopped = threading.Event()
+        self._maintenance_thread: threading.Thread | None = None
 
-    # --- sources and routes; called on the writer's thread or before anything runs
+    @property
+    def _workers(self) -> list[ExportWorker[Any]]:
+        return list(self._workers_by_cursor.values())
 
-    def add(self, spool: Spool, origin: Origin, *, goes_on: bool = True) -> None:
-        """Deliver this process's spool.
+    # --- sources and exporters; called on the writer's thread or before anything runs
+
+    def add(self, spool: Spool, origin: Origin, *, continues: bool = True) -> None:
+        """Export this process's spool.
 
         Args:
             spool: The spool.
-            origin: Whose it is.
-            goes_on: Whether a second one goes on where the first failed; else it is of an origin of its own.
+            origin: The process that writes it.
+            continues: Whether it continues the spool that was added before it and has its origin.
         """
-        with self._changing:
-            before = self._sources[-1] if self._sources and goes_on else None
-            source = SpoolSource(spool, before.origin if before else origin, before)
+        with self._lock:
+            predecessor = self._sources[-1] if self._sources and continues else None
+            source = SpoolSource(spool, predecessor.origin if predecessor else origin, predecessor)
             spool.put_meta(ORIGIN_KEY, source.origin.to_json())
-            for destination in list(self._seen):
-                self._subscribe(source, self._known_exporters(destination), destination)
+            for destination in list(self._destinations):
+                self._add_cursors(source, self._resolve(destination), destination)
             self._sources.append(source)
-            self._fleet.read(source)
+            for worker in self._workers:
+                self._attach(worker, source)
 
-    def see(self, destinations: Iterable[str]) -> None:
-        """Make sure that the exporters of these destinations have a route and a cursor."""
+    def subscribe(self, destinations: Iterable[str]) -> None:
+        """Give each exporter of these destinations a cursor and a worker.
+
+        Raises:
+            RuntimeError: The system cannot start a thread; the worker gets one when this is called again.
+        """
         for destination in destinations:
-            if destination in self._seen or destination == SPANS:
+            if destination in self._destinations or destination == SPANS:
                 continue
-            with self._changing:
-                exporters = self._known_exporters(destination)
+            with self._lock:
+                exporters = self._resolve(destination)
                 for source in self._sources:
                     try:
-                        self._subscribe(source, exporters, destination)
+                        self._add_cursors(source, exporters, destination)
                     except SpoolError:
-                        # new rows go to the newest one; one before it may be on the disk that failed
+                        # new rows go to the newest source; an older one may be on the disk that failed
                         if source is self._sources[-1]:
                             raise
-                self._fleet.add(exporters)
-                self._seen.add(destination)
+                self._add_workers(exporters)
+                self._destinations.add(destination)
 
-    def _subscribe(self, source: SpoolSource, exporters: Iterable[Exporter], destination: str) -> None:
+    def _add_cursors(self, source: SpoolSource, exporters: Iterable[Exporter], destination: str) -> None:
         rows_of = {Signal.LOGS: destination, Signal.TRACES: SPANS}
         source.spool.subscribe(
             {exporter.cursor: [rows_of[exporter.signal]] for exporter in exporters if exporter.signal in rows_of}
         )
-        # whoever adopts it must know whom its numbers were told
-        metrics = {exporter.cursor for exporter in exporters if exporter.signal is Signal.METRICS}
-        note_exporters(source.spool, metrics | self._fleet.metrics.keys())
+        # an adopter must know which exporters have received this process's metrics
+        known = (*exporters, *self._exporters.values())
+        save_metric_exporters(source.spool, {each.cursor for each in known if each.signal is Signal.METRICS})
 
-    def _known_exporters(self, destination: str) -> tuple[Exporter, ...]:
+    def _resolve(self, destination: str) -> tuple[Exporter, ...]:
         try:
             exporters = self._exporters_of(destination)
-        except Exception as error:  # noqa: BLE001 - a destination that a package brings may raise anything
-            logger.warning("destination %s: %s; its events are kept and go nowhere", destination, error)
+        except Exception as error:  # noqa: BLE001 - a destination of another package may raise anything
+            logger.warning("destination %s: %s; its events are stored but not exported", destination, error)
             return ()
-        if destination.partition(GENERATION)[0] in TORCH_ELASTIC:
+        if destination.partition(GENERATION_SEPARATOR)[0] in TORCH_DESTINATIONS:
             return exporters
         return tuple(exporter for exporter in exporters if exporter.signal is Signal.LOGS)
 
+    def _add_workers(self, exporters: tuple[Exporter, ...]) -> None:
+        """Give each exporter a worker and, once started, a thread."""
+        for exporter in exporters:
+            if exporter.cursor not in self._exporters:
+                worker = self._make_worker(exporter)
+                for source in self._sources:
+                    self._attach(worker, source)
+                self._exporters[exporter.cursor] = exporter
+                self._workers_by_cursor[exporter.cursor] = worker
+        for exporter in exporters:
+            worker = self._workers_by_cursor[exporter.cursor]
+            if self._started.is_set():
+                worker.start()
+            elif self._prepared:
+                worker.prepare()
+
+    def _make_worker(self, exporter: Exporter) -> ExportWorker[Any]:
+        config = self._config
+
+        def make_sender() -> Sender[Any]:
+            return self._make_sender(exporter)
+
+        if exporter.signal is Signal.METRICS:
+            return PeriodicMetricWorker(
+                exporter.cursor,
+                make_sender,
+                config.metrics,
+                config.metrics_interval_ns,
+                metric_source=self._metric_source,
+                current_source=lambda: self._sources[-1] if self._sources else None,
+            )
+        read: RowReader = read_event if config.heartbeats else read_event_without_heartbeats
+        if exporter.signal is Signal.TRACES:
+            read = span_reader(config.sampler)
+        return BatchExportWorker(exporter.cursor, make_sender, config.batch_config(exporter.signal), read=read)
+
+    @staticmethod
+    def _attach(worker: ExportWorker[Any], source: SpoolSource) -> None:
+        if worker.name in source.spool.cursors():
+            worker.add(source)
+
     def start(self) -> None:
-        """Start the caretaker, which starts the routes."""
-        query_runner.begin()
-        self._fleet.prepare()
-        caretaker = threading.Thread(target=self._care, name="torchelastic-otel-caretaker", daemon=True)
-        caretaker.start()
-        self._caretaker = caretaker  # not before: what has not begun cannot be joined
+        """Start the maintenance thread, which starts the workers.
+
+        Raises:
+            RuntimeError: The system cannot start a thread; call this again later.
+        """
+        query_runner.start()
+        self._prepared = True
+        for worker in self._workers:
+            worker.prepare()
+        thread = threading.Thread(target=self._maintain, name="torchelastic-otel-maintenance", daemon=True)
+        thread.start()
+        self._maintenance_thread = thread  # only now: a thread that has not started cannot be joined
 
     def wake(self) -> None:
-        """There is something new in this process's spool."""
-        for thread in self._fleet.threads:
-            thread.wake()
+        """New rows are in this process's spool."""
+        for worker in self._workers:
+            worker.wake()
 
-    # --- looking at it
+    # --- state
 
     @property
     def states(self) -> list[ExporterState]:
-        """What each route is at."""
-        return self._fleet.states
+        """The state of each export worker."""
+        return [worker.state for worker in self._workers]
 
-    def outside(self, now_ns: int) -> SelfMetrics:
-        """What became of everything so far, in numbers; reads the spool, so not for a thread that must not wait.
+    def self_metrics(self, now_ns: int) -> SelfMetrics:
+        """The pipeline's own metrics; reads the spool, so not for a thread that must not block.
 
         Args:
             now_ns: Wall clock, nanoseconds since the epoch.
         """
-        return numbers_of(self._fleet.exporters, self.states, list(self._sources), now_ns)
+        return collect_self_metrics(self._exporters, self.states, list(self._sources), now_ns)
 
     def pending(self) -> int:
-        """Rows of this process that at least one exporter has not got."""
+        """Rows of this process that at least one exporter has not received."""
         return sum(source.spool.pending() for source in self._sources)
 
-    def adopted(self) -> list[Adopted]:
-        """What became of dead processes' spools since this was asked last."""
-        return self._adopter.report() if self._adopter is not None else []
+    def adopted(self) -> list[AdoptedSpool]:
+        """The orphaned spools that were released since the last call."""
+        return self._adopter.take_results() if self._adopter is not None else []
 
     @property
-    def held(self) -> frozenset[Path]:
-        """The spools of dead processes that this one holds now: an exporter is at them still."""
-        return self._adopter.held if self._adopter is not None else frozenset()
+    def held_spools(self) -> frozenset[Path]:
+        """The orphaned spools that this process owns now."""
+        return self._adopter.held_paths if self._adopter is not None else frozenset()
 
-    def adopt_pass(self, timeout_ns: int) -> list[Adopted]:
-        """Give each dead process's spool one attempt, on the caller's thread, where the caretaker does not adopt.
+    def adopt_once(self, timeout_ns: int) -> list[AdoptedSpool]:
+        """Adopt each orphaned spool and make one export attempt, on the caller's thread.
 
         Args:
-            timeout_ns: When to begin no further attempt, nanoseconds.
+            timeout_ns: The time after which no further attempt begins, nanoseconds.
 
         Returns:
-            What was taken over, delivered or not.
+            The adopted spools, exported or not.
         """
-        if self._adopter is not None and self._fleet.threads:
+        if self._adopter is not None and self._workers:
             self._adopter.run_once(self.flush, timeout_ns)
         return self.adopted()
 
-    # --- the end
+    # --- shutdown
 
-    def loaded(self, timeout_ns: int) -> bool:
-        """Wait until the SDK is imported and the routes have begun; whether they have in time."""
+    def wait_until_started(self, timeout_ns: int) -> bool:
+        """Wait until the SDK is imported and the workers have started; whether they have in time."""
         return self._started.wait(timeout_ns / NS_PER_S)
 
     def flush(self, timeout_ns: int) -> bool:
-        """Deliver what there is, at once, and wait for it; whether nothing of this process is left.
+        """Export what is stored, at once; whether nothing of this process is pending afterwards.
 
-        A route whose attempt fails is not waited for any longer.
+        A worker whose attempt fails is not waited for any longer.
         """
         until = time.monotonic_ns() + timeout_ns
-        # the caretaker starts the routes after the first import of the SDK
+        # the maintenance thread starts the workers after the first import of the SDK
         self._started.wait(timeout_ns / NS_PER_S)
-        for done in [thread.flush() for thread in self._fleet.threads]:
+        for done in [worker.flush() for worker in self._workers]:
             done.acquire(True, max(0.0, (until - time.monotonic_ns()) / NS_PER_S))
-        # on a thread of ours: a disk that hangs must not hold up who asks
+        # on another thread: a disk that hangs must not block the caller
         return run_with_timeout(max(0, until - time.monotonic_ns()), lambda: self.pending() == 0) is True
 
     def stop(self, timeout_ns: int) -> bool:
-        """End all threads; whether they have ended in time. Those that have not are daemons."""
+        """Stop all threads; whether they have ended in time. Those that have not are daemons."""
         self._stop.set()
         until = time.monotonic_ns() + timeout_ns
         ended = True
-        for thread in self._fleet.threads:
-            ended &= thread.stop(max(0.0, (until - time.monotonic_ns()) / NS_PER_S))
-        self._exporters_ended.set()
-        if self._caretaker is not None:
-            left_ns = max(until - time.monotonic_ns(), SHORTEST_ANSWER_NS if ended else 0)
-            self._caretaker.join(left_ns / NS_PER_S)
-            ended &= not self._caretaker.is_alive()
+        for worker in self._workers:
+            ended &= worker.stop(max(0.0, (until - time.monotonic_ns()) / NS_PER_S))
+        self._workers_stopped.set()
+        if self._maintenance_thread is not None:
+            left_ns = max(until - time.monotonic_ns(), MIN_TIMEOUT_NS if ended else 0)
+            self._maintenance_thread.join(left_ns / NS_PER_S)
+            ended &= not self._maintenance_thread.is_alive()
         return ended
 
-    # --- on the caretaker's thread
+    # --- on the maintenance thread
 
-    def _care(self) -> None:
+    def _maintain(self) -> None:
         with guard:
-            self._complete_origin()
-        with self._changing:
+            self._detect_resource()
+        with self._lock:
             self._started.set()
-            self._fleet.start()
+            for worker in self._workers:
+                try:
+                    worker.start()
+                except RuntimeError:  # no thread: see() has raised it, and its caller calls again
+                    continue
         while not self._stop.is_set():
             if self._adopter is None or self._interval_s is None:
                 self._stop.wait()
@@ -254,22 +325,22 @@ class Pipeline:
             with guard:
                 self._adopter.scan()
             with guard:
-                if self._at_each_look is not None:
-                    self._at_each_look()
-            self._stop.wait(_LOOK_AFTER_S if self._adopter.busy else self._interval_s)
-        # what they have in hand, they have to finish first
-        self._exporters_ended.wait()
+                if self._on_scan is not None:
+                    self._on_scan()
+            self._stop.wait(_BUSY_INTERVAL_S if self._adopter.busy else self._interval_s)
+        # the workers finish their attempts first
+        self._workers_stopped.wait()
         with guard:
             if self._adopter is not None:
                 self._adopter.release(everything=True)
 
-    def _complete_origin(self) -> None:
-        """Keep in the spool what detectors say of this process, so that whoever delivers it can tell."""
+    def _detect_resource(self) -> None:
+        """Store the detected resource attributes in the spool, for any process that exports it."""
         detected = self._detect() if self._detect is not None else {}
-        with self._changing:
+        with self._lock:
             for source in self._sources:
                 source.origin = replace(source.origin, detected=detected)
                 try:
                     source.spool.put_meta(ORIGIN_KEY, source.origin.to_json())
                 except SpoolError as error:
-                    logger.debug("%s", error)  # the disk that failed; the next source is elsewhere
+                    logger.debug("%s", error)  # a disk that failed; the next source is elsewhere

@@ -20,7 +20,7 @@ from torchelastic_otel.units import NS_PER_S
 
 logger = logging.getLogger("torchelastic_otel")
 
-SHORTEST_ANSWER_NS: Final = 50_000_000
+MIN_TIMEOUT_NS: Final = 50_000_000
 """What a disk that answers is given to do so, also where nothing is left of the time."""
 
 _T = TypeVar("_T")
@@ -31,38 +31,38 @@ class QueryRunner:
     """See the header of this file."""
 
     def __init__(self) -> None:
-        self._asked: queue.SimpleQueue[_Asked | None] = queue.SimpleQueue()
+        self._queries: queue.SimpleQueue[_Asked | None] = queue.SimpleQueue()
         self._pid = 0
         self._thread: threading.Thread | None = None
 
-    def begin(self) -> None:
+    def start(self) -> None:
         """Have the thread ready."""
         if self._pid != os.getpid():
-            self._asked = queue.SimpleQueue()
-            self._thread = threading.Thread(target=self._answer, name="torchelastic-otel-questions", daemon=True)
+            self._queries = queue.SimpleQueue()
+            self._thread = threading.Thread(target=self._run_queries, name="torchelastic-otel-questions", daemon=True)
             self._thread.start()
             self._pid = os.getpid()
 
-    def end(self) -> None:
+    def stop(self) -> None:
         """Let the thread go, once it has answered what was asked."""
         if self._pid == os.getpid():
             self._pid = 0
-            self._asked.put(None)
+            self._queries.put(None)
             if self._thread is not None:
-                self._thread.join(SHORTEST_ANSWER_NS / NS_PER_S)
+                self._thread.join(MIN_TIMEOUT_NS / NS_PER_S)
 
-    def ask(self, timeout_ns: int, question: Callable[[], _T]) -> _T | None:
+    def run(self, timeout_ns: int, question: Callable[[], _T]) -> _T | None:
         """The answer, if it comes in time and the spool can tell."""
         answer: queue.SimpleQueue[_T | None] = queue.SimpleQueue()
         try:
-            self.begin()
-            self._asked.put((question, answer))
-            return answer.get(timeout=max(timeout_ns, SHORTEST_ANSWER_NS) / NS_PER_S)
+            self.start()
+            self._queries.put((question, answer))
+            return answer.get(timeout=max(timeout_ns, MIN_TIMEOUT_NS) / NS_PER_S)
         except (RuntimeError, queue.Empty):  # no thread can be had any more, or no answer came
             return None
 
-    def _answer(self) -> None:
-        asked = self._asked
+    def _run_queries(self) -> None:
+        asked = self._queries
         while (one := asked.get()) is not None:
             question, answer = one
             told: Any = None
@@ -77,4 +77,4 @@ class QueryRunner:
 
 
 query_runner = QueryRunner()
-run_with_timeout = query_runner.ask
+run_with_timeout = query_runner.run

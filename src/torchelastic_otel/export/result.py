@@ -20,9 +20,9 @@ class Disposition(enum.Enum):
     """Accepted: acknowledge the batch."""
     RETRY = "retry"
     """Not now: the same batch again, after a backoff."""
-    REFUSED = "refused"
+    REJECTED = "refused"
     """Something in the batch is not acceptable: split it down to that one record."""
-    HOLD = "hold"
+    BLOCKED = "hold"
     """Nobody's data is at fault (401, 403, 404): keep everything, warn, ask again now and then."""
 
 
@@ -37,9 +37,9 @@ class ExportResult:
         retry_after_ns: How long the receiver asked us to wait, nanoseconds, where it did.
     """
 
-    verdict: Disposition
+    disposition: Disposition
     reason: str = ""
-    rejected: int = 0
+    rejected_count: int = 0
     retry_after_ns: int | None = None
 
 
@@ -53,7 +53,7 @@ class Sender(Protocol[Batch]):
         """Project and export a batch; every fault of the exporter comes back as an outcome."""
         ...
 
-    def abort(self) -> None:
+    def cancel(self) -> None:
         """Called from another thread: make a ``send`` that is under way come back soon."""
         ...
 

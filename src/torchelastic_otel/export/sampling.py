@@ -20,21 +20,21 @@ SAMPLERS: Final = (
 )
 _LOW_64: Final = (1 << 64) - 1
 
-Keeps = Callable[[str], bool]
+Sampler = Callable[[str], bool]
 """Whether a trace is kept, by its id in hex."""
 
 
-def keep_all(trace_id: str) -> bool:
+def sample_all(trace_id: str) -> bool:
     """``always_on``."""
     return True
 
 
-def keep_none(trace_id: str) -> bool:
+def sample_none(trace_id: str) -> bool:
     """``always_off``."""
     return False
 
 
-def sampler_of(environ: Mapping[str, str], warn: Callable[[str], object]) -> Keeps:
+def make_sampler(environ: Mapping[str, str], warn: Callable[[str], object]) -> Sampler:
     """The sampler of an environment.
 
     Args:
@@ -44,11 +44,11 @@ def sampler_of(environ: Mapping[str, str], warn: Callable[[str], object]) -> Kee
     name = environ.get("OTEL_TRACES_SAMPLER", "").strip().lower()
     if name and name not in SAMPLERS:
         warn(f"OTEL_TRACES_SAMPLER={name!r} is not allowed here: give one of {', '.join(SAMPLERS)}; always_on is used")
-        return keep_all
+        return sample_all
     if name.endswith("always_off"):
-        return keep_none
+        return sample_none
     if not name.endswith("traceidratio"):
-        return keep_all
+        return sample_all
     text = environ.get("OTEL_TRACES_SAMPLER_ARG", "").strip()
     try:
         ratio = float(text or "1")

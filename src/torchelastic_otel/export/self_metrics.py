@@ -21,7 +21,7 @@ from torchelastic_otel.spool.records import CursorState
 logger = logging.getLogger("torchelastic_otel")
 
 
-def numbers_of(
+def collect_self_metrics(
     exporters: Mapping[str, Exporter], states: Iterable[ExporterState], sources: Iterable[SpoolSource], now_ns: int
 ) -> SelfMetrics:
     """The numbers of these.
@@ -50,7 +50,7 @@ def numbers_of(
         spool_dropped=dropped,
         exports={
             (exporters[state.name].name, exporters[state.name].signal): Exports(
-                state.delivered, state.set_aside, state.rejected
+                state.delivered, state.quarantined, state.rejected
             )
             for state in states
         },

@@ -32,7 +32,7 @@ class SpoolSource:
 
     spool: Spool
     origin: Origin
-    before: SpoolSource | None = None
+    predecessor: SpoolSource | None = None
     positions: dict[str, int] = field(default_factory=dict)
 
 
@@ -40,39 +40,39 @@ class SourceSet:
     """The spools that one exporter's thread goes through; other threads of ours put them there and take them away."""
 
     def __init__(self) -> None:
-        self._changing = threading.Lock()
+        self._lock = threading.Lock()
         self._sources: tuple[SpoolSource, ...] = ()
-        self._in_hand: SpoolSource | None = None
+        self._in_use: SpoolSource | None = None
 
     def __iter__(self) -> Iterator[SpoolSource]:
         return iter(self._sources)
 
-    def put(self, source: SpoolSource) -> None:
+    def add(self, source: SpoolSource) -> None:
         """Have the thread go through it too, after the others."""
-        with self._changing:
+        with self._lock:
             self._sources = (*self._sources, source)
 
-    def take_away(self, source: SpoolSource) -> None:
+    def remove(self, source: SpoolSource) -> None:
         """Have the thread leave it alone, once it is through with what it has in hand."""
-        with self._changing:
+        with self._lock:
             self._sources = tuple(other for other in self._sources if other is not source)
 
-    def is_in_hand(self, source: SpoolSource) -> bool:
+    def is_in_use(self, source: SpoolSource) -> bool:
         """Whether the thread reads it, or sends what it read of it, at this moment: it must not be closed."""
-        with self._changing:
-            return self._in_hand is source
+        with self._lock:
+            return self._in_use is source
 
     @contextmanager
-    def take_in_hand(self, source: SpoolSource) -> Iterator[bool]:
+    def use(self, source: SpoolSource) -> Iterator[bool]:
         """On the thread: whether it is still here; then it is not closed while the block runs."""
-        with self._changing:
+        with self._lock:
             there = source in self._sources
-            self._in_hand = source if there else None
+            self._in_use = source if there else None
         try:
             yield there
         finally:
-            with self._changing:
-                self._in_hand = None
+            with self._lock:
+                self._in_use = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +91,9 @@ class ExporterState:
     name: str
     delivered: int
     rejected: int
-    set_aside: int
+    quarantined: int
     failures: int
-    trouble: str
+    error: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ class StoredSpan:
 
 
 Item: TypeAlias = StoredEvent | StoredSpan
-Read: TypeAlias = Callable[[Row, Origin], Item | None]
+RowReader: TypeAlias = Callable[[Row, Origin], Item | None]
 """The item of a row; ``None`` for one that is not to be sent. Raises ``ValueError`` for one that cannot be read."""
 
 
@@ -121,21 +121,21 @@ def read_event(row: Row, origin: Origin) -> StoredEvent:
     return StoredEvent(row.sequence, ElasticEvent.from_json(row.payload), origin)
 
 
-def read_event_but_heartbeats(row: Row, origin: Origin) -> StoredEvent | None:
+def read_event_without_heartbeats(row: Row, origin: Origin) -> StoredEvent | None:
     """The event of a row; heartbeats are metrics unless they are asked for as logs."""
     delivery = read_event(row, origin)
     return None if delivery.event.name in semconv.HEARTBEATS else delivery
 
 
-def read_spans_that(keeps: Callable[[str], bool]) -> Read:
+def span_reader(sampler: Callable[[str], bool]) -> RowReader:
     """A reader of spans that withholds those whose trace is not kept.
 
     Args:
-        keeps: Whether the sampler keeps a trace, by its id.
+        sampler: Whether a trace is sampled, by its id.
     """
 
     def read(row: Row, origin: Origin) -> StoredSpan | None:
         span = ElasticSpan.from_json(row.payload)
-        return StoredSpan(row.sequence, span, origin) if keeps(span.trace_id) else None
+        return StoredSpan(row.sequence, span, origin) if sampler(span.trace_id) else None
 
     return read

@@ -79,7 +79,7 @@ def _install(
     registry = Registry()
     for name, exporters in _registered.items():
         registry.register(name, *exporters)
-    registry.lead_defaults_to(_exporters(registry, activation))
+    registry.set_default_exporters(_exporters(registry, activation))
     _flush_before_threads_end()
     atexit.register(_at_exit)
     _current = Installation(settings, registry, os.environ, why=activation.why, redact=redact, watch=watch)
@@ -227,7 +227,7 @@ def unregister_destination(name: str) -> None:
     del _registered[name]
     if _current is not None:
         _current.registry.unregister(name)
-        if name in _current.registry.bound():
+        if name in _current.registry.local_names():
             _current.bind(name)  # a built-in one leads where it led before
         else:
             _current.unbind(name)

@@ -100,7 +100,7 @@ class Installation:
         self._uninstalled = False
         for elastic in watch:
             self.watch(elastic)
-        for destination in registry.bound():
+        for destination in registry.local_names():
             handlers.bind(destination, SpoolHandler(destination, self._inlet))
         handlers.resolve_with(self.check_destination)
         # the spool is opened and the exporters are loaded before the first event needs them
@@ -113,7 +113,7 @@ class Installation:
         if elastic not in self._hooks:
             self._hooks[elastic] = TorchHooks(
                 self._inlet,
-                self.registry.bound(),
+                self.registry.local_names(),
                 self.check_destination,
                 hands_context_on=self.settings.worker_context == "link",
                 elastic=elastic,
@@ -163,7 +163,7 @@ class Installation:
     def check_destination(self, name: str) -> None:
         """Raise for a destination that nobody knows; make torch know one that a package brought."""
         self.registry.exporters_of(name)
-        if name not in self.registry.bound():
+        if name not in self.registry.local_names():
             self.bind(name)
 
     # --- the end
@@ -175,7 +175,7 @@ class Installation:
     def loaded(self, timeout_ns: int) -> bool:
         """Wait until the SDK and the exporters are imported; whether they are."""
         landing = self._own_landing
-        return landing is not None and landing.pipeline.loaded(timeout_ns)
+        return landing is not None and landing.pipeline.wait_until_started(timeout_ns)
 
     def flush(self, timeout_ns: int) -> bool:
         """Deliver what there is now; whether nothing is left. Waits at most ``timeout_ns`` nanoseconds."""
@@ -195,7 +195,7 @@ class Installation:
         landing = self._own_landing
         if sys.version_info >= (3, 12) and landing is not None:
             began = time.monotonic_ns()
-            landing.pipeline.loaded(max(0, self.settings.flush_timeout_ns - self._held_up_ns))
+            landing.pipeline.wait_until_started(max(0, self.settings.flush_timeout_ns - self._held_up_ns))
             self._held_up_ns += time.monotonic_ns() - began
 
     def flush_at_end(self) -> None:

@@ -103,12 +103,12 @@ class ProcessRuntime:
         self.pipeline = Pipeline(
             self._make_sender,
             registry.exporters_of,
-            terms=export_config(environ, settings, logger.warning),
-            numbers=self,
+            config=export_config(environ, settings, logger.warning),
+            metric_source=self,
             detect=self._detect,
             directory=self._directory,
             max_bytes=settings.spool_max_bytes,
-            at_each_look=self._show_alive,
+            on_scan=self._show_alive,
         )
 
     @property
@@ -152,7 +152,7 @@ class ProcessRuntime:
 
     def seen(self, destinations: Iterable[str]) -> Mapping[str, str]:
         """Rows of these destinations come next; the key that rows of each are kept under."""
-        keys = {destination: self._registry.key_of(destination) for destination in destinations}
+        keys = {destination: self._registry.storage_key(destination) for destination in destinations}
         self._start_exporters(keys.values())
         return keys
 
@@ -165,7 +165,7 @@ class ProcessRuntime:
         for key in keys:
             if key not in self._unled:
                 try:
-                    self.pipeline.see((key,))
+                    self.pipeline.subscribe((key,))
                 except RuntimeError as error:  # its rows have their cursors already
                     self._unled.add(key)
                     self._warn_no_thread(error)
@@ -200,7 +200,7 @@ class ProcessRuntime:
         """The numbers of this process at this moment."""
         if self._counting is None:
             return Snapshot(self.started_ns, self.started_ns)
-        outside = self.pipeline.outside(time.time_ns())
+        outside = self.pipeline.self_metrics(time.time_ns())
         return self._counting.collect(replace(outside, torch_metrics=self._measured()))
 
     def commit(self, snapshot: Snapshot) -> bool:
@@ -228,7 +228,7 @@ class ProcessRuntime:
         if for_good or (ended and drained):
             # who asked does not wait for longer; the thread that is asked stays until it is done
             run_with_timeout(timeout_ns, lambda: self._release(owes=not drained))
-        query_runner.end()
+        query_runner.stop()
 
     def _stop(self, timeout_ns: int) -> bool:
         try:

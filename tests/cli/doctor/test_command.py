@@ -88,7 +88,7 @@ def test_the_text_has_every_section_and_can_be_pasted(
 
 
 @pytest.mark.parametrize(
-    ("answer", "said"), [(UNAUTHORIZED, "HTTP 401"), (FORBIDDEN, "HTTP 403"), (HANG, "no full answer within 5 s")]
+    ("answer", "said"), [(UNAUTHORIZED, "HTTP 401"), (FORBIDDEN, "HTTP 403"), (HANG, "no complete response within 5 s")]
 )
 def test_what_the_endpoint_answers_is_told(
     answer: Any, said: str, spools: Spools, setenv: SetEnv, capsys: pytest.CaptureFixture[str]

@@ -9,7 +9,7 @@ from opentelemetry.exporter.otlp.proto.common._log_encoder import encode_logs
 
 from torchelastic_otel import semconv
 from torchelastic_otel.export.batch_worker import MAX_BATCH_BYTES
-from torchelastic_otel.export.otel.limits import limits_of
+from torchelastic_otel.export.otel.limits import log_limits
 from torchelastic_otel.export.otel.logs import log_record
 from torchelastic_otel.model.event import ElasticEvent, Origin, StoredEvent
 
@@ -47,6 +47,6 @@ def test_the_encoded_batch_is_at_most_one_mebibyte(shape: str, records: int) -> 
     """Receivers refuse above 4 MiB (gRPC) or less; a limit in JSON must hold on the wire too."""
     made = SHAPES[shape](JSON_BYTES // records - 220)
     assert len(made.to_json()) * records <= JSON_BYTES, "the shape must be within the pipeline's limit"
-    limits = limits_of({}, pytest.fail)
+    limits = log_limits({}, pytest.fail)
     batch = [log_record(StoredEvent(2**40 + number, made, ORIGIN), limits) for number in range(records)]
     assert encode_logs(batch).ByteSize() <= ENCODED_BYTES

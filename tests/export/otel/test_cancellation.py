@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from torchelastic_otel.export.otel.cancellation import Answered, CancellationScope, one_line
+from torchelastic_otel.export.otel.cancellation import AttemptFinished, CancellationScope, one_line
 from torchelastic_otel.export.result import Disposition, ExportResult
 
 MINUTE_NS = 60_000_000_000
@@ -16,11 +16,11 @@ def test_a_cut_without_an_attempt_cuts_nothing() -> None:
     """Abort may come between two sends; the pooled connection stays."""
     cuts: list[int] = []
     lifeline = CancellationScope(MINUTE_NS)
-    lifeline.hold(lambda: cuts.append(1))
-    lifeline.abort()
+    lifeline.on_cancel(lambda: cuts.append(1))
+    lifeline.cancel()
     with lifeline.attempt():
-        assert lifeline.cut_outcome() is None
-    lifeline.abort()
+        assert lifeline.cancelled_result() is None
+    lifeline.cancel()
     assert cuts == []
 
 
@@ -28,15 +28,15 @@ def test_the_time_limit_of_an_attempt_that_is_over_does_not_cut_the_next() -> No
     """A timer that fires late must find its own attempt or none."""
     cuts: list[int] = []
     lifeline = CancellationScope(MINUTE_NS)
-    lifeline.hold(lambda: cuts.append(1))
+    lifeline.on_cancel(lambda: cuts.append(1))
     with lifeline.attempt():
         pass
     with lifeline.attempt():
-        lifeline._cut_off("late", 1)
-        assert (cuts, lifeline.cut_outcome()) == ([], None)
-        lifeline._cut_off("in time", 2)
+        lifeline._cancel("late", 1)
+        assert (cuts, lifeline.cancelled_result()) == ([], None)
+        lifeline._cancel("in time", 2)
     assert cuts == [1]
-    assert lifeline.cut_outcome() == ExportResult(Disposition.RETRY, "in time")
+    assert lifeline.cancelled_result() == ExportResult(Disposition.RETRY, "in time")
 
 
 def test_what_opens_after_the_cut_is_cut_at_once() -> None:
@@ -44,8 +44,8 @@ def test_what_opens_after_the_cut_is_cut_at_once() -> None:
     cuts: list[int] = []
     lifeline = CancellationScope(MINUTE_NS)
     with lifeline.attempt():
-        lifeline.abort()
-        lifeline.hold(lambda: cuts.append(1))
+        lifeline.cancel()
+        lifeline.on_cancel(lambda: cuts.append(1))
     assert cuts == [1]
 
 
@@ -54,12 +54,12 @@ def test_an_attempt_is_its_own_thread_s() -> None:
     seen: list[bool] = []
     lifeline = CancellationScope(MINUTE_NS)
     with lifeline.attempt():
-        thread = threading.Thread(target=lambda: seen.append(lifeline.is_mine()))
+        thread = threading.Thread(target=lambda: seen.append(lifeline.is_current_thread()))
         thread.start()
         thread.join()
-        seen.append(lifeline.is_mine())
+        seen.append(lifeline.is_current_thread())
     assert seen == [False, True]
-    assert not lifeline.is_mine()
+    assert not lifeline.is_current_thread()
 
 
 def test_an_attempt_runs_where_no_more_threads_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,14 +71,14 @@ def test_an_attempt_runs_where_no_more_threads_can_be_started(monkeypatch: pytes
     monkeypatch.setattr(threading.Timer, "start", refuses)
     lifeline = CancellationScope(MINUTE_NS)
     with lifeline.attempt():
-        under_way = lifeline.is_mine()
+        under_way = lifeline.is_current_thread()
     assert under_way
-    assert lifeline.cut_outcome() is None
+    assert lifeline.cancelled_result() is None
 
 
 def test_an_answer_passes_every_handler_of_exceptions() -> None:
     """The exporters catch Exception around their requests."""
-    assert not issubclass(Answered, Exception)
+    assert not issubclass(AttemptFinished, Exception)
 
 
 def test_what_a_server_says_becomes_one_bounded_line() -> None:

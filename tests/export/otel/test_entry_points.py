@@ -87,7 +87,7 @@ def test_no_timeout_setting_stops_a_delivery(variable: str, collector_type: Any,
     """The gRPC exporter raises on `10s`, and takes `10000`, milliseconds to the specification, for three hours."""
     said: list[str] = []
     with collector_type() as collector, sender_by({**collector.env(), variable: value}, warnings=said) as sender:
-        assert sender.send(deliveries(1)).verdict is Disposition.DELIVERED
+        assert sender.send(deliveries(1)).disposition is Disposition.DELIVERED
     assert [variable in text for text in said] == [True] * (value != "")
 
 
@@ -119,7 +119,7 @@ def test_a_compression_that_there_is_not_is_named_and_none_is_used() -> None:
     said: list[str] = []
     bad = {"OTEL_EXPORTER_OTLP_COMPRESSION": "brotli"}
     with GrpcCollector() as collector, sender_by({**collector.env(), **bad}, warnings=said) as sender:
-        assert sender.send(deliveries(1)).verdict is Disposition.DELIVERED
+        assert sender.send(deliveries(1)).disposition is Disposition.DELIVERED
     assert said == ["OTEL_EXPORTER_OTLP_COMPRESSION='brotli' is not allowed: give none, gzip, deflate; none is used"]
 
 
@@ -215,7 +215,7 @@ def test_an_installed_exporter_gets_the_records(monkeypatch: pytest.MonkeyPatch)
     memory = InMemoryLogRecordExporter()
     with_entry_point(monkeypatch, "opentelemetry_logs_exporter", lambda: memory)
     sender = make_sender(Exporter("extra"), {}, pytest.fail)
-    assert sender.send(deliveries(2)).verdict is Disposition.DELIVERED
+    assert sender.send(deliveries(2)).disposition is Disposition.DELIVERED
     uids = [(item.log_record.attributes or {})["log.record.uid"] for item in memory.get_finished_logs()]
     assert uids == [f"{ORIGIN.id}-1", f"{ORIGIN.id}-2"]
 
@@ -223,24 +223,24 @@ def test_an_installed_exporter_gets_the_records(monkeypatch: pytest.MonkeyPatch)
 def test_the_console_exporter_takes_a_record_without_a_time(capsys: pytest.CaptureFixture[str]) -> None:
     """OpenTelemetry's own exporters must not stumble over what torch does not say."""
     sender = sender_for(ConsoleLogRecordExporter(out=sys.stdout))
-    assert sender.send(deliveries(1)).verdict is Disposition.DELIVERED
+    assert sender.send(deliveries(1)).disposition is Disposition.DELIVERED
     assert "torchelastic.rendezvous.joined" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
-    ("answer", "verdict"),
+    ("answer", "disposition"),
     [
         (LogRecordExportResult.SUCCESS, Disposition.DELIVERED),
         (None, Disposition.DELIVERED),
         (LogRecordExportResult.FAILURE, Disposition.RETRY),
         (False, Disposition.RETRY),
-        (ValueError("bad record"), Disposition.REFUSED),
+        (ValueError("bad record"), Disposition.REJECTED),
         (ConnectionResetError(104, "reset"), Disposition.RETRY),
         (TimeoutError(), Disposition.RETRY),
     ],
     ids=repr,
 )
-def test_what_any_other_exporter_says_is_taken_for_what_it_can_mean(answer: Any, verdict: Disposition) -> None:
+def test_what_any_other_exporter_says_is_taken_for_what_it_can_mean(answer: Any, disposition: Disposition) -> None:
     """Without a response to look at; but a connection that broke is no record's fault."""
 
     class Exporter:
@@ -250,14 +250,14 @@ def test_what_any_other_exporter_says_is_taken_for_what_it_can_mean(answer: Any,
             return answer
 
     sender = sender_for(Exporter())
-    assert sender.send(deliveries(1)).verdict is verdict
-    sender.abort()
+    assert sender.send(deliveries(1)).disposition is disposition
+    sender.cancel()
     sender.close()
 
 
 @pytest.mark.parametrize("collector_type", [HttpCollector, GrpcCollector], ids=["http", "grpc"])
 def test_an_otlp_exporter_given_as_an_instance_is_observed_and_still_its_owner_s(collector_type: Any) -> None:
-    """The user's own use of it, on another thread, keeps its results, its logs and its retries."""
+    """The user's own use of it, on another thread, sampler its results, its logs and its retries."""
     from tests.support.collector import BAD_REQUEST
 
     with collector_type() as collector, environment(collector.env()):
@@ -268,7 +268,7 @@ def test_an_otlp_exporter_given_as_an_instance_is_observed_and_still_its_owner_s
         exporter = Exporter()
         sender = sender_for(exporter)
         collector.behaviour = BAD_REQUEST
-        assert sender.send(deliveries(1)).verdict is Disposition.REFUSED
+        assert sender.send(deliveries(1)).disposition is Disposition.REJECTED
         with user_draws():
             assert exporter.export([]) is LogRecordExportResult.FAILURE
         sender.close()
@@ -284,7 +284,7 @@ def test_the_session_of_a_credential_provider_is_used(monkeypatch: pytest.Monkey
     with_entry_point(monkeypatch, group, lambda: session)
     variables = {"OTEL_PYTHON_EXPORTER_OTLP_HTTP_CREDENTIAL_PROVIDER": "extra"}
     with HttpCollector() as collector, sender_by({**collector.env(), **variables}) as sender:
-        assert sender.send(deliveries(1)).verdict is Disposition.DELIVERED
+        assert sender.send(deliveries(1)).disposition is Disposition.DELIVERED
         assert collector.headers[0]["x-signed"] == "yes"
 
 

@@ -18,9 +18,9 @@ from tests.support.metric_snapshots import TRACE as METRIC_TRACE
 from tests.support.metric_snapshots import snapshot
 from tests.support.spans import TRACE, span_delivery
 from tests.support.stored_events import ORIGIN, delivery
-from torchelastic_otel.export.metric_delta import Measured
+from torchelastic_otel.export.metric_delta import MetricBatch
 from torchelastic_otel.export.otel import file
-from torchelastic_otel.export.otel.limits import span_limits_of
+from torchelastic_otel.export.otel.limits import span_limits
 from torchelastic_otel.export.otel.logs import log_record
 from torchelastic_otel.export.otel.metrics import metrics_data
 from torchelastic_otel.export.otel.otlp_json import from_json
@@ -37,8 +37,8 @@ def test_spans_and_metrics_have_files_of_their_own(tmp_path: Path) -> None:
     """A Collector reads all three; each signal's exporter writes on a thread of its own."""
     logs, spans, metrics = (file.EXPORTERS[signal](tmp_path) for signal in Signal)
     assert logs.export([log_record(delivery(), LogRecordLimits())]) is LogRecordExportResult.SUCCESS
-    assert spans.export([readable_span(span_delivery(), span_limits_of({}, pytest.fail))]) is SpanExportResult.SUCCESS
-    told = metrics_data(Measured(ORIGIN, snapshot(1, failures=1)), frozenset())
+    assert spans.export([readable_span(span_delivery(), span_limits({}, pytest.fail))]) is SpanExportResult.SUCCESS
+    told = metrics_data(MetricBatch(ORIGIN, snapshot(1, failures=1)), frozenset())
     assert metrics.export(told) is MetricExportResult.SUCCESS
     found = {next(iter(json.loads(path.read_text()))): path.name for path in written(tmp_path)}
     assert found.keys() == {"resourceLogs", "resourceSpans", "resourceMetrics"}
@@ -59,7 +59,7 @@ def test_the_oldest_file_of_one_signal_goes_and_none_of_another(tmp_path: Path) 
     """Each signal's bound is its own."""
     spans = file.OtlpJsonSpanFileExporter(tmp_path, max_file_bytes=1, max_files=2)
     logs = file.OtlpJsonFileExporter(tmp_path, max_file_bytes=1, max_files=2)
-    one = readable_span(span_delivery(), span_limits_of({}, pytest.fail))
+    one = readable_span(span_delivery(), span_limits({}, pytest.fail))
     for _ in range(4):
         logs.export([log_record(delivery(), LogRecordLimits())])
         spans.export([one])

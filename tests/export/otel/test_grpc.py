@@ -17,7 +17,7 @@ from tests.support.collector import Answer, GrpcCollector
 from tests.support.relay import Relay
 from tests.support.senders import SECOND_NS, sender_to
 from tests.support.stored_events import deliveries, delivery
-from torchelastic_otel.export.otel.grpc import outcome_of_status
+from torchelastic_otel.export.otel.grpc import status_result
 from torchelastic_otel.export.result import Disposition
 
 
@@ -29,24 +29,24 @@ def collector() -> Iterator[GrpcCollector]:
 
 
 @pytest.mark.parametrize(
-    ("code", "details", "verdict"),
+    ("code", "details", "disposition"),
     [
         ("CANCELLED", "", Disposition.RETRY),
         ("UNKNOWN", "", Disposition.RETRY),
         ("ABORTED", "", Disposition.RETRY),
         ("OUT_OF_RANGE", "", Disposition.RETRY),
         ("DATA_LOSS", "", Disposition.RETRY),
-        ("NOT_FOUND", "", Disposition.HOLD),
+        ("NOT_FOUND", "", Disposition.BLOCKED),
         ("RESOURCE_EXHAUSTED", "quota", Disposition.RETRY),
-        ("INTERNAL", "grpc: error unmarshalling request: string field contains invalid UTF-8", Disposition.REFUSED),
-        ("INTERNAL", "Exception deserializing request!", Disposition.REFUSED),
+        ("INTERNAL", "grpc: error unmarshalling request: string field contains invalid UTF-8", Disposition.REJECTED),
+        ("INTERNAL", "Exception deserializing request!", Disposition.REJECTED),
     ],
 )
-def test_the_other_codes(collector: GrpcCollector, code: str, details: str, verdict: Disposition) -> None:
+def test_the_other_codes(collector: GrpcCollector, code: str, details: str, disposition: Disposition) -> None:
     """Only a status that speaks of the data refuses it."""
     collector.behaviour = Answer(code=code, details=details)
     with sender_to(collector) as sender:
-        assert sender.send(deliveries(1)).verdict is verdict
+        assert sender.send(deliveries(1)).disposition is disposition
 
 
 def test_retry_info_among_the_status_details_is_read() -> None:
@@ -60,7 +60,7 @@ def test_retry_info_among_the_status_details_is_read() -> None:
         details=lambda: None,
         trailing_metadata=lambda: (("grpc-status-details-bin", Status(code=14, details=[packed]).SerializeToString()),),
     )
-    assert outcome_of_status(error).retry_after_ns == 3 * SECOND_NS
+    assert status_result(error).retry_after_ns == 3 * SECOND_NS
 
 
 def test_retry_info_that_is_none_is_left_out() -> None:
@@ -70,15 +70,19 @@ def test_retry_info_that_is_none_is_left_out() -> None:
         details=lambda: "x",
         trailing_metadata=lambda: (("google.rpc.retryinfo-bin", b"\xff\xff"),),
     )
-    outcome = outcome_of_status(error)
-    assert (outcome.verdict, outcome.reason, outcome.retry_after_ns) == (Disposition.RETRY, "gRPC UNAVAILABLE: x", None)
+    outcome = status_result(error)
+    assert (outcome.disposition, outcome.reason, outcome.retry_after_ns) == (
+        Disposition.RETRY,
+        "gRPC UNAVAILABLE: x",
+        None,
+    )
 
 
 def test_headers_that_grpc_does_not_take_hold_the_queue(collector: GrpcCollector) -> None:
     """It answers INTERNAL to itself, at each call; that is no fault of the records."""
     with sender_to(collector, OTEL_EXPORTER_OTLP_LOGS_HEADERS="x-key=a%0Ab") as sender:
         outcome = sender.send([delivery(1)])
-    assert outcome.verdict is Disposition.HOLD
+    assert outcome.disposition is Disposition.BLOCKED
     assert "metadata" in outcome.reason
 
 
@@ -95,7 +99,7 @@ def test_a_thread_that_is_refused_in_the_middle_holds_nothing_up(
         first = sender.send([delivery(1)])
         monkeypatch.undo()
         second = sender.send([delivery(2)])
-    assert (first.verdict, second.verdict) == (Disposition.DELIVERED, Disposition.DELIVERED)
+    assert (first.disposition, second.disposition) == (Disposition.DELIVERED, Disposition.DELIVERED)
     assert set(collector.uids()) == {one.uid for one in (delivery(1), delivery(2))}
 
 
@@ -108,9 +112,9 @@ def test_a_fault_before_the_call_is_an_outcome_and_no_wait(
         raise RuntimeError("an interceptor's")
 
     with sender_to(collector) as sender:
-        monkeypatch.setattr(sender._stub._export, "future", fault)
+        monkeypatch.setattr(sender.exporter._client._export, "future", fault)
         outcome = sender.send([delivery(1)])
-    assert (outcome.verdict, "RuntimeError" in outcome.reason) == (Disposition.HOLD, True)
+    assert (outcome.disposition, "RuntimeError" in outcome.reason) == (Disposition.BLOCKED, True)
 
 
 def test_gzip_is_on_the_wire(collector: GrpcCollector) -> None:
@@ -123,6 +127,6 @@ def test_gzip_is_on_the_wire(collector: GrpcCollector) -> None:
                 "OTEL_EXPORTER_OTLP_COMPRESSION": kind,
             }
             with sender_to(collector, **variables) as sender:
-                assert sender.send([delivery(body="a" * 100_000)]).verdict is Disposition.DELIVERED
+                assert sender.send([delivery(body="a" * 100_000)]).disposition is Disposition.DELIVERED
             sizes[kind] = relay.to_server
     assert sizes["none"] > 100_000 > 10_000 > sizes["gzip"]

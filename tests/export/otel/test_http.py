@@ -12,7 +12,7 @@ from tests.support.collector import DRIP, OK, REDIRECT, RESET, UNAVAILABLE, Answ
 from tests.support.relay import Relay
 from tests.support.senders import SECOND_NS, sender_to
 from tests.support.stored_events import deliveries, delivery
-from torchelastic_otel.export.otel.http_responses import outcome_of_error, parse_retry_after
+from torchelastic_otel.export.otel.http_responses import error_result, parse_retry_after
 from torchelastic_otel.export.result import Disposition
 
 
@@ -29,30 +29,30 @@ def test_a_redirect_is_a_failure_that_says_so(collector: HttpCollector, status: 
     collector.behaviour = REDIRECT.but(status=status)
     with sender_to(collector) as sender:
         outcome = sender.send(deliveries(1))
-    assert outcome.verdict is Disposition.HOLD
+    assert outcome.disposition is Disposition.BLOCKED
     assert "redirects are not followed" in outcome.reason
 
 
 @pytest.mark.parametrize(
-    ("status", "verdict"),
+    ("status", "disposition"),
     [
         (202, Disposition.DELIVERED),
         (204, Disposition.DELIVERED),
-        (405, Disposition.HOLD),
-        (407, Disposition.HOLD),
-        (415, Disposition.HOLD),
-        (422, Disposition.REFUSED),
+        (405, Disposition.BLOCKED),
+        (407, Disposition.BLOCKED),
+        (415, Disposition.BLOCKED),
+        (422, Disposition.REJECTED),
         (425, Disposition.RETRY),
         (502, Disposition.RETRY),
         (504, Disposition.RETRY),
         (599, Disposition.RETRY),
     ],
 )
-def test_the_other_statuses(collector: HttpCollector, status: int, verdict: Disposition) -> None:
-    """Only a status that speaks of the data refuses it; whatever else is unknown keeps it."""
+def test_the_other_statuses(collector: HttpCollector, status: int, disposition: Disposition) -> None:
+    """Only a status that speaks of the data refuses it; whatever else is unknown sampler it."""
     collector.behaviour = Answer(status, body=b"")
     with sender_to(collector) as sender:
-        assert sender.send(deliveries(1)).verdict is verdict
+        assert sender.send(deliveries(1)).disposition is disposition
 
 
 @pytest.mark.parametrize("body", [b"<html>ok</html>", b"\xff\xff\xff"])
@@ -60,7 +60,7 @@ def test_a_200_with_a_body_that_is_no_otlp_is_delivered(collector: HttpCollector
     """The status is the acknowledgement; asking again would only double the records."""
     collector.behaviour = Answer(body=body)
     with sender_to(collector) as sender:
-        assert sender.send(deliveries(1)).verdict is Disposition.DELIVERED
+        assert sender.send(deliveries(1)).disposition is Disposition.DELIVERED
 
 
 def test_a_400_from_a_tls_port_holds_the_queue(collector: HttpCollector) -> None:
@@ -70,7 +70,7 @@ def test_a_400_from_a_tls_port_holds_the_queue(collector: HttpCollector) -> None
     )
     with sender_to(collector) as sender:
         outcome = sender.send(deliveries(1))
-    assert outcome.verdict is Disposition.HOLD
+    assert outcome.disposition is Disposition.BLOCKED
     assert "https://" in outcome.reason
 
 
@@ -97,27 +97,27 @@ def test_a_server_that_drips_header_bytes_ends_with_the_attempt_timeout(collecto
     collector.behaviour = DRIP
     with sender_to(collector, timeout_s=3) as sender:
         outcome = sender.send(deliveries(1))
-        assert outcome.verdict is Disposition.RETRY
-        assert outcome.reason == "no full answer within 3 s"
+        assert outcome.disposition is Disposition.RETRY
+        assert outcome.reason == "no complete response within 3 s"
         collector.behaviour = OK
-        assert sender.send(deliveries(1)).verdict is Disposition.DELIVERED
+        assert sender.send(deliveries(1)).disposition is Disposition.DELIVERED
 
 
 def test_a_connection_that_is_cut_instead_of_an_answer_is_tried_again(collector: HttpCollector) -> None:
     """Whether it was taken is not known: at least once means again; and one request per attempt."""
     collector.behaviour = RESET
     with sender_to(collector) as sender:
-        assert sender.send(deliveries(1)).verdict is Disposition.RETRY
+        assert sender.send(deliveries(1)).disposition is Disposition.RETRY
     assert collector.requests == 1
 
 
 def test_a_connection_that_the_server_closed_while_idle_costs_no_attempt(collector: HttpCollector) -> None:
     """Servers close idle connections all the time; that must not look like an outage."""
     with sender_to(collector) as sender:
-        assert sender.send([delivery(1)]).verdict is Disposition.DELIVERED
+        assert sender.send([delivery(1)]).disposition is Disposition.DELIVERED
         collector.stop()
         collector.start()
-        assert sender.send([delivery(2)]).verdict is Disposition.DELIVERED
+        assert sender.send([delivery(2)]).disposition is Disposition.DELIVERED
 
 
 def test_retry_after_as_a_date_reaches_the_outcome(collector: HttpCollector) -> None:
@@ -151,15 +151,15 @@ def test_retry_after_in_every_form(value: str | None, expected: int | None) -> N
 def test_another_path_than_the_general_one_is_asked_for() -> None:
     """OTEL_EXPORTER_OTLP_LOGS_ENDPOINT is taken as it is, nothing appended."""
     with HttpCollector(path="/ingest/otlp") as collector, sender_to(collector) as sender:
-        assert sender.send(deliveries(1)).verdict is Disposition.DELIVERED
+        assert sender.send(deliveries(1)).disposition is Disposition.DELIVERED
 
 
 @pytest.mark.parametrize("endpoint", ["http://[", "ftp://127.0.0.1/v1/logs", "nonsense"])
 def test_an_endpoint_that_is_none_holds_the_queue(collector: HttpCollector, endpoint: str) -> None:
-    """A typing error keeps every record and is said, without the URL, which may hold a key."""
+    """A typing error sampler every record and is said, without the URL, which may hold a key."""
     with sender_to(collector, OTEL_EXPORTER_OTLP_LOGS_ENDPOINT=endpoint + "?key=secret") as sender:
         outcome = sender.send(deliveries(1))
-    assert outcome.verdict is Disposition.HOLD
+    assert outcome.disposition is Disposition.BLOCKED
     assert "secret" not in outcome.reason
 
 
@@ -167,15 +167,15 @@ def test_a_certificate_file_that_is_not_there_holds_the_queue(collector: HttpCol
     """The same for certificates: nobody's data is at fault."""
     missing = {"OTEL_EXPORTER_OTLP_LOGS_ENDPOINT": "https://127.0.0.1:9", "OTEL_EXPORTER_OTLP_CERTIFICATE": "/none"}
     with sender_to(collector, **missing) as sender:
-        assert sender.send(deliveries(1)).verdict is Disposition.HOLD
+        assert sender.send(deliveries(1)).disposition is Disposition.BLOCKED
 
 
 def test_the_reason_of_a_connection_error_has_no_url() -> None:
     """The library puts the whole URL into its message."""
     with pytest.raises(requests.ConnectionError) as raised:
         requests.post("http://user:secret@127.0.0.1:9/v1/logs?key=secret", timeout=1)
-    outcome = outcome_of_error(raised.value)
-    assert (outcome.verdict, outcome.reason) == (Disposition.RETRY, "ConnectionRefusedError: Connection refused")
+    outcome = error_result(raised.value)
+    assert (outcome.disposition, outcome.reason) == (Disposition.RETRY, "ConnectionRefusedError: Connection refused")
 
 
 def test_one_connection_serves_many_sends(collector: HttpCollector) -> None:
@@ -194,5 +194,5 @@ def test_a_server_that_closes_after_each_answer_leaves_no_handle_open(collector:
     collector.behaviour = Answer(headers={"Connection": "close"})
     with sender_to(collector) as sender:
         for _ in range(3):
-            assert sender.send(deliveries(1)).verdict is Disposition.DELIVERED
-            assert sender._wire._handle is None
+            assert sender.send(deliveries(1)).disposition is Disposition.DELIVERED
+            assert sender._socket._handle is None

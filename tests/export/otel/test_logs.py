@@ -18,7 +18,7 @@ from opentelemetry.sdk.trace import TracerProvider
 
 from tests.support.senders import user_draws
 from tests.support.stored_events import ORIGIN, delivery
-from torchelastic_otel.export.otel.limits import limits_of
+from torchelastic_otel.export.otel.limits import log_limits
 from torchelastic_otel.export.otel.logs import log_record
 from torchelastic_otel.model.event import ElasticEvent, Severity, StoredEvent
 
@@ -32,7 +32,7 @@ NAMES = (
 
 def limits(**variables: str) -> LogRecordLimits:
     """Limits of such an environment, whose values are all allowed."""
-    return limits_of(variables, lambda text: pytest.fail(text))
+    return log_limits(variables, lambda text: pytest.fail(text))
 
 
 def test_an_ambient_span_does_not_get_into_a_record() -> None:
@@ -159,7 +159,7 @@ def test_limits_read_as_the_sdk_reads_them(variables: dict[str, str]) -> None:
 def test_a_limit_that_is_none_is_named_once_and_replaced(name: str, value: str) -> None:
     """The SDK raises on it; telemetry settings never stop a job."""
     said: list[str] = []
-    found = limits_of({name: value}, said.append)
+    found = log_limits({name: value}, said.append)
     assert repr(found) == repr(limits())
     [warning] = said
     assert name in warning

@@ -12,17 +12,19 @@ from tests.support.collector import attributes_of
 from tests.support.metric_snapshots import SPAN, START, TRACE, S, snapshot
 from tests.support.senders import environment
 from tests.support.stored_events import ORIGIN
-from torchelastic_otel.export.metric_delta import Measured
-from torchelastic_otel.export.otel.metrics import deltas_of, exemplars_of, metrics_data
-from torchelastic_otel.export.sampling import keep_all, keep_none
+from torchelastic_otel.export.metric_delta import MetricBatch
+from torchelastic_otel.export.otel.metrics import delta_kinds, exemplar_sampler, metrics_data
+from torchelastic_otel.export.sampling import sample_all, sample_none
 from torchelastic_otel.model.metric import Kind, Metric, Point, Snapshot
 
 EVERY_KIND = frozenset({Kind.COUNTER, Kind.HISTOGRAM})
 
 
-def encoded(measured: Measured, deltas: frozenset[Kind] = frozenset(), keeps: Any = keep_all) -> tuple[Any, list[Any]]:
+def encoded(
+    measured: MetricBatch, deltas: frozenset[Kind] = frozenset(), sampler: Any = sample_all
+) -> tuple[Any, list[Any]]:
     """The resource and the metrics as they are on the wire."""
-    [of_resource] = encode_metrics(metrics_data(measured, deltas, keeps)).resource_metrics
+    [of_resource] = encode_metrics(metrics_data(measured, deltas, sampler)).resource_metrics
     [of_scope] = of_resource.scope_metrics
     assert of_scope.scope.name == "torchelastic_otel"
     return of_resource.resource, list(of_scope.metrics)
@@ -30,7 +32,7 @@ def encoded(measured: Measured, deltas: frozenset[Kind] = frozenset(), keeps: An
 
 def test_a_snapshot_is_cumulative_since_the_agents_start() -> None:
     """One writer for each series, by `service.instance.id`; the start is fixed for its life."""
-    resource, metrics = encoded(Measured(ORIGIN, snapshot(60, failures=2, restarts=(0.5, 3.0))))
+    resource, metrics = encoded(MetricBatch(ORIGIN, snapshot(60, failures=2, restarts=(0.5, 3.0))))
     counter, histogram, gauge = metrics
     assert attributes_of(resource.attributes)["service.instance.id"] == ORIGIN.id
     assert (counter.name, counter.unit, counter.description) == (
@@ -52,7 +54,7 @@ def test_a_snapshot_is_cumulative_since_the_agents_start() -> None:
 def test_a_delta_is_what_came_since_the_snapshot_before() -> None:
     """Gauges stay what they are; the extremes of a part are not known, and not told."""
     before = snapshot(20, failures=2, restarts=(0.5,))
-    _, metrics = encoded(Measured(ORIGIN, snapshot(60, failures=5, restarts=(0.5, 3.0)), before), EVERY_KIND)
+    _, metrics = encoded(MetricBatch(ORIGIN, snapshot(60, failures=5, restarts=(0.5, 3.0)), before), EVERY_KIND)
     counter, histogram, gauge = metrics
     assert counter.sum.aggregation_temporality == histogram.histogram.aggregation_temporality == 1
     [point] = counter.sum.data_points
@@ -66,7 +68,7 @@ def test_a_delta_is_what_came_since_the_snapshot_before() -> None:
 
 def test_the_first_delta_begins_at_the_start() -> None:
     """What was counted before the first interval was over counts, too."""
-    _, metrics = encoded(Measured(ORIGIN, snapshot(60, failures=5)), EVERY_KIND)
+    _, metrics = encoded(MetricBatch(ORIGIN, snapshot(60, failures=5)), EVERY_KIND)
     [point] = metrics[0].sum.data_points
     assert (point.as_int, point.start_time_unix_nano) == (5, START)
 
@@ -74,7 +76,7 @@ def test_the_first_delta_begins_at_the_start() -> None:
 def test_each_kind_goes_by_its_own_preference() -> None:
     """An exporter may want differences of counters only."""
     before = snapshot(20, failures=2, restarts=(0.5,))
-    measured = Measured(ORIGIN, snapshot(60, failures=5, restarts=(0.5, 3.0)), before)
+    measured = MetricBatch(ORIGIN, snapshot(60, failures=5, restarts=(0.5, 3.0)), before)
     _, (counter, histogram, _) = encoded(measured, frozenset({Kind.COUNTER}))
     assert counter.sum.data_points[0].as_int == 3
     [point] = histogram.histogram.data_points
@@ -83,11 +85,11 @@ def test_each_kind_goes_by_its_own_preference() -> None:
 
 def test_an_exemplar_leads_to_its_trace_where_that_is_kept() -> None:
     """From a failure that was counted to what happened."""
-    _, metrics = encoded(Measured(ORIGIN, snapshot(60, failures=1)))
+    _, metrics = encoded(MetricBatch(ORIGIN, snapshot(60, failures=1)))
     [exemplar] = metrics[0].sum.data_points[0].exemplars
     assert (exemplar.trace_id.hex(), exemplar.span_id.hex(), exemplar.as_int) == (TRACE, SPAN, 1)
     assert exemplar.time_unix_nano == START + 1
-    _, metrics = encoded(Measured(ORIGIN, snapshot(60, failures=1)), keeps=keep_none)
+    _, metrics = encoded(MetricBatch(ORIGIN, snapshot(60, failures=1)), sampler=sample_none)
     assert list(metrics[0].sum.data_points[0].exemplars) == []
 
 
@@ -97,14 +99,14 @@ def test_an_exemplar_leads_to_its_trace_where_that_is_kept() -> None:
 )
 def test_the_exemplar_filter_is_opentelemetrys(value: str, of_kept: bool, of_dropped: bool) -> None:
     """Applied by providers, so by nobody when there is none."""
-    goes = exemplars_of({"OTEL_METRICS_EXEMPLAR_FILTER": value}, pytest.fail, lambda trace_id: trace_id == "kept")
+    goes = exemplar_sampler({"OTEL_METRICS_EXEMPLAR_FILTER": value}, pytest.fail, lambda trace_id: trace_id == "kept")
     assert (goes("kept"), goes("dropped")) == (of_kept, of_dropped)
 
 
 def test_a_filter_that_there_is_not_is_named() -> None:
     """And the default is used."""
     said: list[str] = []
-    assert exemplars_of({"OTEL_METRICS_EXEMPLAR_FILTER": "some"}, said.append, keep_none) is keep_none
+    assert exemplar_sampler({"OTEL_METRICS_EXEMPLAR_FILTER": "some"}, said.append, sample_none) is sample_none
     assert "OTEL_METRICS_EXEMPLAR_FILTER='some' is not allowed" in said[0]
 
 
@@ -120,12 +122,12 @@ def test_an_exporters_preference_is_read(package: str, preference: str, deltas: 
     module = importlib.import_module(f"opentelemetry.exporter.otlp.proto.{package}.metric_exporter")
     variables = {"OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE": preference} if preference else {}
     with environment(variables):
-        assert deltas_of(module.OTLPMetricExporter()) == deltas
+        assert delta_kinds(module.OTLPMetricExporter()) == deltas
 
 
 def test_who_has_no_preference_gets_cumulative_numbers() -> None:
     """The console's is None."""
-    assert deltas_of(ConsoleMetricExporter()) == deltas_of(object()) == frozenset()
+    assert delta_kinds(ConsoleMetricExporter()) == delta_kinds(object()) == frozenset()
 
 
 @pytest.mark.parametrize("kind", [Kind.COUNTER, Kind.HISTOGRAM])
@@ -134,4 +136,4 @@ def test_a_value_of_the_wrong_kind_is_a_value_error(kind: Kind) -> None:
     good = snapshot(1, restarts=(1.0,)).metrics[1 if kind is Kind.COUNTER else 0].points
     bad = Snapshot(START, START, (Metric("m", "s", "d", kind, tuple(Point({}, point.value) for point in good)),))
     with pytest.raises(ValueError, match="is due"):
-        metrics_data(Measured(ORIGIN, bad), frozenset())
+        metrics_data(MetricBatch(ORIGIN, bad), frozenset())

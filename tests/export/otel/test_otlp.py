@@ -50,7 +50,7 @@ def test_an_accepted_batch_is_delivered_with_its_own_uids_in_order(collector: Co
     """Promise 4: what is acknowledged is at the receiver, in order, by uid."""
     with sender_to(collector) as sender:
         outcome = sender.send(deliveries(3))
-    assert (outcome.verdict, outcome.rejected) == (Disposition.DELIVERED, 0)
+    assert (outcome.disposition, outcome.rejected_count) == (Disposition.DELIVERED, 0)
     assert collector.uids() == [f"{ORIGIN.id}-{number}" for number in (1, 2, 3)]
 
 
@@ -76,7 +76,7 @@ def test_a_partial_success_is_delivered_and_says_how_many_were_rejected(collecto
     collector.behaviour = Answer(rejected=2, message="too old")
     with sender_to(collector) as sender:
         outcome = sender.send(deliveries(3))
-    assert (outcome.verdict, outcome.rejected) == (Disposition.DELIVERED, 2)
+    assert (outcome.disposition, outcome.rejected_count) == (Disposition.DELIVERED, 2)
     assert "too old" in outcome.reason
 
 
@@ -85,18 +85,18 @@ def test_a_partial_success_without_rejections_is_a_warning_only(collector: Colle
     collector.behaviour = Answer(message="use v2")
     with sender_to(collector) as sender:
         outcome = sender.send(deliveries(1))
-    assert (outcome.verdict, outcome.rejected) == (Disposition.DELIVERED, 0)
+    assert (outcome.disposition, outcome.rejected_count) == (Disposition.DELIVERED, 0)
     assert "use v2" in outcome.reason
 
 
 @pytest.mark.parametrize(
-    ("answer", "verdict"),
+    ("answer", "disposition"),
     [
-        (BAD_REQUEST, Disposition.REFUSED),
-        (TOO_LARGE, Disposition.REFUSED),
-        (UNAUTHORIZED, Disposition.HOLD),
-        (FORBIDDEN, Disposition.HOLD),
-        (NOT_FOUND, Disposition.HOLD),
+        (BAD_REQUEST, Disposition.REJECTED),
+        (TOO_LARGE, Disposition.REJECTED),
+        (UNAUTHORIZED, Disposition.BLOCKED),
+        (FORBIDDEN, Disposition.BLOCKED),
+        (NOT_FOUND, Disposition.BLOCKED),
         (THROTTLED, Disposition.RETRY),
         (UNAVAILABLE, Disposition.RETRY),
         (Answer(500, "INTERNAL", "oops"), Disposition.RETRY),
@@ -105,17 +105,17 @@ def test_a_partial_success_without_rejections_is_a_warning_only(collector: Colle
     ids=lambda value: f"{value.status}-{value.code}" if isinstance(value, Answer) else value.name,
 )
 def test_each_refusal_has_its_verdict_after_exactly_one_request(
-    collector: Collector, answer: Answer, verdict: Disposition
+    collector: Collector, answer: Answer, disposition: Disposition
 ) -> None:
     """The exporters' own FAILURE is the same for all of these; and no retry of theirs may happen."""
     collector.behaviour = answer
     with sender_to(collector) as sender:
         outcome = sender.send(deliveries(2))
-        assert outcome.verdict is verdict
+        assert outcome.disposition is disposition
         assert (str(answer.status) if collector.protocol != "grpc" else answer.code) in outcome.reason
         assert (collector.requests, collector.uids()) == (1, [])
         collector.behaviour = OK
-        assert sender.send(deliveries(2)).verdict is Disposition.DELIVERED
+        assert sender.send(deliveries(2)).disposition is Disposition.DELIVERED
 
 
 @pytest.mark.parametrize("answer", [THROTTLED, UNAVAILABLE], ids=["throttled", "unavailable"])
@@ -132,9 +132,9 @@ def test_a_receiver_that_never_answers_ends_with_the_attempt_timeout(collector: 
     """`export()` is not bounded in time by itself; ours is."""
     collector.behaviour = HANG
     with sender_to(collector, timeout_s=3) as sender:
-        assert sender.send(deliveries(1)).verdict is Disposition.RETRY
+        assert sender.send(deliveries(1)).disposition is Disposition.RETRY
         collector.behaviour = OK
-        assert sender.send(deliveries(1)).verdict is Disposition.DELIVERED
+        assert sender.send(deliveries(1)).disposition is Disposition.DELIVERED
 
 
 def test_abort_ends_a_send_that_hangs_and_spoils_no_later_one(collector: Collector) -> None:
@@ -145,13 +145,13 @@ def test_abort_ends_a_send_that_hangs_and_spoils_no_later_one(collector: Collect
         thread = threading.Thread(target=lambda: outcomes.append(sender.send(deliveries(1))), daemon=True)
         thread.start()
         assert collector.wait_for_requests(1)
-        sender.abort()
+        sender.cancel()
         thread.join(10)
         assert not thread.is_alive()
-        assert (outcomes[0].verdict, outcomes[0].reason) == (Disposition.RETRY, "interrupted")
+        assert (outcomes[0].disposition, outcomes[0].reason) == (Disposition.RETRY, "cancelled")
         collector.behaviour = OK
-        sender.abort()
-        assert sender.send(deliveries(1)).verdict is Disposition.DELIVERED
+        sender.cancel()
+        assert sender.send(deliveries(1)).disposition is Disposition.DELIVERED
 
 
 def test_a_refused_connection_is_tried_again(collector: Collector) -> None:
@@ -159,19 +159,19 @@ def test_a_refused_connection_is_tried_again(collector: Collector) -> None:
     collector.stop()
     with sender_to(collector) as sender:
         outcome = sender.send(deliveries(1))
-    assert outcome.verdict is Disposition.RETRY
+    assert outcome.disposition is Disposition.RETRY
     assert "refused" in outcome.reason.lower()
 
 
 def test_a_collector_that_was_restarted_on_its_port_is_reached_again(collector: Collector) -> None:
     """Stale pooled connections and gRPC's own backoff must not keep us away."""
     with sender_to(collector) as sender:
-        assert sender.send([delivery(1)]).verdict is Disposition.DELIVERED
+        assert sender.send([delivery(1)]).disposition is Disposition.DELIVERED
         collector.stop()
-        assert sender.send([delivery(2)]).verdict is Disposition.RETRY
+        assert sender.send([delivery(2)]).disposition is Disposition.RETRY
         collector.start()
         deadline = time.monotonic() + 20
-        while sender.send([delivery(2)]).verdict is not Disposition.DELIVERED:
+        while sender.send([delivery(2)]).disposition is not Disposition.DELIVERED:
             assert time.monotonic() < deadline, "not reached again"
             time.sleep(0.05)
     assert collector.wait_for(2)
@@ -180,9 +180,9 @@ def test_a_collector_that_was_restarted_on_its_port_is_reached_again(collector: 
 def test_a_lone_surrogate_refuses_its_batch_and_leaves_others_alone(collector: Collector) -> None:
     """Capture cleans; should one come through, the pipeline must be able to find it by splitting."""
     with sender_to(collector) as sender:
-        assert sender.send([delivery(1), delivery(2, body="\ud800")]).verdict is Disposition.REFUSED
-        assert sender.send([delivery(2, body="\ud800")]).verdict is Disposition.REFUSED
-        assert sender.send([delivery(1)]).verdict is Disposition.DELIVERED
+        assert sender.send([delivery(1), delivery(2, body="\ud800")]).disposition is Disposition.REJECTED
+        assert sender.send([delivery(2, body="\ud800")]).disposition is Disposition.REJECTED
+        assert sender.send([delivery(1)]).disposition is Disposition.DELIVERED
     assert collector.requests == 1
 
 
@@ -217,9 +217,9 @@ def test_instrumentation_of_requests_and_grpc_makes_no_span_of_ours(collector: C
         instrumentor.instrument(tracer_provider=provider)
     try:
         with user_draws(), provider.get_tracer("test").start_as_current_span("ambient"), sender_to(collector) as sender:
-            assert sender.send(deliveries(1)).verdict is Disposition.DELIVERED
+            assert sender.send(deliveries(1)).disposition is Disposition.DELIVERED
             collector.behaviour = UNAVAILABLE
-            assert sender.send(deliveries(1)).verdict is Disposition.RETRY
+            assert sender.send(deliveries(1)).disposition is Disposition.RETRY
             assert trace.get_current_span().is_recording(), "the caller's own context is as it was"
     finally:
         for instrumentor in instrumentors:
@@ -234,7 +234,7 @@ def test_instrumentation_of_requests_and_grpc_makes_no_span_of_ours(collector: C
 def test_compression_of_the_specification_is_taken(collector: Collector, value: str) -> None:
     """The gRPC exporter raises on `none`, which the specification defines."""
     with sender_to(collector, OTEL_EXPORTER_OTLP_COMPRESSION=value) as sender:
-        assert sender.send([delivery(body="a" * 10_000)]).verdict is Disposition.DELIVERED
+        assert sender.send([delivery(body="a" * 10_000)]).disposition is Disposition.DELIVERED
     if collector.protocol != "grpc":
         assert collector.headers[0].get("content-encoding") == (None if value == "none" else value)
         assert (collector.sizes[0] < 1_000) == (value != "none")
@@ -251,7 +251,7 @@ def test_headers_of_the_signal_reach_the_wire_and_win(collector: Collector) -> N
 def test_the_endpoint_of_the_signal_goes_before_the_general_one(collector: Collector) -> None:
     """Logs must not go where only traces were meant to."""
     with sender_to(collector, OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{refusing_port()}") as sender:
-        assert sender.send(deliveries(1)).verdict is Disposition.DELIVERED
+        assert sender.send(deliveries(1)).disposition is Disposition.DELIVERED
 
 
 def test_the_general_endpoint_is_taken_where_there_is_no_other(collector: Collector) -> None:
@@ -259,7 +259,7 @@ def test_the_general_endpoint_is_taken_where_there_is_no_other(collector: Collec
     base = collector.endpoint.removesuffix("/v1/logs")
     variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": base, "OTEL_EXPORTER_OTLP_PROTOCOL": collector.protocol}
     with sender_by(variables) as sender:
-        assert sender.send(deliveries(1)).verdict is Disposition.DELIVERED
+        assert sender.send(deliveries(1)).disposition is Disposition.DELIVERED
 
 
 @pytest.mark.parametrize("kind", [HttpCollector, GrpcCollector], ids=["http", "grpc"])
@@ -272,10 +272,10 @@ def test_tls_with_a_certificate_of_ones_own(
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(other))
     with kind(certificate=certificate) as collector:
         with sender_to(collector) as sender:
-            assert sender.send(deliveries(1)).verdict is Disposition.DELIVERED
+            assert sender.send(deliveries(1)).disposition is Disposition.DELIVERED
         with sender_to(collector, OTEL_EXPORTER_OTLP_CERTIFICATE=str(other)) as sender:
             outcome = sender.send(deliveries(1))
-    assert outcome.verdict in (Disposition.HOLD, Disposition.RETRY)
+    assert outcome.disposition in (Disposition.BLOCKED, Disposition.RETRY)
     assert len(collector.uids()) == 1
 
 
@@ -285,7 +285,7 @@ def test_a_batch_beyond_what_a_collector_takes_is_refused_not_retried_for_ever(c
         collector.behaviour = TOO_LARGE
     with sender_to(collector) as sender:
         outcome = sender.send([delivery(body="x" * 5_000_000)])
-    assert outcome.verdict is Disposition.REFUSED
+    assert outcome.disposition is Disposition.REJECTED
 
 
 def test_grpc_does_not_wait_two_minutes_between_connects() -> None:

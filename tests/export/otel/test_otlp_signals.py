@@ -24,7 +24,7 @@ from tests.support.metric_snapshots import snapshot
 from tests.support.senders import sender_by
 from tests.support.spans import span_delivery
 from tests.support.stored_events import ORIGIN, deliveries
-from torchelastic_otel.export.metric_delta import Measured
+from torchelastic_otel.export.metric_delta import MetricBatch
 from torchelastic_otel.export.otel.grpc import GrpcSender
 from torchelastic_otel.export.otel.http import HttpSender
 from torchelastic_otel.export.result import Disposition
@@ -33,7 +33,7 @@ from torchelastic_otel.model.signals import Signal
 BATCHES: dict[Signal, Any] = {
     Signal.LOGS: deliveries(2),
     Signal.TRACES: [span_delivery(1), span_delivery(2)],
-    Signal.METRICS: Measured(ORIGIN, snapshot(60, failures=1)),
+    Signal.METRICS: MetricBatch(ORIGIN, snapshot(60, failures=1)),
 }
 
 
@@ -60,7 +60,7 @@ def test_a_batch_arrives_by_the_observed_exporter(collector: Collector, signal: 
     with to(collector, signal) as sender:
         assert type(sender) is (GrpcSender if collector.protocol == "grpc" else HttpSender)
         outcome = sender.send(BATCHES[signal])
-    assert (outcome.verdict, outcome.rejected) == (Disposition.DELIVERED, 0)
+    assert (outcome.disposition, outcome.rejected_count) == (Disposition.DELIVERED, 0)
     taken = {"logs": collector.records(), "traces": collector.spans(), "metrics": collector.metrics()}
     assert [len(items) > 0 for name, items in taken.items() if name == signal.value] == [True]
     assert [items for name, items in taken.items() if name != signal.value] == [[], []]
@@ -73,23 +73,23 @@ def test_what_a_receiver_did_not_take_is_counted(collector: Collector, signal: S
     collector.behaviour = Answer(rejected=1, message="one\nis old")
     with to(collector, signal) as sender:
         outcome = sender.send(BATCHES[signal])
-    assert (outcome.verdict, outcome.rejected) == (Disposition.DELIVERED, 1)
+    assert (outcome.disposition, outcome.rejected_count) == (Disposition.DELIVERED, 1)
     assert outcome.reason.endswith("1 rejected: one is old")
 
 
 @pytest.mark.parametrize(
-    ("answer", "verdict"),
-    [(BAD_REQUEST, Disposition.REFUSED), (FORBIDDEN, Disposition.HOLD), (UNAVAILABLE, Disposition.RETRY)],
+    ("answer", "disposition"),
+    [(BAD_REQUEST, Disposition.REJECTED), (FORBIDDEN, Disposition.BLOCKED), (UNAVAILABLE, Disposition.RETRY)],
     ids=["bad", "forbidden", "unavailable"],
 )
 def test_an_answer_means_the_same_for_every_signal(
-    collector: Collector, signal: Signal, answer: Answer, verdict: Disposition
+    collector: Collector, signal: Signal, answer: Answer, disposition: Disposition
 ) -> None:
     """One request for each attempt, no retry, nothing drawn from the global random module (promise 7)."""
     collector.behaviour = answer
     before = random.getstate()
     with to(collector, signal) as sender:
-        assert sender.send(BATCHES[signal]).verdict is verdict
+        assert sender.send(BATCHES[signal]).disposition is disposition
     assert collector.requests == 1
     assert random.getstate() == before
 
@@ -100,7 +100,7 @@ def test_a_404_names_the_variable_of_the_signal(signal: Signal) -> None:
         collector.behaviour = NOT_FOUND
         with to(collector, signal) as sender:
             outcome = sender.send(BATCHES[signal])
-    assert outcome.verdict is Disposition.HOLD
+    assert outcome.disposition is Disposition.BLOCKED
     assert f"OTEL_EXPORTER_OTLP_{signal.name}_ENDPOINT is used as it is, with its path (/v1/{signal.value})" in (
         outcome.reason
     )
@@ -109,9 +109,9 @@ def test_a_404_names_the_variable_of_the_signal(signal: Signal) -> None:
 def test_a_receiver_can_be_asked_with_nothing(collector: Collector, signal: Signal) -> None:
     """`doctor`: an empty export, and what comes back."""
     with to(collector, signal) as sender:
-        assert sender.ask().verdict is Disposition.DELIVERED
+        assert sender.probe().disposition is Disposition.DELIVERED
         collector.behaviour = FORBIDDEN
-        assert sender.ask().verdict is Disposition.HOLD
+        assert sender.probe().disposition is Disposition.BLOCKED
     assert [items_of(request) for request in collector.received()] == [[], []]
 
 
@@ -126,7 +126,7 @@ def test_settings_of_the_signal_go_before_the_general_ones(collector: Collector,
     }
     said: list[str] = []
     with sender_by({**collector.env(signal.value), **variables}, signal=signal, warnings=said) as sender:
-        assert sender.send(BATCHES[signal]).verdict is Disposition.DELIVERED
+        assert sender.send(BATCHES[signal]).disposition is Disposition.DELIVERED
     assert collector.headers[0]["x-key"] == "own"
     if collector.protocol != "grpc":
         assert collector.headers[0]["content-encoding"] == "gzip"
@@ -144,11 +144,11 @@ def test_a_lone_surrogate_is_refused_whatever_the_signal(collector: Collector, s
     bad: dict[Signal, Any] = {
         Signal.LOGS: [delivery(body="\ud800")],
         Signal.TRACES: [span_delivery(of=span("\ud800"))],
-        Signal.METRICS: Measured(ORIGIN, replace(snapshot(1), metrics=(replace(counter, unit="\ud800"), *others))),
+        Signal.METRICS: MetricBatch(ORIGIN, replace(snapshot(1), metrics=(replace(counter, unit="\ud800"), *others))),
     }
     with to(collector, signal) as sender:
-        assert sender.send(bad[signal]).verdict is Disposition.REFUSED
-        assert sender.send(BATCHES[signal]).verdict is Disposition.DELIVERED
+        assert sender.send(bad[signal]).disposition is Disposition.REJECTED
+        assert sender.send(BATCHES[signal]).disposition is Disposition.DELIVERED
 
 
 def test_a_redirect_of_spans_is_not_followed() -> None:
@@ -156,4 +156,4 @@ def test_a_redirect_of_spans_is_not_followed() -> None:
     with HttpCollector() as collector:
         collector.behaviour = OK.but(status=302, headers={"Location": "http://127.0.0.1:9/"})
         with to(collector, Signal.TRACES) as sender:
-            assert sender.send(BATCHES[Signal.TRACES]).verdict is Disposition.HOLD
+            assert sender.send(BATCHES[Signal.TRACES]).disposition is Disposition.BLOCKED

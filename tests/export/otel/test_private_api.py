@@ -18,8 +18,8 @@ from opentelemetry.instrumentation.utils import suppress_instrumentation
 from requests.adapters import HTTPAdapter
 
 from tests.support.senders import environment
-from torchelastic_otel.export.otel.cancellation import quietly
-from torchelastic_otel.export.otel.otlp import _reading
+from torchelastic_otel.export.otel.cancellation import without_instrumentation
+from torchelastic_otel.export.otel.otlp import _with_environ
 
 
 def test_our_quiet_context_has_the_keys_of_suppress_instrumentation() -> None:
@@ -28,7 +28,7 @@ def test_our_quiet_context_has_the_keys_of_suppress_instrumentation() -> None:
     try:
         with suppress_instrumentation():
             theirs = dict(context.get_current())
-        with quietly():
+        with without_instrumentation():
             assert dict(context.get_current()) == theirs
     finally:
         context.detach(token)
@@ -64,7 +64,7 @@ def test_the_grpc_exporter_still_raises_on_a_timeout_that_ours_survives(signal: 
     with environment({f"OTEL_EXPORTER_OTLP_{signal}_TIMEOUT": "10s"}):
         with pytest.raises(ValueError, match="10s"):
             kind(timeout=1)
-        exporter = _reading(kind, {})(timeout=1)
+        exporter = _with_environ(kind, {})(timeout=1)
     assert isinstance(exporter, kind)
     exporter.shutdown()
 

@@ -119,7 +119,7 @@ def test_a_lone_surrogate_of_an_environment_is_replaced() -> None:
 
 def test_a_long_value_is_cut() -> None:
     """A batch is at most 1 MiB, and its resource is in it."""
-    assert len(attributes(SLURM_JOB_NAME="x" * 100_000)["slurm.job.name"]) == resource.LONGEST_VALUE
+    assert len(attributes(SLURM_JOB_NAME="x" * 100_000)["slurm.job.name"]) == resource.MAX_VALUE_LENGTH
 
 
 def test_the_same_origin_gives_the_same_object_and_old_ones_are_forgotten() -> None:

@@ -16,14 +16,14 @@ from tests.support.collector import attributes_of
 from tests.support.senders import user_draws
 from tests.support.spans import OTHER_TRACE, START, TRACE, S, span, span_delivery
 from tests.support.stored_events import ORIGIN
-from torchelastic_otel.export.otel.limits import span_limits_of
+from torchelastic_otel.export.otel.limits import span_limits
 from torchelastic_otel.export.otel.spans import readable_span
 from torchelastic_otel.model.span import SpanEvent, SpanLink
 
 
 def limits(**variables: str) -> SpanLimits:
     """Limits of such an environment, whose values are all allowed."""
-    return span_limits_of({f"OTEL_{name}": value for name, value in variables.items()}, pytest.fail)
+    return span_limits({f"OTEL_{name}": value for name, value in variables.items()}, pytest.fail)
 
 
 def encoded(delivery: Any, under: SpanLimits | None = None) -> tuple[Any, Any]:
@@ -129,7 +129,7 @@ def test_limits_of_an_empty_environment_are_opentelemetrys_own() -> None:
 def test_a_limit_that_is_no_count_is_named_and_the_default_used(value: str) -> None:
     """The SDK raises."""
     said: list[str] = []
-    assert span_limits_of({"OTEL_SPAN_EVENT_COUNT_LIMIT": value}, said.append).max_events == 128
+    assert span_limits({"OTEL_SPAN_EVENT_COUNT_LIMIT": value}, said.append).max_events == 128
     assert said == [f"OTEL_SPAN_EVENT_COUNT_LIMIT={value!r} is not allowed: give a whole number from 0; 128 is used"]
 
 

@@ -146,7 +146,7 @@ def _look_at_hooks(found: Diagnosis) -> None:
     found.versions["torch"] = torch_version()
     # the hooks are tried, never fed: nothing records between install and uninstall
     inlet = IngestQueue(_keep_nothing)
-    hooks = TorchHooks(inlet, Registry().bound(), lambda name: None)
+    hooks = TorchHooks(inlet, Registry().local_names(), lambda name: None)
     try:
         with _warnings_to([]):  # each hook is told by itself
             hooks.install()

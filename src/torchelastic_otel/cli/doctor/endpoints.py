@@ -11,7 +11,7 @@ from torchelastic_otel.cli.doctor.report import Diagnosis
 from torchelastic_otel.errors import CommandError, ExporterError
 from torchelastic_otel.export.config import export_config
 from torchelastic_otel.export.destinations import Exporter
-from torchelastic_otel.export.otel.environment import endpoint_of, protocol, with_attempt_timeout
+from torchelastic_otel.export.otel.environment import protocol, resolve_endpoint, with_attempt_timeout
 from torchelastic_otel.export.otel.factory import make_sender
 from torchelastic_otel.export.result import Disposition
 from torchelastic_otel.model.signals import Signal
@@ -69,10 +69,10 @@ def _ask(
                 continue
             asked = {"otlp_proto_grpc": "grpc", "otlp_proto_http": "http/protobuf"}.get(exporter.name)
             spoken = asked or protocol(environ, lambda what: None, signal)
-            endpoint = endpoint_of(signal, spoken, environ)
-            outcome = sender.ask()
+            endpoint = resolve_endpoint(signal, spoken, environ)
+            outcome = sender.probe()
             told.update(endpoint=endpoint.url, protocol=endpoint.protocol, answer=outcome.reason or "accepted")
-            if outcome.verdict is not Disposition.DELIVERED:
+            if outcome.disposition is not Disposition.DELIVERED:
                 found.problems.append(f"{signal.value}: {endpoint.url} ({endpoint.protocol}) answers: {outcome.reason}")
         finally:
             sender.close()

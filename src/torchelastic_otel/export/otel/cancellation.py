@@ -1,11 +1,11 @@
-"""One attempt to export one batch: cut off from the program around it, bounded in time, and cuttable.
+"""One attempt to export one batch: isolated from the program around it, limited in time, and cancellable.
 
-What always holds:
+Guarantees:
 
 - An attempt runs in a context of its own, in which instrumentation libraries make no spans.
-- It can be cut while it is under way, by its time limit or by ``abort()``; a cut never hits the attempt after it.
-- What its exporter would do with a bad answer (log, draw random numbers, sleep, try again) does not happen: the
-  answer flies past the exporter as :class:`Answered`.
+- A running attempt can be cancelled, by its time limit or by ``cancel()``; a cancellation never hits the next attempt.
+- What its exporter would do with a failure (log, draw random numbers, sleep, retry) does not happen: the result passes
+  through the exporter as :class:`AttemptFinished`.
 """
 
 from __future__ import annotations
@@ -19,28 +19,24 @@ from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY, Context, attach
 from torchelastic_otel.export.result import Disposition, ExportResult
 
 
-class Answered(BaseException):
-    """Carries an outcome through an exporter; no ``Exception``, so that no handler on the way keeps it.
+class AttemptFinished(BaseException):
+    """Carries a result through an exporter; not an ``Exception``, so that no handler on the way catches it.
 
     Attributes:
-        outcome: What became of the batch.
+        result: The result of the attempt.
     """
 
-    def __init__(self, outcome: ExportResult) -> None:
-        super().__init__(outcome.reason)
-        self.outcome = outcome
-
-
-def _quiet_context() -> Context:
-    # Both keys that opentelemetry-instrumentation's suppress_instrumentation() sets; a contract test compares.
-    context = set_value(_SUPPRESS_INSTRUMENTATION_KEY, True, Context())
-    return set_value("suppress_instrumentation", True, context)
+    def __init__(self, result: ExportResult) -> None:
+        super().__init__(result.reason)
+        self.result = result
 
 
 @contextlib.contextmanager
-def quietly() -> Iterator[None]:
-    """An empty context but for the keys that tell instrumentation libraries to look away."""
-    token = attach(_quiet_context())
+def without_instrumentation() -> Iterator[None]:
+    """A context that is empty except for the keys by which instrumentation libraries are suppressed."""
+    # Both keys that opentelemetry-instrumentation's suppress_instrumentation() sets; a contract test compares.
+    context = set_value(_SUPPRESS_INSTRUMENTATION_KEY, True, Context())
+    token = attach(set_value("suppress_instrumentation", True, context))
     try:
         yield
     finally:
@@ -48,78 +44,78 @@ def quietly() -> Iterator[None]:
 
 
 class CancellationScope:
-    """Cuts the attempt that is under way.
+    """Cancels the running attempt.
 
     Args:
         timeout_ns: How long one attempt may take, nanoseconds.
+
+    Attributes:
+        can_start_threads: Whether a thread could be started for this attempt; Python 3.12 and newer start none while
+            the interpreter exits.
     """
 
     def __init__(self, timeout_ns: int) -> None:
         self.timeout_ns = timeout_ns
+        self.can_start_threads = True
         self._lock = threading.Lock()
         self._number = 0
         self._thread: int | None = None
-        self._why_cut = ""
-        self._cut: Callable[[], None] = _nothing
-        self.threads_can_be_had = True
-        """Whether a thread could be started for this attempt: not while the interpreter ends, from Python 3.12 on."""
+        self._reason = ""
+        self._callback: Callable[[], object] | None = None
 
     @contextlib.contextmanager
     def attempt(self) -> Iterator[None]:
-        """Runs one attempt on this thread, under its time limit."""
+        """Runs one attempt on this thread, with its time limit."""
         with self._lock:
             self._number += 1
-            number, self._thread, self._why_cut = self._number, threading.get_ident(), ""
+            number, self._thread, self._reason = self._number, threading.get_ident(), ""
         limit = threading.Timer(
-            self.timeout_ns / 1e9, self._cut_off, (f"no full answer within {self.timeout_ns / 1e9:g} s", number)
+            self.timeout_ns / 1e9, self._cancel, (f"no complete response within {self.timeout_ns / 1e9:g} s", number)
         )
         limit.daemon = True
-        self.threads_can_be_had = True
+        self.can_start_threads = True
         try:
             limit.start()
         except RuntimeError:
-            self.threads_can_be_had = False  # the exporter's own timeouts still hold
+            self.can_start_threads = False  # the exporter's own timeouts apply
         try:
-            with quietly():
+            with without_instrumentation():
                 yield
         finally:
             limit.cancel()
             with self._lock:
                 self._thread = None
 
-    def abort(self) -> None:
-        """Cut the attempt that is under way, if one is."""
-        self._cut_off("interrupted", None)
+    def cancel(self) -> None:
+        """Cancel the running attempt, if there is one."""
+        self._cancel("cancelled", None)
 
-    def is_mine(self) -> bool:
-        """Whether the calling thread is the one whose attempt is under way; a user may share an exporter."""
+    def is_current_thread(self) -> bool:
+        """Whether the attempt runs on the calling thread; a user may use the same exporter on others."""
         return self._thread == threading.get_ident()
 
-    def hold(self, cut: Callable[[], None]) -> None:
-        """What cuts the attempt from now on, also later ones; called at once where this one was cut before."""
+    def on_cancel(self, callback: Callable[[], object] | None) -> None:
+        """What cancels attempts from now on; called at once if the running one was cancelled before."""
         with self._lock:
-            self._cut = cut
-            if self._thread is not None and self._why_cut:
-                cut()
+            self._callback = callback
+            if self._thread is not None and self._reason and callback is not None:
+                callback()
 
-    def cut_outcome(self) -> ExportResult | None:
-        """The outcome of this attempt if it was cut."""
-        return ExportResult(Disposition.RETRY, self._why_cut) if self._why_cut else None
+    def cancelled_result(self) -> ExportResult | None:
+        """The result of this attempt if it was cancelled."""
+        return ExportResult(Disposition.RETRY, self._reason) if self._reason else None
 
-    def _cut_off(self, why: str, number: int | None) -> None:
+    def _cancel(self, reason: str, number: int | None) -> None:
         with self._lock:
             if self._thread is None or (number is not None and number != self._number):
                 return
-            self._why_cut = self._why_cut or why
-            # Under the lock, so that the next attempt cannot begin in between and be hit.
-            self._cut()
-
-
-def _nothing() -> None:
-    pass
+            self._reason = self._reason or reason
+            # under the lock, so that the next attempt cannot begin in between and be cancelled
+            if self._callback is not None:
+                self._callback()
 
 
 def one_line(text: str, longest: int = 200) -> str:
-    """What a server said, fit for a log line: printable, one line, bounded."""
+    """A server's text for a log line: printable, one line, bounded."""
     line = " ".join("".join(char if char.isprintable() else " " for char in text).split())
     return line if len(line) <= longest else line[: longest - 3] + "..."

@@ -38,8 +38,8 @@ def credential_provider(environ: Mapping[str, str], signal: Signal) -> str | Non
 
 
 DEFAULT_TIMEOUT_S: Final = 10.0
-LONGEST_TIMEOUT_S: Final = 600.0
-KINDS_OF_COMPRESSION: Final = ("none", "gzip", "deflate")
+MAX_TIMEOUT_S: Final = 600.0
+COMPRESSIONS: Final = ("none", "gzip", "deflate")
 
 
 def first_set(environ: Mapping[str, str], *names: str) -> str | None:
@@ -73,12 +73,12 @@ def timeout_ns(environ: Mapping[str, str], warn: Warn, signal: Signal = Signal.L
         if not seconds > 0 or math.isinf(seconds):
             warn(f"{name}={value!r} is not allowed: give seconds above 0, as 10; {DEFAULT_TIMEOUT_S:g} is used")
             seconds = DEFAULT_TIMEOUT_S
-        elif seconds > LONGEST_TIMEOUT_S:
+        elif seconds > MAX_TIMEOUT_S:
             warn(
                 f"{name}={value!r} is in seconds in OpenTelemetry Python; did you mean milliseconds? "
-                f"At most {LONGEST_TIMEOUT_S:g} is allowed, and used"
+                f"At most {MAX_TIMEOUT_S:g} is allowed, and used"
             )
-            seconds = LONGEST_TIMEOUT_S
+            seconds = MAX_TIMEOUT_S
         return int(seconds * NS_PER_S)
     return int(DEFAULT_TIMEOUT_S * NS_PER_S)
 
@@ -86,9 +86,9 @@ def timeout_ns(environ: Mapping[str, str], warn: Warn, signal: Signal = Signal.L
 def compression(environ: Mapping[str, str], warn: Warn, signal: Signal = Signal.LOGS) -> str:
     """``none`` (the default), ``gzip`` or ``deflate``."""
     for name, value in _set(environ, variables(signal, "COMPRESSION")):
-        if value.lower() in KINDS_OF_COMPRESSION:
+        if value.lower() in COMPRESSIONS:
             return value.lower()
-        warn(f"{name}={value!r} is not allowed: give {', '.join(KINDS_OF_COMPRESSION)}; none is used")
+        warn(f"{name}={value!r} is not allowed: give {', '.join(COMPRESSIONS)}; none is used")
         return "none"
     return "none"
 
@@ -128,10 +128,10 @@ class Endpoint:
 
     url: str
     protocol: str
-    named: str | None
+    variable: str | None
 
 
-def endpoint_of(signal: Signal, protocol: str, environ: Mapping[str, str]) -> Endpoint:
+def resolve_endpoint(signal: Signal, protocol: str, environ: Mapping[str, str]) -> Endpoint:
     """Where the environment sends a signal by OTLP over this protocol.
 
     OpenTelemetry specification, "OpenTelemetry Protocol Exporter": the path is added to the general endpoint only.

@@ -30,10 +30,10 @@ from torchelastic_otel.errors import ExporterError
 from torchelastic_otel.export.destinations import BUILT_IN_EXPORTERS, EXPORTER_GROUPS, Exporter, signal_of
 from torchelastic_otel.export.otel import environment, otlp
 from torchelastic_otel.export.otel.generic import GenericSender
-from torchelastic_otel.export.otel.limits import limits_of, span_limits_of
+from torchelastic_otel.export.otel.limits import log_limits, span_limits
 from torchelastic_otel.export.otel.projection import Projection
 from torchelastic_otel.export.otel.sender import ProjectingSender
-from torchelastic_otel.export.sampling import sampler_of
+from torchelastic_otel.export.sampling import make_sampler
 from torchelastic_otel.model.signals import Signal
 from torchelastic_otel.settings import Settings
 
@@ -165,15 +165,15 @@ def _projection(
     if signal is Signal.TRACES:
         from torchelastic_otel.export.otel.spans import SpanProjection
 
-        return SpanProjection(span_limits_of(environ, warn))
-    keeps = sampler_of(environ, lambda what: None)  # export_config() has warned
+        return SpanProjection(span_limits(environ, warn))
+    keeps = make_sampler(environ, lambda what: None)  # export_config() has warned
     if signal is Signal.METRICS:
-        from torchelastic_otel.export.otel.metrics import MetricProjection, deltas_of, exemplars_of
+        from torchelastic_otel.export.otel.metrics import MetricProjection, delta_kinds, exemplar_sampler
 
-        return MetricProjection(deltas_of(exporter), exemplars_of(environ, warn, keeps))
+        return MetricProjection(delta_kinds(exporter), exemplar_sampler(environ, warn, keeps))
     from torchelastic_otel.export.otel.logs import LogProjection
 
-    return LogProjection(limits_of(environ, warn), keeps)
+    return LogProjection(log_limits(environ, warn), keeps)
 
 
 def _is_reader(kind: Any) -> bool:

@@ -35,7 +35,7 @@ from opentelemetry.sdk.metrics.export import MetricExporter, MetricExportResult,
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
-from torchelastic_otel.export.otel.otlp_json import encode_line, to_line
+from torchelastic_otel.export.otel.otlp_json import encode_line, to_json_line
 from torchelastic_otel.model.signals import Signal
 
 logger = logging.getLogger("torchelastic_otel")
@@ -87,7 +87,7 @@ class OtlpJsonFiles:
         """The file that is written now; ``None`` before the first export and after :meth:`shutdown`."""
         return self._path
 
-    def keep(self, line: bytes) -> bool:
+    def write_line(self, line: bytes) -> bool:
         """Write one line; whether the disk took it. Never, after :meth:`shutdown`."""
         if os.getpid() != self._pid:
             # A forked child: the parent's file and lock are the parent's.
@@ -197,7 +197,7 @@ class OtlpJsonFileExporter(OtlpJsonFiles, LogRecordExporter):
         Raises:
             ValueError: The batch cannot be encoded; nothing is written.
         """
-        kept = not batch or self.keep(encode_line(batch))
+        kept = not batch or self.write_line(encode_line(batch))
         return LogRecordExportResult.SUCCESS if kept else LogRecordExportResult.FAILURE
 
 
@@ -208,7 +208,7 @@ class OtlpJsonSpanFileExporter(OtlpJsonFiles, SpanExporter):
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """As :meth:`OtlpJsonFileExporter.export`."""
-        kept = not spans or self.keep(to_line(encode_spans(spans)))
+        kept = not spans or self.write_line(to_json_line(encode_spans(spans)))
         return SpanExportResult.SUCCESS if kept else SpanExportResult.FAILURE
 
 
@@ -219,7 +219,7 @@ class OtlpJsonMetricFileExporter(OtlpJsonFiles, MetricExporter):
 
     def export(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any) -> MetricExportResult:
         """As :meth:`OtlpJsonFileExporter.export`."""
-        kept = not metrics_data.resource_metrics or self.keep(to_line(encode_metrics(metrics_data)))
+        kept = not metrics_data.resource_metrics or self.write_line(to_json_line(encode_metrics(metrics_data)))
         return MetricExportResult.SUCCESS if kept else MetricExportResult.FAILURE
 
 

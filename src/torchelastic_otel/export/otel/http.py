@@ -1,13 +1,13 @@
-"""OTLP over HTTP: the installed exporter, with every response seen.
+"""OTLP over HTTP: the installed exporter, with every response observed.
 
-What always holds:
+Guarantees:
 
-- The exporter encodes, compresses, signs and sends; what became of the batch is read here, from the response
-  itself, because the exporter calls a redirect and a partial success a SUCCESS and everything else a FAILURE.
-- One attempt is one request: no redirect is followed, nothing is tried again, no random number is drawn.
-- An attempt ends when its time is over, however slowly the server drips: its socket is shut down.
+- The exporter encodes, compresses, signs and sends; the result is read here, from the response itself, because the
+  exporter reports a redirect and a partial success as SUCCESS and everything else as FAILURE.
+- One attempt is one request: no redirect, no retry, no random number.
+- An attempt ends at its time limit, however slowly the server sends: its socket is shut down.
 
-Not bounded: resolving the host name, and connecting to a host of several addresses takes the time for each.
+Not limited: resolving the host name, and connecting to a host of several addresses takes the time for each.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from typing import Any
 
 import requests
 
-from torchelastic_otel.export.otel.cancellation import Answered, CancellationScope, one_line
+from torchelastic_otel.export.otel.cancellation import AttemptFinished, CancellationScope
 from torchelastic_otel.export.otel.http_connections import Adapter, SocketHandle
-from torchelastic_otel.export.otel.http_responses import body_of, outcome_of_error, outcome_of_refusal, status_line
-from torchelastic_otel.export.otel.projection import Projection
-from torchelastic_otel.export.otel.sender import ProjectingSender, all_of, raised
+from torchelastic_otel.export.otel.http_responses import error_result, failure_result, read_body, status_line
+from torchelastic_otel.export.otel.projection import Projection, empty_response
+from torchelastic_otel.export.otel.sender import ObservingSender
 from torchelastic_otel.export.result import Disposition, ExportResult
 
 logger = logging.getLogger("torchelastic_otel")
 
 
-class HttpSender(ProjectingSender):
+class HttpSender(ObservingSender):
     """A :class:`~torchelastic_otel.export.result.Sender` around an OTLP exporter of OpenTelemetry's over HTTP.
 
     Args:
@@ -50,99 +50,73 @@ class HttpSender(ProjectingSender):
         attempt_timeout_ns: int,
         clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
-        super().__init__(exporter, projection)
+        super().__init__(exporter, projection, attempt_timeout_ns)
         self._clock_ns = clock_ns
-        self._lifeline = CancellationScope(attempt_timeout_ns)
-        self._wire = SocketHandle(self._lifeline)
-        self._delivered: list[ExportResult] = []
+        self._socket = SocketHandle(self.cancellation)
         self._observe(session)
-        _without_backoff(exporter, self._lifeline)
+        _disable_backoff(exporter, self.cancellation)
 
     def _export(self, data: Any) -> ExportResult:
-        """Export in one request and say what the server did with it."""
-        self._delivered.clear()
         try:
-            with self._lifeline.attempt():
-                result = self.exporter.export(data)
-        except Answered as answered:
-            return answered.outcome
-        except Exception as error:  # noqa: BLE001 - every fault of an exporter is an outcome
-            return raised(error)
+            return super()._export(data)
         finally:
-            self._wire.release_if_closed()
-        if self._delivered:
-            return all_of(self._delivered)
-        if result.name == "SUCCESS":
-            return ExportResult(Disposition.DELIVERED)
-        return self._unsent(data)
-
-    def abort(self) -> None:
-        """Shut the connection's socket down."""
-        self._lifeline.abort()
+            self._socket.release_if_closed()
 
     def close(self) -> None:
         """Shut the exporter down and close its connections."""
         super().close()
-        self._wire.release()
+        self._socket.release()
 
     def _observe(self, session: requests.Session) -> None:
         for prefix in ("http://", "https://"):
-            # A user's own adapter (a credential provider's) knows things that ours does not.
+            # an adapter of the user's (of a credential provider, for example) has functions that this one lacks
             if type(session.get_adapter(prefix)) is requests.adapters.HTTPAdapter:
-                session.mount(prefix, Adapter(self._wire))
+                session.mount(prefix, Adapter(self._socket))
         original = session.request
 
         def request(*args: Any, **kwargs: Any) -> Any:
-            if not self._lifeline.is_mine():
+            if not self.cancellation.is_current_thread():
                 return original(*args, **kwargs)
             if kwargs.get("verify") is None and session.verify is not True:
-                # requests lets REQUESTS_CA_BUNDLE go before the session's own certificate, which here is the one
-                # of OTEL_EXPORTER_OTLP_CERTIFICATE; only an argument of the request goes before both.
+                # requests prefers REQUESTS_CA_BUNDLE to the session's own certificate, which is the one of
+                # OTEL_EXPORTER_OTLP_CERTIFICATE here; only an argument of the request has precedence over both.
                 kwargs["verify"] = session.verify
             kwargs.update(allow_redirects=False, stream=True)
             try:
                 response = original(*args, **kwargs)
             except Exception as error:
-                raise Answered(self._lifeline.cut_outcome() or outcome_of_error(error)) from error
+                raise AttemptFinished(self.cancellation.cancelled_result() or error_result(error)) from error
             with response:
-                body = body_of(response)
-            # A cut in the middle of the headers looks like their end to http.client: a 200 that nobody has said.
-            if cut := self._lifeline.cut_outcome():
-                raise Answered(cut)
-            refusal = outcome_of_refusal(response, body, self.projection.signal, now_ns=self._clock_ns())
-            if refusal is not None:
-                raise Answered(refusal)
-            self._delivered.append(self._accepted(response, body))
+                body = read_body(response)
+            # A socket that is shut down amid the headers looks like their end to http.client: a 200 that was not sent.
+            result = self.cancellation.cancelled_result() or failure_result(
+                response, body, self.projection.signal, now_ns=self._clock_ns()
+            )
+            if result is not None:
+                raise AttemptFinished(result)
+            self._accept(response, body)
             return response
 
-        # On the instance, so that a credential provider's own kind of session stays what it is.
+        # on the instance: a credential provider's own class of session is not changed
         setattr(session, "request", request)  # noqa: B010 - a method cannot be assigned to
 
-    def _accepted(self, response: requests.Response, body: bytes | None) -> ExportResult:
+    def _accept(self, response: requests.Response, body: bytes | None) -> None:
         reason = status_line(response)
-        answer = self.projection.response()
+        message = empty_response(self.projection.signal)
         try:
-            answer.ParseFromString((body or b"") if response.status_code == 200 else b"")
+            message.ParseFromString((body or b"") if response.status_code == 200 else b"")
         except Exception:  # noqa: BLE001 - protobuf's parsers raise several kinds
-            return ExportResult(Disposition.DELIVERED, f"{reason}, with a body that is no {type(answer).__name__}")
-        return self.delivered(reason, answer)
-
-    def _unsent(self, data: Any) -> ExportResult:
-        """Why the exporter failed without a request: its data cannot be encoded, or it went a way we do not see."""
-        try:
-            self.projection.encoded(data)
-        except Exception as error:  # noqa: BLE001 - whatever the encoder raises, the data is at fault
-            return ExportResult(
-                Disposition.REFUSED, f"cannot be encoded: {type(error).__name__}: {one_line(str(error))}"
-            )
-        return ExportResult(Disposition.RETRY, "the exporter failed and no response was seen")
+            reason = f"{reason}, with a body that is not an {type(message).__name__}"
+            self.accepted.append(ExportResult(Disposition.DELIVERED, reason))
+        else:
+            self.accept(reason, message)
 
 
-def _without_backoff(exporter: Any, lifeline: CancellationScope) -> None:
+def _disable_backoff(exporter: Any, cancellation: CancellationScope) -> None:
     """Keep the exporter from drawing a backoff out of the global ``random`` before its first attempt."""
     client = getattr(exporter, "_client", None)
     compute = getattr(client, "_compute_backoff", None)
     if client is None or compute is None:
         logger.debug("the HTTP exporter has no _client._compute_backoff: it may draw from the global random module")
         return
-    client._compute_backoff = lambda retry: 0.0 if lifeline.is_mine() else compute(retry)
+    client._compute_backoff = lambda retry: 0.0 if cancellation.is_current_thread() else compute(retry)

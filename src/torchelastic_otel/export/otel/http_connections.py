@@ -1,7 +1,7 @@
-"""Connections of requests and urllib3 that can be cut from another thread.
+"""Connections of requests and urllib3 that another thread can shut down.
 
-What always holds: the newest socket of a session has a second handle here, which is closed no later than with the
-sender, and never while somebody is using it to cut.
+Guarantees: the newest socket of a session has a second handle here, which is closed no later than the sender, and never
+while another thread shuts it down.
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ from torchelastic_otel.export.otel.cancellation import CancellationScope
 class SocketHandle:
     """A second handle on the newest socket, so that it can be shut down whatever urllib3 does with its own.
 
-    The TLS layer takes the first handle over, and urllib3 drops it while a response is still being read.
+    The TLS layer takes over the first handle, and urllib3 drops it while a response is still being read.
     """
 
-    def __init__(self, lifeline: CancellationScope) -> None:
-        self._lifeline = lifeline
+    def __init__(self, cancellation: CancellationScope) -> None:
+        self._cancellation = cancellation
         self._handle: socket.socket | None = None
         self._connection: Any = None
 
-    def opened(self, connection: Any, live: socket.socket) -> None:
-        """A connection has a socket: this one is cut from now on."""
+    def open(self, connection: Any, live: socket.socket) -> None:
+        """A connection has a socket: a cancellation shuts this one down from now on."""
         self.release()
         self._connection, self._handle = connection, live.dup()
-        self._lifeline.hold(self._shut_down)
+        self._cancellation.on_cancel(self._shut_down)
 
     def release_if_closed(self) -> None:
-        """Give the handle back where urllib3 has closed the connection; else the server would not be told."""
+        """Close the handle if urllib3 has closed the connection; else the server would not notice."""
         if self._connection is not None and self._connection.sock is None:
             self.release()
 
     def release(self) -> None:
-        """Give the handle back."""
-        # First take the cut away, under its lock: a descriptor that is closed while it is being shut down may by
-        # then be somebody else's socket.
-        self._lifeline.hold(_nothing)
+        """Close the handle."""
+        # First remove the callback, under its lock: a descriptor that is closed while it is being shut down may by
+        # then be another socket.
+        self._cancellation.on_cancel(None)
         handle, self._handle, self._connection = self._handle, None, None
         if handle is not None:
             handle.close()
@@ -55,15 +55,11 @@ class SocketHandle:
                 handle.shutdown(socket.SHUT_RDWR)
 
 
-def _nothing() -> None:
-    pass
-
-
 class Adapter(HTTPAdapter):
-    """requests' own adapter, whose connections tell the wire about their sockets."""
+    """requests' own adapter, whose connections register their sockets."""
 
-    def __init__(self, wire: SocketHandle) -> None:
-        self._pools = {"http": _pool(HTTPConnectionPool, wire), "https": _pool(HTTPSConnectionPool, wire)}
+    def __init__(self, handle: SocketHandle) -> None:
+        self._pools = {"http": _pool(HTTPConnectionPool, handle), "https": _pool(HTTPSConnectionPool, handle)}
         super().__init__()
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
@@ -79,11 +75,11 @@ class Adapter(HTTPAdapter):
         return manager
 
 
-def _pool(base: Any, wire: SocketHandle) -> Any:
+def _pool(base: Any, handle: SocketHandle) -> Any:
     class Connection(base.ConnectionCls):  # type: ignore[misc]
         def _new_conn(self) -> Any:
             live = super()._new_conn()
-            wire.opened(self, live)
+            handle.open(self, live)
             return live
 
     return type(base.__name__, (base,), {"ConnectionCls": Connection})

@@ -19,7 +19,7 @@ from torchelastic_otel.export.result import Disposition, ExportResult
 from torchelastic_otel.model.signals import Signal
 from torchelastic_otel.units import NS_PER_S
 
-LONGEST_BODY: Final = 65536
+MAX_BODY_BYTES: Final = 65536
 """Bytes read of a response; what is beyond is not of interest, and a server could send for ever."""
 
 _REFUSED: Final = frozenset({400, 413, 422})
@@ -28,7 +28,7 @@ _RETRY: Final = frozenset({408, 425, 429})
 _WRONG_PORT: Final = (b"HTTP request to an HTTPS server", b"HTTP request was sent to HTTPS port")
 
 
-def outcome_of_refusal(
+def failure_result(
     response: requests.Response, body: bytes | None, signal: Signal, *, now_ns: int
 ) -> ExportResult | None:
     """What a response means that does not accept the batch; ``None`` for one that does.
@@ -53,18 +53,18 @@ def outcome_of_refusal(
         reason += f"; OTEL_EXPORTER_OTLP_{signal.name}_ENDPOINT is used as it is, with its path (/v1/{signal.value})"
     if 300 <= status < 400:
         return ExportResult(
-            Disposition.HOLD, f"{reason}: redirects are not followed; name the endpoint it redirects to"
+            Disposition.BLOCKED, f"{reason}: redirects are not followed; name the endpoint it redirects to"
         )
     if status in _REFUSED:
         if any(words in (body or b"") for words in _WRONG_PORT):
-            return ExportResult(Disposition.HOLD, f"{reason}: use an https:// endpoint")
-        return ExportResult(Disposition.REFUSED, reason)
+            return ExportResult(Disposition.BLOCKED, f"{reason}: use an https:// endpoint")
+        return ExportResult(Disposition.REJECTED, reason)
     if status in _RETRY or not 400 <= status < 500:
         return ExportResult(Disposition.RETRY, reason, retry_after_ns=retry_after_ns)
-    return ExportResult(Disposition.HOLD, reason, retry_after_ns=retry_after_ns)
+    return ExportResult(Disposition.BLOCKED, reason, retry_after_ns=retry_after_ns)
 
 
-def outcome_of_error(error: Exception) -> ExportResult:
+def error_result(error: Exception) -> ExportResult:
     """What a request that got no response means. The URL is left out of the reason: it may carry a key."""
     root = _root(error)
     named = getattr(root, "strerror", None) or (str(root) if type(root) is OSError else "")
@@ -76,7 +76,7 @@ def outcome_of_error(error: Exception) -> ExportResult:
     # A bad URL or header is a ValueError, a certificate file that is not there a bare OSError.
     bad_setting = isinstance(error, ValueError) or not isinstance(error, requests.RequestException)
     if isinstance(root, ssl.SSLCertVerificationError) or (bad_setting and isinstance(error, (ValueError, OSError))):
-        return ExportResult(Disposition.HOLD, f"{reason}: look at the endpoint, headers and certificates")
+        return ExportResult(Disposition.BLOCKED, f"{reason}: look at the endpoint, headers and certificates")
     return ExportResult(Disposition.RETRY, reason)
 
 
@@ -99,10 +99,10 @@ def status_line(response: requests.Response) -> str:
     return f"HTTP {response.status_code} {response.reason or _phrase(response.status_code)}".rstrip()
 
 
-def body_of(response: requests.Response) -> bytes | None:
+def read_body(response: requests.Response) -> bytes | None:
     """The beginning of its body; ``None`` where it cannot be read."""
     try:
-        body: bytes = response.raw.read(LONGEST_BODY, decode_content=True)
+        body: bytes = response.raw.read(MAX_BODY_BYTES, decode_content=True)
     except Exception:  # noqa: BLE001 - the status is known; only the words are lost
         return None
     return body

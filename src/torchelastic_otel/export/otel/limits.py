@@ -51,7 +51,7 @@ def _general(environ: Mapping[str, str], warn: Warn) -> tuple[int, int | None]:
     return _DEFAULT_COUNT if count is None else count, _limit(environ, warn, OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT, None)
 
 
-def limits_of(environ: Mapping[str, str], warn: Warn) -> LogRecordLimits:
+def log_limits(environ: Mapping[str, str], warn: Warn) -> LogRecordLimits:
     """The limits that ``OTEL_LOGRECORD_ATTRIBUTE_*`` and ``OTEL_ATTRIBUTE_*`` set."""
     count, length = _general(environ, warn)
     # None would make LogRecordLimits read os.environ itself.
@@ -68,7 +68,7 @@ def limits_of(environ: Mapping[str, str], warn: Warn) -> LogRecordLimits:
     )
 
 
-def span_limits_of(environ: Mapping[str, str], warn: Warn) -> SpanLimits:
+def span_limits(environ: Mapping[str, str], warn: Warn) -> SpanLimits:
     """The limits that ``OTEL_SPAN_*``, ``OTEL_EVENT_*``, ``OTEL_LINK_*`` and ``OTEL_ATTRIBUTE_*`` set."""
     count, length = _general(environ, warn)
     counts = {

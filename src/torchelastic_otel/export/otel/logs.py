@@ -7,7 +7,7 @@ environment), and whatever it returns can be encoded as OTLP.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 from opentelemetry import trace
 from opentelemetry._logs import LogRecord, SeverityNumber
@@ -18,7 +18,7 @@ from opentelemetry.sdk._logs import LogRecordLimits, ReadableLogRecord
 from torchelastic_otel import semconv
 from torchelastic_otel.export.otel.projection import SCOPE, Projection, encodable, fixed64
 from torchelastic_otel.export.otel.resource import resource_of
-from torchelastic_otel.export.sampling import Keeps, keep_all
+from torchelastic_otel.export.sampling import Sampler, sample_all
 from torchelastic_otel.model.event import ElasticEvent, StoredEvent
 from torchelastic_otel.model.signals import Signal
 
@@ -27,7 +27,7 @@ from torchelastic_otel.model.signals import Signal
 _NO_SPAN: Final = trace.set_span_in_context(trace.INVALID_SPAN, Context())
 
 
-def log_record(delivery: StoredEvent, limits: LogRecordLimits, keeps: Keeps = keep_all) -> ReadableLogRecord:
+def log_record(delivery: StoredEvent, limits: LogRecordLimits, keeps: Sampler = sample_all) -> ReadableLogRecord:
     """The log record of one event, as the exporters take it.
 
     ``limits`` are applied as a logger provider would: values are cut, then the oldest attributes dropped.
@@ -56,7 +56,7 @@ def log_record(delivery: StoredEvent, limits: LogRecordLimits, keeps: Keeps = ke
     return ReadableLogRecord(record, resource_of(delivery.origin), SCOPE, limits)
 
 
-def _span_of(event: ElasticEvent, keeps: Keeps) -> Context:
+def _span_of(event: ElasticEvent, keeps: Sampler) -> Context:
     """A context in which the event's span is the current one."""
     if event.trace_id is None or event.span_id is None:
         return _NO_SPAN
@@ -79,25 +79,11 @@ class LogProjection(Projection[Sequence[StoredEvent]]):
     """
 
     signal = Signal.LOGS
-    rejected_field = "rejected_log_records"
-    nothing: tuple[()] = ()
 
-    def __init__(self, limits: LogRecordLimits, keeps: Keeps = keep_all) -> None:
+    def __init__(self, limits: LogRecordLimits, keeps: Sampler = sample_all) -> None:
         self._limits = limits
         self._keeps = keeps
 
-    def data(self, batch: Sequence[StoredEvent]) -> list[ReadableLogRecord]:
+    def project(self, batch: Sequence[StoredEvent]) -> list[ReadableLogRecord]:
         """The log records of a batch."""
         return [log_record(delivery, self._limits, self._keeps) for delivery in batch]
-
-    def encoded(self, data: Any) -> Any:
-        """See :class:`Projection`."""
-        from opentelemetry.exporter.otlp.proto.common._log_encoder import encode_logs
-
-        return encode_logs(data)
-
-    def response(self) -> Any:
-        """See :class:`Projection`."""
-        from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
-
-        return ExportLogsServiceResponse()

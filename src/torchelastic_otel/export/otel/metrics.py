@@ -14,10 +14,10 @@ from opentelemetry.sdk.metrics import export as sdk
 from opentelemetry.sdk.metrics.export import AggregationTemporality, HistogramDataPoint, MetricsData, NumberDataPoint
 
 from torchelastic_otel import semconv
-from torchelastic_otel.export.metric_delta import Measured, since
+from torchelastic_otel.export.metric_delta import MetricBatch, delta_since
 from torchelastic_otel.export.otel.projection import SCOPE, Projection, encodable
 from torchelastic_otel.export.otel.resource import resource_of
-from torchelastic_otel.export.sampling import Keeps, keep_all, keep_none
+from torchelastic_otel.export.sampling import Sampler, sample_all, sample_none
 from torchelastic_otel.model import metric as metric_model
 from torchelastic_otel.model.metric import Distribution, Kind, Point, Snapshot
 from torchelastic_otel.model.signals import Signal
@@ -27,7 +27,7 @@ EXEMPLAR_FILTERS: Final = ("always_on", "always_off", "trace_based")
 _FILTER_VARIABLE: Final = "OTEL_METRICS_EXEMPLAR_FILTER"
 
 
-def deltas_of(exporter: Any) -> frozenset[Kind]:
+def delta_kinds(exporter: Any) -> frozenset[Kind]:
     """The instruments of which an exporter prefers differences; ``None`` is for none (the console's)."""
     preferred = getattr(exporter, "_preferred_temporality", None) or {}
     return frozenset(
@@ -35,16 +35,16 @@ def deltas_of(exporter: Any) -> frozenset[Kind]:
     )
 
 
-def exemplars_of(environ: Mapping[str, str], warn: Callable[[str], object], keeps: Keeps) -> Keeps:
+def exemplar_sampler(environ: Mapping[str, str], warn: Callable[[str], object], keeps: Sampler) -> Sampler:
     """Which exemplars go out, by their trace: ``OTEL_METRICS_EXEMPLAR_FILTER``; those of kept traces by default."""
     text = environ.get(_FILTER_VARIABLE, "").strip()
     name = text.lower()
     if name and name not in EXEMPLAR_FILTERS:
         warn(f"{_FILTER_VARIABLE}={text!r} is not allowed: give {', '.join(EXEMPLAR_FILTERS)}; trace_based is used")
-    return {"always_on": keep_all, "always_off": keep_none}.get(name, keeps)
+    return {"always_on": sample_all, "always_off": sample_none}.get(name, keeps)
 
 
-def metrics_data(measured: Measured, deltas: frozenset[Kind], exemplars: Keeps = keep_all) -> MetricsData:
+def metrics_data(measured: MetricBatch, deltas: frozenset[Kind], exemplars: Sampler = sample_all) -> MetricsData:
     """The snapshot as the exporters take it.
 
     Args:
@@ -53,7 +53,7 @@ def metrics_data(measured: Measured, deltas: frozenset[Kind], exemplars: Keeps =
         exemplars: Whether an exemplar goes out, by its trace's id.
     """
     whole = measured.snapshot
-    part = whole if measured.base is None or not deltas else since(whole, measured.base)
+    part = whole if measured.base is None or not deltas else delta_since(whole, measured.base)
     resource = resource_of(measured.origin)
     metrics = [
         _metric(by_part, part, True, exemplars) if metric.kind in deltas else _metric(metric, whole, False, exemplars)
@@ -63,7 +63,7 @@ def metrics_data(measured: Measured, deltas: frozenset[Kind], exemplars: Keeps =
     return MetricsData([sdk.ResourceMetrics(resource, [scope], semconv.SCHEMA_URL)])
 
 
-def _metric(metric: metric_model.Metric, snapshot: Snapshot, delta: bool, exemplars: Keeps) -> sdk.Metric:
+def _metric(metric: metric_model.Metric, snapshot: Snapshot, delta: bool, exemplars: Sampler) -> sdk.Metric:
     temporality = AggregationTemporality.DELTA if delta else AggregationTemporality.CUMULATIVE
     data: sdk.Gauge | sdk.Sum | sdk.Histogram
     if metric.kind is Kind.HISTOGRAM:
@@ -74,7 +74,7 @@ def _metric(metric: metric_model.Metric, snapshot: Snapshot, delta: bool, exempl
     return sdk.Metric(metric.name, metric.description, metric.unit, data)
 
 
-def _number(point: Point, snapshot: Snapshot, exemplars: Keeps) -> NumberDataPoint:
+def _number(point: Point, snapshot: Snapshot, exemplars: Sampler) -> NumberDataPoint:
     if isinstance(point.value, Distribution):
         raise ValueError("a distribution where a number is due")
     return NumberDataPoint(
@@ -82,7 +82,7 @@ def _number(point: Point, snapshot: Snapshot, exemplars: Keeps) -> NumberDataPoi
     )
 
 
-def _distribution(point: Point, snapshot: Snapshot, exemplars: Keeps) -> HistogramDataPoint:
+def _distribution(point: Point, snapshot: Snapshot, exemplars: Sampler) -> HistogramDataPoint:
     value = point.value
     if not isinstance(value, Distribution):
         raise ValueError("a number where a distribution is due")
@@ -100,7 +100,7 @@ def _distribution(point: Point, snapshot: Snapshot, exemplars: Keeps) -> Histogr
     )
 
 
-def _exemplars(point: Point, keeps: Keeps) -> list[Exemplar]:
+def _exemplars(point: Point, keeps: Sampler) -> list[Exemplar]:
     return [
         Exemplar({}, each.value, each.time_ns, span_id=int(each.span_id, 16), trace_id=int(each.trace_id, 16))
         for each in point.exemplars
@@ -108,7 +108,7 @@ def _exemplars(point: Point, keeps: Keeps) -> list[Exemplar]:
     ]
 
 
-class MetricProjection(Projection[Measured]):
+class MetricProjection(Projection[MetricBatch]):
     """Snapshots as metrics data.
 
     Args:
@@ -117,29 +117,12 @@ class MetricProjection(Projection[Measured]):
     """
 
     signal = Signal.METRICS
-    rejected_field = "rejected_data_points"
+    empty = MetricsData([])
 
-    def __init__(self, deltas: frozenset[Kind] = frozenset(), exemplars: Keeps = keep_all) -> None:
-        self.deltas = deltas
+    def __init__(self, deltas: frozenset[Kind] = frozenset(), exemplars: Sampler = sample_all) -> None:
+        self.delta_kinds = deltas
         self._keeps = exemplars
 
-    def data(self, batch: Measured) -> MetricsData:
+    def project(self, batch: MetricBatch) -> MetricsData:
         """The metrics data of a snapshot."""
-        return metrics_data(batch, self.deltas, self._keeps)
-
-    @property
-    def nothing(self) -> MetricsData:
-        """See :class:`Projection`."""
-        return MetricsData([])
-
-    def encoded(self, data: Any) -> Any:
-        """See :class:`Projection`."""
-        from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
-
-        return encode_metrics(data)
-
-    def response(self) -> Any:
-        """See :class:`Projection`."""
-        from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
-
-        return ExportMetricsServiceResponse()
+        return metrics_data(batch, self.delta_kinds, self._keeps)

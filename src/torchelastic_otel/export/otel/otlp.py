@@ -75,8 +75,8 @@ def _make_grpc(signal: Signal, attempt_timeout_ns: int, environ: Mapping[str, st
         "gzip": grpc.Compression.Gzip,
         "deflate": grpc.Compression.Deflate,
     }[environment.compression(environ, warn, signal)]
-    return _reading(load(GRPC, signal), environment.without_timeouts(os.environ, signal))(
-        endpoint=environment.endpoint_of(signal, "grpc", environ).url,
+    return _with_environ(load(GRPC, signal), environment.without_timeouts(os.environ, signal))(
+        endpoint=environment.resolve_endpoint(signal, "grpc", environ).url,
         timeout=min(attempt_timeout_ns, environment.timeout_ns(environ, warn, signal)) / 1e9,
         compression=compression,
         channel_options=CHANNEL_OPTIONS,
@@ -86,7 +86,7 @@ def _make_grpc(signal: Signal, attempt_timeout_ns: int, environ: Mapping[str, st
 EXPORTERS: Final = {HTTP: _make_http, GRPC: _make_grpc}
 
 
-def _reading(exporter: Any, environ: Mapping[str, str]) -> Any:
+def _with_environ(exporter: Any, environ: Mapping[str, str]) -> Any:
     """The exporter's class, with a constructor that reads this environment in place of the process's own.
 
     OpenTelemetry Python 1.45's gRPC exporters parse ``OTEL_EXPORTER_OTLP_<SIGNAL>_TIMEOUT`` before they look at

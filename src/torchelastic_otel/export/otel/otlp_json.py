@@ -39,10 +39,10 @@ def encode_line(batch: Sequence[ReadableLogRecord]) -> bytes:
         ValueError: A string is not valid Unicode (a lone surrogate).
         Exception: Whatever OpenTelemetry's encoder raises on a value that OTLP cannot carry.
     """
-    return to_line(encode_logs(batch))
+    return to_json_line(encode_logs(batch))
 
 
-def to_line(message: Any) -> bytes:
+def to_json_line(message: Any) -> bytes:
     """Any OTLP request (logs, traces, metrics) as one line of JSON, line feed included."""
     tree = json_format.MessageToDict(message, use_integers_for_enums=True)
     text = json.dumps(_with_ids(tree, _base64_to_hex), ensure_ascii=False, separators=(",", ":"), allow_nan=False)

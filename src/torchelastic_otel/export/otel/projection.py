@@ -1,12 +1,13 @@
 """What differs between the signals on their way through an exporter; everything else is the same for all three.
 
-What always holds: a projection is pure; importing this module loads no protobuf, no exporter and no transport.
+Guarantees: a projection is pure; importing this module loads no protobuf, no exporter and no transport.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Any, ClassVar, Final, Generic, TypeVar
 
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
@@ -20,53 +21,70 @@ SCOPE: Final = InstrumentationScope(semconv.SCOPE_NAME, __version__, semconv.SCH
 
 Batch = TypeVar("Batch", contravariant=True)
 
+_ENCODERS: Final = {
+    Signal.LOGS: ("_log_encoder", "encode_logs"),
+    Signal.TRACES: ("trace_encoder", "encode_spans"),
+    Signal.METRICS: ("metrics_encoder", "encode_metrics"),
+}
+_RESPONSES: Final = {
+    Signal.LOGS: ("logs", "ExportLogsServiceResponse"),
+    Signal.TRACES: ("trace", "ExportTraceServiceResponse"),
+    Signal.METRICS: ("metrics", "ExportMetricsServiceResponse"),
+}
+_REJECTED: Final = {
+    Signal.LOGS: "rejected_log_records",
+    Signal.TRACES: "rejected_spans",
+    Signal.METRICS: "rejected_data_points",
+}
+"""OTLP specification, "Partial Success"."""
+
+
+def encode(signal: Signal, data: Any) -> Any:
+    """The OTLP request of what ``export()`` takes; raises whatever OpenTelemetry's encoder raises."""
+    module, function = _ENCODERS[signal]
+    return getattr(import_module(f"opentelemetry.exporter.otlp.proto.common.{module}"), function)(data)
+
+
+def empty_response(signal: Signal) -> Any:
+    """An empty OTLP response (protobuf)."""
+    package, kind = _RESPONSES[signal]
+    return getattr(import_module(f"opentelemetry.proto.collector.{package}.v1.{package}_service_pb2"), kind)()
+
+
+def rejected_count(signal: Signal, response: Any) -> int:
+    """How many items the receiver rejected, by its OTLP response."""
+    return max(0, int(getattr(response.partial_success, _REJECTED[signal])))
+
 
 class Projection(ABC, Generic[Batch]):
-    """From what the pipeline sends to what an exporter of one signal takes, and what its receiver answers.
+    """From what the pipeline sends to what an exporter of one signal takes.
 
     Attributes:
         signal: The signal.
-        rejected_field: Where a partial success says how many it rejected (OTLP specification, "Partial Success").
-        deltas: Instruments of which differences are sent; metrics only.
+        empty: An empty batch, as ``export()`` takes it.
+        delta_kinds: Instruments that are sent as deltas; metrics only.
     """
 
     signal: ClassVar[Signal]
-    rejected_field: ClassVar[str]
-    deltas: frozenset[Kind] = frozenset()
+    empty: Any = ()
+    delta_kinds: frozenset[Kind] = frozenset()
 
     @abstractmethod
-    def data(self, batch: Batch) -> Any:
+    def project(self, batch: Batch) -> Any:
         """What the exporter's ``export()`` takes.
 
         Raises:
-            ValueError: The batch holds what cannot be told.
+            ValueError: The batch contains what OTLP cannot express.
         """
-
-    @property
-    @abstractmethod
-    def nothing(self) -> Any:
-        """An empty batch, as ``export()`` takes it."""
-
-    @abstractmethod
-    def encoded(self, data: Any) -> Any:
-        """The OTLP request of what ``export()`` takes; raises whatever OpenTelemetry's encoder raises."""
-
-    @abstractmethod
-    def response(self) -> Any:
-        """An empty OTLP response (protobuf) of this signal."""
-
-    def rejected(self, response: Any) -> int:
-        """How many the receiver says it did not take."""
-        return max(0, int(getattr(response.partial_success, self.rejected_field)))
 
 
 def fixed64(time_ns: int | None) -> int | None:
-    """The time as OTLP can say it; a replayed one may be anything."""
+    """The time, if OTLP can express it; a replayed one may be anything."""
     return time_ns if time_ns is not None and 0 < time_ns < 1 << 64 else None
 
 
 def encodable(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """The attributes, an integer that does not fit OTLP's 64 bits as text; one such would refuse its whole batch."""
+    """The attributes, with an integer beyond 64 bits as text: one such would make a receiver reject its whole batch."""
     return {
         key: str(value) if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63 else value
         for key, value in attributes.items()

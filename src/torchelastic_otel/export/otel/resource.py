@@ -33,7 +33,7 @@ from torchelastic_otel.model.job_environment import IN_A_POD, JOB_ATTRIBUTES
 logger = logging.getLogger("torchelastic_otel")
 
 DEFAULT_SERVICE_NAME: Final = "torchrun"
-LONGEST_VALUE: Final = 4096
+MAX_VALUE_LENGTH: Final = 4096
 """Characters kept of one value: an environment variable may have 128 KiB, and a batch at most 1 MiB."""
 
 _KEPT: Final = 256
@@ -96,7 +96,7 @@ def parse_resource_attributes(text: str) -> dict[str, AttributeValue]:
 
 def _clean(value: Any) -> Any:
     if isinstance(value, str):
-        return value[:LONGEST_VALUE].encode("utf-8", "replace").decode("utf-8")
+        return value[:MAX_VALUE_LENGTH].encode("utf-8", "replace").decode("utf-8")
     if isinstance(value, (tuple, list)):
         return tuple(_clean(item) for item in value)
     return value

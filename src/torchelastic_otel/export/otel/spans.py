@@ -76,24 +76,10 @@ class SpanProjection(Projection[Sequence[StoredSpan]]):
     """
 
     signal = Signal.TRACES
-    rejected_field = "rejected_spans"
-    nothing: tuple[()] = ()
 
     def __init__(self, limits: SpanLimits) -> None:
         self._limits = limits
 
-    def data(self, batch: Sequence[StoredSpan]) -> list[ReadableSpan]:
+    def project(self, batch: Sequence[StoredSpan]) -> list[ReadableSpan]:
         """The spans of a batch."""
         return [readable_span(delivery, self._limits) for delivery in batch]
-
-    def encoded(self, data: Any) -> Any:
-        """See :class:`Projection`."""
-        from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
-
-        return encode_spans(data)
-
-    def response(self) -> Any:
-        """See :class:`Projection`."""
-        from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
-
-        return ExportTraceServiceResponse()
