@@ -11,16 +11,16 @@ Known gap: in these types a query is any object. What queries say is proven by r
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.dashboards import LOG_STORES, NAMES, ROOT, panels, read
+from tests.support.dashboards import LOG_STORES, NAMES, panels, read
+from tests.support.npm import NoNpm, install
 
-SCHEMA, TYPESCRIPT = "@grafana/schema@13.2.3", "typescript@7.0.2"
+TYPES = {"@grafana/schema": "13.2.3", "typescript": "7.0.2"}
 RAW = "@grafana/schema/dist/types/raw"
 LOKI_ANNOTATION = ("expr", "titleFormat", "textFormat", "tagKeys")
 """What Loki's data source reads in an annotation; the published type knows the common fields alone."""
@@ -34,19 +34,10 @@ type Plain<T> = T extends string ? `${T}` : T extends (infer U)[] ? Plain<U>[]
 @pytest.fixture(scope="session")
 def types() -> Path:
     """A folder with Grafana's types and a compiler, installed once."""
-    if shutil.which("npm") is None:
-        pytest.skip("the dashboards were NOT held against Grafana's types: there is no npm here; install Node.js")
-    folder = ROOT / ".make" / "grafana-types" / f"{SCHEMA}-{TYPESCRIPT}".replace("/", "-")
-    if not (folder / "complete").exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        (folder / "package.json").write_text('{"private": true}')
-        options = ["--ignore-scripts", "--no-save", "--no-audit", "--no-fund", "--loglevel=error"]
-        fetch = ["npm", "install", *options, SCHEMA, TYPESCRIPT]
-        if subprocess.run(fetch, cwd=folder, check=False, timeout=300).returncode != 0:
-            subprocess.run(fetch, cwd=folder, check=True, timeout=300)  # a registry may hiccup once
-        (folder / "complete").touch()
-    return folder
+    try:
+        return install(TYPES)
+    except NoNpm as missing:
+        pytest.skip(f"the dashboards were NOT compared with Grafana's types: {missing}")
 
 
 def misfits(types: Path, folder: Path, boards: dict[str, dict[str, Any]]) -> list[str]:
