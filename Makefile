@@ -13,13 +13,15 @@ PYTEST_FLAGS ?=
 # unit tests wait more than they compute
 WORKERS ?= $(shell echo $$(($$(nproc) < 4 ? 2 * $$(nproc) : 8)))
 PARALLEL := -n $(WORKERS) --dist worksteal
+# tests that share a real job or other expensive fixtures run in one process (tests/backends/conftest.py)
+PARALLEL_GROUPS := -n $(WORKERS) --dist loadgroup
 NEEDS_NEITHER := --ignore=tests/backends --ignore=tests/collector_config
 
 # pages whose tables are written from the code
 TABLES := README.md ARCHITECTURE.md $(wildcard docs/*/*.md)
 SPHINX := $(BIN)/sphinx-build -W -n --keep-going -q
 
-.PHONY: help demo test lint format types contracts unit unit-torch crash live backends backends-live pythons light environment environments bench dashboards docs docs-check tables clean
+.PHONY: help demo test lint format types contracts unit unit-torch crash live backends backends-live backends-early pythons light environment environments bench dashboards docs docs-check tables clean
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -27,7 +29,7 @@ help:  ## what there is
 demo: environment  ## a real two-node job on this machine, its events watched as they arrive
 	@$(BIN)/torchelastic-otel demo $(ARGS)
 
-test: lint types contracts docs-check unit unit-torch crash live backends-live pythons  ## format, lint, types, contracts, all tests
+test: backends-early lint types contracts docs-check unit unit-torch crash live backends-live pythons  ## format, lint, types, contracts, all tests
 	@echo "make test: everything passed"
 	@$(PYTHON) scripts/backends --paths >/dev/null 2>&1 || \
 	    echo "make test: but the tests with real backends did NOT run; make backends says how to get them"
@@ -65,12 +67,16 @@ live: environment environments  ## real torchrun jobs, on three versions of torc
 backends:  ## the real Collector, VictoriaLogs, Prometheus and Jaeger, built once and cached
 	@$(PYTHON) scripts/backends
 
+# make test builds them while other tests run, which mostly wait; backends-live waits for the end of that
+backends-early:
+	@$(PYTHON) scripts/backends >/dev/null 2>&1 &
+
 backends-live: environment  ## real torchrun jobs, into the real Collector and backends
 	@$(PYTHON) scripts/backends; status=$$?; \
 	if [ $$status -eq 3 ]; then \
 	    echo "backends: the tests with real backends did NOT run; the line above says how to get them"; \
 	else \
-	    [ $$status -eq 0 ] && $(BIN)/python -m pytest -m backends $(PYTEST_FLAGS); \
+	    [ $$status -eq 0 ] && $(BIN)/python -m pytest tests/backends $(PARALLEL_GROUPS) $(PYTEST_FLAGS); \
 	fi
 
 pythons:  ## the tests that need no torch, on every other Python that is installed

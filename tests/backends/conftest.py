@@ -7,9 +7,11 @@ NOT run and the remedy. If Go is present and the programs are not built, that is
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,6 +22,49 @@ from tests.support.collector import HttpCollector
 
 HERE = Path(__file__).resolve().parent
 NO_LOKI = "no loki on PATH (under the AGPL, so this project does not build it); install one to run these"
+
+
+FAILED_JOB = ("dashboards", "logs_arrive", "metrics_arrive", "runbook_queries", "traces_arrive")
+"""Files that use the job of :func:`failed_job`."""
+SHARED: dict[str, tuple[str, ...]] = {
+    "alerts_fire": (),
+    "collector_kafka": (),
+    "dashboards_of_any_size": ("1", "1000"),
+    "dashboards_variables": (),
+    "metrics_too_old": (),
+    "tiers_to_real_backends": ("gateway", "kafka"),
+}
+"""Files whose tests share expensive fixtures, with the parameters of those fixtures, as in the ids of the tests."""
+_ID = re.compile(r".*/test_(\w+)\.py::\w+(?:\[(.*)\])?")
+
+
+def shared_fixtures(nodeid: str) -> str:
+    """The name of the expensive fixtures that a test uses, or else the test itself."""
+    found = _ID.fullmatch(nodeid)
+    file, parameters = (found[1], (found[2] or "").split("-")) if found else ("", [])
+    if file in FAILED_JOB:
+        return "failed_job"
+    if file not in SHARED:
+        return nodeid
+    return "-".join([file, *(each for each in SHARED[file] if each in parameters)])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With ``--dist loadgroup``: one worker for all tests that share expensive fixtures; the largest groups first.
+
+    By the ids of tests: pytest-xdist 3.8.0 ignores its own mark ``xdist_group`` under pytest 9.2, which has the id of a
+    test in another attribute.
+    """
+    if config.getoption("dist") != "loadgroup":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFixtures(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return shared_fixtures(nodeid)
+
+    return ByFixtures(config, log)
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses by marker
