@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from tests.support.alert_rules import FILES, LOKI, alerts_of, blocks
 from tests.support.dashboards import FOLDER, NAMES, ROOT, panels, read
 from tests.support.npm import NoNpm, install
