@@ -15,14 +15,14 @@ from typing import Literal
 logger = logging.getLogger("torchelastic_otel")
 
 
-def _say_who(record: logging.LogRecord) -> bool:
+def _add_prefix(record: logging.LogRecord) -> bool:
     """Torchrun shows our warnings bare, among everything else on standard error: so they say whose they are."""
     if not str(record.msg).startswith("torchelastic-otel: "):
         record.msg = f"torchelastic-otel: {record.msg}"
     return True
 
 
-logger.addFilter(_say_who)
+logger.addFilter(_add_prefix)
 
 
 def is_signal(error: BaseException) -> bool:
@@ -37,11 +37,11 @@ class Guard:
         faults: How many exceptions it kept in since the start of the process.
     """
 
-    __slots__ = ("_said", "faults")
+    __slots__ = ("_reported", "faults")
 
     def __init__(self) -> None:
         self.faults = 0
-        self._said: set[str] = set()
+        self._reported: set[str] = set()
 
     def __enter__(self) -> None:
         return None
@@ -58,8 +58,8 @@ class Guard:
         """Count a fault; say each kind of it once. Tests replace this to raise it at the end."""
         self.faults += 1
         said = f"{type(error).__name__}: {error}"
-        if said not in self._said and len(self._said) < 64:
-            self._said.add(said)
+        if said not in self._reported and len(self._reported) < 64:
+            self._reported.add(said)
             logger.warning("a fault of torchelastic-otel was kept from the job: %s", said, exc_info=error)
         return True
 

@@ -66,7 +66,7 @@ def test_an_exit_is_told_with_its_moment_and_its_code_and_left_for_torch_to_reap
     watching.clock.seconds = 7.25
     let_go(worker)
     assert watching.next() == (2, ProcessExit(moment(7.25), code))
-    assert watching.exits.seen == {2: ProcessExit(moment(7.25), code)}
+    assert watching.exits.exits == {2: ProcessExit(moment(7.25), code)}
     _, status = os.waitpid(worker.pid, 0)
     assert os.waitstatus_to_exitcode(status) == code
     worker.returncode = code
@@ -94,7 +94,7 @@ def test_where_torch_reaped_first_the_moment_is_told_and_the_code_is_left_open(w
     let_go(worker)
     assert worker.wait() == 3
     # as if the thread came too late
-    tell = watching.exits._teller(0, descriptor)
+    tell = watching.exits._reader(0, descriptor)
     tell()
     os.close(descriptor)
     assert watching.next() == (0, ProcessExit(moment(0), None))
@@ -109,7 +109,7 @@ def test_a_process_that_is_gone_costs_the_others_nothing(watching: Watching) -> 
     let_go(worker)
     assert watching.next() == (1, ProcessExit(moment(0), 5))
     worker.wait()
-    assert watching.exits.seen.keys() == {1}
+    assert watching.exits.exits.keys() == {1}
 
 
 def test_one_that_has_ended_already_and_waits_for_torch_is_told_at_once(watching: Watching) -> None:
@@ -127,7 +127,7 @@ def test_without_pidfd_nothing_is_told_and_nothing_fails(watching: Watching, mon
     monkeypatch.delattr(os, "pidfd_open")
     watching.exits.watch({0: os.getpid()})
     done(watching.thread)
-    assert watching.exits.seen == {}
+    assert watching.exits.exits == {}
 
 
 def test_a_kernel_that_cannot_wait_for_a_pidfd_tells_the_moment_only(

@@ -71,7 +71,7 @@ def test_it_says_who_is_there_and_how_many_are_missing(held: Held) -> None:
 
 def test_after_a_round_it_says_who_is_missing_by_host_and_last_rank(held: Held) -> None:
     """The person on call wants to know which machine to look at."""
-    held.waiting.remember(["a_1_0", "gpu_7_2_0", "c_3_0"])
+    held.waiting.set_previous(["a_1_0", "gpu_7_2_0", "c_3_0"])
     held.waiting.begin()
     done(held.thread)
     held.at(5)
@@ -86,7 +86,7 @@ def test_after_a_round_it_says_who_is_missing_by_host_and_last_rank(held: Held) 
 
 def test_a_host_that_is_back_under_another_process_id_is_not_missing(held: Held) -> None:
     """Whoever is woken must not look after a host whose pod was started again a minute ago."""
-    held.waiting.remember(("a_1_0", "b_2_0", "c_3_0", "c_4_0"))
+    held.waiting.set_previous(("a_1_0", "b_2_0", "c_3_0", "c_4_0"))
     held.view = RendezvousView(1, False, ("a_1_0",), ("c_9_0",), "a_1_0")
     held.waiting.begin()
     done(held.thread)
@@ -133,7 +133,7 @@ def test_a_thousand_nodes_are_not_a_wall_of_names(held: Held) -> None:
     """Attributes are bounded; how many are there is told all the same."""
     nodes = tuple(f"n{number}_1_0" for number in range(1000))
     held.view = RendezvousView(0, False, nodes[:500], (), "n0_1_0")
-    held.waiting.remember(nodes)
+    held.waiting.set_previous(nodes)
     held.waiting.begin()
     done(held.thread)
     held.at(5)

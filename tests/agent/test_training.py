@@ -76,7 +76,7 @@ def test_a_word_of_the_last_moment_is_read_before_the_workers_are_stopped(agent:
     """A worker may begin to train and fail within the same second."""
     paths = agent.start([0])
     train(paths[0], 0.5)
-    agent.files.look()
+    agent.files.poll()
     done(agent.thread)
     assert agent.told == [(0, moment(0.5))]
 
@@ -97,7 +97,7 @@ def test_the_folder_is_this_users_alone_and_goes_with_the_agent(agent: Agent) ->
     folder = paths[0].parent
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     train(paths[0], 1)
-    agent.files.end()
+    agent.files.close()
     done(agent.thread)
     assert agent.told == [(0, moment(1))]
     assert not folder.exists()
@@ -106,7 +106,7 @@ def test_the_folder_is_this_users_alone_and_goes_with_the_agent(agent: Agent) ->
 
 def test_an_agent_without_workers_leaves_no_folder(agent: Agent, tmp_path: Path) -> None:
     """A rendezvous that fails starts none."""
-    agent.files.look()
-    agent.files.end()
+    agent.files.poll()
+    agent.files.close()
     done(agent.thread)
     assert os.listdir(tmp_path) == []

@@ -32,7 +32,7 @@ def install() -> Any:
     import torchelastic_otel
 
     installation = torchelastic_otel.install(watch_torch=False)
-    assert installation._inlet.flush(30)
+    assert installation._queue.flush(30)
     return installation
 
 
@@ -47,7 +47,7 @@ def emit(numbers: range) -> None:
 def patient() -> Any:
     """Install; a caller waits until its event is kept, also where a busy machine takes more than its 50 ms for it."""
     installation = install()
-    installation._inlet._wait_s = 30.0
+    installation._queue._wait_s = 30.0
     return installation
 
 
@@ -85,7 +85,7 @@ def exits_from_a_locked_spool(count: int) -> None:
     atexit.register(lambda: say(caller_ns=begin - asked, held_ns=time.monotonic_ns() - begin))
     installation = install()
     emit(range(count))
-    spool = installation._landing._owned.spool
+    spool = installation._runtime._owned.spool
     with spool._lock:
         spool._connection.execute("PRAGMA busy_timeout = 600000")
     say(spool=str(installation.status.spool))
@@ -188,12 +188,12 @@ def hangs_in_sqlite(count: int) -> None:
     held: list[int] = []
     atexit.register(lambda: say(held_ns=time.monotonic_ns() - held[0]))
     installation = install()
-    inlet = installation._inlet
+    inlet = installation._queue
     wait_s, inlet._wait_s = inlet._wait_s, 30.0
     emit(range(count))  # kept, each of them
     inlet._wait_s = 1.0
     never = threading.Event()
-    spool = installation._landing._owned.spool
+    spool = installation._runtime._owned.spool
     spool._connection.set_progress_handler(lambda: never.wait() and 0, 1)
     begin = time.monotonic_ns()
     emit(range(1))
@@ -212,7 +212,7 @@ def disk_fills_up(count: int) -> None:
     installation = install()
     resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
     emit(range(count))
-    drained = installation._inlet.drain(30)
+    drained = installation._queue.flush(30)
     say(drained=drained, lost=installation.status.lost)
     wait_for_word()
     say(delivered=installation.flush(10_000_000_000))
@@ -242,7 +242,7 @@ def signal_storm(count: int) -> None:
     from torchelastic_otel.events.handlers import get_logging_handler
 
     installation = install()
-    inlet = installation._inlet
+    inlet = installation._queue
     handler = get_logging_handler("null")
     emit(range(1))  # logging has looked up its levels
     caught = {"all": 0, "inside": 0}
@@ -271,7 +271,7 @@ def signal_storm(count: int) -> None:
         while not over:
             begin = time.monotonic()
             text = f"beat {number}"
-            if inlet.put("null", text):
+            if inlet.submit("null", text):
                 kept.append(text)
             beats.append(time.monotonic() - begin)
             number += 1
@@ -280,7 +280,7 @@ def signal_storm(count: int) -> None:
     def one(number: int) -> None:
         if number % 3 == 0:
             text = f"put {number}"
-            if inlet.put("null", text):
+            if inlet.submit("null", text):
                 kept.append(text)
         elif number % 3 == 1:
             handler.emit(logging.LogRecord("x", logging.INFO, "x", 1, "emit %d", (number,), None))
@@ -300,19 +300,19 @@ def signal_storm(count: int) -> None:
             continue
         except BaseException as error:  # noqa: BLE001 - whatever comes out is the finding
             others.append(repr(error))
-        if inlet.waiting > 5_000:  # faster than any disk for a while: that is another test's matter
+        if inlet.pending > 5_000:  # faster than any disk for a while: that is another test's matter
             time.sleep(0.01)
     sender.kill()
     sender.wait()
     beating.join(10)
     results: list[bool] = []
     inlet._wait_s = 10.0
-    drained = inlet.drain(30)
-    late = threading.Thread(target=lambda: results.append(inlet.put("null", "late")), daemon=True)
+    drained = inlet.flush(30)
+    late = threading.Thread(target=lambda: results.append(inlet.submit("null", "late")), daemon=True)
     late.start()
     late.join(15)
-    drained &= inlet.drain(30)
-    stored = {json.loads(row.payload)[2] for row in installation._landing._owned.spool.rows()}
+    drained &= inlet.flush(30)
+    stored = {json.loads(row.payload)[2] for row in installation._runtime._owned.spool.rows()}
     say(
         caught=caught,
         others=others[:5],

@@ -62,10 +62,10 @@ class _Landing:
     def open_memory(self, first_sequence: int) -> store.Spool:
         raise AssertionError("memory does not fail")
 
-    def seen(self, destinations: Iterable[str]) -> dict[str, str]:
+    def register(self, destinations: Iterable[str]) -> dict[str, str]:
         return {destination: destination for destination in destinations}
 
-    def committed(self) -> None:
+    def on_commit(self) -> None:
         pass
 
 

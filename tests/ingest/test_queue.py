@@ -169,7 +169,7 @@ def test_what_waits_for_a_writer_that_never_comes_is_bounded_and_counted() -> No
     """Promise 6: memory is bounded too, and what found no room is counted."""
     kept = Kept()
     kept.go.clear()
-    inlet = IngestQueue(kept.make, wait_s=0.01, max_waiting=10)
+    inlet = IngestQueue(kept.make, wait_s=0.01, max_pending=10)
     inlet.submit("null", "in hand")
     assert kept.entered.wait(10)
     results = [inlet.submit("null", str(number)) for number in range(25)]

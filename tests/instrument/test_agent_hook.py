@@ -142,7 +142,7 @@ def test_an_agent_that_overrides_is_seen_once_and_unharmed(stand: Stand, calls_s
 def test_workers_get_the_agents_word_in_their_environment_and_keep_their_own(stand: Stand) -> None:
     """One file for each; what a user set is the user's."""
     out = stand.folder / "out"
-    stand.hooks._hands_context_on = True
+    stand.hooks._set_traceparent = True
     code = f'echo "$LOCAL_RANK $TORCHELASTIC_OTEL_TRAINING_FILE $TORCHELASTIC_OTEL_TRACEPARENT" >> {out}'
     agent = stand.agent(overriding(True, []), code, workers=2)
     agent.run()
@@ -168,7 +168,7 @@ def test_hooks_that_fail_reach_nobody(stand: Stand, monkeypatch: pytest.MonkeyPa
         raise ValueError("ours")
 
     agent = stand.agent(local_agent(), "exit 4", workers=2, restarts=1)
-    watch = stand.hooks._agents[agent].watch
+    watch = stand.hooks._agents[agent].observer
     for name in [name for name in dir(watch) if not name.startswith("_") and callable(getattr(watch, name))]:
         monkeypatch.setattr(watch, name, fail)
     monkeypatch.setattr(agent_hook, "_codes", fail)

@@ -65,8 +65,8 @@ def test_a_destination_gets_every_signal_that_nobody_said_no_to(environ: dict[st
     decision = decided({**environ, "TORCHELASTIC_OTEL_DESTINATIONS": "otlp,file"})
     assert decision.active
     assert (decision.destinations, decision.exporters) == (("otlp", "file"), {})
-    assert " ".join(signal.value for signal in Signal if decision.takes("otlp_proto_http", signal)) == otlp
-    assert " ".join(signal.value for signal in Signal if decision.takes("file", signal)) == file
+    assert " ".join(signal.value for signal in Signal if decision.accepts("otlp_proto_http", signal)) == otlp
+    assert " ".join(signal.value for signal in Signal if decision.accepts("file", signal)) == file
 
 
 NO_TO_ALL = {f"OTEL_{signal.name}_EXPORTER": "none" for signal in Signal}

@@ -81,9 +81,9 @@ def test_destination_memory_is_told_spans_and_numbers_too(monkeypatch: pytest.Mo
     installation = install("memory")
     record("e")
     assert torchelastic_otel.flush()
-    landing = installation._own_landing
+    landing = installation._own_runtime
     assert landing is not None
-    assert landing.seen((SPANS,)) == {SPANS: SPANS}
+    assert landing.register((SPANS,)) == {SPANS: SPANS}
     spool = landing.pipeline._sources[-1].spool
     spool.append([(SPANS, span("a").to_json())])
     assert torchelastic_otel.flush()
@@ -423,12 +423,12 @@ def test_what_an_old_handler_is_told_after_uninstall_starts_nothing(
     handler = events.get_logging_handler("null")
     record("e")
     torchelastic_otel.uninstall()
-    assert wait_until(lambda: not installation._inlet._running, 60)
+    assert wait_until(lambda: not installation._queue._running, 60)
     spools = list(tmp_path.rglob("*.spool"))
     handler.handle(logging.makeLogRecord({"msg": '{"name": "late"}'}))
     assert not installation.flush(1)
     assert not installation.ready(1)
-    assert not installation._inlet._running
+    assert not installation._queue._running
     assert list(tmp_path.rglob("*.spool")) == spools
 
 
@@ -436,9 +436,9 @@ def test_a_keeper_that_is_made_again_uses_the_same_landing(tmp_path: Path) -> No
     """What fails once must not cost a spool, a lock and three descriptors for each batch of events."""
     installation = install("memory")
     assert installation.ready(60_000_000_000)
-    landing = installation._own_landing
-    installation._make_keeper()
-    assert installation._own_landing is landing
+    landing = installation._own_runtime
+    installation._make_writer()
+    assert installation._own_runtime is landing
     assert len(list(tmp_path.rglob("*.spool"))) == 1
 
 

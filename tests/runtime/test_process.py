@@ -84,9 +84,9 @@ def test_a_spool_that_is_gone_is_said_once(landing: ProcessRuntime, caplog: pyte
     assert all(looked.acquire(timeout=60) for _ in range(2))  # no look is under way that found the spool
     path.unlink()
     path.with_suffix(".lock").unlink()
-    landing.pipeline._on_scan = landing._show_alive
+    landing.pipeline._on_scan = landing._touch
     assert wait_until(lambda: "somebody removed spool" in caplog.text, 60)
-    landing.pipeline._on_scan = lambda: (landing._show_alive(), looked.release())
+    landing.pipeline._on_scan = lambda: (landing._touch(), looked.release())
     assert all(looked.acquire(timeout=60) for _ in range(3))
     assert not path.with_suffix(".lock").exists()
     assert caplog.text.count("somebody removed spool") == 1
@@ -105,7 +105,7 @@ def test_without_a_thread_to_spare_events_are_kept_and_told_when_there_is_one(
         assert Writer(landing)._spool is writer._spool  # whoever tries anew
     assert len(list(tmp_path.rglob("*.spool"))) == 1
     assert landing.pipeline.pending() > 0
-    assert wait_until(lambda: (landing.committed(), landing.pipeline._started.is_set())[1], 60)
+    assert wait_until(lambda: (landing.on_commit(), landing.pipeline._started.is_set())[1], 60)
     assert landing.pipeline.flush(60_000_000_000)
     told = "".join(file.read_text() for file in (tmp_path / "out").rglob("*.jsonl"))
     assert all(f"kept {number}" in told for number in range(30))
@@ -120,7 +120,7 @@ def test_a_destination_that_comes_when_no_thread_is_to_be_had_is_led_later(landi
         writer.process()
     assert landing.pipeline._workers_by_cursor["memory"]._thread is None
     assert wait_until(
-        lambda: (landing.committed(), landing.pipeline._workers_by_cursor["memory"]._thread is not None)[1], 60
+        lambda: (landing.on_commit(), landing.pipeline._workers_by_cursor["memory"]._thread is not None)[1], 60
     )
     assert landing.pipeline.flush(60_000_000_000)
     assert writer._spool.cursors()["memory"].delivered == 1

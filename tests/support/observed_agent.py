@@ -29,7 +29,7 @@ class Play:
         self.thread = EventLoopThread(self.clock.monotonic_ns)
         self.view: RendezvousView | None = None
         self.job = JobCoordinator("run", lambda: self.watch.id, "here", self.said, self.thread, shared_rounds=True)
-        self.job.use(None, hosts_store=False)
+        self.job.set_store(None, hosts_store=False)
         self.watch = AgentObserver(SPEC, self.said, self.thread, self.job, lambda: self.view, self.clock)
         self.processes: list[subprocess.Popen[bytes]] = []
 

@@ -9,14 +9,14 @@ from typing import Any
 from tests.support.observers import Clock, S, Said, Server, all_done, moment
 from torchelastic_otel import semconv
 from torchelastic_otel.agent.coordination.coordinator import JobCoordinator
-from torchelastic_otel.agent.coordination.fallback import ANSWER_WITHIN_NS
+from torchelastic_otel.agent.coordination.fallback import ANSWER_TIMEOUT_NS
 from torchelastic_otel.agent.coordination.membership import SilentNode
-from torchelastic_otel.agent.coordination.round_start import Joined
+from torchelastic_otel.agent.coordination.round_start import JoinedRound
 from torchelastic_otel.agent.coordination.store import JobStore
 from torchelastic_otel.event_loop import EventLoopThread
 from torchelastic_otel.model.failure import WORKER_FAILURE, Cause
 
-ANSWER_WITHIN_S = ANSWER_WITHIN_NS / S
+ANSWER_WITHIN_S = ANSWER_TIMEOUT_NS / S
 
 
 class Agent:
@@ -35,7 +35,7 @@ class Agent:
         """Join a round with these agents, in the order of their ranks; all of them are there."""
         before, self.round = self.round, round_
         nodes = tuple(agent.node for agent in participants)
-        self.facts.joined(Joined(round_, before, participants.index(self), len(nodes), nodes, self.node))
+        self.facts.on_joined(JoinedRound(round_, before, participants.index(self), len(nodes), nodes, self.node))
 
     def told(self, name: str) -> list[dict[str, Any]]:
         """The attributes of what was said under a name, without the run's."""
@@ -55,7 +55,7 @@ class Job:
         agent = Agent(number, self.clock, shared_rounds=self.shared_rounds)
         if self.server is not None:
             agent.store = JobStore(self.server.client, self.server.prefix, self.clock.monotonic_ns)
-        agent.facts.use(agent.store, hosts_store=self.hosted and number == 0)
+        agent.facts.set_store(agent.store, hosts_store=self.hosted and number == 0)
         return agent
 
     def join(self, round_: int, agents: Sequence[Agent] | None = None) -> None:
@@ -81,7 +81,7 @@ class Job:
     def up(self, agents: Sequence[Agent], *, at: float = 10) -> None:
         """The workers of these nodes run, one second after each other."""
         for number, agent in enumerate(agents):
-            agent.facts.up(moment(at).wall_ns, moment(at + number).wall_ns, moment(at + 2 + number).wall_ns)
+            agent.facts.on_workers_up(moment(at).wall_ns, moment(at + number).wall_ns, moment(at + 2 + number).wall_ns)
 
     def close(self) -> None:
         """The agents end."""

@@ -82,7 +82,7 @@ def all_done(threads: Sequence[EventLoopThread], stores: Sequence[JobStore]) -> 
             done(thread)
         for store in stores:
             event = threading.Event()
-            store.ask(lambda keys, event=event: event.set())  # type: ignore[misc]
+            store.submit(lambda keys, event=event: event.set())  # type: ignore[misc]
             assert store.given_up or event.wait(LONGEST_S)
 
 

@@ -16,7 +16,7 @@ from torch.distributed.elastic.rendezvous.static_tcp_rendezvous import StaticTCP
 from torchelastic_otel import semconv
 from torchelastic_otel.instrument.agent_hook import AgentHooks
 from torchelastic_otel.instrument.arming import Patches
-from torchelastic_otel.instrument.events_hook import store_wants_quiet_threads
+from torchelastic_otel.instrument.events_hook import store_needs_idle_threads
 from torchelastic_otel.model.inferred_event import InferredEvent
 
 told: list[InferredEvent] = []
@@ -56,11 +56,11 @@ agent = LocalElasticAgent(
 hooks = AgentHooks(
     Patches(),
     say,
-    store_is_safe=not store_wants_quiet_threads(),
+    store_is_safe=not store_needs_idle_threads(),
     hosts_store=lambda: False,
-    hands_context_on=False,
+    set_traceparent=False,
 )
-hooks.agent_made(agent, spec)
+hooks.on_agent_created(agent, spec)
 assert not agent.run().is_failed()
 with changed:
     changed.wait_for(lambda: len(of(semconv.WORKER_EXITED)) >= 4, 20)

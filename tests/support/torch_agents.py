@@ -29,7 +29,7 @@ class Stand:
             lambda fact: self.said(fact),
             store_is_safe=True,
             hosts_store=lambda: self.hosts,
-            hands_context_on=self.hands_context_on,
+            set_traceparent=self.hands_context_on,
         )
 
     def agent(self, kind: Any, code: str, *, workers: int = 1, restarts: int = 0, handler: Any = None) -> Any:
@@ -47,7 +47,7 @@ class Stand:
             monitor_interval=0.02,
         )
         made = kind(spec, **self._logs())
-        self.hooks.agent_made(made, spec)
+        self.hooks.on_agent_created(made, spec)
         return made
 
     def _logs(self) -> dict[str, Any]:

@@ -47,7 +47,7 @@ class Landing:
         """In memory."""
         return self._add(store.create_in_memory(BOUND, first_sequence))
 
-    def seen(self, destinations: Iterable[str]) -> dict[str, str]:
+    def register(self, destinations: Iterable[str]) -> dict[str, str]:
         """Subscribes one cursor to them all, on the newest spool."""
         destinations = set(destinations)
         new = set(destinations) - self.destinations
@@ -56,7 +56,7 @@ class Landing:
             self.destinations |= new
         return {destination: destination for destination in destinations}
 
-    def committed(self) -> None:
+    def on_commit(self) -> None:
         """Counts."""
         self.commits += 1
 

@@ -18,9 +18,9 @@ from torchelastic_otel.worker import training
 @pytest.fixture(autouse=True)
 def fresh_process() -> Iterator[None]:
     """As if this process had not said anything yet."""
-    training._told = False
+    training._called = False
     yield
-    training._told = False
+    training._called = False
 
 
 @pytest.fixture

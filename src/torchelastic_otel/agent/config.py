@@ -36,7 +36,7 @@ class AgentConfig:
     local_world_size: int
     restarts_max: int
 
-    def attributes(self) -> Mapping[str, Any]:
+    def to_attributes(self) -> Mapping[str, Any]:
         """All but the run's id, which goes with everything that an agent says."""
         return {
             semconv.NODES_MIN: self.nodes_min,

@@ -40,12 +40,12 @@ class ExitWatcher:
     """
 
     def __init__(
-        self, thread: EventLoopThread, now: Callable[[], ClockReading], told: Callable[[int, ProcessExit], None]
+        self, thread: EventLoopThread, now: Callable[[], ClockReading], on_exit: Callable[[int, ProcessExit], None]
     ) -> None:
         self._thread = thread
         self._now = now
-        self._told = told
-        self.seen: dict[int, ProcessExit] = {}
+        self._on_exit = on_exit
+        self.exits: dict[int, ProcessExit] = {}
         """By local rank; written on the thread, read anywhere."""
 
     def watch(self, pids: Mapping[int, int]) -> None:
@@ -61,13 +61,13 @@ class ExitWatcher:
                 descriptor = pidfd_open(pid)
             except OSError:
                 continue  # gone and reaped, or a kernel without: torch's poll has to do
-            self._thread.add_reader(descriptor, self._teller(local_rank, descriptor))
+            self._thread.add_reader(descriptor, self._reader(local_rank, descriptor))
 
-    def _teller(self, local_rank: int, descriptor: int) -> Callable[[], None]:
+    def _reader(self, local_rank: int, descriptor: int) -> Callable[[], None]:
         def tell() -> None:
             at, code = self._now(), _code(descriptor)
-            self.seen[local_rank] = ProcessExit(at, code)
-            self._told(local_rank, self.seen[local_rank])
+            self.exits[local_rank] = ProcessExit(at, code)
+            self._on_exit(local_rank, self.exits[local_rank])
 
         return tell
 

@@ -20,7 +20,7 @@ from typing import Any, Final
 from torchelastic_otel import semconv
 from torchelastic_otel.agent.config import AgentConfig
 from torchelastic_otel.agent.coordination.coordinator import JobCoordinator
-from torchelastic_otel.agent.coordination.round_start import Joined
+from torchelastic_otel.agent.coordination.round_start import JoinedRound
 from torchelastic_otel.agent.rendezvous_wait import RendezvousView, RendezvousWaitMonitor
 from torchelastic_otel.agent.training import TrainingFiles
 from torchelastic_otel.agent.workers import Worker, WorkerGroupMonitor
@@ -53,32 +53,32 @@ class AgentObserver:
 
     def __init__(
         self,
-        spec: AgentConfig,
-        say: Callable[[InferredEvent], object],
+        config: AgentConfig,
+        emit: Callable[[InferredEvent], object],
         thread: EventLoopThread,
         job: JobCoordinator,
         view: Callable[[], RendezvousView | None],
         clock: Callable[[], ClockReading] = now,
     ) -> None:
         self.id = uuid.uuid4().hex
-        self.spec = spec
-        self._say = say
+        self.config = config
+        self._emit_event = emit
         self._thread = thread
         self._job = job
         self._view = view
         self._clock = clock
-        self._waiting = RendezvousWaitMonitor(thread, self._told, view, spec.nodes_min, clock)
+        self._rendezvous_wait = RendezvousWaitMonitor(thread, self._emit, view, config.nodes_min, clock)
         self._phase: Phase | None = None
         self._phase_began = clock()
         self._bring_up_began_ns = 0
         self._join_began_ns = 0
         self._workers: WorkerGroupMonitor | None = None
-        self.training = TrainingFiles(thread, self._trains)
+        self.training = TrainingFiles(thread, self._on_training_started)
         self.round: int | None = None
         self.group_rank: int | None = None
         self.world_size: int | None = None
         self.node_id: str | None = None
-        self._told(semconv.AGENT_STARTED, {semconv.AGENT_ID: self.id, **spec.attributes()})
+        self._emit(semconv.AGENT_STARTED, {semconv.AGENT_ID: self.id, **config.to_attributes()})
 
     # --- rendezvous
 
@@ -89,11 +89,11 @@ class AgentObserver:
         self._bring_up_began_ns = self._bring_up_began_ns or self._join_began_ns
         # what this agent proposes must be there before the round is closed: the rendezvous is the barrier
         self._job.before_join()
-        self._waiting.begin()
+        self._rendezvous_wait.begin()
 
     def on_rendezvous_end(self, rank: int, world_size: int) -> None:
         """The agent has joined a round."""
-        self._waiting.end()
+        self._rendezvous_wait.end()
         view = self._view()
         before = self.round
         if view is not None:
@@ -112,8 +112,8 @@ class AgentObserver:
                 semconv.RENDEZVOUS_PARTICIPANTS: participants if len(participants) <= MAX_PARTICIPANTS else (),
             },
         )
-        self._waiting.remember(participants)
-        self._job.joined(Joined(self.round, before, rank, world_size, participants, self.node_id))
+        self._rendezvous_wait.set_previous(participants)
+        self._job.on_joined(JoinedRound(self.round, before, rank, world_size, participants, self.node_id))
 
     # --- workers
 
@@ -123,11 +123,11 @@ class AgentObserver:
         if nonce is None or round_ is None:
             return None
         ids, _ = ids_of(
-            self.spec.run_id,
+            self.config.run_id,
             nonce,
             round_,
             agreed=self._job.nonce_is_agreed,
-            backend=self.spec.backend,
+            backend=self.config.backend,
             agent_id=self.id,
         )
         return f"00-{ids.trace(RUNNING)}-{ids.span(RUNNING, semconv.SPAN_WORKERS, self.id)}-01"
@@ -138,13 +138,15 @@ class AgentObserver:
 
     def on_start_end(self, workers: Iterable[Worker]) -> None:
         """Worker processes run."""
-        started = WorkerGroupMonitor(workers, self._told, self._detected, self._propose, self._thread, self._clock)
+        started = WorkerGroupMonitor(
+            workers, self._emit, self._on_failure_detected, self._propose, self._thread, self._clock
+        )
         self._workers = started
         pids = tuple(f"{rank}:{worker.rank}:{worker.pid}" for rank, worker in started.workers.items())
         self._enter(Phase.RUNNING, {semconv.WORKER_PIDS: pids})
         started.watch(self._phase_began)
         self.training.started(list(started.workers))
-        self._job.up(self._bring_up_began_ns, self._join_began_ns, self._phase_began.wall_ns)
+        self._job.on_workers_up(self._bring_up_began_ns, self._join_began_ns, self._phase_began.wall_ns)
         self._bring_up_began_ns = 0
 
     def on_poll(self) -> None:
@@ -161,9 +163,9 @@ class AgentObserver:
         workers = self._workers
         if workers is None or workers.stopping:
             return
-        self.training.look()
+        self.training.poll()
         if workers.on_close_begin(codes):
-            self._stopping(workers)
+            self._begin_stop(workers)
 
     def on_close_end(self, codes: Mapping[int, int | None]) -> None:
         """Torch has stopped its workers and knows how they ended."""
@@ -175,8 +177,8 @@ class AgentObserver:
         workers = self._workers
         if workers is not None and self._phase in (Phase.RUNNING, Phase.DETECT):
             if not workers.stopping:
-                workers.interrupted()
-            self._stopping(workers)
+                workers.on_interrupt()
+            self._begin_stop(workers)
 
     def on_result(self, failed: Mapping[int, int | None], hanging: Iterable[int]) -> None:
         """Torch says that its workers failed.
@@ -190,38 +192,38 @@ class AgentObserver:
 
     def on_restart(self, trigger: str, count: int) -> None:
         """The agent begins to restart its workers."""
-        self._told(semconv.RESTART_STARTED, {semconv.RESTART_TRIGGER: trigger, semconv.RESTART_COUNT: count})
-        self._job.restarting(trigger)
+        self._emit(semconv.RESTART_STARTED, {semconv.RESTART_TRIGGER: trigger, semconv.RESTART_COUNT: count})
+        self._job.on_restart(trigger)
 
     # --- the end
 
     def on_exit_barrier(self) -> None:
         """Own workers are done; the agent waits for the others."""
         self._enter(Phase.EXIT_BARRIER)
-        self._job.enter_barrier()
+        self._job.on_exit_barrier()
 
     def on_leave(self, signal: str) -> None:
         """The agent was told by a signal to end."""
-        self._told(semconv.AGENT_LEAVING, {semconv.WORKER_SIGNAL: signal})
+        self._emit(semconv.AGENT_LEAVING, {semconv.WORKER_SIGNAL: signal})
         if self.round is not None:
             self._propose(Cause(NODE_LEFT, self._clock().wall_ns, signal=signal))
         # what the signal did to workers that got it too is no failure of theirs
         if self._workers is not None and self._phase in (Phase.RUNNING, Phase.DETECT):
-            self._stopping(self._workers)
+            self._begin_stop(self._workers)
 
     def on_exit(self, outcome: str, error_type: str | None) -> None:
         """The agent's ``run`` is over."""
-        self._waiting.end()
-        self.training.end()
+        self._rendezvous_wait.end()
+        self.training.close()
         self._job.finish()
         self._enter(Phase.ENDED, {semconv.AGENT_OUTCOME: outcome, semconv.ERROR_TYPE: error_type})
 
     # --- inside
 
-    def _told(
+    def _emit(
         self, name: str, attributes: Mapping[str, Any], at: ClockReading | None = None, error_file: str | None = None
     ) -> None:
-        self._say(InferredEvent(name, {semconv.RUN_ID: self.spec.run_id, **attributes}, at, error_file))
+        self._emit_event(InferredEvent(name, {semconv.RUN_ID: self.config.run_id, **attributes}, at, error_file))
 
     def _propose(self, cause: Cause) -> None:
         """This agent holds that this ended the round it is in."""
@@ -239,28 +241,28 @@ class AgentObserver:
         if before is not None:
             told[semconv.PHASE_PREVIOUS] = before.value
             told[semconv.PHASE_DURATION] = max(0, at.monotonic_ns - began.monotonic_ns) / 1e9
-        self._told(semconv.AGENT_PHASE_ENTERED, told, at)
+        self._emit(semconv.AGENT_PHASE_ENTERED, told, at)
 
-    def _detected(self, at: ClockReading) -> None:
+    def _on_failure_detected(self, at: ClockReading) -> None:
         """The first of the workers has failed, some time ago."""
         if self._phase is Phase.RUNNING:
-            self._enter(Phase.DETECT, at=_not_before(at, self._phase_began))
+            self._enter(Phase.DETECT, at=_latest(at, self._phase_began))
 
-    def _stopping(self, workers: WorkerGroupMonitor) -> None:
+    def _begin_stop(self, workers: WorkerGroupMonitor) -> None:
         if not workers.stopping:
             workers.stopping = True
-            self.training.look()
+            self.training.poll()
             if self._phase is not Phase.STOP:
                 self._enter(Phase.STOP)
 
-    def _trains(self, local_rank: int, at: ClockReading) -> None:
+    def _on_training_started(self, local_rank: int, at: ClockReading) -> None:
         """On the watch thread: a worker said that it trains."""
         started = self._workers
         if started is not None and local_rank in started.workers:
             worker = started.workers[local_rank]
             told = {semconv.WORKER_RANK: worker.rank, semconv.WORKER_LOCAL_RANK: local_rank}
-            self._told(semconv.TRAINING_STARTED, told, at)
+            self._emit(semconv.TRAINING_STARTED, told, at)
 
 
-def _not_before(at: ClockReading, began: ClockReading) -> ClockReading:
+def _latest(at: ClockReading, began: ClockReading) -> ClockReading:
     return at if at.monotonic_ns >= began.monotonic_ns else began

@@ -16,9 +16,9 @@ from torchelastic_otel.event_loop import EventLoopThread
 from torchelastic_otel.model.inferred_event import ClockReading
 from torchelastic_otel.model.node_id import address_of
 
-FIRST_AFTER_NS: Final = 5_000_000_000
-LONGEST_PAUSE_NS: Final = 600_000_000_000
-_NAMED: Final = 64
+FIRST_REPORT_NS: Final = 5_000_000_000
+MAX_INTERVAL_NS: Final = 600_000_000_000
+_MAX_NODES: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,41 +54,43 @@ class RendezvousWaitMonitor:
     def __init__(
         self,
         thread: EventLoopThread,
-        say: Callable[[str, Mapping[str, Any]], object],
+        emit: Callable[[str, Mapping[str, Any]], object],
         view: Callable[[], RendezvousView | None],
         nodes_min: int | None,
         clock: Callable[[], ClockReading],
     ) -> None:
         self._thread = thread
-        self._say = say
+        self._emit = emit
         self._view = view
         self._nodes_min = nodes_min
         self._clock = clock
         self._attempt = 0
-        self._waits = False
-        self._before: dict[str, int] = {}
+        self._waiting = False
+        self._previous: dict[str, int] = {}
 
     def begin(self) -> None:
         """The agent begins to wait."""
         self._attempt += 1
-        self._waits = True
+        self._waiting = True
         attempt, since_ns = self._attempt, self._clock().monotonic_ns
-        self._thread.call_soon(lambda: self._thread.call_later(FIRST_AFTER_NS, lambda: self._look(attempt, since_ns)))
+        self._thread.call_soon(
+            lambda: self._thread.call_later(FIRST_REPORT_NS, lambda: self._report(attempt, since_ns))
+        )
 
     def end(self) -> None:
         """It waits no longer."""
-        self._waits = False
+        self._waiting = False
 
-    def remember(self, participants: Sequence[str]) -> None:
+    def set_previous(self, participants: Sequence[str]) -> None:
         """Who took part in the round that was joined, in the order of their ranks."""
-        self._before = {node: rank for rank, node in enumerate(participants)}
+        self._previous = {node: rank for rank, node in enumerate(participants)}
 
-    def _look(self, attempt: int, since_ns: int) -> None:
-        if not self._waits or attempt != self._attempt:
+    def _report(self, attempt: int, since_ns: int) -> None:
+        if not self._waiting or attempt != self._attempt:
             return
         waited_ns = self._clock().monotonic_ns - since_ns
         self._thread.call_later(
-            min(max(waited_ns, FIRST_AFTER_NS), LONGEST_PAUSE_NS), lambda: self._look(attempt, since_ns)
+            min(max(waited_ns, FIRST_REPORT_NS), MAX_INTERVAL_NS), lambda: self._report(attempt, since_ns)
         )
         told: dict[str, Any] = {semconv.RENDEZVOUS_WAITED: waited_ns / 1e9, semconv.NODES_MIN: self._nodes_min}
         view = self._view()
@@ -97,15 +99,15 @@ class RendezvousWaitMonitor:
                 return  # it stands by
             there = {*view.participants, *view.waiting}
             told[semconv.RENDEZVOUS_PRESENT] = len(there)
-            told[semconv.RENDEZVOUS_PARTICIPANTS] = tuple(sorted(there))[:_NAMED]
+            told[semconv.RENDEZVOUS_PARTICIPANTS] = tuple(sorted(there))[:_MAX_NODES]
             if self._nodes_min is not None:
                 told[semconv.RENDEZVOUS_MISSING] = max(0, self._nodes_min - len(there))
-            missing = self._missing(there)[:_NAMED]
+            missing = self._missing(there)[:_MAX_NODES]
             told[semconv.RENDEZVOUS_MISSING_NODES] = tuple(
                 f"{address_of(node)}, last rank {rank} ({node})" for node, rank in missing
             )
             told[semconv.RENDEZVOUS_MISSING_NODE_IDS] = tuple(f"{rank}:{node}" for node, rank in missing)
-        self._say(semconv.RENDEZVOUS_WAITING, told)
+        self._emit(semconv.RENDEZVOUS_WAITING, told)
 
     def _missing(self, there: Set[str]) -> list[tuple[str, int]]:
         """Who of the round before is not there, with their ranks.
@@ -113,9 +115,9 @@ class RendezvousWaitMonitor:
         An agent that was started again has another process id: who is new is taken for the one that is missing from its
         host, and where several are, for the one of the lowest rank.
         """
-        back = Counter(address_of(node) for node in there if node not in self._before)
+        back = Counter(address_of(node) for node in there if node not in self._previous)
         missing = []
-        for node, rank in self._before.items():
+        for node, rank in self._previous.items():
             if node in there:
                 continue
             if back[address_of(node)] > 0:

@@ -29,9 +29,9 @@ class TrainingFiles:
         told: Called on that thread for each worker that trains: its local rank and since when.
     """
 
-    def __init__(self, thread: EventLoopThread, told: Callable[[int, ClockReading], object]) -> None:
+    def __init__(self, thread: EventLoopThread, on_started: Callable[[int, ClockReading], object]) -> None:
         self._thread = thread
-        self._told = told
+        self._on_started = on_started
         self._folder: str | None = None
         self._start = 0
         self._pending: dict[int, str] = {}
@@ -49,35 +49,35 @@ class TrainingFiles:
         if self._folder is not None:
             folder = self._folder
             pending = {rank: os.path.join(folder, f"{start}-{rank}") for rank in local_ranks}
-            self._thread.call_soon(lambda: self._begin(start, pending))
+            self._thread.call_soon(lambda: self._start_polling(start, pending))
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Look now: the workers are about to end."""
         if self._folder is not None:
-            self._thread.call_soon(self._see)
+            self._thread.call_soon(self._read_files)
 
-    def end(self) -> None:
+    def close(self) -> None:
         """The agent ends."""
         if self._folder is not None:
             folder, self._folder = self._folder, None
-            self._thread.call_soon(self._see)
+            self._thread.call_soon(self._read_files)
             self._thread.call_soon(lambda: shutil.rmtree(folder, ignore_errors=True))
 
     # --- on the watch thread
 
-    def _begin(self, start: int, pending: dict[int, str]) -> None:
+    def _start_polling(self, start: int, pending: dict[int, str]) -> None:
         self._pending = pending
-        self._again(start, 0)
+        self._poll_again(start, 0)
 
-    def _again(self, start: int, looks: int) -> None:
+    def _poll_again(self, start: int, looks: int) -> None:
         if start != self._start or self._folder is None:
             return
-        self._see()
+        self._read_files()
         if self._pending:
             pause_ns = _LOOK_EVERY_NS if looks < _SOON else _LOOK_LATER_EVERY_NS
-            self._thread.call_later(pause_ns, lambda: self._again(start, looks + 1))
+            self._thread.call_later(pause_ns, lambda: self._poll_again(start, looks + 1))
 
-    def _see(self) -> None:
+    def _read_files(self) -> None:
         for rank, path in list(self._pending.items()):
             try:
                 with open(path, encoding="ascii") as file:
@@ -86,4 +86,4 @@ class TrainingFiles:
             except (OSError, ValueError):
                 continue  # not there yet, or being written
             del self._pending[rank]
-            self._told(rank, at)
+            self._on_started(rank, at)

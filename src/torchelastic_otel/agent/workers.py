@@ -25,7 +25,7 @@ from torchelastic_otel.torch_events.error_files import from_error_file, signal_n
 
 _MAX_ERROR_FILE: Final = 64 * 1024
 _MAX_MESSAGE: Final = 300
-_HANGS: Final = "uninterruptible_sleep"
+_UNINTERRUPTIBLE_SLEEP: Final = "uninterruptible_sleep"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +60,8 @@ class WorkerGroupMonitor:
     def __init__(
         self,
         workers: Iterable[Worker],
-        tell: Callable[[str, Mapping[str, Any], ClockReading, str | None], object],
-        detected: Callable[[ClockReading], object],
+        emit: Callable[[str, Mapping[str, Any], ClockReading, str | None], object],
+        on_detected: Callable[[ClockReading], object],
         propose: Callable[[Cause], object],
         thread: EventLoopThread,
         clock: Callable[[], ClockReading],
@@ -69,44 +69,44 @@ class WorkerGroupMonitor:
         self.workers: Mapping[int, Worker] = {worker.local_rank: worker for worker in workers}
         self.stopping = False
         """Whether the agent stops them: what ends from then on has not failed."""
-        self._tell = tell
-        self._detected = detected
+        self._emit = emit
+        self._on_detected = on_detected
         self._propose = propose
         self._clock = clock
-        self._polled = clock()
-        self._exits = ExitWatcher(thread, clock, self._exited)
+        self._last_poll = clock()
+        self._exits = ExitWatcher(thread, clock, self._on_exit)
         self._failed = False
         self._failures: dict[int, tuple[ClockReading, str, int] | None] = {}
-        self._ends: dict[int, object] = {}
+        self._reported_exits: dict[int, object] = {}
 
     def watch(self, since: ClockReading) -> None:
         """They run since then: nobody can have failed before."""
-        self._polled = since
+        self._last_poll = since
         self._exits.watch({local_rank: worker.pid for local_rank, worker in self.workers.items()})
 
     # --- from torch's thread
 
     def on_poll(self) -> None:
         """Torch has looked at them."""
-        self._polled = self._clock()
+        self._last_poll = self._clock()
 
     def on_close_begin(self, codes: Mapping[int, int | None]) -> bool:
         """Tell which of them failed, by torch's exit codes and what was seen; whether some are left to stop."""
-        ended = {**codes, **{r: e.code for r, e in [*self._exits.seen.items()] if e.code is not None}}
+        ended = {**codes, **{r: e.code for r, e in [*self._exits.exits.items()] if e.code is not None}}
         self._report_failures({rank: code for rank, code in ended.items() if code})
         return any(ended.get(rank) is None for rank in self.workers)
 
-    def interrupted(self) -> None:
+    def on_interrupt(self) -> None:
         """Tell which of them failed since torch last looked: from now on it will take them for stopped."""
-        self._report_failures({rank: ended.code for rank, ended in [*self._exits.seen.items()] if ended.code})
+        self._report_failures({rank: ended.code for rank, ended in [*self._exits.exits.items()] if ended.code})
 
     def on_close_end(self, codes: Mapping[int, int | None]) -> None:
         """Tell how they ended, where torch alone knows it."""
         for rank, code in codes.items():
-            seen = self._exits.seen.get(rank)
+            seen = self._exits.exits.get(rank)
             if code is not None and (seen is None or seen.code is None) and rank in self.workers:
                 here = self._clock()
-                polled = (here, "poll", max(0, here.monotonic_ns - self._polled.monotonic_ns))
+                polled = (here, "poll", max(0, here.monotonic_ns - self._last_poll.monotonic_ns))
                 known = (self._failures.get(rank) or polled) if seen is None else (seen.at, "pidfd", 0)
                 self._report_exit(self.workers[rank], code, *known)
 
@@ -121,7 +121,7 @@ class WorkerGroupMonitor:
 
     # --- inside
 
-    def _exited(self, local_rank: int, ended: ProcessExit) -> None:
+    def _on_exit(self, local_rank: int, ended: ProcessExit) -> None:
         """On the watch thread: a process has ended, perhaps long after the others, when the next ones run."""
         if ended.code is not None:
             self._report_exit(self.workers[local_rank], ended.code, ended.at, "pidfd", 0)
@@ -129,13 +129,13 @@ class WorkerGroupMonitor:
     def _report_exit(self, worker: Worker, code: int, at: ClockReading, known_by: str, error_ns: int) -> None:
         # both threads come here, and torch closes its workers more than once
         mine = object()
-        if self._ends.setdefault(worker.local_rank, mine) is mine:
+        if self._reported_exits.setdefault(worker.local_rank, mine) is mine:
             told = {semconv.FAILURE_TIME_ERROR: error_ns / 1e9, semconv.INFERRED_FROM: known_by}
-            self._tell(semconv.WORKER_EXITED, {**_ending(worker, code), **told}, at, None)
+            self._emit(semconv.WORKER_EXITED, {**_exit_attributes(worker, code), **told}, at, None)
 
     def _report_failures(self, codes: Mapping[int, int | None]) -> None:
         new = [
-            (*self._when(self.workers[rank]), self.workers[rank], code)
+            (*self._failure_time(self.workers[rank]), self.workers[rank], code)
             for rank, code in codes.items()
             if rank in self.workers and rank not in self._failures
         ]
@@ -152,14 +152,14 @@ class WorkerGroupMonitor:
             text = _error_text(worker.error_file)
             kind = "exception" if text else ("signal" if code is not None and code < 0 else "exit")
             told = {
-                **_ending(worker, code),
+                **_exit_attributes(worker, code),
                 semconv.FAILURE_KIND: kind,
                 semconv.FAILURE_ROLE: role,
                 semconv.FAILURE_TIME_ERROR: error_ns / 1e9,
                 semconv.FAILURE_AMBIGUOUS: doubt or None,
                 semconv.INFERRED_FROM: known_by,
             }
-            self._tell(semconv.WORKER_FAILED, told, at, text)
+            self._emit(semconv.WORKER_FAILED, told, at, text)
             if role == "cause":
                 self._propose(_cause(worker, code, text, at, error_ns, doubt))
 
@@ -168,31 +168,31 @@ class WorkerGroupMonitor:
         role = self._role(at)
         self._failures[worker.local_rank] = None  # it has failed, and not ended
         told = {
-            **_ending(worker, None),
-            semconv.ERROR_TYPE: _HANGS,
-            semconv.FAILURE_KIND: _HANGS,
+            **_exit_attributes(worker, None),
+            semconv.ERROR_TYPE: _UNINTERRUPTIBLE_SLEEP,
+            semconv.FAILURE_KIND: _UNINTERRUPTIBLE_SLEEP,
             semconv.FAILURE_ROLE: role,
             semconv.INFERRED_FROM: "result",
         }
-        self._tell(semconv.WORKER_FAILED, told, at, None)
+        self._emit(semconv.WORKER_FAILED, told, at, None)
         if role == "cause":
-            self._propose(_cause(worker, None, None, at, 0, False, _HANGS))
+            self._propose(_cause(worker, None, None, at, 0, False, _UNINTERRUPTIBLE_SLEEP))
 
     def _role(self, at: ClockReading) -> str:
         """Whether a failure is the cause or a victim; the first one is detected here."""
         if self._failed:
             return "victim"
-        self._detected(at)
+        self._on_detected(at)
         self._failed = True
         return "cause"
 
-    def _when(self, worker: Worker) -> tuple[ClockReading, int, str]:
+    def _failure_time(self, worker: Worker) -> tuple[ClockReading, int, str]:
         """When a worker failed, by how much it may have been earlier (nanoseconds), and how that is known."""
-        seen = self._exits.seen.get(worker.local_rank)
+        seen = self._exits.exits.get(worker.local_rank)
         if seen is not None:
             return seen.at, 0, "pidfd"
         here = self._clock()
-        since_poll_ns = max(0, here.monotonic_ns - self._polled.monotonic_ns)
+        since_poll_ns = max(0, here.monotonic_ns - self._last_poll.monotonic_ns)
         try:
             age_ns = here.wall_ns - os.stat(worker.error_file or "").st_mtime_ns
         except OSError:
@@ -229,7 +229,7 @@ def _cause(
     )
 
 
-def _ending(worker: Worker, code: int | None) -> dict[str, Any]:
+def _exit_attributes(worker: Worker, code: int | None) -> dict[str, Any]:
     return {
         semconv.WORKER_RANK: worker.rank,
         semconv.WORKER_LOCAL_RANK: worker.local_rank,

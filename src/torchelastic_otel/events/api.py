@@ -37,7 +37,7 @@ class NodeState(str, Enum):
     FAILED = "FAILED"
 
 
-def _written(data: object) -> dict[str, Any]:
+def _fields_of(data: object) -> dict[str, Any]:
     """The fields that a JSON line, or another package's event, holds."""
     if not isinstance(data, str):
         serialize = getattr(data, "serialize", None)
@@ -86,7 +86,7 @@ class Event:
         """
         if isinstance(data, Event):
             return data
-        fields = _written(data)
+        fields = _fields_of(data)
         fields["source"] = EventSource[fields["source"]]
         return Event(**fields)
 
@@ -145,7 +145,7 @@ class RdzvEvent:
         """
         if isinstance(data, RdzvEvent):
             return data
-        fields = _written(data)
+        fields = _fields_of(data)
         fields["node_state"] = NodeState[fields["node_state"]]
         return RdzvEvent(**fields)
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class _Before:
+class _Saved:
     """What the first bind of a destination found, for unbind to put back."""
 
     entry: logging.Handler | None
@@ -52,12 +52,12 @@ class HandlerRegistry:
         self._entries = entries
         self._cache = cache
         self._logger_of = logger_of
-        self._before: dict[str, _Before] = {}
+        self._saved: dict[str, _Saved] = {}
 
     @property
     def destinations(self) -> tuple[str, ...]:
         """What is bound."""
-        return tuple(self._before)
+        return tuple(self._saved)
 
     def bind(self, destination: str, handler: logging.Handler) -> None:
         """Have this handler take the destination's events from now on, whatever was recorded before.
@@ -72,8 +72,8 @@ class HandlerRegistry:
         cache = self._cache()
         logger = cache.get(destination) or self._logger_of(destination)
         old = self._entries.get(destination)
-        if destination not in self._before:
-            self._before[destination] = _Before(
+        if destination not in self._saved:
+            self._saved[destination] = _Saved(
                 entry=old,
                 cached=cache.get(destination),
                 logger=logger,
@@ -91,7 +91,7 @@ class HandlerRegistry:
 
     def unbind(self, destination: str) -> None:
         """Put the destination back to what it was before it was first bound; nothing if it is not bound."""
-        before = self._before.pop(destination, None)
+        before = self._saved.pop(destination, None)
         if before is None:
             return
         bound = self._entries.get(destination)

@@ -16,10 +16,10 @@ from torchelastic_otel.ingest.queue import IngestQueue
 class SpoolHandler(logging.Handler):
     """Puts what is logged into the inlet, as recorded to one destination."""
 
-    def __init__(self, destination: str, inlet: IngestQueue) -> None:
+    def __init__(self, destination: str, queue: IngestQueue) -> None:
         super().__init__(logging.NOTSET)
         self.destination = destination
-        self._inlet = inlet
+        self._queue = queue
 
     def createLock(self) -> None:
         """No lock: see the header of this file."""
@@ -33,4 +33,4 @@ class SpoolHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Hand the record's message over."""
         with guard:
-            self._inlet.submit(self.destination, record.getMessage())
+            self._queue.submit(self.destination, record.getMessage())

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     class RecordWriter(Protocol):
         """Keeps observations; used by the writer thread only."""
 
-        def append(self, observations: list[Record]) -> int:
+        def append(self, records: list[Record]) -> int:
             """Keep them and return how many could not be kept; where it raises, none was."""
             ...
 
@@ -46,23 +46,23 @@ if TYPE_CHECKING:
 
 WAIT_S: Final = 0.05
 """The longest a caller is held, seconds."""
-MAX_WAITING: Final = 20_000
+MAX_PENDING: Final = 20_000
 """Texts that may wait for a writer that does not come back; about 20 MiB."""
-SETTLE_AFTER_S: Final = 0.02
+PROCESS_AFTER_S: Final = 0.02
 """How long nobody must have come before what can wait is done: it would take the interpreter from who comes."""
 _MAX_BATCH: Final = 256
 
 
-_inlets: weakref.WeakSet[IngestQueue] = weakref.WeakSet()
+_queues: weakref.WeakSet[IngestQueue] = weakref.WeakSet()
 
 
-def _begin_anew_in_child() -> None:
+def _reset_in_child() -> None:
     # at the fork, while the child has one thread: later, two threads that record at once would each begin
-    for inlet in list(_inlets):
-        inlet._begin()
+    for inlet in list(_queues):
+        inlet._reset()
 
 
-os.register_at_fork(after_in_child=_begin_anew_in_child)
+os.register_at_fork(after_in_child=_reset_in_child)
 
 
 class IngestQueue:
@@ -78,31 +78,31 @@ class IngestQueue:
 
     def __init__(
         self,
-        make_keeper: Callable[[], RecordWriter],
+        make_writer: Callable[[], RecordWriter],
         *,
         wait_s: float = WAIT_S,
-        max_waiting: int = MAX_WAITING,
+        max_pending: int = MAX_PENDING,
         wall_ns: Callable[[], int] = time.time_ns,
         monotonic_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
-        self._make_keeper = make_keeper
+        self._make_writer = make_writer
         self._wait_s = wait_s
-        self._max_waiting = max_waiting
+        self._max_pending = max_pending
         self._wall_ns = wall_ns
         self._monotonic_ns = monotonic_ns
-        self._over = False  # once for all: a child that is forked after it has nothing to say either
-        self._begin()
-        _inlets.add(self)
+        self._closed = False  # once for all: a child that is forked after it has nothing to say either
+        self._reset()
+        _queues.add(self)
 
-    def _begin(self) -> None:
+    def _reset(self) -> None:
         """What belongs to one process; a forked child begins anew."""
         self._queue: queue.SimpleQueue[Handed] = queue.SimpleQueue()
-        self._writing = _thread.allocate_lock()  # held by the one writer thread for as long as it lives
+        self._writer_lock = _thread.allocate_lock()  # held by the one writer thread for as long as it lives
         self._running = False
         self._stalled = False
         self._stopping = False
-        self._in_hand = 0  # texts that the writer took and has not kept yet
-        self._errands = self._errands_done = 0  # what was put that is no text
+        self._in_progress = 0  # texts that the writer took and has not kept yet
+        self._flushes = self._flushes_done = 0  # what was put that is no text
         self.lost = 0
         self.used = False
         """Whether anything was handed over in this process."""
@@ -111,7 +111,7 @@ class IngestQueue:
     @property
     def pending(self) -> int:
         """Texts handed over and not yet kept."""
-        return max(0, self._queue.qsize() - self._errands + self._errands_done) + self._in_hand
+        return max(0, self._queue.qsize() - self._flushes + self._flushes_done) + self._in_progress
 
     def submit(self, destination: str, text: str) -> bool:
         """Hand one recorded text over.
@@ -119,36 +119,36 @@ class IngestQueue:
         Returns:
             Whether it is kept; False means "not yet", or "never" where it was counted as lost.
         """
-        return self._hand_over((destination, text, self._wall_ns(), self._monotonic_ns()), self._wait_s)
+        return self._put((destination, text, self._wall_ns(), self._monotonic_ns()), self._wait_s)
 
     def start(self) -> None:
         """Start the writer and what follows it, without waiting."""
-        self._hand_over(None, 0)
+        self._put(None, 0)
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until everything put before is kept. Whether it is."""
         self._stalled = False
-        return self._hand_over(None, timeout_s)
+        return self._put(None, timeout_s)
 
     def stop(self) -> None:
         """End the writer thread once it has kept what was put before; what is put later starts another."""
         if self.used and self._pid == os.getpid():
             self._stopping = True
-            self._hand_over(None, 0)
+            self._put(None, 0)
 
     def close(self) -> None:
         """The process ends and what was put is delivered: what torch's threads still say is not kept, nor counted."""
-        self._over = True
+        self._closed = True
 
-    def _hand_over(self, observation: Record | None, wait_s: float) -> bool:
+    def _put(self, observation: Record | None, wait_s: float) -> bool:
         if self._pid != os.getpid():
-            self._begin()  # a fork that Python was not told of
-        if self._over and observation is not None:
+            self._reset()  # a fork that Python was not told of
+        if self._closed and observation is not None:
             return False
         self.used = True
         if observation is None:
-            self._errands += 1
-        elif self._queue.qsize() >= self._max_waiting:
+            self._flushes += 1
+        elif self._queue.qsize() >= self._max_pending:
             self.lost += 1
             return False
         done = _thread.allocate_lock()
@@ -157,7 +157,7 @@ class IngestQueue:
         if not self._running:
             # more than one caller may get here: each thread but the first ends at once
             try:
-                _thread.start_new_thread(self._write, (self._queue, self._writing))
+                _thread.start_new_thread(self._write, (self._queue, self._writer_lock))
             except RuntimeError:
                 return False  # the interpreter ends, or the system has no thread left: the next call tries again
         if self._stalled or not wait_s:
@@ -180,23 +180,23 @@ class IngestQueue:
         unsettled = 0
         while True:
             try:
-                batch = [waiting.get(timeout=SETTLE_AFTER_S) if unsettled else waiting.get()]
+                batch = [waiting.get(timeout=PROCESS_AFTER_S) if unsettled else waiting.get()]
             except queue.Empty:
                 batch = []
             while batch and len(batch) < _MAX_BATCH and not waiting.empty():
                 batch.append(waiting.get())
             observations = [observation for observation, _ in batch if observation is not None]
-            self._in_hand = len(observations)
-            self._errands_done += len(batch) - len(observations)
+            self._in_progress = len(observations)
+            self._flushes_done += len(batch) - len(observations)
             try:
-                keeper = keeper or self._make_keeper()
+                keeper = keeper or self._make_writer()
                 if observations:
                     missed = keeper.append(observations)
                     self.lost += missed  # not in one line: callers count too, in the meantime
             except BaseException as error:  # noqa: BLE001 - no signal comes to this thread, and it must never end
                 self.lost += len(observations)
                 guard.suppress(error)
-            self._in_hand = 0
+            self._in_progress = 0
             self._stalled = False
             for observation, done in batch:
                 if observation is not None:

@@ -62,11 +62,11 @@ class SpoolProvider(Protocol):
         """A spool in memory that goes on where one on disk failed."""
         ...
 
-    def seen(self, destinations: Iterable[str]) -> Mapping[str, str]:
+    def register(self, destinations: Iterable[str]) -> Mapping[str, str]:
         """Rows of these destinations come next; the key that rows of each are kept under."""
         ...
 
-    def committed(self) -> None:
+    def on_commit(self) -> None:
         """New rows can be read."""
         ...
 
@@ -83,7 +83,7 @@ class Writer:
 
     def __init__(
         self,
-        landing: SpoolProvider,
+        provider: SpoolProvider,
         redact: Redact | None = None,
         *,
         wall_ns: Callable[[], int] = time.time_ns,
@@ -91,50 +91,50 @@ class Writer:
     ) -> None:
         self._wall_ns = wall_ns
         self._monotonic_ns = monotonic_ns
-        self._landing = landing
+        self._provider = provider
         self._redact = redact
-        self._spool = landing.open_spool()
-        self._known = ProcessorState.initial(landing.started_ns)
-        self._knowing = threading.RLock()  # among our own threads: the numbers are asked for from another one
-        self._unsettled: list[tuple[int, str, str]] = []
+        self._spool = provider.open_spool()
+        self._state = ProcessorState.initial(provider.started_ns)
+        self._state_lock = threading.RLock()  # among our own threads: the numbers are asked for from another one
+        self._unprocessed: list[tuple[int, str, str]] = []
         self._dropped = 0
         self._redaction_failed = False
 
-    def append(self, observations: Sequence[Record]) -> int:
+    def append(self, records: Sequence[Record]) -> int:
         """Keep a batch; how many of it could not be kept, not even in memory. :meth:`settle` comes next."""
-        raw = [(destination, encode_record(text, *times)) for destination, text, *times in observations]
+        raw = [(destination, encode_record(text, *times)) for destination, text, *times in records]
         if self._redact is None and all(len(payload) <= MAX_RAW for _, payload in raw):
-            return sum(self._append(portion, raw=True) for portion in _portions(raw, self._spool.append_limit))
-        if self._unsettled:
+            return sum(self._append(portion, raw=True) for portion in _batches(raw, self._spool.append_limit))
+        if self._unprocessed:
             self.process()  # what came before is read before
-        with self._knowing:
-            self._known, done = process(self._known, raw, None if self._redact is None else self._redacted)
-            meta = self._known.to_meta()
+        with self._state_lock:
+            self._state, done = process(self._state, raw, None if self._redact is None else self._redacted)
+            meta = self._state.to_meta()
             if self._redact is not None:
                 del meta[STANDING_KEY]  # it is not looked at by the hook, and without raw rows nobody asks for it
             return self._append_all(_rows(done.events) + _rows(done.derived) + _spans(done), meta)
 
     def process(self) -> None:
         """Make events of what was kept raw, and tell the landing; nobody of torch's waits for this."""
-        if self._unsettled:
-            unsettled, self._unsettled = self._unsettled, []
+        if self._unprocessed:
+            unsettled, self._unprocessed = self._unprocessed, []
             sequences = [sequence for sequence, _, _ in unsettled]
-            with self._knowing:
-                self._known, done = process(self._known, [(destination, raw) for _, destination, raw in unsettled])
-                meta = self._known.to_meta()
+            with self._state_lock:
+                self._state, done = process(self._state, [(destination, raw) for _, destination, raw in unsettled])
+                meta = self._state.to_meta()
                 written = _rows(done.events)
                 more = _rows(done.derived) + _spans(done)
                 try:
-                    keys = self._landing.seen({destination for destination, _ in more}) if more else {}
+                    keys = self._provider.register({destination for destination, _ in more}) if more else {}
                     keyed = [(keys[destination], row) for destination, row in more]
                     settled = [(sequence, line) for sequence, (_, line) in zip(sequences, written, strict=True)]
                     _, dropped = self._spool.commit_processed(settled, meta, keyed)
                     self._note_dropped(dropped)
                 except SpoolError as error:
                     # they stay raw in the spool that failed; whoever adopts it delivers them again, with the same uid
-                    self._go_on_in_memory(error, sequences[0])
+                    self._fall_back_to_memory(error, sequences[0])
                     self._append_all(written + more, meta)
-        self._landing.committed()
+        self._provider.on_commit()
         self._spool.checkpoint()
 
     def collect(self, outside: SelfMetrics) -> Snapshot:
@@ -143,24 +143,24 @@ class Writer:
         Args:
             outside: What does not come from events.
         """
-        with self._knowing:
+        with self._state_lock:
             taken, tally = snapshot(
-                self._known.metrics, now_wall_ns=self._wall_ns(), now_monotonic_ns=self._monotonic_ns(), outside=outside
+                self._state.metrics, now_wall_ns=self._wall_ns(), now_monotonic_ns=self._monotonic_ns(), outside=outside
             )
-            self._note(tally)
+            self._store_metrics(tally)
         return taken
 
     def commit(self, accepted: Snapshot) -> bool:
         """A snapshot was accepted: its series have begun; whether it held something back that wants another one."""
-        with self._knowing:
-            held_back = self._known.metrics.held_back
-            tally = acknowledge(self._known.metrics, accepted)
-            self._note(tally)
+        with self._state_lock:
+            held_back = self._state.metrics.held_back
+            tally = acknowledge(self._state.metrics, accepted)
+            self._store_metrics(tally)
         return held_back
 
-    def _note(self, tally: MetricState) -> None:
+    def _store_metrics(self, tally: MetricState) -> None:
         """Keep the numbers as they are told; with the lock, so that older ones never take the place of newer ones."""
-        self._known = replace(self._known, metrics=tally)
+        self._state = replace(self._state, metrics=tally)
         try:
             self._spool.put_meta(TALLY_KEY, tally.to_json())
         except SpoolError as error:
@@ -168,18 +168,18 @@ class Writer:
 
     def should_collect(self) -> bool:
         """Whether there are series that must begin before what they count is told."""
-        return is_due(self._known.metrics)
+        return is_due(self._state.metrics)
 
     def _append_all(self, rows: list[tuple[str, str]], meta: Mapping[str, str]) -> int:
         """Keep rows that are read, and with the last of them what is known then."""
-        portions = list(_portions(rows, self._spool.append_limit))
+        portions = list(_batches(rows, self._spool.append_limit))
         return sum(
             self._append(portion, raw=False, meta=meta if portion is portions[-1] else _NO_META) for portion in portions
         )
 
     def _append(self, rows: list[tuple[str, str]], *, raw: bool, meta: Mapping[str, str] = _NO_META) -> int:
         try:
-            keys = self._landing.seen({destination for destination, _ in rows})
+            keys = self._provider.register({destination for destination, _ in rows})
             keyed = [(keys[destination], row) for destination, row in rows]
             first, dropped = self._spool.append(keyed, unprocessed=raw, meta=meta)
         except SpoolError as error:
@@ -187,10 +187,10 @@ class Writer:
                 guard.suppress(error)
                 return len(rows)
             self.process()
-            self._go_on_in_memory(error, self._spool.last_sequence + 1)
+            self._fall_back_to_memory(error, self._spool.last_sequence + 1)
             return self._append(rows, raw=raw, meta=meta)
         if raw:
-            self._unsettled += [(first + i, *row) for i, row in enumerate(rows)]
+            self._unprocessed += [(first + i, *row) for i, row in enumerate(rows)]
         self._note_dropped(dropped)
         return 0
 
@@ -202,10 +202,10 @@ class Writer:
             )
         self._dropped += dropped
 
-    def _go_on_in_memory(self, why: SpoolError, first_sequence: int) -> None:
+    def _fall_back_to_memory(self, why: SpoolError, first_sequence: int) -> None:
         if self._spool.path is not None:
             logger.warning("%s; events are kept in memory from here on and are lost if the agent is killed", why)
-            self._spool = self._landing.open_memory(first_sequence)
+            self._spool = self._provider.open_memory(first_sequence)
 
     def _redacted(self, event: ElasticEvent) -> ElasticEvent:
         """The event as the redaction hook lets it out."""
@@ -232,7 +232,7 @@ def _spans(done: ProcessResult) -> list[tuple[str, str]]:
     return [(SPANS, span.to_json()) for span in done.spans]
 
 
-def _portions(rows: Iterable[tuple[str, str]], max_bytes: int) -> Iterator[list[tuple[str, str]]]:
+def _batches(rows: Iterable[tuple[str, str]], max_bytes: int) -> Iterator[list[tuple[str, str]]]:
     """The rows in portions that a spool takes at once; a row that is larger has one of its own."""
     portion: list[tuple[str, str]] = []
     size = 0

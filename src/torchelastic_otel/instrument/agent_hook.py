@@ -29,8 +29,8 @@ from torchelastic_otel.environment_variables import TRACEPARENT, TRAINING_FILE
 from torchelastic_otel.event_loop import EventLoopThread
 from torchelastic_otel.guard import guard
 from torchelastic_otel.instrument.arming import Patches
-from torchelastic_otel.instrument.patching import Around, IdentityMap, MethodPatcher, nothing
-from torchelastic_otel.instrument.rendezvous_hook import Kept, TorchRendezvous, sanitizing
+from torchelastic_otel.instrument.patching import AroundFunction, IdentityMap, MethodPatcher, nothing
+from torchelastic_otel.instrument.rendezvous_hook import StateBeforeSync, TorchRendezvous, wrap_sanitize
 from torchelastic_otel.model.failure import MEMBERSHIP_CHANGE, WORKER_FAILURE
 from torchelastic_otel.model.inferred_event import InferredEvent
 from torchelastic_otel.model.job_environment import said_host_name
@@ -55,10 +55,10 @@ HOOK_POINTS: Final = (
 
 
 @dataclass(eq=False)  # without slots: it is held weakly
-class _Watched:
+class _ObservedAgent:
     """One agent under watch."""
 
-    watch: AgentObserver
+    observer: AgentObserver
     job: JobCoordinator
     rendezvous: TorchRendezvous
     inside: set[str] = field(default_factory=set)
@@ -79,33 +79,33 @@ class AgentHooks:
     def __init__(
         self,
         patches: Patches,
-        say: Callable[[InferredEvent], object],
+        emit: Callable[[InferredEvent], object],
         *,
         store_is_safe: bool,
         hosts_store: Callable[[], bool],
-        hands_context_on: bool,
+        set_traceparent: bool,
         at_end: Callable[[], object] = lambda: None,
     ) -> None:
         self._at_end = at_end
-        self._hands_context_on = hands_context_on
+        self._set_traceparent = set_traceparent
         self._patches = patches
         self._methods = MethodPatcher(patches)
-        self._say = say
+        self._emit = emit
         self._store_is_safe = store_is_safe
         self._hosts_store = hosts_store
         self._thread = EventLoopThread()
         self._with_environment: set[Any] = set()
-        self._starts: _Watched | None = None
+        self._starting_agent: _ObservedAgent | None = None
         # by identity: an agent's class may have its own idea of equality
-        self._watched: weakref.WeakValueDictionary[int, _Watched] = weakref.WeakValueDictionary()
-        self._agents: weakref.WeakKeyDictionary[Any, _Watched] = weakref.WeakKeyDictionary()
-        self._contexts: weakref.WeakKeyDictionary[Any, _Watched] = weakref.WeakKeyDictionary()
+        self._watched: weakref.WeakValueDictionary[int, _ObservedAgent] = weakref.WeakValueDictionary()
+        self._agents: weakref.WeakKeyDictionary[Any, _ObservedAgent] = weakref.WeakKeyDictionary()
+        self._contexts: weakref.WeakKeyDictionary[Any, _ObservedAgent] = weakref.WeakKeyDictionary()
 
-    def end(self) -> None:
+    def stop(self) -> None:
         """No agent is watched any more."""
         self._thread.stop()
 
-    def agent_made(self, agent: Any, spec: Any) -> None:
+    def on_agent_created(self, agent: Any, spec: Any) -> None:
         """Watch an agent, whatever class it is of."""
         handler = spec.rdzv_handler
         rendezvous = TorchRendezvous(handler)
@@ -125,17 +125,17 @@ class AgentHooks:
             rendezvous.run_id,
             lambda: watch.id,
             bounded(said_host_name(os.environ) or socket.gethostname()),
-            self._say,
+            self._emit,
             self._thread,
             shared_rounds=holder is not None,
         )
-        watch = AgentObserver(described, self._say, self._thread, job, rendezvous.view)
-        watched = _Watched(watch, job, rendezvous)
+        watch = AgentObserver(described, self._emit, self._thread, job, rendezvous.view)
+        watched = _ObservedAgent(watch, job, rendezvous)
         self._agents[agent] = watched
         self._watched[id(handler)] = watched
         if holder is not None:
             self._watched[id(holder)] = watched
-            self._methods.wrap(type(holder), "_sanitize", lambda original: sanitizing(original, self._sanitized))
+            self._methods.wrap(type(holder), "_sanitize", lambda original: wrap_sanitize(original, self._sanitized))
         kind = type(agent)
         around = self._methods.around
         for name, (before, after) in _AROUND.items():
@@ -148,31 +148,31 @@ class AgentHooks:
 
     # --- what needs the hooks themselves
 
-    def _joined(self, watched: _Watched, handler: Any, args: Any, info: Any, error: BaseException | None) -> None:
+    def _joined(self, watched: _ObservedAgent, handler: Any, args: Any, info: Any, error: BaseException | None) -> None:
         if error is not None or info is None:
             return
         self._use_store(watched)
         _, rank, world_size = info if isinstance(info, tuple) and len(info) == 3 else (None, info.rank, info.world_size)
-        watched.watch.on_rendezvous_end(int(rank), int(world_size))
+        watched.observer.on_rendezvous_end(int(rank), int(world_size))
 
-    def _use_store(self, watched: _Watched) -> None:
-        watched.rendezvous.give_store_to(watched.job, is_safe=self._store_is_safe, hosts_store=self._hosts_store)
+    def _use_store(self, watched: _ObservedAgent) -> None:
+        watched.rendezvous.connect_store(watched.job, is_safe=self._store_is_safe, hosts_store=self._hosts_store)
 
-    def _ran(self, watched: _Watched, agent: Any, args: Any, result: Any, error: BaseException | None) -> None:
+    def _ran(self, watched: _ObservedAgent, agent: Any, args: Any, result: Any, error: BaseException | None) -> None:
         if error is not None:
             signal = getattr(error, "sigval", None)
-            watched.watch.on_exit("terminated" if signal is not None else "error", type(error).__name__)
+            watched.observer.on_exit("terminated" if signal is not None else "error", type(error).__name__)
         elif result is None:
-            watched.watch.on_exit("left", "RendezvousGracefulExitError")
+            watched.observer.on_exit("left", "RendezvousGracefulExitError")
         else:
             # a worker that hangs for good leaves the group unhealthy, which torch does not call failed (2.13 to 2.15)
             failed = result.is_failed() or result.state.name == "UNHEALTHY"
-            watched.watch.on_exit("failed" if failed else "succeeded", None)
+            watched.observer.on_exit("failed" if failed else "succeeded", None)
         self._at_end()
 
-    def _rendezvous_begins(self, watched: _Watched, agent: Any, args: Any, result: Any, error: Any) -> None:
+    def _rendezvous_begins(self, watched: _ObservedAgent, agent: Any, args: Any, result: Any, error: Any) -> None:
         self._use_store(watched)
-        watched.watch.on_rendezvous_begin()
+        watched.observer.on_rendezvous_begin()
 
     def _environment_hook(self, kind: type) -> None:
         """Add to the environment of workers, where the agent's ``_start_workers`` hands it to ``start_processes``."""
@@ -187,45 +187,45 @@ class AgentHooks:
         original = local.start_processes
 
         def start_processes(*args: Any, **kwargs: Any) -> Any:
-            watched = self._starts
+            watched = self._starting_agent
             if watched is not None:
                 with guard:
-                    self._add_to(kwargs.get("envs") or {}, watched.watch)
+                    self._add_to(kwargs.get("envs") or {}, watched.observer)
             return original(*args, **kwargs)
 
         start_processes.__wrapped__ = original  # type: ignore[attr-defined]
         self._patches.put(local, "start_processes", start_processes)
 
     def _add_to(self, environments: Mapping[int, dict[str, str]], watch: AgentObserver) -> None:
-        traceparent = watch.traceparent() if self._hands_context_on else None
+        traceparent = watch.traceparent() if self._set_traceparent else None
         for rank, environment in environments.items():
             environment.setdefault(TRAINING_FILE, watch.training.path(rank))
             if traceparent is not None:
                 environment.setdefault(TRACEPARENT, traceparent)
 
-    def _starting(self, watched: _Watched, agent: Any, args: Any, result: Any, error: Any) -> None:
-        self._starts = watched
-        watched.watch.on_start_begin()
+    def _starting(self, watched: _ObservedAgent, agent: Any, args: Any, result: Any, error: Any) -> None:
+        self._starting_agent = watched
+        watched.observer.on_start_begin()
 
-    def _started(self, watched: _Watched, agent: Any, args: Any, pids: Any, error: BaseException | None) -> None:
-        self._starts = None
+    def _started(self, watched: _ObservedAgent, agent: Any, args: Any, pids: Any, error: BaseException | None) -> None:
+        self._starting_agent = None
         if error is not None or not pids:
             return
         # torch makes a new context for each start
         context = getattr(agent, "_pcontext", None)
         files = getattr(context, "error_files", {})
         ranks = {worker.local_rank: worker.global_rank for worker in agent._worker_group.workers}
-        watched.watch.on_start_end(
+        watched.observer.on_start_end(
             Worker(int(local), ranks.get(local), int(pid), files.get(local)) for local, pid in sorted(pids.items())
         )
         if context is not None:
             self._contexts[context] = watched
             self._methods.around(type(context), "close", self._contexts, _closing, _closed)
 
-    def _sanitized(self, holder: Any, before: Kept) -> None:
+    def _sanitized(self, holder: Any, before: StateBeforeSync) -> None:
         watched = self._watched.get(id(holder))
         if watched is not None:
-            watched.job.silent(watched.rendezvous.silent(holder, before))
+            watched.job.on_silent(watched.rendezvous.silent_nodes(holder, before))
 
 
 def _codes(context: Any) -> dict[int, int | None]:
@@ -240,46 +240,46 @@ def _codes(context: Any) -> dict[int, int | None]:
 # --- around each method: watched, the object, its arguments, its result, what it raised
 
 
-def _closing(watched: _Watched, context: Any, args: Any, result: Any, error: BaseException | None) -> None:
-    watched.watch.on_close_begin(_codes(context))
+def _closing(watched: _ObservedAgent, context: Any, args: Any, result: Any, error: BaseException | None) -> None:
+    watched.observer.on_close_begin(_codes(context))
 
 
-def _closed(watched: _Watched, context: Any, args: Any, result: Any, error: BaseException | None) -> None:
-    watched.watch.on_close_end(_codes(context))
+def _closed(watched: _ObservedAgent, context: Any, args: Any, result: Any, error: BaseException | None) -> None:
+    watched.observer.on_close_end(_codes(context))
 
 
-def _monitored(watched: _Watched, agent: Any, args: Any, result: Any, error: BaseException | None) -> None:
+def _monitored(watched: _ObservedAgent, agent: Any, args: Any, result: Any, error: BaseException | None) -> None:
     if error is not None or result is None:
         return
     if result.state.name in ("UNHEALTHY", "FAILED"):
         failed = {failure.pid: failure.exitcode for failure in result.failures.values()}
         hanging = () if failed else tuple(getattr(agent, "_uninterruptible_state_first_seen", ()))
-        watched.watch.on_result(failed, hanging)
-    watched.watch.on_poll()
+        watched.observer.on_result(failed, hanging)
+    watched.observer.on_poll()
 
 
-def _restarting(watched: _Watched, agent: Any, args: Any, result: Any, error: BaseException | None) -> None:
+def _restarting(watched: _ObservedAgent, agent: Any, args: Any, result: Any, error: BaseException | None) -> None:
     group = args[0] if args else agent._worker_group
     trigger = MEMBERSHIP_CHANGE if group.state.name == "HEALTHY" else WORKER_FAILURE
-    watched.watch.on_restart(trigger, group.spec.max_restarts - agent._remaining_restarts)
+    watched.observer.on_restart(trigger, group.spec.max_restarts - agent._remaining_restarts)
 
 
-def _stopping(watched: _Watched, agent: Any, args: Any, result: Any, error: BaseException | None) -> None:
-    watched.watch.on_stop()
+def _stopping(watched: _ObservedAgent, agent: Any, args: Any, result: Any, error: BaseException | None) -> None:
+    watched.observer.on_stop()
 
 
-def _at_barrier(watched: _Watched, agent: Any, args: Any, result: Any, error: BaseException | None) -> None:
-    watched.watch.on_exit_barrier()
+def _at_barrier(watched: _ObservedAgent, agent: Any, args: Any, result: Any, error: BaseException | None) -> None:
+    watched.observer.on_exit_barrier()
 
 
-def _shutting_down(watched: _Watched, agent: Any, args: Any, result: Any, error: BaseException | None) -> None:
+def _shutting_down(watched: _ObservedAgent, agent: Any, args: Any, result: Any, error: BaseException | None) -> None:
     # torch calls it while it handles its own SignalException, and again, without one, at every other end
     signal = getattr(sys.exc_info()[1], "sigval", None)
     if signal is not None:
-        watched.watch.on_leave(getattr(signal, "name", str(signal)))
+        watched.observer.on_leave(getattr(signal, "name", str(signal)))
 
 
-_AROUND: Final[Mapping[str, tuple[Around[_Watched], Around[_Watched]]]] = {
+_AROUND: Final[Mapping[str, tuple[AroundFunction[_ObservedAgent], AroundFunction[_ObservedAgent]]]] = {
     "_monitor_workers": (nothing, _monitored),
     "_restart_workers": (_restarting, nothing),
     "_stop_workers": (_stopping, nothing),

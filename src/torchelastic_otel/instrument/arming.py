@@ -27,17 +27,17 @@ class Patches:
     """Attributes that were replaced, and what stood there."""
 
     def __init__(self) -> None:
-        self._done: list[tuple[Any, str, object, object]] = []
+        self._replaced: list[tuple[Any, str, object, object]] = []
 
     def put(self, owner: Any, name: str, value: object) -> None:
         """Replace an attribute of a module or a class."""
-        self._done.append((owner, name, vars(owner).get(name, _MISSING), value))
+        self._replaced.append((owner, name, vars(owner).get(name, _MISSING), value))
         setattr(owner, name, value)
 
     def undo(self) -> None:
         """Put everything back, last first; what somebody else replaced since then is left alone."""
-        while self._done:
-            owner, name, before, ours = self._done.pop()
+        while self._replaced:
+            owner, name, before, ours = self._replaced.pop()
             if vars(owner).get(name) is not ours:
                 continue
             if before is _MISSING:

@@ -67,24 +67,24 @@ class TorchHooks:
 
     def __init__(
         self,
-        inlet: IngestQueue,
+        queue: IngestQueue,
         destinations: Iterable[str],
         check_destination: Callable[[str], object],
         *,
-        hands_context_on: bool = False,
+        set_traceparent: bool = False,
         elastic: str = TORCH_ELASTIC,
         at_end: Callable[[], object] = lambda: None,
     ) -> None:
         self._at_end = at_end
         self._elastic = elastic
         self._dynamic = elastic + ".rendezvous.dynamic_rendezvous"
-        self._hands_context_on = hands_context_on
+        self._set_traceparent = set_traceparent
         self.torch_metrics = TorchMetrics(elastic)
-        self._inlet = inlet
+        self._queue = queue
         self._destinations = tuple(destinations)
         self._check_destination = check_destination
         self._patches = Patches()
-        self._bindings: HandlerRegistry | None = None
+        self._registry: HandlerRegistry | None = None
         self._at_uninstall: Callable[[], None] = lambda: None
         self._hosts_store = False
         self._agents: AgentHooks | None = None
@@ -116,24 +116,24 @@ class TorchHooks:
         """Take over one more destination, or one anew."""
         from torchelastic_otel.ingest.handler import SpoolHandler
 
-        if self._bindings is not None:
-            self._bindings.bind(destination, SpoolHandler(destination, self._inlet))
+        if self._registry is not None:
+            self._registry.bind(destination, SpoolHandler(destination, self._queue))
 
     def unbind(self, destination: str) -> None:
         """Give one destination back."""
-        if self._bindings is not None:
-            self._bindings.unbind(destination)
+        if self._registry is not None:
+            self._registry.unbind(destination)
 
     def uninstall(self) -> None:
         """Leave torch as it was found."""
         self._patches.undo()
         self._at_uninstall()
         if self._agents is not None:
-            self._agents.end()
-        if self._bindings is not None:
-            for destination in self._bindings.destinations:
-                self._bindings.unbind(destination)
-            self._bindings = None
+            self._agents.stop()
+        if self._registry is not None:
+            for destination in self._registry.destinations:
+                self._registry.unbind(destination)
+            self._registry = None
 
     # --- the hooks
 
@@ -153,7 +153,7 @@ class TorchHooks:
             # torch's own name for it, so that a logger made later by torch is this one
             return logging.getLogger(f"torchelastic-events-{destination}")
 
-        self._bindings = HandlerRegistry(entries, lambda: events._events_loggers, logger_of)
+        self._registry = HandlerRegistry(entries, lambda: events._events_loggers, logger_of)
         for destination in self._destinations:
             self.bind(destination)
         original, resolve = events.get_logging_handler, self._check_destination
@@ -235,10 +235,10 @@ class TorchHooks:
         check, elastic = self._check_destination, self._elastic
         hooks = self._agents = AgentHooks(
             self._patches,
-            lambda fact: self._inlet.submit("null", fact.to_text()),
-            store_is_safe=not store_wants_quiet_threads(),
+            lambda fact: self._queue.submit("null", fact.to_text()),
+            store_is_safe=not store_needs_idle_threads(),
             hosts_store=lambda: self._hosts_store,
-            hands_context_on=self._hands_context_on,
+            set_traceparent=self._set_traceparent,
             at_end=self._at_end,
         )
 
@@ -246,13 +246,13 @@ class TorchHooks:
             check_unless_torch_knows(getattr(spec, "event_log_handler", None), check, elastic)
             original(self, spec, *args, **kwargs)
             with guard:
-                hooks.agent_made(self, spec)
+                hooks.on_agent_created(self, spec)
 
         __init__.__wrapped__ = original  # type: ignore[attr-defined]
         self._patches.put(agent, "__init__", __init__)
 
 
-def store_wants_quiet_threads() -> bool:
+def store_needs_idle_threads() -> bool:
     """Whether this torch's store crashes the process when other threads are busy while it compares and sets.
 
     Before torch 2.4 ``Store.compare_set`` makes its answer, a Python object, without the interpreter's lock (pytorch

@@ -32,8 +32,8 @@ _AGENTS: Final = (
     (".agent.server.local_elastic_agent", "LocalElasticAgent"),
 )
 _GROUP: Final = "torchelastic"
-_Kept = tuple[int, float, float, float]
-_NOTHING: Final[_Kept] = (0, 0, 0, 0)
+_Sums = tuple[int, float, float, float]
+_NOTHING: Final[_Sums] = (0, 0, 0, 0)
 
 
 class TorchMetrics:
@@ -45,7 +45,7 @@ class TorchMetrics:
 
     def __init__(self, elastic: str = TORCH_ELASTIC) -> None:
         self._elastic = elastic
-        self._kept: dict[tuple[str, str], _Kept] = {}
+        self._series: dict[tuple[str, str], _Sums] = {}
 
     def install(self, patches: Patches) -> None:
         """Put the hook in place; ``patches`` takes it off again.
@@ -60,7 +60,7 @@ class TorchMetrics:
         takes(original, "metric_name", "metric_value")
         for name in _profiled(api, self._elastic):
             for what in ("success", "failure", "duration.ms"):
-                self._kept.setdefault((_GROUP, f"{name}.{what}"), _NOTHING)
+                self._series.setdefault((_GROUP, f"{name}.{what}"), _NOTHING)
         put = self._put
 
         def add_value(self: Any, metric_name: str, metric_value: int) -> None:
@@ -77,23 +77,23 @@ class TorchMetrics:
 
         return {
             f"{group}/{name}": Bridged(group, name, count, total, last, most)
-            for (group, name), (count, total, last, most) in self._kept.copy().items()
+            for (group, name), (count, total, last, most) in self._series.copy().items()
         }
 
     def _put(self, group: object, name: object, value: object) -> None:
         if not isinstance(value, (int, float)) or not math.isfinite(value):
             return
         series = (str(group)[:_MAX_NAME], str(name)[:_MAX_NAME])
-        kept = self._kept.get(series)
+        kept = self._series.get(series)
         if kept is None:
-            if len(self._kept) >= MAX_NAMES:
+            if len(self._series) >= MAX_NAMES:
                 return
             kept = _NOTHING
         count, total, _, most = kept
         if value < 0:  # a sum that falls would be taken for one that began anew
-            self._kept[series] = (count, total, value, most)
+            self._series[series] = (count, total, value, most)
         else:
-            self._kept[series] = (count + 1, total + value, value, max(most, value))
+            self._series[series] = (count + 1, total + value, value, max(most, value))
 
 
 def _profiled(api: Any, elastic: str) -> Iterator[str]:

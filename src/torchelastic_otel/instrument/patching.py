@@ -25,11 +25,11 @@ class Wrapped(Protocol):
 
 W = TypeVar("W", bound=Wrapped)
 Found = TypeVar("Found", bound=Wrapped, covariant=True)
-Around = Callable[[W, Any, tuple[Any, ...], Any, "BaseException | None"], None]
+AroundFunction = Callable[[W, Any, tuple[Any, ...], Any, "BaseException | None"], None]
 """Takes what is known of the object, the object, its arguments, its result, and what it raised."""
 
 
-class Known(Protocol[Found]):
+class Lookup(Protocol[Found]):
     """Finds what is known of an object."""
 
     def get(self, key: Any, /) -> Found | None:
@@ -58,7 +58,7 @@ class MethodPatcher:
         self._patches = patches
         self._wrapped: set[tuple[type, str]] = set()
 
-    def around(self, kind: type, name: str, of: Known[W], before: Around[W], after: Around[W]) -> None:
+    def around(self, kind: type, name: str, of: Lookup[W], before: AroundFunction[W], after: AroundFunction[W]) -> None:
         """Call one function before and one after a method, of those of its objects that are known."""
 
         def make(original: Callable[..., Any]) -> Callable[..., Any]:

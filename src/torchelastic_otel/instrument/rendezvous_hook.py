@@ -29,7 +29,7 @@ _BACKENDS_WITH_A_STORE_OF_THEIR_OWN: Final = frozenset({"static"})
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class StateBeforeSync:
     """What torch knew before a sync deleted nodes.
 
     Attributes:
@@ -83,7 +83,7 @@ class TorchRendezvous:
             str(self._handler._this_node),
         )
 
-    def give_store_to(self, job: JobCoordinator, *, is_safe: bool, hosts_store: Callable[[], bool]) -> None:
+    def connect_store(self, job: JobCoordinator, *, is_safe: bool, hosts_store: Callable[[], bool]) -> None:
         """Give the job's store to who asks it, as soon as there is one.
 
         Args:
@@ -98,12 +98,12 @@ class TorchRendezvous:
         if store is None and static:
             return  # it comes with the first rendezvous
         if not is_safe or not isinstance(host, str) or not isinstance(port, int) or not hasattr(store, "check"):
-            job.use(None, hosts_store=False)
+            job.set_store(None, hosts_store=False)
             return
         hosts = getattr(self._handler, "rank", None) == 0 if static else hosts_store()
-        job.use(JobStore(_connecting(host, port), prefix(self.run_id)), hosts_store=hosts)
+        job.set_store(JobStore(_connecting(host, port), prefix(self.run_id)), hosts_store=hosts)
 
-    def silent(self, holder: Any, before: Kept) -> list[SilentNode]:
+    def silent_nodes(self, holder: Any, before: StateBeforeSync) -> list[SilentNode]:
         """The nodes that this sync deleted, and none before it; this agent's own is not among them."""
         left = holder._state.last_heartbeats
         # a thousand nodes are looked through only where one of them went, or may be back
@@ -134,14 +134,16 @@ class TorchRendezvous:
         ]
 
 
-def sanitizing(original: Callable[[Any], Any], look: Callable[[Any, Kept], object]) -> Callable[[Any], Any]:
+def wrap_sanitize(
+    original: Callable[[Any], Any], look: Callable[[Any, StateBeforeSync], object]
+) -> Callable[[Any], Any]:
     """The state holder's ``_sanitize``, with a look at what it deletes."""
 
     def _sanitize(self: Any) -> Any:
-        before = Kept()
+        before = StateBeforeSync()
         with guard:
             state = self._state
-            before = Kept(dict(state.last_heartbeats), dict(state.participants), int(state.round))
+            before = StateBeforeSync(dict(state.last_heartbeats), dict(state.participants), int(state.round))
         result = original(self)
         with guard:
             look(self, before)

@@ -45,7 +45,7 @@ class Activation:
     signals: tuple[Signal, ...] = ()
     otlp_signals: tuple[Signal, ...] = ()
 
-    def takes(self, exporter: str, signal: Signal) -> bool:
+    def accepts(self, exporter: str, signal: Signal) -> bool:
         """Whether an exporter that a destination leads to is to get this signal."""
         return signal in (self.otlp_signals if exporter in OTLP else self.signals)
 
@@ -114,7 +114,9 @@ def configured_exporters(
             if signal is not None:
                 exporters += registry.exporters(name, (signal,))
             else:
-                exporters += [each for each in registry.exporters_of(name) if activation.takes(each.name, each.signal)]
+                exporters += [
+                    each for each in registry.exporters_of(name) if activation.accepts(each.name, each.signal)
+                ]
         except KeyError as error:
             on_unknown(error)
     return tuple(dict.fromkeys(exporters))

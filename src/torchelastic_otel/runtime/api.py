@@ -34,9 +34,9 @@ logger = logging.getLogger("torchelastic_otel")
 _current: Installation | None = None
 _registered: dict[str, tuple[Any, ...]] = {}
 _uninstalled = False
-_READY_NS: Final = NS_PER_S
+_MAX_READY_NS: Final = NS_PER_S
 """The longest that ``install()`` waits for its spool, nanoseconds; 50 to 100 ms where the disk answers."""
-_LOADED_NS: Final = 2 * NS_PER_S
+_MAX_LOAD_NS: Final = 2 * NS_PER_S
 """The longest that ``install()`` waits for OpenTelemetry's SDK to be imported, nanoseconds; about half a second."""
 
 
@@ -62,10 +62,10 @@ def install_from_environment(elastic: str | None = None) -> Installation | None:
     if not activation.active:
         logger.debug("not active: %s", activation.why)
         return None
-    return _install(settings, activation, None, watch=(elastic,) if elastic is not None else _elastics())
+    return _install(settings, activation, None, watch=(elastic,) if elastic is not None else _elastic_packages())
 
 
-def _elastics() -> tuple[str, ...]:
+def _elastic_packages() -> tuple[str, ...]:
     """The packages whose agents may run here."""
     from torchelastic_otel.instrument.arming import TORCH_ELASTIC, loaded
 
@@ -80,7 +80,7 @@ def _install(
     for name, exporters in _registered.items():
         registry.register(name, *exporters)
     registry.set_default_exporters(_exporters(registry, activation))
-    _flush_before_threads_end()
+    _register_early_flush()
     atexit.register(_at_exit)
     _current = Installation(settings, registry, os.environ, why=activation.why, redact=redact, watch=watch)
     return _current
@@ -150,11 +150,11 @@ def install(
         import importlib.util
 
         watch_torch = "torch" in sys.modules or importlib.util.find_spec("torch") is not None
-    installation = _install(settings, activation, redact, watch=_elastics() if watch_torch else ())
+    installation = _install(settings, activation, redact, watch=_elastic_packages() if watch_torch else ())
     # a program that asks for it can wait until what it records next survives a kill
-    installation.ready(_READY_NS)
+    installation.ready(_MAX_READY_NS)
     # what it imports next may be what our threads import: of two that do so in a circle Python refuses one
-    installation.loaded(_LOADED_NS)
+    installation.loaded(_MAX_LOAD_NS)
     return installation
 
 
@@ -233,28 +233,28 @@ def unregister_destination(name: str) -> None:
             _current.unbind(name)
 
 
-_flushes_before_threads_end = False
+_early_flush_registered = False
 
 
-def _flush_before_threads_end() -> None:
+def _register_early_flush() -> None:
     """Have a first flush before the interpreter shuts thread pools, which it does before ``atexit``.
 
     The SDK's import (OpenTelemetry Python 1.45: ``Resource.create``) needs one: an agent that ends before it is
     imported, since its rendezvous was refused, could deliver nothing any more.
     """
-    global _flushes_before_threads_end
+    global _early_flush_registered
     register = getattr(threading, "_register_atexit", None)
-    if register is None or _flushes_before_threads_end:
+    if register is None or _early_flush_registered:
         return
-    _flushes_before_threads_end = True
+    _early_flush_registered = True
     with guard:
         # the last one registered runs first, and a pool registers itself when it is imported
         import concurrent.futures.thread  # noqa: F401
 
-        register(_at_end_of_main_thread)
+        register(_at_main_thread_end)
 
 
-def _at_end_of_main_thread() -> None:
+def _at_main_thread_end() -> None:
     if _current is not None:
         with guard:
             _current.flush_at_end()

@@ -30,15 +30,15 @@ def arm_at_first_rendezvous(elastic: str | None = None) -> Callable[[], None]:
     from torchelastic_otel.instrument.arming import TORCH_ELASTIC, at_first_rendezvous
 
     elastic = elastic or TORCH_ELASTIC
-    return at_first_rendezvous(lambda: _arm(elastic), elastic, _refused)
+    return at_first_rendezvous(lambda: _arm(elastic), elastic, _on_refused)
 
 
-def _refused() -> None:
+def _on_refused() -> None:
     from torchelastic_otel.runtime import api
 
     installation = api.current()
     if installation is not None:
-        installation.load_before_the_end()
+        installation.load_exporters()
 
 
 def _arm(elastic: str) -> Callable[[str], None] | None:

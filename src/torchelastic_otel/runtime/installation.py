@@ -15,12 +15,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from torchelastic_otel.agent.coordination.store import wait_for_calls
+from torchelastic_otel.agent.coordination.store import wait_for_pending_calls
 from torchelastic_otel.events import handlers
 from torchelastic_otel.export.destinations import Registry
 from torchelastic_otel.ingest.handler import SpoolHandler
 from torchelastic_otel.ingest.queue import IngestQueue
-from torchelastic_otel.instrument.events_hook import HookReport, TorchHooks, store_wants_quiet_threads
+from torchelastic_otel.instrument.events_hook import HookReport, TorchHooks, store_needs_idle_threads
 from torchelastic_otel.settings import Settings
 from torchelastic_otel.units import NS_PER_S
 
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("torchelastic_otel")
 
-LOADING_NS: Final = 5 * NS_PER_S
+MAX_LOAD_NS: Final = 5 * NS_PER_S
 """The longest that an agent on a torch older than 2.4 waits at its start for our threads to be idle."""
-SHORTEST_DRAIN_NS: Final = NS_PER_S // 20
+MIN_FLUSH_NS: Final = NS_PER_S // 20
 """What a disk that answers is given at ``uninstall`` to keep what was said before."""
 
 
@@ -91,33 +91,33 @@ class Installation:
         self.why = why
         self._environ = dict(environ)
         self._redact = redact
-        self._inlet = IngestQueue(self._make_keeper)
+        self._queue = IngestQueue(self._make_writer)
         self._hooks: dict[str, TorchHooks] = {}
-        self._landing: ProcessRuntime | None = None
-        self._landing_pid = 0
+        self._runtime: ProcessRuntime | None = None
+        self._runtime_pid = 0
         self._inherited: list[ProcessRuntime] = []
-        self._held_up_ns = 0
+        self._exit_wait_ns = 0
         self._uninstalled = False
         for elastic in watch:
             self.watch(elastic)
         for destination in registry.local_names():
-            handlers.bind(destination, SpoolHandler(destination, self._inlet))
+            handlers.bind(destination, SpoolHandler(destination, self._queue))
         handlers.resolve_with(self.check_destination)
         # the spool is opened and the exporters are loaded before the first event needs them
-        self._inlet.start()
-        if self._hooks and store_wants_quiet_threads():
-            self.flush(LOADING_NS)
+        self._queue.start()
+        if self._hooks and store_needs_idle_threads():
+            self.flush(MAX_LOAD_NS)
 
     def watch(self, elastic: str) -> None:
         """Watch the agents of a package too: torch's own, or a copy that a project brings."""
         if elastic not in self._hooks:
             self._hooks[elastic] = TorchHooks(
-                self._inlet,
+                self._queue,
                 self.registry.local_names(),
                 self.check_destination,
-                hands_context_on=self.settings.worker_context == "link",
+                set_traceparent=self.settings.worker_context == "link",
                 elastic=elastic,
-                at_end=self.load_before_the_end,
+                at_end=self.load_exporters,
             )
             self._hooks[elastic].install()
 
@@ -126,31 +126,31 @@ class Installation:
             name: value for hooks in list(self._hooks.values()) for name, value in hooks.torch_metrics.read().items()
         }
 
-    def _make_keeper(self) -> RecordWriter:
+    def _make_writer(self) -> RecordWriter:
         """On the writer thread; in each process once, and again where that failed: then with the same landing."""
         from torchelastic_otel.ingest.writer import Writer
         from torchelastic_otel.runtime.process import ProcessRuntime
 
-        landing = self._own_landing
+        landing = self._own_runtime
         if landing is None:
-            if self._landing is not None:
+            if self._runtime is not None:
                 # never closed, never collected: its connections came through a fork and are the parent's
-                self._inherited.append(self._landing)
+                self._inherited.append(self._runtime)
             landing = ProcessRuntime(self.settings, self.registry, self._environ, self._torch_metrics)
-            self._landing, self._landing_pid = landing, os.getpid()
+            self._runtime, self._runtime_pid = landing, os.getpid()
         writer = Writer(landing, self._redact)
         landing.set_metric_source(writer)
         return writer
 
     @property
-    def _own_landing(self) -> ProcessRuntime | None:
-        return self._landing if self._landing_pid == os.getpid() else None
+    def _own_runtime(self) -> ProcessRuntime | None:
+        return self._runtime if self._runtime_pid == os.getpid() else None
 
     # --- destinations
 
     def bind(self, destination: str) -> None:
         """Make a destination known to torch and to the drop-in, or lead it elsewhere."""
-        handlers.bind(destination, SpoolHandler(destination, self._inlet))
+        handlers.bind(destination, SpoolHandler(destination, self._queue))
         for hooks in list(self._hooks.values()):
             hooks.bind(destination)
 
@@ -170,11 +170,11 @@ class Installation:
 
     def ready(self, timeout_ns: int) -> bool:
         """Wait until what is recorded next is kept at once; whether it is."""
-        return not self._uninstalled and self._inlet.flush(timeout_ns / NS_PER_S)
+        return not self._uninstalled and self._queue.flush(timeout_ns / NS_PER_S)
 
     def loaded(self, timeout_ns: int) -> bool:
         """Wait until the SDK and the exporters are imported; whether they are."""
-        landing = self._own_landing
+        landing = self._own_runtime
         return landing is not None and landing.pipeline.wait_until_started(timeout_ns)
 
     def flush(self, timeout_ns: int) -> bool:
@@ -182,28 +182,28 @@ class Installation:
         if self._uninstalled:
             return False  # asking the writer would start it anew
         until = time.monotonic_ns() + timeout_ns
-        drained = self._inlet.flush(timeout_ns / NS_PER_S)
-        landing = self._own_landing
+        drained = self._queue.flush(timeout_ns / NS_PER_S)
+        landing = self._own_runtime
         return drained and landing is not None and landing.pipeline.flush(max(0, until - time.monotonic_ns()))
 
-    def load_before_the_end(self) -> None:
+    def load_exporters(self) -> None:
         """Wait until exporters are loaded, where that cannot be done any more once the main thread has ended.
 
         The SDK's import (OpenTelemetry Python 1.45: ``Resource.create``) needs a thread, and Python 3.12 gives none out
         from then on. What this takes of the flush timeout, the flush takes no more.
         """
-        landing = self._own_landing
+        landing = self._own_runtime
         if sys.version_info >= (3, 12) and landing is not None:
             began = time.monotonic_ns()
-            landing.pipeline.wait_until_started(max(0, self.settings.flush_timeout_ns - self._held_up_ns))
-            self._held_up_ns += time.monotonic_ns() - began
+            landing.pipeline.wait_until_started(max(0, self.settings.flush_timeout_ns - self._exit_wait_ns))
+            self._exit_wait_ns += time.monotonic_ns() - began
 
     def flush_at_end(self) -> None:
         """Flush while threads can still be started; what this takes of the flush timeout, ``close`` takes no more."""
-        if self._inlet.used:
+        if self._queue.used:
             began = time.monotonic_ns()
-            self.flush(max(0, self.settings.flush_timeout_ns - self._held_up_ns))
-            self._held_up_ns += time.monotonic_ns() - began
+            self.flush(max(0, self.settings.flush_timeout_ns - self._exit_wait_ns))
+            self._exit_wait_ns += time.monotonic_ns() - began
 
     def close(self, *, for_good: bool = False) -> bool:
         """Flush within the flush timeout and stop; what is left is in the spool for the next agent.
@@ -215,21 +215,21 @@ class Installation:
         Returns:
             Whether nothing is left. In a forked child that recorded nothing there is nothing to do.
         """
-        if not self._inlet.used:
+        if not self._queue.used:
             return True
-        timeout_ns = max(0, self.settings.flush_timeout_ns - self._held_up_ns)
+        timeout_ns = max(0, self.settings.flush_timeout_ns - self._exit_wait_ns)
         until = time.monotonic_ns() + timeout_ns
         delivered = self.flush(timeout_ns)
         kept = False
         if delivered or for_good:
             # a heartbeat of torch's that comes later would find a spool that is closed; one that came is kept in it
-            self._inlet.close()
-            kept = self._inlet.flush(max(SHORTEST_DRAIN_NS if for_good else 0, until - time.monotonic_ns()) / NS_PER_S)
+            self._queue.close()
+            kept = self._queue.flush(max(MIN_FLUSH_NS if for_good else 0, until - time.monotonic_ns()) / NS_PER_S)
             delivered &= kept
-        lost = self._inlet.lost + self._inlet.pending
+        lost = self._queue.lost + self._queue.pending
         if lost:
             logger.warning("%d events could not be kept and are lost", lost)
-        landing = self._own_landing
+        landing = self._own_runtime
         if landing is not None:
             if not delivered and landing.path is not None:
                 logger.warning(
@@ -240,7 +240,7 @@ class Installation:
             # what the writer has in hand still, it keeps in a spool that stays open
             landing.close(max(0, until - time.monotonic_ns()), drained=delivered, for_good=for_good and kept)
         if not for_good:
-            wait_for_calls(until)
+            wait_for_pending_calls(until)
         return delivered
 
     def uninstall(self) -> None:
@@ -253,21 +253,21 @@ class Installation:
         self.close(for_good=True)
         self._uninstalled = True
         # a logger of the program's may hold a handler of ours still
-        self._inlet.close()
-        self._inlet.stop()
+        self._queue.close()
+        self._queue.stop()
 
     # --- looking at it
 
     @property
     def status(self) -> Status:
         """What it is at."""
-        landing = self._own_landing
+        landing = self._own_runtime
         return Status(
             self.why,
             tuple(dict.fromkeys(exporter.name for exporter in self.registry.exporters_of("null"))),
             landing.path if landing is not None else None,
             tuple(report for hooks in list(self._hooks.values()) for report in hooks.reports),
             tuple(landing.pipeline.states) if landing is not None else (),
-            self._inlet.pending,
-            self._inlet.lost,
+            self._queue.pending,
+            self._queue.lost,
         )

@@ -39,7 +39,7 @@ class TorchelasticInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         if elastic + ".rendezvous" in sys.modules:
             arm()
         else:
-            finder = AfterImport(elastic + ".rendezvous", arm)
+            finder = ImportHook(elastic + ".rendezvous", arm)
             sys.meta_path.insert(0, finder)
             self._undo.append(finder.remove)
 
@@ -52,7 +52,7 @@ class TorchelasticInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         self._undo = []
 
 
-class AfterImport(importlib.abc.MetaPathFinder):
+class ImportHook(importlib.abc.MetaPathFinder):
     """Calls back once, right after a module was imported by whoever needs it; finds nothing itself."""
 
     def __init__(self, name: str, then: Callable[[], None]) -> None:

@@ -36,11 +36,11 @@ from torchelastic_otel.units import NS_PER_MS
 
 logger = logging.getLogger("torchelastic_otel")
 
-THREADS_AGAIN_NS: Final = 1_000 * NS_PER_MS
+THREAD_RETRY_NS: Final = 1_000 * NS_PER_MS
 """How long after the system had no thread to spare it is asked for one again."""
-LONGEST_STOP_NS: Final = 60_000 * NS_PER_MS
+MAX_STOP_NS: Final = 60_000 * NS_PER_MS
 """The longest that the spool waits, after ``uninstall``, for threads to end, so that it can be closed."""
-SHORTEST_STOP_NS: Final = 50 * NS_PER_MS
+MIN_STOP_NS: Final = 50 * NS_PER_MS
 """What threads that have nothing left to do are given to end, so that the spool can be closed."""
 
 
@@ -81,7 +81,7 @@ class ProcessRuntime:
         measured: Callable[[], Mapping[str, Bridged]] = dict,
     ) -> None:
         self._settings = settings
-        self._measured = measured
+        self._torch_metrics = measured
         self._counting: MetricSource | None = None
         self._registry = registry
         self._environ = environ
@@ -89,9 +89,9 @@ class ProcessRuntime:
         self._owned: adoption.OwnedSpool | None = None
         self._opened: store.Spool | None = None
         self._lock_lost = False
-        self._begun = self._closed = False
-        self._unled: set[str] = set()  # destinations of which an exporter has no thread yet
-        self._threads_again_ns = 0
+        self._started = self._closed = False
+        self._without_thread: set[str] = set()  # destinations of which an exporter has no thread yet
+        self._retry_threads_ns = 0
         self._origin = Origin(
             id=uuid.uuid4().hex,
             host_name=bounded(said_host_name(environ) or socket.gethostname()),
@@ -108,7 +108,7 @@ class ProcessRuntime:
             detect=self._detect,
             directory=self._directory,
             max_bytes=settings.spool_max_bytes,
-            on_scan=self._show_alive,
+            on_scan=self._touch,
         )
 
     @property
@@ -121,9 +121,9 @@ class ProcessRuntime:
     def open_spool(self) -> store.Spool:
         """This process's spool, the same one each time; the exporters begin to load."""
         if self._opened is None:
-            self.seen(("null", "dynamic_rendezvous"))
+            self.register(("null", "dynamic_rendezvous"))
             self._opened = self._on_disk() or self.open_memory(1)
-        self._begin()
+        self._start()
         return self._opened
 
     def _on_disk(self) -> store.Spool | None:
@@ -150,35 +150,35 @@ class ProcessRuntime:
         self.pipeline.add(spool, self._origin)
         return spool
 
-    def seen(self, destinations: Iterable[str]) -> Mapping[str, str]:
+    def register(self, destinations: Iterable[str]) -> Mapping[str, str]:
         """Rows of these destinations come next; the key that rows of each are kept under."""
         keys = {destination: self._registry.storage_key(destination) for destination in destinations}
         self._start_exporters(keys.values())
         return keys
 
-    def committed(self) -> None:
+    def on_commit(self) -> None:
         """New rows can be read."""
-        self._begin()
+        self._start()
         self.pipeline.wake()
 
     def _start_exporters(self, keys: Iterable[str]) -> None:
         for key in keys:
-            if key not in self._unled:
+            if key not in self._without_thread:
                 try:
                     self.pipeline.subscribe((key,))
                 except RuntimeError as error:  # its rows have their cursors already
-                    self._unled.add(key)
+                    self._without_thread.add(key)
                     self._warn_no_thread(error)
 
-    def _begin(self) -> None:
+    def _start(self) -> None:
         """Start what is not started; where the system has no thread to spare, again a while later."""
-        if (self._begun and not self._unled) or self._closed or time.monotonic_ns() < self._threads_again_ns:
+        if (self._started and not self._without_thread) or self._closed or time.monotonic_ns() < self._retry_threads_ns:
             return
         try:
-            if not self._begun:
+            if not self._started:
                 self.pipeline.start()
-                self._begun = True
-            unled, self._unled = self._unled, set()
+                self._started = True
+            unled, self._without_thread = self._without_thread, set()
             self._start_exporters(unled)
         except RuntimeError as error:
             self._warn_no_thread(error)
@@ -186,9 +186,9 @@ class ProcessRuntime:
             logger.debug("%s", error)  # whoever keeps the next row meets it too
 
     def _warn_no_thread(self, error: RuntimeError) -> None:
-        if not self._threads_again_ns:
+        if not self._retry_threads_ns:
             logger.warning("no thread can be had (%s): events are kept, and delivered once there is one", error)
-        self._threads_again_ns = time.monotonic_ns() + THREADS_AGAIN_NS
+        self._retry_threads_ns = time.monotonic_ns() + THREAD_RETRY_NS
 
     # --- deliver.metrics_route.Numbers
 
@@ -201,7 +201,7 @@ class ProcessRuntime:
         if self._counting is None:
             return Snapshot(self.started_ns, self.started_ns)
         outside = self.pipeline.self_metrics(time.time_ns())
-        return self._counting.collect(replace(outside, torch_metrics=self._measured()))
+        return self._counting.collect(replace(outside, torch_metrics=self._torch_metrics()))
 
     def commit(self, snapshot: Snapshot) -> bool:
         """A receiver has accepted a snapshot; whether another one is wanted soon."""
@@ -223,7 +223,7 @@ class ProcessRuntime:
                 or not, as soon as all threads have ended.
         """
         self._closed = True
-        timeout_ns = max(timeout_ns, SHORTEST_STOP_NS if drained else 0)
+        timeout_ns = max(timeout_ns, MIN_STOP_NS if drained else 0)
         ended = self._stop(timeout_ns)
         if for_good or (ended and drained):
             # who asked does not wait for longer; the thread that is asked stays until it is done
@@ -239,7 +239,7 @@ class ProcessRuntime:
     def _release(self, *, owes: bool) -> None:
         """Close the spool and free its lock once nobody uses it."""
         with guard:
-            if self._owned is not None and self._stop(LONGEST_STOP_NS):
+            if self._owned is not None and self._stop(MAX_STOP_NS):
                 try:
                     self._owned.release(owes=owes)
                 except (SpoolError, OSError) as error:
@@ -247,7 +247,7 @@ class ProcessRuntime:
 
     # --- inside
 
-    def _show_alive(self) -> None:
+    def _touch(self) -> None:
         """Touch the spool's files, and have its lock again where it was removed: cleaners go by age (tmpfiles.d)."""
         if self._owned is None or self._closed:
             return

@@ -12,7 +12,7 @@ import time
 
 from torchelastic_otel.environment_variables import TRAINING_FILE
 
-_told = False
+_called = False
 
 
 def training_started() -> None:
@@ -21,16 +21,16 @@ def training_started() -> None:
     What torchrun calls running begins with the worker's process; loading libraries, data and a checkpoint comes first.
     With this call that time is told apart, for this start and after each restart. Call it in every worker, or in one.
     """
-    global _told
-    if _told:
+    global _called
+    if _called:
         return
-    _told = True  # before anything else: what failed once is not tried at every step
+    _called = True  # before anything else: what failed once is not tried at every step
     path = os.environ.get(TRAINING_FILE)
     if path:
-        _tell(path)
+        _write(path)
 
 
-def _tell(path: str) -> None:
+def _write(path: str) -> None:
     try:
         # what is there is left alone: a child of the worker calls later, and a link is a stranger's
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

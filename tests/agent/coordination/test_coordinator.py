@@ -14,7 +14,7 @@ from torchelastic_otel.agent.coordination import coordinator, store
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Agents that wait for the store, as before they join, get what they wait for; 50 ms need not be enough."""
     for module in (coordinator, store):
-        monkeypatch.setattr(module, "WAIT_S", LONGEST_S)
+        monkeypatch.setattr(module, "MAX_WAIT_S", LONGEST_S)
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_all_agents_are_told_the_earliest_failure_and_one_speaks_for_all(server:
     assert [agent.told(semconv.RESTART_CAUSE_AGREED) for agent in job.agents] == [[]] * count
     for number, agent in enumerate(job.agents):
         agent.facts.propose(failure(20 - number, number))
-        agent.facts.restarting("worker_failure")
+        agent.facts.on_restart("worker_failure")
     job.join(1)
     first = count - 1
     for number, agent in enumerate(job.agents):
@@ -74,7 +74,7 @@ def test_one_node_that_failed_is_the_cause_for_the_others_too(server: Server) ->
     job.join(0)
     job.agents[2].facts.propose(failure(20, 2, error_type="ValueError"))
     for number, agent in enumerate(job.agents):
-        agent.facts.restarting("worker_failure" if number == 2 else "membership_change")
+        agent.facts.on_restart("worker_failure" if number == 2 else "membership_change")
     job.join(1)
     told = [agent.told(semconv.RESTART_CAUSE_AGREED)[0] for agent in job.agents]
     assert {each[semconv.RESTART_REASON] for each in told} == {"worker_failure"}
@@ -97,7 +97,7 @@ def test_the_start_of_a_round_is_said_once_when_the_last_node_runs(server: Serve
     job.settle()
     job.after(1)
     assert [agent.told(semconv.ROUND_STARTED) for agent in job.agents] == [[], [], []]
-    job.agents[2].facts.up(moment(9).wall_ns, moment(15).wall_ns, moment(16).wall_ns)
+    job.agents[2].facts.on_workers_up(moment(9).wall_ns, moment(15).wall_ns, moment(16).wall_ns)
     job.settle()
     job.after(1)
     assert [agent.told(semconv.ROUND_STARTED) for agent in job.agents] == [
@@ -171,7 +171,7 @@ def test_a_change_of_membership_is_said_by_one_agent_only(server: Server) -> Non
     job.join(0, job.agents[:2])
     assert all(agent.told(semconv.MEMBERSHIP_CHANGED) == [] for agent in job.agents)
     for agent in job.agents[:2]:
-        agent.facts.restarting("membership_change")
+        agent.facts.on_restart("membership_change")
     job.join(1)
     joined = {
         semconv.RENDEZVOUS_ROUND: 1,

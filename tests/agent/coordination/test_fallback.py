@@ -7,7 +7,7 @@ import pytest
 from tests.support.observed_job import ANSWER_WITHIN_S, Agent, Hung, Job, SlowDoor, failure, silent
 from tests.support.observers import Clock, S, Server, all_done, moment
 from torchelastic_otel import semconv
-from torchelastic_otel.agent.coordination.store import CONNECTED_WITHIN_NS, JobStore
+from torchelastic_otel.agent.coordination.store import CONNECT_TIMEOUT_NS, JobStore
 
 
 @pytest.fixture
@@ -22,8 +22,8 @@ def test_without_a_store_each_agent_tells_its_own_view_and_says_so() -> None:
     job.join(0)
     failed, peer = job.agents
     failed.facts.propose(failure(20, 0))
-    failed.facts.restarting("worker_failure")
-    peer.facts.restarting("membership_change")
+    failed.facts.on_restart("worker_failure")
+    peer.facts.on_restart("membership_change")
     job.join(1)
     job.up(job.agents)
     job.settle()
@@ -44,7 +44,7 @@ def test_under_static_each_agent_counts_for_itself_and_the_run_is_agreed_on(serv
     job.join(0)
     one = job.agents[0]
     one.facts.propose(failure(20, 0))
-    one.facts.restarting("worker_failure")
+    one.facts.on_restart("worker_failure")
     one.join(1, job.agents)
     job.settle()
     (told,) = one.told(semconv.RESTART_CAUSE_AGREED)
@@ -60,11 +60,11 @@ def test_under_static_the_start_is_said_after_the_run_is_known(server: Server) -
     clock = Clock()
     agent = Agent(0, clock, shared_rounds=False)
     agent.join(0, [agent])
-    agent.facts.up(moment(0).wall_ns, moment(0).wall_ns, moment(2).wall_ns)
+    agent.facts.on_workers_up(moment(0).wall_ns, moment(0).wall_ns, moment(2).wall_ns)
     all_done([agent.thread], [])
     assert agent.said.facts == []
     agent.store = JobStore(server.client, server.prefix, clock.monotonic_ns)
-    agent.facts.use(agent.store, hosts_store=True)
+    agent.facts.set_store(agent.store, hosts_store=True)
     all_done([agent.thread], [agent.store])
     assert [fact.name for fact in agent.said.facts] == [semconv.RUN_IDENTIFIED, semconv.ROUND_STARTED]
     agent.facts.finish()
@@ -77,16 +77,16 @@ def test_a_store_that_does_not_answer_costs_each_fact_its_time_and_none_is_missi
     for number in range(2):
         agent = Agent(number, job.clock)
         agent.store = JobStore(hung.connect, "p/", job.clock.monotonic_ns)
-        agent.facts.use(agent.store, hosts_store=number == 0)
+        agent.facts.set_store(agent.store, hosts_store=number == 0)
         job.agents.append(agent)
     one, peer = job.agents
     for agent in job.agents:
         agent.join(0, job.agents)
         agent.facts.propose(failure(20, 0))
-        agent.facts.restarting("worker_failure")
+        agent.facts.on_restart("worker_failure")
         agent.join(1, job.agents)
-        agent.facts.up(moment(30).wall_ns, moment(31).wall_ns, moment(32).wall_ns)
-    one.facts.silent([silent(peer, 20, 1)])
+        agent.facts.on_workers_up(moment(30).wall_ns, moment(31).wall_ns, moment(32).wall_ns)
+    one.facts.on_silent([silent(peer, 20, 1)])
     for agent in job.agents:
         all_done([agent.thread], [])
         assert agent.said.facts == []
@@ -113,12 +113,12 @@ def test_an_agent_that_ends_says_what_it_still_had_to_say() -> None:
     clock = Clock()
     agent = Agent(0, clock)
     agent.store = JobStore(Hung().connect, "p/", clock.monotonic_ns)
-    agent.facts.use(agent.store, hosts_store=True)
+    agent.facts.set_store(agent.store, hosts_store=True)
     agent.join(0, [agent])
     all_done([agent.thread], [])
     clock.seconds = ANSWER_WITHIN_S + 0.1
     all_done([agent.thread], [])
-    agent.facts.up(moment(0).wall_ns, moment(0).wall_ns, moment(2).wall_ns)
+    agent.facts.on_workers_up(moment(0).wall_ns, moment(0).wall_ns, moment(2).wall_ns)
     agent.facts.finish()
     assert len(agent.said.wait(semconv.ROUND_STARTED)) == 1
     assert agent.store.given_up
@@ -129,9 +129,9 @@ def _through(door: SlowDoor) -> tuple[Agent, Clock]:
     clock = Clock()
     agent = Agent(0, clock)
     agent.store = JobStore(door.connect, "p/", clock.monotonic_ns)
-    agent.facts.use(agent.store, hosts_store=True)
+    agent.facts.set_store(agent.store, hosts_store=True)
     agent.join(0, [agent])
-    agent.facts.up(moment(0).wall_ns, moment(0).wall_ns, moment(2).wall_ns)
+    agent.facts.on_workers_up(moment(0).wall_ns, moment(0).wall_ns, moment(2).wall_ns)
     all_done([agent.thread], [])
     return agent, clock
 
@@ -155,7 +155,7 @@ def test_a_connection_that_takes_seconds_is_waited_for_and_what_it_brings_is_agr
 def test_a_connection_that_never_comes_is_given_up() -> None:
     """A firewall that drops what it does not like must not keep the facts for ever."""
     agent, clock = _through(SlowDoor(lambda: None))
-    for _ in range(round(CONNECTED_WITHIN_NS / S) + 3):
+    for _ in range(round(CONNECT_TIMEOUT_NS / S) + 3):
         clock.seconds += 1
         all_done([agent.thread], [])
     assert agent.told(semconv.RUN_IDENTIFIED)[0][semconv.INFERRED_FROM] == "own_view"

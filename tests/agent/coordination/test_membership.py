@@ -27,7 +27,7 @@ def test_a_lost_node_is_said_by_every_survivor_and_is_the_cause(server: Server) 
     dead, living = job.agents[2], job.agents[:2]
     living[1].facts.propose(failure(21, 1))
     for agent in living:
-        agent.facts.silent([silent(dead, 20, 2)])
+        agent.facts.on_silent([silent(dead, 20, 2)])
     job.settle()
     for agent in living:
         (told,) = agent.told(semconv.AGENT_LOST)
@@ -51,7 +51,7 @@ def test_one_survivor_takes_the_place_of_a_speaker_that_is_lost(server: Server) 
     job.join(0)
     job.after(3)
     for agent in job.agents[1:]:
-        agent.facts.silent([silent(job.agents[0], 20, 0)])
+        agent.facts.on_silent([silent(job.agents[0], 20, 0)])
     job.settle()
     heirs = [agent.told(semconv.AGENT_LOST)[0].get(semconv.WRITER) for agent in job.agents[1:]]
     assert sorted(heirs, key=str) == [None, True]
@@ -63,9 +63,9 @@ def test_a_node_in_its_exit_barrier_is_silent_and_not_lost(server: Server) -> No
     """Torch's barrier holds the client: heartbeats stop, and the node is well and will exit 0 (trap 12)."""
     job = Job(2, server)
     job.join(0)
-    job.agents[1].facts.enter_barrier()
+    job.agents[1].facts.on_exit_barrier()
     job.settle()
-    job.agents[0].facts.silent([silent(job.agents[1], 20, 1)])
+    job.agents[0].facts.on_silent([silent(job.agents[1], 20, 1)])
     job.settle()
     assert job.agents[0].told(semconv.AGENT_LOST) == []
     assert [told[semconv.PEER_NODE_ID] for told in job.agents[0].told(semconv.AGENT_SILENT)] == [job.agents[1].node]
@@ -82,7 +82,7 @@ def test_a_node_that_said_it_leaves_is_not_lost_when_its_heartbeats_stop(server:
     leaver, stays = job.agents[1], job.agents[0]
     leaver.facts.propose(Cause(NODE_LEFT, moment(20).wall_ns, host="host1", node_id=leaver.node, signal="SIGTERM"))
     job.settle()
-    stays.facts.silent([silent(leaver, 18, 1)])
+    stays.facts.on_silent([silent(leaver, 18, 1)])
     job.settle()
     job.after(ANSWER_WITHIN_S + 1)
     assert stays.told(semconv.AGENT_LOST) == stays.told(semconv.AGENT_SILENT) == []
@@ -100,7 +100,7 @@ def test_without_a_store_an_agent_judges_by_its_own_heartbeats(own_beats_failed:
     job = Job(2, None)
     job.join(0)
     agent, peer = job.agents
-    agent.facts.silent([silent(peer, 20, 1, own_beats_failed=own_beats_failed)])
+    agent.facts.on_silent([silent(peer, 20, 1, own_beats_failed=own_beats_failed)])
     job.settle()
     said = (len(agent.told(semconv.AGENT_LOST)), len(agent.told(semconv.AGENT_SILENT)))
     assert said == ((0, 1) if own_beats_failed else (1, 0))
@@ -125,9 +125,9 @@ def test_a_store_that_breaks_while_a_node_is_judged_does_not_swallow_the_loss() 
             return False
 
     agent.store = JobStore(Breaking, "p/", job.clock.monotonic_ns)
-    agent.facts.use(agent.store, hosts_store=False)
+    agent.facts.set_store(agent.store, hosts_store=False)
     agent.join(0, [agent, peer])
-    agent.facts.silent([silent(peer, 20, 1)])
+    agent.facts.on_silent([silent(peer, 20, 1)])
     all_done([agent.thread], [])
     job.clock.seconds = ANSWER_WITHIN_S + 0.1
     all_done([agent.thread], [])

@@ -16,7 +16,7 @@ import pytest
 
 from tests.support.observers import LONGEST_S, Clock, Server, in_threads
 from torchelastic_otel.agent.coordination import store as job_store
-from torchelastic_otel.agent.coordination.store import GIVEN_UP_AFTER_NS, JobStore, Keys
+from torchelastic_otel.agent.coordination.store import CALL_TIMEOUT_NS, JobStore, Keys
 
 
 class Table:
@@ -66,7 +66,7 @@ def store(table: Table, clock: Clock) -> Iterator[JobStore]:
     made = JobStore(lambda: table, "p/", clock.monotonic_ns)
     yield made
     table.open.set()
-    made.end()
+    made.close()
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> Callable[[], float]:
     """From when it is called on, who waits may wait long, since 50 ms need not be enough; returns how long."""
 
     def grow() -> float:
-        monkeypatch.setattr(job_store, "WAIT_S", LONGEST_S)
+        monkeypatch.setattr(job_store, "MAX_WAIT_S", LONGEST_S)
         return LONGEST_S
 
     return grow
@@ -83,7 +83,7 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> Callable[[], float]:
 def settled(store: JobStore) -> None:
     """Wait until what was asked is done."""
     event = threading.Event()
-    store.ask(lambda keys: event.set())
+    store.submit(lambda keys: event.set())
     assert store.given_up or event.wait(LONGEST_S)
 
 
@@ -92,7 +92,7 @@ def test_errands_run_in_order_on_one_thread_that_is_not_the_callers(store: JobSt
     ran: list[int] = []
     threads: set[int] = set()
     for number in range(50):
-        store.ask(lambda keys, number=number: (ran.append(number), threads.add(threading.get_ident())))  # type: ignore[misc]
+        store.submit(lambda keys, number=number: (ran.append(number), threads.add(threading.get_ident())))  # type: ignore[misc]
     settled(store)
     assert ran == list(range(50))
     assert len(threads) == 1
@@ -110,10 +110,10 @@ def test_callers_that_come_first_at_once_get_one_thread_and_one_connection(clock
     for _ in range(50):
         store = JobStore(connect, "p/", clock.monotonic_ns)
         ran: list[int] = []
-        in_threads([lambda: store.ask(lambda keys: ran.append(1))] * 4)  # noqa: B023 - run in this turn
+        in_threads([lambda: store.submit(lambda keys: ran.append(1))] * 4)  # noqa: B023 - run in this turn
         settled(store)
         assert len(ran) == 4
-        store.end()
+        store.close()
     assert len(connected) == 50
 
 
@@ -122,14 +122,14 @@ def test_a_caller_that_does_not_wait_goes_on_and_one_that_waits_is_told(
 ) -> None:
     """Only who asks to waits, and then for the errand to be done."""
     table.open.clear()
-    assert not store.ask(lambda keys: keys.put_first("a", "1"))
+    assert not store.submit(lambda keys: keys.put_first("a", "1"))
     assert table.asked.wait(LONGEST_S)
     assert table.held == {}
-    assert not store.ask(lambda keys: None, wait_s=2 * LONGEST_S)  # 50 ms: by then the table would have given up
+    assert not store.submit(lambda keys: None, wait_s=2 * LONGEST_S)  # 50 ms: by then the table would have given up
     table.open.set()
     settled(store)
     assert table.held == {"p/a": "1"}
-    assert store.ask(lambda keys: None, wait_s=patience())
+    assert store.submit(lambda keys: None, wait_s=patience())
 
 
 def test_a_store_that_does_not_answer_is_given_up_and_taken_up_again_when_it_does(
@@ -137,21 +137,21 @@ def test_a_store_that_does_not_answer_is_given_up_and_taken_up_again_when_it_doe
 ) -> None:
     """A stopped host holds every call for as long as it is stopped; nobody may queue up behind it."""
     table.open.clear()
-    store.ask(lambda keys: keys.put_first("a", "1"))
+    store.submit(lambda keys: keys.put_first("a", "1"))
     assert table.asked.wait(LONGEST_S)
-    clock.seconds = GIVEN_UP_AFTER_NS / 1e9
+    clock.seconds = CALL_TIMEOUT_NS / 1e9
     assert not store.given_up
     clock.seconds += 0.001
     assert store.given_up
     ran: list[int] = []
-    assert not store.ask(lambda keys: ran.append(1), wait_s=0.05)
+    assert not store.submit(lambda keys: ran.append(1), wait_s=0.05)
     table.open.set()
     until = threading.Event()
     while store.given_up and not until.wait(0.001):
         pass
     settled(store)
     assert ran == []
-    assert store.ask(lambda keys: ran.append(2), wait_s=patience())
+    assert store.submit(lambda keys: ran.append(2), wait_s=patience())
     assert ran == [2]
 
 
@@ -165,19 +165,19 @@ def test_a_store_that_fails_is_given_up_until_the_next_round_and_connected_to_an
 
     store = JobStore(connect, "p/", clock.monotonic_ns)
     table.broken = RuntimeError("connection reset by peer")
-    store.ask(lambda keys: keys.put_first("a", "1"))
+    store.submit(lambda keys: keys.put_first("a", "1"))
     behind: list[int] = []
-    store.ask(lambda keys: behind.append(1))
+    store.submit(lambda keys: behind.append(1))
     until = threading.Event()
     while not store.given_up and not until.wait(0.001):
         pass
-    assert store.trouble == "RuntimeError: connection reset by peer"
-    assert not store.ask(lambda keys: behind.append(2), wait_s=0.05)
+    assert store.error == "RuntimeError: connection reset by peer"
+    assert not store.submit(lambda keys: behind.append(2), wait_s=0.05)
     table.broken = None
-    store.try_again()
+    store.retry()
     settled(store)
     assert (behind, connected) == ([], [1, 1])
-    store.end()
+    store.close()
 
 
 def test_one_that_cannot_be_connected_to_is_given_up(clock: Clock) -> None:
@@ -187,17 +187,17 @@ def test_one_that_cannot_be_connected_to_is_given_up(clock: Clock) -> None:
         raise OSError("refused")
 
     store = JobStore(connect, "p/", clock.monotonic_ns)
-    store.ask(lambda keys: None)
+    store.submit(lambda keys: None)
     until = threading.Event()
     while not store.given_up and not until.wait(0.001):
         pass
-    assert store.trouble == "OSError: refused"
+    assert store.error == "OSError: refused"
 
 
 @pytest.mark.tests_own_faults
 def test_a_fault_of_ours_on_its_thread_is_kept_in_and_said(store: JobStore, faults: list[Exception]) -> None:
     """Torch raises RuntimeError for what goes wrong out there; anything else is a fault of ours."""
-    store.ask(lambda keys: {}["no such"])
+    store.submit(lambda keys: {}["no such"])
     until = threading.Event()
     while not store.given_up and not until.wait(0.001):
         pass
@@ -209,10 +209,10 @@ def test_after_its_end_nobody_is_answered_and_no_thread_is_left(table: Table, cl
     ran: list[int] = []
     store = JobStore(lambda: table, "p/", clock.monotonic_ns)
     for number in range(3):
-        store.ask(lambda keys, number=number: ran.append(number))  # type: ignore[misc]
-    store.end()
-    store.end()
-    assert not store.ask(lambda keys: ran.append(9), wait_s=0.05)
+        store.submit(lambda keys, number=number: ran.append(number))  # type: ignore[misc]
+    store.close()
+    store.close()
+    assert not store.submit(lambda keys: ran.append(9), wait_s=0.05)
     until = threading.Event()
     while (len(ran) < 3 or store._running) and not until.wait(0.001):
         pass
@@ -226,7 +226,7 @@ def test_a_forked_child_asks_nobody(store: JobStore, table: Table) -> None:
     if pid == 0:
         status = 1
         try:
-            status = 0 if store.ask(lambda keys: keys.put_first("child", "1"), wait_s=0.05) is False else 2
+            status = 0 if store.submit(lambda keys: keys.put_first("child", "1"), wait_s=0.05) is False else 2
         finally:
             os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
@@ -272,23 +272,23 @@ def test_a_stopped_host_holds_our_thread_alone(patience: Callable[[], float]) ->
             out.set()
             keys.put_first("a", "1")
 
-        assert not store.ask(put)
+        assert not store.submit(put)
         assert out.wait(LONGEST_S)
         ran: list[int] = []
-        assert not store.ask(lambda keys: ran.append(1), wait_s=0.05)
+        assert not store.submit(lambda keys: ran.append(1), wait_s=0.05)
         clock.seconds = 2.1
         assert store.given_up
-        assert not store.ask(lambda keys: ran.append(2), wait_s=0.05)
+        assert not store.submit(lambda keys: ran.append(2), wait_s=0.05)
         assert ran == []
         os.kill(host.pid, signal.SIGCONT)
         until = threading.Event()
         while store.given_up and not until.wait(0.001):
-            assert not store.trouble
+            assert not store.error
         settled(store)
         assert ran == [1]
-        assert store.ask(lambda keys: ran.append(len(keys.read("a") or "")), wait_s=patience())
+        assert store.submit(lambda keys: ran.append(len(keys.read("a") or "")), wait_s=patience())
         assert ran == [1, 1]
-        store.end()
+        store.close()
     finally:
         host.kill()
         host.communicate()
@@ -308,7 +308,7 @@ def connect():
     return TCPStore("127.0.0.1", int(sys.argv[1]), is_master=False, wait_for_workers=False, timeout=patience)
 
 store, connected, out = JobStore(connect, "p/"), threading.Event(), threading.Event()
-store.ask(lambda keys: connected.set())
+store.submit(lambda keys: connected.set())
 assert connected.wait(60)
 print("connected", flush=True)
 sys.stdin.readline()
@@ -318,9 +318,9 @@ def put(keys):
     keys.put_first("a", "1")
     os.write(1, b"answered\\n")
 
-store.ask(put)
+store.submit(put)
 assert out.wait(60)
-store.end()
+store.close()
 atexit.register(print, "ends", flush=True)  # the last one registered runs first
 """
 

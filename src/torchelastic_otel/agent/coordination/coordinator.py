@@ -21,13 +21,13 @@ from torchelastic_otel import semconv
 from torchelastic_otel.agent.coordination import keys as agreement
 from torchelastic_otel.agent.coordination.fallback import LocalFallback
 from torchelastic_otel.agent.coordination.membership import Membership, SilentNode
-from torchelastic_otel.agent.coordination.round_start import Joined, RoundStart
-from torchelastic_otel.agent.coordination.store import WAIT_S, JobStore, Keys
+from torchelastic_otel.agent.coordination.round_start import JoinedRound, RoundStart
+from torchelastic_otel.agent.coordination.store import MAX_WAIT_S, JobStore, Keys
 from torchelastic_otel.event_loop import EventLoopThread
 from torchelastic_otel.model.failure import MEMBERSHIP_CHANGE, NODE_LEFT, UNKNOWN, WORKER_FAILURE, Cause
 from torchelastic_otel.model.inferred_event import InferredEvent
 
-_LOOK_EVERY_NS: Final = 100_000_000
+_POLL_INTERVAL_NS: Final = 100_000_000
 _YIELD_NS: Final = 1_500_000_000
 """What the first node waits for the one that hosts the store, which joins up to a second later (torch's poll)."""
 
@@ -49,7 +49,7 @@ class JobCoordinator:
         run_id: str,
         agent_id: Callable[[], str],
         host: str,
-        say: Callable[[InferredEvent], object],
+        emit: Callable[[InferredEvent], object],
         thread: EventLoopThread,
         *,
         shared_rounds: bool,
@@ -57,7 +57,7 @@ class JobCoordinator:
         self.host = host
         self._run_id = run_id
         self._agent_id = agent_id
-        self._say = say
+        self._emit_event = emit
         self._thread = thread
         self._shared = shared_rounds
         self._store: JobStore | None = None
@@ -65,23 +65,23 @@ class JobCoordinator:
         self._identified = False
         self.nonce: str | None = None
         self.nonce_is_agreed = False
-        self._now: Joined | None = None
-        self._own: Cause | None = None
+        self._round: JoinedRound | None = None
+        self._own_cause: Cause | None = None
         self._own_trigger: str | None = None
         self._proposed = False
-        self._before: Sequence[str] = ()
-        self._settled: Joined | None = None
-        self._later: list[tuple[str, Mapping[str, Any]]] = []
-        self._over = False
-        self._own_views = LocalFallback(thread)
+        self._previous: Sequence[str] = ()
+        self._resolved: JoinedRound | None = None
+        self._deferred: list[tuple[str, Mapping[str, Any]]] = []
+        self._finished = False
+        self._fallback = LocalFallback(thread)
         self._membership = Membership(
-            self._tell, thread, lambda: self._store, self._own_views, shared_rounds=shared_rounds
+            self._emit, thread, lambda: self._store, self._fallback, shared_rounds=shared_rounds
         )
-        self._start = RoundStart(thread, self._tell_in_order, lambda: self._store if shared_rounds else None)
+        self._start = RoundStart(thread, self._emit_in_order, lambda: self._store if shared_rounds else None)
 
     # --- from torch's threads
 
-    def use(self, store: JobStore | None, *, hosts_store: bool) -> None:
+    def set_store(self, store: JobStore | None, *, hosts_store: bool) -> None:
         """The job's store is known, or it is known that there is none for us."""
         if self._store is not None or self._identified:
             return
@@ -91,20 +91,20 @@ class JobCoordinator:
             self._thread.call_soon(lambda: self._identify(mine, "own_view"))
             return
         self._thread.call_soon(
-            lambda: self._own_views.unless_answered(store, "run", lambda: self._identify(mine, "own_view"))
+            lambda: self._fallback.unless_answered(store, "run", lambda: self._identify(mine, "own_view"))
         )
 
         def ask(keys: Keys) -> None:
             agreed = agreement.nonce(keys, mine)
             self._thread.call_soon(lambda: self._identify(agreed, "store"))
 
-        store.ask(ask)
+        store.submit(ask)
 
     def propose(self, cause: Cause) -> None:
         """This agent holds that this ended the round it is in."""
-        joined = self._now
-        if self._own is None:
-            self._own = cause
+        joined = self._round
+        if self._own_cause is None:
+            self._own_cause = cause
         if joined is not None and self._store is not None and self._shared:
 
             def ask(keys: Keys) -> None:
@@ -112,106 +112,106 @@ class JobCoordinator:
                     agreement.leave(keys, joined.round, joined.node_id)
                 agreement.propose(keys, joined.round, cause)
 
-            self._store.ask(ask)
+            self._store.submit(ask)
             self._proposed = True
 
-    def restarting(self, trigger: str) -> None:
+    def on_restart(self, trigger: str) -> None:
         """This agent begins to restart its workers, for this reason as far as it can see."""
         self._own_trigger = trigger
 
     def before_join(self) -> None:
         """Wait, briefly, until what was proposed is with the store."""
         if self._proposed and self._store is not None:
-            self._store.ask(lambda keys: None, wait_s=WAIT_S)
+            self._store.submit(lambda keys: None, wait_s=MAX_WAIT_S)
         self._proposed = False
 
-    def joined(self, joined: Joined) -> None:
+    def on_joined(self, joined: JoinedRound) -> None:
         """This agent has joined a round."""
-        own, trigger = self._own, self._own_trigger
-        self._own = self._own_trigger = None
-        self._now = joined
+        own, trigger = self._own_cause, self._own_trigger
+        self._own_cause = self._own_trigger = None
+        self._round = joined
         if self._store is not None:
-            self._store.try_again()
+            self._store.retry()
         self._thread.call_soon(lambda: self._ask(joined, own, trigger))
 
-    def up(self, began_ns: int, joined_ns: int, ended_ns: int) -> None:
+    def on_workers_up(self, began_ns: int, joined_ns: int, ended_ns: int) -> None:
         """This node's workers run."""
-        joined = self._now
+        joined = self._round
         if joined is not None:
-            self._start.up(joined, agreement.BroughtUp(began_ns, joined_ns, ended_ns, joined.node_id or self.host))
+            self._start.on_up(joined, agreement.BroughtUp(began_ns, joined_ns, ended_ns, joined.node_id or self.host))
 
     def finish(self) -> None:
         """The agent ends: say what is still to be said; waits for it at most 50 ms."""
-        self._thread.call_soon(self._say_the_rest)
+        self._thread.call_soon(self._emit_deferred)
         self._start.finish()
         if self._store is not None:
-            self._store.end()
+            self._store.close()
 
-    def silent(self, nodes: Sequence[SilentNode]) -> None:
+    def on_silent(self, nodes: Sequence[SilentNode]) -> None:
         """Nodes' heartbeats have stopped."""
-        joined = self._now
+        joined = self._round
         for node in nodes:
-            self._thread.call_soon(lambda node=node: self._membership.judge(node, joined))  # type: ignore[misc]
+            self._thread.call_soon(lambda node=node: self._membership.on_silent(node, joined))  # type: ignore[misc]
 
-    def enter_barrier(self) -> None:
+    def on_exit_barrier(self) -> None:
         """This node is done and waits for the others."""
-        joined = self._now
+        joined = self._round
         if joined is not None and joined.node_id is not None and self._store is not None and self._shared:
             node_id, round_ = joined.node_id, joined.round
-            self._store.ask(lambda keys: agreement.enter_barrier(keys, round_, node_id))
+            self._store.submit(lambda keys: agreement.enter_barrier(keys, round_, node_id))
 
     # --- on the watch thread
 
-    def _tell(self, name: str, attributes: Mapping[str, Any]) -> None:
-        self._say(InferredEvent(name, {semconv.RUN_ID: self._run_id, **attributes}))
+    def _emit(self, name: str, attributes: Mapping[str, Any]) -> None:
+        self._emit_event(InferredEvent(name, {semconv.RUN_ID: self._run_id, **attributes}))
 
-    def _tell_in_order(self, name: str, attributes: Mapping[str, Any]) -> None:
+    def _emit_in_order(self, name: str, attributes: Mapping[str, Any]) -> None:
         """Tell what has its place in a trace, not before the run is identified: under ``static`` that takes a while."""
-        if self._identified or self._over:
-            self._tell(name, attributes)
+        if self._identified or self._finished:
+            self._emit(name, attributes)
         else:
-            self._later.append((name, attributes))
+            self._deferred.append((name, attributes))
 
-    def _say_the_rest(self) -> None:
-        self._over = True
+    def _emit_deferred(self) -> None:
+        self._finished = True
         if self._store is not None and not self._identified:
             # the store never answered anything, so that no other agent can have agreed with this one
-            self._own_views.hold()
-        later, self._later = self._later, []
+            self._fallback.run_all()
+        later, self._deferred = self._deferred, []
         for name, attributes in later:
-            self._tell(name, attributes)
+            self._emit(name, attributes)
 
     def _identify(self, nonce: str, source: str) -> None:
         if not self._identified:
             self._identified = True
-            self._own_views.answered()
+            self._fallback.answered()
             self.nonce, self.nonce_is_agreed = nonce, source == "store"
             told = {semconv.RUN_NONCE: nonce, semconv.INFERRED_FROM: source, semconv.HOSTS_STORE: self._hosts_store}
-            self._tell(semconv.RUN_IDENTIFIED, told)
-            later, self._later = self._later, []
+            self._emit(semconv.RUN_IDENTIFIED, told)
+            later, self._deferred = self._deferred, []
             for name, attributes in later:
-                self._tell(name, attributes)
+                self._emit(name, attributes)
 
-    def _ask(self, joined: Joined, own: Cause | None, trigger: str | None) -> None:
+    def _ask(self, joined: JoinedRound, own: Cause | None, trigger: str | None) -> None:
         store = self._store
         if store is None or not self._shared or store.given_up:
             # who is alone agrees with itself, but not on a round that others were in
-            alone = joined.world_size == 1 and len(self._before) <= 1
-            self._settle(joined, own, trigger, None, writer=joined.rank == 0, agreed=alone)
+            alone = joined.world_size == 1 and len(self._previous) <= 1
+            self._resolve(joined, own, trigger, None, writer=joined.rank == 0, agreed=alone)
             return
         me = joined.node_id or self._agent_id()
-        give_up = lambda: self._settle(joined, own, trigger, None, writer=joined.rank == 0, agreed=False)  # noqa: E731
-        self._own_views.unless_answered(store, "round", give_up)
+        give_up = lambda: self._resolve(joined, own, trigger, None, writer=joined.rank == 0, agreed=False)  # noqa: E731
+        self._fallback.unless_answered(store, "round", give_up)
 
         def ask(keys: Keys) -> None:
             cause = agreement.cause(keys, joined.round - 1) if joined.round else None
             if self._hosts_store:
                 writer = agreement.claim(keys, joined.round, me)
-                self._thread.call_soon(lambda: self._settle(joined, own, trigger, cause, writer=writer, agreed=True))
+                self._thread.call_soon(lambda: self._resolve(joined, own, trigger, cause, writer=writer, agreed=True))
             elif joined.rank == 0:
                 self._thread.call_soon(lambda: yield_(cause, 0))
             else:
-                self._thread.call_soon(lambda: self._settle(joined, own, trigger, cause, writer=False, agreed=True))
+                self._thread.call_soon(lambda: self._resolve(joined, own, trigger, cause, writer=False, agreed=True))
 
         def yield_(cause: Cause | None, waited_ns: int) -> None:
             # the store's host speaks for all where it takes part: it is the one that the job cannot outlive
@@ -225,19 +225,19 @@ class JobCoordinator:
                 else:
                     writer = known == me
                     self._thread.call_soon(
-                        lambda: self._settle(joined, own, trigger, cause, writer=writer, agreed=True)
+                        lambda: self._resolve(joined, own, trigger, cause, writer=writer, agreed=True)
                     )
 
             def again() -> None:
-                self._thread.call_later(_LOOK_EVERY_NS, lambda: yield_(cause, waited_ns + _LOOK_EVERY_NS))
+                self._thread.call_later(_POLL_INTERVAL_NS, lambda: yield_(cause, waited_ns + _POLL_INTERVAL_NS))
 
-            store.ask(look)
+            store.submit(look)
 
-        store.ask(ask)
+        store.submit(ask)
 
-    def _settle(
+    def _resolve(
         self,
-        joined: Joined,
+        joined: JoinedRound,
         own: Cause | None,
         trigger: str | None,
         agreed_cause: Cause | None,
@@ -245,10 +245,10 @@ class JobCoordinator:
         writer: bool,
         agreed: bool,
     ) -> None:
-        if self._settled is joined or self._now is not joined:
+        if self._resolved is joined or self._round is not joined:
             return  # the other answer was faster, or the job has gone on
-        self._settled = joined
-        before, self._before = self._before, joined.participants
+        self._resolved = joined
+        before, self._previous = self._previous, joined.participants
         if joined.round > 0 and (joined.before is not None or self._shared):
             cause = agreed_cause or (None if agreed and joined.world_size > 1 else own)
             told: dict[str, Any] = {
@@ -262,13 +262,13 @@ class JobCoordinator:
                 told.update(cause.attributes())
             else:
                 told[semconv.RESTART_REASON] = _reason(trigger, joined, before, agreed)
-            self._tell(semconv.RESTART_CAUSE_AGREED, told)
-        self._membership.tell_changes(joined, before)
+            self._emit(semconv.RESTART_CAUSE_AGREED, told)
+        self._membership.report_changes(joined, before)
         if writer:
-            self._start.writes(joined)
+            self._start.report(joined)
 
 
-def _reason(trigger: str | None, joined: Joined, before: Sequence[str], agreed: bool) -> str:
+def _reason(trigger: str | None, joined: JoinedRound, before: Sequence[str], agreed: bool) -> str:
     """Why the job restarted where nobody proposed a cause."""
     if trigger == WORKER_FAILURE:
         return WORKER_FAILURE

@@ -14,7 +14,7 @@ from torchelastic_otel.agent.coordination.store import JobStore
 from torchelastic_otel.event_loop import EventLoopThread, Task
 from torchelastic_otel.units import NS_PER_S
 
-ANSWER_WITHIN_NS: Final = 3_000_000_000
+ANSWER_TIMEOUT_NS: Final = 3_000_000_000
 """After this an agent goes by what it knows itself, nanoseconds."""
 _CONNECTED_NS: Final = NS_PER_S
 
@@ -49,14 +49,14 @@ class LocalFallback:
             else:
                 task()
 
-        self._thread.call_later(ANSWER_WITHIN_NS, look)
+        self._thread.call_later(ANSWER_TIMEOUT_NS, look)
 
     def answered(self) -> None:
         """The first question has its answer, whosever: what waits from now on is not held at the end."""
         self._answered = True
         self._tasks.clear()
 
-    def hold(self) -> None:
+    def run_all(self) -> None:
         """The agent ends, and the store never answered anything: its own views hold."""
         for task in [*self._tasks.values()]:
             task()

@@ -18,7 +18,7 @@ from typing import Any
 from torchelastic_otel import semconv
 from torchelastic_otel.agent.coordination import keys as agreement
 from torchelastic_otel.agent.coordination.fallback import LocalFallback, first_of
-from torchelastic_otel.agent.coordination.round_start import Joined
+from torchelastic_otel.agent.coordination.round_start import JoinedRound
 from torchelastic_otel.agent.coordination.store import JobStore, Keys
 from torchelastic_otel.event_loop import EventLoopThread
 from torchelastic_otel.model.failure import NODE_LOST, Cause
@@ -40,7 +40,7 @@ class SilentNode:
     node_id: str
     rank: int | None
     last_heartbeat_ns: int
-    own_beats_failed: bool
+    own_heartbeats_failed: bool
     round: int | None = None
 
 
@@ -57,21 +57,21 @@ class Membership:
 
     def __init__(
         self,
-        tell: Callable[[str, Mapping[str, Any]], None],
+        emit: Callable[[str, Mapping[str, Any]], None],
         thread: EventLoopThread,
         store: Callable[[], JobStore | None],
-        own_views: LocalFallback,
+        fallback: LocalFallback,
         *,
         shared_rounds: bool,
     ) -> None:
-        self._tell = tell
+        self._emit = emit
         self._thread = thread
         self._store = store
-        self._own_views = own_views
+        self._fallback = fallback
         self._shared = shared_rounds
         self._lost: set[str] = set()
 
-    def tell_changes(self, joined: Joined, before: Sequence[str]) -> None:
+    def report_changes(self, joined: JoinedRound, before: Sequence[str]) -> None:
         """Say how the membership changed, where this agent is the first of those who know both rounds."""
         stayed = [node for node in joined.participants if node in set(before)]
         if not before or not stayed or stayed[0] != joined.node_id or set(before) == set(joined.participants):
@@ -88,7 +88,7 @@ class Membership:
                 semconv.MEMBERSHIP_LEFT: tuple(node for node in gone if node not in lost),
                 semconv.MEMBERSHIP_LOST: tuple(node for node in gone if node in lost),
             }
-            self._tell(semconv.MEMBERSHIP_CHANGED, told)
+            self._emit(semconv.MEMBERSHIP_CHANGED, told)
 
         first = first_of()
 
@@ -100,29 +100,29 @@ class Membership:
         if not gone or store is None or store.given_up:
             tell(self._lost)
         else:
-            self._own_views.unless_answered(store, "membership", first(lambda: tell(self._lost)))
-            store.ask(ask)
+            self._fallback.unless_answered(store, "membership", first(lambda: tell(self._lost)))
+            store.submit(ask)
 
-    def judge(self, node: SilentNode, joined: Joined | None) -> None:
+    def on_silent(self, node: SilentNode, joined: JoinedRound | None) -> None:
         """A node's heartbeats have stopped: it is lost, or it may be well."""
         store = self._store()
-        if node.own_beats_failed:
-            self._tell(semconv.AGENT_SILENT, _peer(node))
+        if node.own_heartbeats_failed:
+            self._emit(semconv.AGENT_SILENT, _peer_attributes(node))
             return
         round_ = node.round if joined is None else joined.round
         if store is None or round_ is None or not self._shared or store.given_up:
-            self._lose(node)
+            self._report_lost(node)
             return
 
         first = first_of()
-        self._own_views.unless_answered(store, f"node {node.node_id}", first(lambda: self._lose(node)))
+        self._fallback.unless_answered(store, f"node {node.node_id}", first(lambda: self._report_lost(node)))
 
         def ask(keys: Keys) -> None:
             if agreement.has_left(keys, round_, node.node_id):
                 self._thread.call_soon(first(lambda: None))  # it said so itself
                 return
             if agreement.is_in_barrier(keys, round_, node.node_id):
-                self._thread.call_soon(first(lambda: self._tell(semconv.AGENT_SILENT, _peer(node))))
+                self._thread.call_soon(first(lambda: self._emit(semconv.AGENT_SILENT, _peer_attributes(node))))
                 return
             agreement.lose(keys, round_, node.node_id)
             if node.rank is not None:
@@ -136,20 +136,20 @@ class Membership:
                 agreement.propose(keys, round_, lost)
             # who stands by speaks for nobody
             heir = joined is not None and agreement.take_over(keys, round_, node.node_id, joined.node_id or "")
-            self._thread.call_soon(first(lambda: self._lose(node, joined if heir else None)))
+            self._thread.call_soon(first(lambda: self._report_lost(node, joined if heir else None)))
 
-        store.ask(ask)
+        store.submit(ask)
 
-    def _lose(self, node: SilentNode, inherits: Joined | None = None) -> None:
+    def _report_lost(self, node: SilentNode, inherits: JoinedRound | None = None) -> None:
         self._lost.add(node.node_id)
-        told = _peer(node)
+        told = _peer_attributes(node)
         if inherits is not None:
             # from here on this agent speaks for the whole job
             told |= {semconv.WRITER: True, semconv.RENDEZVOUS_ROUND: inherits.round}
-        self._tell(semconv.AGENT_LOST, told)
+        self._emit(semconv.AGENT_LOST, told)
 
 
-def _peer(node: SilentNode) -> dict[str, Any]:
+def _peer_attributes(node: SilentNode) -> dict[str, Any]:
     last = datetime.fromtimestamp(node.last_heartbeat_ns / 1e9, timezone.utc)
     return {
         semconv.PEER_NODE_ID: node.node_id,

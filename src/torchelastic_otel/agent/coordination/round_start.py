@@ -15,15 +15,15 @@ from typing import Any, Final
 
 from torchelastic_otel import semconv
 from torchelastic_otel.agent.coordination import keys as agreement
-from torchelastic_otel.agent.coordination.store import WAIT_S, JobStore, Keys
+from torchelastic_otel.agent.coordination.store import MAX_WAIT_S, JobStore, Keys
 from torchelastic_otel.event_loop import EventLoopThread
 
-LONGEST_NS: Final = 2_000_000_000
-_LOOK_EVERY_NS: Final = 200_000_000
+MAX_WAIT_NS: Final = 2_000_000_000
+_POLL_INTERVAL_NS: Final = 200_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Joined:
+class JoinedRound:
     """A round that this agent has joined.
 
     Attributes:
@@ -55,63 +55,63 @@ class RoundStart:
     def __init__(
         self,
         thread: EventLoopThread,
-        tell: Callable[[str, dict[str, Any]], object],
+        emit: Callable[[str, dict[str, Any]], object],
         store: Callable[[], JobStore | None],
     ) -> None:
         self._thread = thread
-        self._tell = tell
+        self._emit = emit
         self._store = store
-        self._up: tuple[Joined, agreement.BroughtUp] | None = None
-        self._writes: Joined | None = None
-        self._said: deque[Joined] = deque(maxlen=8)  # timers of rounds that were over soon come later
+        self._up: tuple[JoinedRound, agreement.BroughtUp] | None = None
+        self._reporting: JoinedRound | None = None
+        self._reported: deque[JoinedRound] = deque(maxlen=8)  # timers of rounds that were over soon come later
 
-    def up(self, joined: Joined, part: agreement.BroughtUp) -> None:
+    def on_up(self, joined: JoinedRound, part: agreement.BroughtUp) -> None:
         """This node's workers run; from any thread."""
         store = self._store()
         if store is not None:
-            store.ask(lambda keys: agreement.report_up(keys, joined.round, joined.rank, part))
-        self._thread.call_soon(lambda: self._is_up(joined, part))
+            store.submit(lambda keys: agreement.report_up(keys, joined.round, joined.rank, part))
+        self._thread.call_soon(lambda: self._on_up(joined, part))
 
     def finish(self) -> None:
         """The agent ends: what is still to be said is said now; waits for it at most 50 ms."""
         done = _thread.allocate_lock()
         done.acquire()
-        self._thread.call_soon(self._say_what_is_left)
+        self._thread.call_soon(self._report_remaining)
         self._thread.call_soon(done.release)
-        done.acquire(True, WAIT_S)
+        done.acquire(True, MAX_WAIT_S)
 
     # --- on the watch thread
 
-    def writes(self, joined: Joined) -> None:
+    def report(self, joined: JoinedRound) -> None:
         """This agent speaks for the whole job in that round."""
-        self._say_what_is_left()
-        self._writes = joined
-        self._begin()
+        self._report_remaining()
+        self._reporting = joined
+        self._start()
 
-    def _is_up(self, joined: Joined, part: agreement.BroughtUp) -> None:
-        self._say_what_is_left()
+    def _on_up(self, joined: JoinedRound, part: agreement.BroughtUp) -> None:
+        self._report_remaining()
         self._up = (joined, part)
-        self._begin()
+        self._start()
 
-    def _begin(self) -> None:
-        if self._up is not None and self._up[0] is self._writes and not self._is_said(self._up[0]):
+    def _start(self) -> None:
+        if self._up is not None and self._up[0] is self._reporting and not self._is_reported(self._up[0]):
             joined, part = self._up
-            self._thread.call_later(LONGEST_NS, lambda: self._has_waited(joined, part))
-            self._look(joined)
+            self._thread.call_later(MAX_WAIT_NS, lambda: self._on_timeout(joined, part))
+            self._poll(joined)
 
-    def _has_waited(self, joined: Joined, part: agreement.BroughtUp) -> None:
+    def _on_timeout(self, joined: JoinedRound, part: agreement.BroughtUp) -> None:
         store = self._store()
         if store is not None and store.connecting:
-            self._thread.call_later(LONGEST_NS, lambda: self._has_waited(joined, part))
+            self._thread.call_later(MAX_WAIT_NS, lambda: self._on_timeout(joined, part))
         else:
-            self._say(joined, [part], complete=joined.world_size == 1)
+            self._report(joined, [part], complete=joined.world_size == 1)
 
-    def _look(self, joined: Joined) -> None:
+    def _poll(self, joined: JoinedRound) -> None:
         store = self._store()
-        if self._is_said(joined) or self._up is None or self._up[0] is not joined:
+        if self._is_reported(joined) or self._up is None or self._up[0] is not joined:
             return
         if store is None or store.given_up or joined.world_size == 1:
-            self._say(joined, [self._up[1]], complete=joined.world_size == 1)
+            self._report(joined, [self._up[1]], complete=joined.world_size == 1)
             return
 
         def ask(keys: Keys) -> None:
@@ -120,26 +120,26 @@ class RoundStart:
 
         def seen(parts: list[agreement.BroughtUp] | None) -> None:
             if parts is not None:
-                self._say(joined, parts, complete=True)
+                self._report(joined, parts, complete=True)
             else:
-                self._thread.call_later(_LOOK_EVERY_NS, lambda: self._look(joined))
+                self._thread.call_later(_POLL_INTERVAL_NS, lambda: self._poll(joined))
 
-        store.ask(ask)
+        store.submit(ask)
 
-    def _say_what_is_left(self) -> None:
-        if self._up is not None and self._up[0] is self._writes:
-            self._say(self._up[0], [self._up[1]], complete=self._up[0].world_size == 1)
+    def _report_remaining(self) -> None:
+        if self._up is not None and self._up[0] is self._reporting:
+            self._report(self._up[0], [self._up[1]], complete=self._up[0].world_size == 1)
 
-    def _is_said(self, joined: Joined) -> bool:
-        return any(each is joined for each in self._said)
+    def _is_reported(self, joined: JoinedRound) -> bool:
+        return any(each is joined for each in self._reported)
 
-    def _say(self, joined: Joined, parts: Sequence[agreement.BroughtUp], *, complete: bool) -> None:
-        if self._is_said(joined):
+    def _report(self, joined: JoinedRound, parts: Sequence[agreement.BroughtUp], *, complete: bool) -> None:
+        if self._is_reported(joined):
             return
-        self._said.append(joined)
+        self._reported.append(joined)
         began, ended = min(part.began_ns for part in parts), max(part.ended_ns for part in parts)
         last = max(parts, key=lambda part: part.joined_ns)
-        self._tell(
+        self._emit(
             semconv.ROUND_STARTED,
             {
                 semconv.RENDEZVOUS_ROUND: joined.round,

@@ -24,14 +24,14 @@ from typing import Final, Protocol
 
 from torchelastic_otel.guard import guard
 
-WAIT_S: Final = 0.05
+MAX_WAIT_S: Final = 0.05
 """The longest that a caller is held, seconds."""
-GIVEN_UP_AFTER_NS: Final = 2_000_000_000
+CALL_TIMEOUT_NS: Final = 2_000_000_000
 """A call that is out for longer gives the store up, nanoseconds."""
-CONNECTED_WITHIN_NS: Final = 12_000_000_000
+CONNECT_TIMEOUT_NS: Final = 12_000_000_000
 """A connection that takes longer gives the store up, nanoseconds: torch's client asks for the reverse DNS name of whom
 it connects to, and a name server that does not answer takes five seconds at a time."""
-_out: list[_thread.LockType] = []
+_pending_calls: list[_thread.LockType] = []
 """Of stores that have ended with a call out: released when it has come back."""
 _NEVER: Final = "\x01"
 """No value is ever this: to compare with it is to read."""
@@ -75,10 +75,10 @@ class Keys:
         return self._client.compare_set(self._prefix + key, held, value).decode()
 
 
-Errand = Callable[[Keys], None]
+Request = Callable[[Keys], None]
 
 
-def wait_for_calls(until_ns: int) -> None:
+def wait_for_pending_calls(until_ns: int) -> None:
     """Before the interpreter ends: wait for calls of stores that have ended.
 
     A thread that comes back from C++ while the interpreter ends aborts the process (pybind11): not ours.
@@ -86,14 +86,14 @@ def wait_for_calls(until_ns: int) -> None:
     Args:
         until_ns: When to wait no longer, monotonic clock, nanoseconds.
     """
-    while _out:
-        _out[-1].acquire(True, max(0, until_ns - time.monotonic_ns()) / 1e9)
-        _out.pop()
+    while _pending_calls:
+        _pending_calls[-1].acquire(True, max(0, until_ns - time.monotonic_ns()) / 1e9)
+        _pending_calls.pop()
 
 
 def _forget_in_child() -> None:
     """The threads that would come back are the parent's."""
-    _out.clear()
+    _pending_calls.clear()
 
 
 os.register_at_fork(after_in_child=_forget_in_child)
@@ -114,29 +114,29 @@ class JobStore:
         self._monotonic_ns = monotonic_ns
         self._connect = connect
         self._prefix = prefix
-        self._errands: queue.SimpleQueue[tuple[Errand | None, _thread.LockType]] = queue.SimpleQueue()
-        self._working = _thread.allocate_lock()  # held by the one thread for as long as it lives
+        self._requests: queue.SimpleQueue[tuple[Request | None, _thread.LockType]] = queue.SimpleQueue()
+        self._thread_lock = _thread.allocate_lock()  # held by the one thread for as long as it lives
         self._running = False
-        self._asked = self._ended = False
+        self._asked = self._closed = False
         self._connecting_since_ns: int | None = None
         self._busy_since_ns: int | None = None
         self._pid = os.getpid()
-        self.trouble = ""
+        self.error = ""
         """Why it cannot be used, or the empty string."""
 
     @property
     def given_up(self) -> bool:
         """Whether it failed, or has not answered for too long."""
-        late = self._is_out(self._busy_since_ns, GIVEN_UP_AFTER_NS)
-        late = late or self._is_out(self._connecting_since_ns, CONNECTED_WITHIN_NS)
-        return late or self._ended or bool(self.trouble)
+        late = self._is_out(self._busy_since_ns, CALL_TIMEOUT_NS)
+        late = late or self._is_out(self._connecting_since_ns, CONNECT_TIMEOUT_NS)
+        return late or self._closed or bool(self.error)
 
     @property
     def connecting(self) -> bool:
         """Whether it is still being connected to, and not given up: an answer may take longer than usual."""
         return self._connecting_since_ns is not None and not self.given_up
 
-    def ask(self, errand: Errand, *, wait_s: float = 0.0) -> bool:
+    def submit(self, errand: Request, *, wait_s: float = 0.0) -> bool:
         """Have an errand run on the thread.
 
         Args:
@@ -148,60 +148,60 @@ class JobStore:
         """
         if self.given_up or self._pid != os.getpid():
             return False
-        done = self._hand_over(errand)
-        return bool(wait_s) and done.acquire(True, min(wait_s, WAIT_S))
+        done = self._put(errand)
+        return bool(wait_s) and done.acquire(True, min(wait_s, MAX_WAIT_S))
 
-    def try_again(self) -> None:
+    def retry(self) -> None:
         """A round has begun: what failed in the one before is tried anew, over a new connection."""
-        self.trouble = ""
+        self.error = ""
 
-    def end(self) -> None:
+    def close(self) -> None:
         """Nobody asks any more: once what was asked is done, the thread ends, and the connection with it.
 
         Waits for that, at most 50 ms.
         """
-        if not self._ended and self._pid == os.getpid():
-            self._ended = True
+        if not self._closed and self._pid == os.getpid():
+            self._closed = True
             if self._asked:
-                done = self._hand_over(None)
-                if not done.acquire(True, WAIT_S):
-                    _out[:] = [*(other for other in _out if other.locked()), done]
+                done = self._put(None)
+                if not done.acquire(True, MAX_WAIT_S):
+                    _pending_calls[:] = [*(other for other in _pending_calls if other.locked()), done]
 
     def _is_out(self, since_ns: int | None, longest_ns: int) -> bool:
         return since_ns is not None and self._monotonic_ns() - since_ns > longest_ns
 
-    def _hand_over(self, errand: Errand | None) -> _thread.LockType:
+    def _put(self, errand: Request | None) -> _thread.LockType:
         done = _thread.allocate_lock()
         done.acquire()
         self._asked = True
-        self._errands.put((errand, done))
+        self._requests.put((errand, done))
         if not self._running:
             # more than one caller may get here: each thread but the first ends at once
             _thread.start_new_thread(self._run, ())
         return done
 
     def _run(self) -> None:
-        if not self._working.acquire(False):
+        if not self._thread_lock.acquire(False):
             return
         self._running = True
         keys: Keys | None = None
         while True:
-            errand, done = self._errands.get()
+            errand, done = self._requests.get()
             if errand is None:
                 self._running = False
                 keys = None  # the connection is closed by this thread
                 done.release()
                 return
             try:
-                if keys is None and not self.trouble:
+                if keys is None and not self.error:
                     self._connecting_since_ns = self._monotonic_ns()
                     keys = Keys(self._connect(), self._prefix)
                 self._connecting_since_ns, self._busy_since_ns = None, self._monotonic_ns()
-                if keys is not None and not self.trouble:
+                if keys is not None and not self.error:
                     errand(keys)
             except BaseException as error:  # noqa: BLE001 - no signal comes to this thread; torch raises many kinds
                 keys = None
-                self.trouble = f"{type(error).__name__}: {error}"
+                self.error = f"{type(error).__name__}: {error}"
                 guard.suppress(error) if not isinstance(error, (RuntimeError, OSError)) else None
             self._connecting_since_ns = self._busy_since_ns = None
             done.release()
