@@ -10,10 +10,11 @@ What always holds:
 from __future__ import annotations
 
 import enum
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import ClassVar, TypeAlias
+
+from torchelastic_otel.model.serialization import Layout, Serializable
 
 Scalar: TypeAlias = str | bool | int | float
 AttributeValue: TypeAlias = Scalar | tuple[str, ...]
@@ -30,7 +31,7 @@ class Severity(enum.IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class ElasticEvent:
+class ElasticEvent(Serializable):
     """One thing that torchelastic said, normalised and enriched.
 
     Attributes:
@@ -47,6 +48,8 @@ class ElasticEvent:
         span_id: The span of that trace in which it happened, 16 hex digits; ``None`` for none.
     """
 
+    LAYOUT: ClassVar[Layout] = "array"
+
     name: str
     destination: str
     body: str
@@ -58,52 +61,9 @@ class ElasticEvent:
     trace_id: str | None = None
     span_id: str | None = None
 
-    def to_json(self) -> str:
-        """The event as one line of ASCII JSON."""
-        return json.dumps(
-            [
-                self.name,
-                self.destination,
-                self.body,
-                self.time_ns,
-                self.observed_ns,
-                self.monotonic_ns,
-                int(self.severity),
-                self.attributes,
-                self.trace_id,
-                self.span_id,
-            ],
-            separators=(",", ":"),
-        )
-
-    @staticmethod
-    def from_json(line: str) -> ElasticEvent:
-        """The event that :meth:`to_json` wrote.
-
-        Raises:
-            ValueError: The line is not such an event.
-        """
-        try:
-            name, destination, body, time_ns, observed_ns, monotonic_ns, severity, attributes, *ids = json.loads(line)
-            trace_id, span_id = ids or (None, None)  # a spool written before events had a trace
-            return ElasticEvent(
-                name,
-                destination,
-                body,
-                time_ns,
-                observed_ns,
-                monotonic_ns,
-                Severity(severity),
-                {key: tuple(value) if isinstance(value, list) else value for key, value in attributes.items()},
-                trace_id,
-                span_id,
-            )
-        except (TypeError, AttributeError) as error:
-            raise ValueError(f"not an event of this spool: {line[:80]!r}") from error
-
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(Serializable):
     """The process that events come from; it stays with them when another process delivers them.
 
     Attributes:
@@ -123,39 +83,6 @@ class Origin:
     started_ns: int
     environment: Mapping[str, str] = field(default_factory=dict)
     detected: Mapping[str, AttributeValue] = field(default_factory=dict)
-
-    def to_json(self) -> str:
-        """The origin as one line of ASCII JSON."""
-        return json.dumps(
-            {
-                "id": self.id,
-                "host_name": self.host_name,
-                "pid": self.pid,
-                "started_ns": self.started_ns,
-                "environment": dict(self.environment),
-                "detected": dict(self.detected),
-            }
-        )
-
-    @staticmethod
-    def from_json(line: str) -> Origin:
-        """The origin that :meth:`to_json` wrote; keys of a newer version are left out.
-
-        Raises:
-            ValueError: The line is not such an origin.
-        """
-        try:
-            known: dict[str, Any] = json.loads(line)
-            return Origin(
-                id=known["id"],
-                host_name=known["host_name"],
-                pid=known["pid"],
-                started_ns=known["started_ns"],
-                environment=known.get("environment", {}),
-                detected=known.get("detected", {}),
-            )
-        except (TypeError, KeyError, AttributeError) as error:
-            raise ValueError(f"not an origin of this spool: {line[:80]!r}") from error
 
 
 @dataclass(frozen=True, slots=True)

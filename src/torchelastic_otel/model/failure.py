@@ -6,12 +6,12 @@ any order and agree; two proposals whose error bounds overlap leave a doubt, and
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 from torchelastic_otel import semconv
+from torchelastic_otel.model.serialization import Serializable
 
 WORKER_FAILURE = "worker_failure"
 MEMBERSHIP_CHANGE = "membership_change"
@@ -23,7 +23,7 @@ REASONS = (WORKER_FAILURE, MEMBERSHIP_CHANGE, NODE_LOST, NODE_LEFT, UNKNOWN)
 
 
 @dataclass(frozen=True, slots=True)
-class Cause:
+class Cause(Serializable):
     """What ended a round.
 
     Attributes:
@@ -43,6 +43,8 @@ class Cause:
         ambiguous: Whether another failure may have been earlier, within the error bounds.
     """
 
+    OMIT_NONE: ClassVar[bool] = True
+
     kind: str
     time_ns: int
     error_ns: int = 0
@@ -57,23 +59,6 @@ class Cause:
     error_type: str | None = None
     message: str | None = None
     ambiguous: bool = False
-
-    def to_json(self) -> str:
-        """The cause as one line of ASCII JSON."""
-        return json.dumps({key: value for key, value in asdict(self).items() if value is not None}, sort_keys=True)
-
-    @staticmethod
-    def from_json(line: str) -> Cause:
-        """The cause that :meth:`to_json` wrote, here or on another node; keys of a newer version are left out.
-
-        Raises:
-            ValueError: The line is not a cause.
-        """
-        try:
-            known: dict[str, Any] = json.loads(line)
-            return Cause(**{key: known[key] for key in Cause.__slots__ if key in known})
-        except (TypeError, AttributeError) as error:
-            raise ValueError(f"not a cause: {line[:80]!r}") from error
 
     def attributes(self) -> Mapping[str, Any]:
         """As attributes; the reason and the doubt by names of their own."""

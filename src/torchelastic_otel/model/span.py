@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from torchelastic_otel.model.event import AttributeValue
+from torchelastic_otel.model.serialization import decoder_of, encode_array
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,49 +74,29 @@ class ElasticSpan:
 
     def to_json(self) -> str:
         """The span as one line of ASCII JSON."""
+        *times_and_ids, attributes, events, links, error = encode_array(self)
         return json.dumps(
             {
-                "span": [
-                    self.name,
-                    self.trace_id,
-                    self.span_id,
-                    self.parent_id,
-                    self.start_ns,
-                    self.end_ns,
-                    self.error,
-                ],
-                "attributes": self.attributes,
-                "events": [[event.name, event.time_ns, event.attributes] for event in self.events],
-                "links": [[link.trace_id, link.span_id, link.attributes] for link in self.links],
+                "span": [*times_and_ids, error],
+                "attributes": attributes,
+                "events": [encode_array(event) for event in events],
+                "links": [encode_array(link) for link in links],
             },
             separators=(",", ":"),
         )
 
-    @staticmethod
-    def from_json(line: str) -> ElasticSpan:
+    @classmethod
+    def from_json(cls, line: str) -> ElasticSpan:
         """The span that :meth:`to_json` wrote.
 
         Raises:
-            ValueError: The line is not such a span.
+            ValueError: The line is no such span.
         """
         try:
-            known = json.loads(line)
-            name, trace_id, span_id, parent_id, start_ns, end_ns, error = known["span"]
-            return ElasticSpan(
-                name,
-                trace_id,
-                span_id,
-                parent_id,
-                start_ns,
-                end_ns,
-                _attributes(known["attributes"]),
-                tuple(SpanEvent(n, t, _attributes(a)) for n, t, a in known["events"]),
-                tuple(SpanLink(t, s, _attributes(a)) for t, s, a in known["links"]),
-                error,
-            )
-        except (TypeError, KeyError, AttributeError) as error:
-            raise ValueError(f"not a span of this spool: {line[:80]!r}") from error
-
-
-def _attributes(written: Mapping[str, object]) -> dict[str, AttributeValue]:
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in written.items()}  # type: ignore[misc]
+            written = json.loads(line)
+            *times_and_ids, error = written["span"]
+            nested = written["attributes"], written["events"], written["links"]
+            span: ElasticSpan = decoder_of(cls, "array")([*times_and_ids, *nested, error])
+        except (TypeError, KeyError, AttributeError) as fault:
+            raise ValueError(f"not a span: {line[:80]!r}") from fault
+        return span

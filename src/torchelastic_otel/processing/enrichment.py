@@ -10,13 +10,13 @@ sync rolled back leaves no trace in the standing.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import ClassVar, Final
 
 from torchelastic_otel import semconv
 from torchelastic_otel.model.event import AttributeValue, ElasticEvent
 from torchelastic_otel.model.phases import Phase
+from torchelastic_otel.model.serialization import Layout, Serializable
 
 _LAST_KNOWN: Final = {
     "run_id": semconv.RUN_ID,
@@ -36,7 +36,7 @@ _BACKENDS_WITHOUT_EVENTS: Final = frozenset({"static", "etcd"})
 
 
 @dataclass(frozen=True, slots=True)
-class AgentContext:
+class AgentContext(Serializable):
     """What an agent last knew of itself; ``None`` is "not yet".
 
     Attributes:
@@ -52,6 +52,8 @@ class AgentContext:
         watched: Whether our own hooks say where the agent is; then nothing is concluded from torch's events.
     """
 
+    LAYOUT: ClassVar[Layout] = "array"
+
     run_id: str | None = None
     node_id: str | None = None
     backend: str | None = None
@@ -62,24 +64,6 @@ class AgentContext:
     intents: tuple[str, ...] = ()
     round_before_intents: int | None = None
     watched: bool = False
-
-    def to_json(self) -> str:
-        """The standing as one line of ASCII JSON."""
-        return json.dumps([getattr(self, name) for name in self.__slots__])
-
-    @staticmethod
-    def from_json(line: str) -> AgentContext:
-        """The standing that :meth:`to_json` wrote.
-
-        Raises:
-            ValueError: The line is not such a standing.
-        """
-        try:
-            fields = json.loads(line)
-            fields[7] = tuple(fields[7])
-            return AgentContext(*fields)
-        except (TypeError, IndexError, KeyError) as error:
-            raise ValueError(f"not a standing: {line[:80]!r}") from error
 
 
 def enrich(standing: AgentContext, event: ElasticEvent) -> tuple[AgentContext, ElasticEvent]:

@@ -9,15 +9,14 @@ from __future__ import annotations
 import bisect
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Final
 
 from torchelastic_otel import semconv
 from torchelastic_otel.model.event import ElasticEvent
-from torchelastic_otel.model.phases import Phase
-from torchelastic_otel.model.serialization import known_fields
+from torchelastic_otel.model.serialization import REQUIRED
 from torchelastic_otel.processing.metrics.catalogue import BOUNDS, key
 from torchelastic_otel.processing.metrics.durations import StateDurations
-from torchelastic_otel.processing.metrics.failures import Failure, Failures, decide
+from torchelastic_otel.processing.metrics.failures import Failures, decide
 
 MAX_EXEMPLARS: Final = 2
 """Exemplars of one series between two snapshots; the newest ones."""
@@ -50,17 +49,17 @@ class RunCounters:
 
     id: str | None = None
     counts: Mapping[str, int] = field(default_factory=dict)
-    measured: Mapping[str, Measured] = field(default_factory=dict)
-    examples: Mapping[str, tuple[Example, ...]] = field(default_factory=dict)
+    measured: Mapping[str, Measured] = field(default_factory=dict, metadata=REQUIRED)
+    examples: Mapping[str, tuple[Example, ...]] = field(default_factory=dict, metadata=REQUIRED)
     gauges: Mapping[str, int] = field(default_factory=dict)
-    times: StateDurations = field(default_factory=StateDurations)
-    failures: Failures = field(default_factory=Failures)
+    times: StateDurations = field(default_factory=StateDurations, metadata=REQUIRED)
+    failures: Failures = field(default_factory=Failures, metadata=REQUIRED)
     round: int | None = None
     beat_ns: int | None = None
     rendezvous_ns: int | None = None
     ever_spoke: bool = False
     hosts_store: bool = False
-    shown: frozenset[str] = frozenset()
+    shown: frozenset[str] = field(default=frozenset(), metadata=REQUIRED)
 
     @property
     def exists(self) -> bool:
@@ -105,24 +104,3 @@ def settle_failures(run: RunCounters, agreed: ElasticEvent | None = None) -> Run
         series = key(semconv.METRIC_FAILURES, failure.kind, failure.role)
         run = example(count(run, series), series, 1, failure.time_ns, failure.trace_id, failure.span_id)
     return run
-
-
-def from_plain(known: Mapping[str, Any]) -> RunCounters:
-    """The run that was kept as JSON."""
-    times, failures = known["times"], known["failures"]
-    phase = times["phase"]
-    return RunCounters(
-        **{
-            **known_fields(RunCounters, known),
-            "measured": {series: (tuple(m[0]), *m[1:]) for series, m in known["measured"].items()},
-            "examples": {series: tuple(tuple(e) for e in es) for series, es in known["examples"].items()},
-            "times": StateDurations(
-                **{**known_fields(StateDurations, times), "phase": None if phase is None else Phase(phase)}
-            ),
-            "failures": Failures(
-                tuple(Failure(**failure) for failure in failures["undecided"]),
-                tuple(tuple(each) for each in failures["told"]),
-            ),
-            "shown": frozenset(known["shown"]),
-        }
-    )

@@ -10,16 +10,15 @@ What always holds:
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from torchelastic_otel import semconv
 from torchelastic_otel.model.event import ElasticEvent
 from torchelastic_otel.model.phases import Phase
-from torchelastic_otel.model.serialization import known_fields, to_line
+from torchelastic_otel.model.serialization import REQUIRED, Serializable
 from torchelastic_otel.processing.metrics import durations
-from torchelastic_otel.processing.metrics.counters import RunCounters, from_plain, settle_failures
+from torchelastic_otel.processing.metrics.counters import RunCounters, settle_failures
 from torchelastic_otel.processing.metrics.rules import apply_event
 
 MAX_RUNS: Final = 4
@@ -27,7 +26,7 @@ MAX_RUNS: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
-class MetricState:
+class MetricState(Serializable):
     """See the header of this file.
 
     Attributes:
@@ -41,29 +40,11 @@ class MetricState:
     """
 
     start_ns: int
-    runs: tuple[RunCounters, ...] = (RunCounters(),)
+    runs: tuple[RunCounters, ...] = field(default=(RunCounters(),), metadata=REQUIRED)
     last_ns: int = 0
     sent_ns: int = 0
-    shown: frozenset[str] = frozenset()
+    shown: frozenset[str] = field(default=frozenset(), metadata=REQUIRED)
     held_back: bool = False
-
-    def to_json(self) -> str:
-        """The tally as one line of ASCII JSON."""
-        return to_line(self)
-
-    @staticmethod
-    def from_json(line: str) -> MetricState:
-        """The tally that :meth:`to_json` wrote.
-
-        Raises:
-            ValueError: The line is not such a tally.
-        """
-        try:
-            known = json.loads(line)
-            runs = tuple(from_plain(run) for run in known["runs"])
-            return MetricState(**{**known_fields(MetricState, known), "runs": runs, "shown": frozenset(known["shown"])})
-        except (TypeError, KeyError, AttributeError) as error:
-            raise ValueError(f"not a tally of this spool: {line[:80]!r}") from error
 
 
 def update(tally: MetricState, event: ElasticEvent) -> MetricState:

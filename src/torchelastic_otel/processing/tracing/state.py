@@ -6,15 +6,14 @@ each other, so that whoever finds a dead agent's spool can go on.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from dataclasses import dataclass, field
+from typing import Final
 
 from torchelastic_otel import semconv
 from torchelastic_otel.model.event import AttributeValue
 from torchelastic_otel.model.phases import Phase
-from torchelastic_otel.model.serialization import known_fields, to_line
+from torchelastic_otel.model.serialization import REQUIRED, Serializable
 from torchelastic_otel.model.span import SpanEvent
 from torchelastic_otel.model.trace_ids import RoundIds, ids_of
 
@@ -43,7 +42,7 @@ class OpenPhase:
 
 
 @dataclass(frozen=True, slots=True)
-class TraceState:
+class TraceState(Serializable):
     """How far the story of an agent is told.
 
     Attributes:
@@ -81,7 +80,7 @@ class TraceState:
     agreed: bool = False
     hosts_store: bool = False
     backend: str | None = None
-    phase: Phase | None = None
+    phase: Phase | None = field(default=None, metadata=REQUIRED)
     phase_ns: int = 0
     phase_monotonic_ns: int | None = None
     last_ns: int = 0
@@ -90,15 +89,15 @@ class TraceState:
     group_rank: int | None = None
     world_size: int | None = None
     began_ns: int | None = None
-    parts: tuple[OpenPhase, ...] = ()
-    events: tuple[SpanEvent, ...] = ()
+    parts: tuple[OpenPhase, ...] = field(default=(), metadata=REQUIRED)
+    events: tuple[SpanEvent, ...] = field(default=(), metadata=REQUIRED)
     running_ns: int | None = None
     failed: str = ""
     writer_round: int | None = None
     restarting: bool = False
     restart_count: int | None = None
     durations: Mapping[str, int] | None = None
-    cause: Mapping[str, AttributeValue] | None = None
+    cause: Mapping[str, AttributeValue] | None = field(default=None, metadata=REQUIRED)
     ran_ns: int | None = None
     ran_monotonic_ns: int | None = None
 
@@ -117,27 +116,6 @@ class TraceState:
         """Whether no other agent can speak for the job once this one has ended."""
         return self.hosts_store or self.world_size == 1
 
-    def to_json(self) -> str:
-        """The narrative as one line of ASCII JSON."""
-        return to_line(self)
-
-    @staticmethod
-    def from_json(line: str) -> TraceState:
-        """The narrative that :meth:`to_json` wrote.
-
-        Raises:
-            ValueError: The line is not such a narrative.
-        """
-        try:
-            known: dict[str, Any] = json.loads(line)
-            known["phase"] = None if known["phase"] is None else Phase(known["phase"])
-            known["parts"] = tuple(OpenPhase(Phase(p["phase"]), p["start_ns"], p["end_ns"]) for p in known["parts"])
-            known["events"] = tuple(SpanEvent(**{**e, "attributes": _tuples(e["attributes"])}) for e in known["events"])
-            known["cause"] = None if known["cause"] is None else _tuples(known["cause"])
-            return TraceState(**known_fields(TraceState, known))
-        except (TypeError, KeyError, AttributeError) as error:
-            raise ValueError(f"not a narrative of this spool: {line[:80]!r}") from error
-
     def tells_root(self, round_: int) -> bool:
         """Whether this agent tells the roots of a round by itself, since its traces are its own."""
         known = self._ids(round_)
@@ -149,7 +127,3 @@ class TraceState:
         return ids_of(
             self.run_id, self.nonce, round_, agreed=self.agreed, backend=self.backend, agent_id=self.agent_id or ""
         )
-
-
-def _tuples(written: Mapping[str, Any]) -> dict[str, AttributeValue]:
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in written.items()}
