@@ -10,13 +10,14 @@ from hypothesis import strategies as st
 
 from tests.support.metric_snapshots import START, S, snapshot
 from torchelastic_otel.export.metric_delta import (
+    Checkpoint,
+    MetricBatch,
     cumulative_values,
     delta_since,
-    from_json,
     remaining,
-    to_json,
     without_gauges,
 )
+from torchelastic_otel.model.event import Origin
 from torchelastic_otel.model.metric import Distribution, Kind, Snapshot
 
 COUNTER = ("torchelastic.worker.failures", (("torchelastic.failure.kind", "exit"),))
@@ -58,20 +59,21 @@ def test_a_series_that_is_new_is_told_whole() -> None:
 @pytest.mark.parametrize("failures", [0, 3])
 def test_what_is_written_can_be_read_again(failures: int) -> None:
     """The spool sampler what was told last; gauges and exemplars are of their moment only."""
-    written = json.dumps(to_json(snapshot(60, failures=failures, restarts=(0.25, 9))))
-    read = from_json(json.loads(written))
-    assert read is not None
-    assert cumulative_values(read) == cumulative_values(snapshot(60, failures=failures, restarts=(0.25, 9)))
-    assert json.dumps(to_json(read)) == written
-    assert all(metric.kind is not Kind.GAUGE for metric in read.metrics)
-    assert from_json(to_json(None)) is None
+    sent = snapshot(60, failures=failures, restarts=(0.25, 9))
+    written = Checkpoint.of(MetricBatch(Origin("a", "h", 1, 1), sent)).to_json()
+    read = Checkpoint.from_json(written)
+    assert read.base is None
+    assert read.sent is not None
+    assert cumulative_values(read.sent) == cumulative_values(sent)
+    assert read.to_json() == written
+    assert all(metric.kind is not Kind.GAUGE for metric in read.sent.metrics)
 
 
 @pytest.mark.parametrize("data", [{}, [1], [1, 2, [[3]]], "x", 5])
 def test_what_is_no_snapshot_is_a_value_error(data: object) -> None:
     """A spool of another version, or a damaged one, costs one warning."""
     with pytest.raises(ValueError):
-        from_json(data)
+        Checkpoint.from_json(json.dumps([None, data]))
 
 
 def test_of_a_dead_process_counters_and_histograms_are_left_to_tell() -> None:

@@ -20,7 +20,7 @@ from typing import Final, TypeAlias
 
 from torchelastic_otel.errors import SpoolError
 from torchelastic_otel.export import metric_delta
-from torchelastic_otel.export.metric_delta import MetricBatch
+from torchelastic_otel.export.metric_delta import Checkpoint, MetricBatch
 from torchelastic_otel.export.sources import SpoolSource
 from torchelastic_otel.model.metric import Snapshot
 from torchelastic_otel.processing.metrics import MetricState
@@ -82,9 +82,8 @@ class MetricCheckpoints:
 
     def save(self, spool: Spool, batch: MetricBatch) -> None:
         """Store the snapshot that is being sent, and the one before it."""
-        text = json.dumps([metric_delta.to_json(batch.base), metric_delta.to_json(batch.snapshot)])
         try:
-            spool.put_meta(f"{SENT_KEY} {self._name}", text)
+            spool.put_meta(f"{SENT_KEY} {self._name}", Checkpoint.of(batch).to_json())
         except SpoolError as error:
             logger.debug("%s", error)
 
@@ -100,7 +99,8 @@ class MetricCheckpoints:
         if tally is None or (exporters is not None and self._name not in json.loads(exporters)):
             return []  # there are no metrics, or other exporters received them
         stored = source.spool.meta(f"{SENT_KEY} {self._name}")
-        base, sent = map(metric_delta.from_json, json.loads(stored) if stored is not None else (None, None))
+        checkpoint = Checkpoint(None, None) if stored is None else Checkpoint.from_json(stored)
+        base, sent = checkpoint.base, checkpoint.sent
         batches = []
         if sent is not None and base != sent:
             # it may have arrived: the same again, which a receiver can recognise

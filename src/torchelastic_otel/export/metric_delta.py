@@ -6,13 +6,13 @@ fixed before either was sent, so that it is the same at every attempt; what is w
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
-from typing import Any, Final, TypeAlias
+from typing import ClassVar, Final, TypeAlias
 
 from torchelastic_otel.model.event import AttributeValue, Origin
 from torchelastic_otel.model.metric import Distribution, Kind, Metric, Point, Snapshot
+from torchelastic_otel.model.serialization import Layout, Serializable
 
 Value: TypeAlias = int | float | Distribution
 _Series: TypeAlias = tuple[str, tuple[tuple[str, AttributeValue], ...]]
@@ -39,6 +39,26 @@ class MetricBatch:
     def points(self) -> int:
         """How many points there are."""
         return sum(len(metric.points) for metric in self.snapshot.metrics)
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint(Serializable):
+    """How far an exporter got; stored in a spool.
+
+    Attributes:
+        base: The snapshot that was sent for certain; ``None`` if there is none.
+        sent: The snapshot that was being sent.
+    """
+
+    LAYOUT: ClassVar[Layout] = "array"
+
+    base: Snapshot | None
+    sent: Snapshot | None
+
+    @staticmethod
+    def of(batch: MetricBatch) -> Checkpoint:
+        """The checkpoint of a batch; gauges and exemplars are not stored."""
+        return Checkpoint(None if batch.base is None else without_gauges(batch.base), without_gauges(batch.snapshot))
 
 
 def without_gauges(snapshot: Snapshot) -> Snapshot:
@@ -124,58 +144,6 @@ def remaining(final: Snapshot, told: Snapshot | None) -> Snapshot | None:
     )
     known = cumulative_values(last)
     return last if any(known[series] != before.get(series) for series in known) else None
-
-
-def to_json(snapshot: Snapshot | None) -> list[Any] | None:
-    """Counters and histograms of a snapshot as JSON data; exemplars are left out."""
-    if snapshot is None:
-        return None
-    metrics = [
-        [
-            metric.name,
-            metric.unit,
-            metric.description,
-            metric.kind.value,
-            [[dict(point.attributes), _value_to_json(point.value)] for point in metric.points],
-        ]
-        for metric in without_gauges(snapshot).metrics
-    ]
-    return [snapshot.start_ns, snapshot.time_ns, metrics]
-
-
-def from_json(data: Any) -> Snapshot | None:
-    """The snapshot that :func:`to_json` wrote.
-
-    Raises:
-        ValueError: The data is not such a snapshot.
-    """
-    if data is None:
-        return None
-    try:
-        start_ns, time_ns, metrics = data
-        return Snapshot(
-            start_ns,
-            time_ns,
-            tuple(
-                Metric(name, unit, description, Kind(kind), tuple(_point(*point) for point in points))
-                for name, unit, description, kind, points in metrics
-            ),
-        )
-    except (TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"not a snapshot: {json.dumps(data)[:80]}") from error
-
-
-def _point(attributes: Mapping[str, Any], value: Any) -> Point:
-    if isinstance(value, list):
-        bounds, buckets, total, least, most = value
-        value = Distribution(tuple(bounds), tuple(buckets), total, least, most)
-    return Point({key: tuple(each) if isinstance(each, list) else each for key, each in attributes.items()}, value)
-
-
-def _value_to_json(value: Value) -> Any:
-    if isinstance(value, Distribution):
-        return [value.bounds, value.buckets, value.sum, value.min, value.max]
-    return value
 
 
 def _series(metric: Metric, point: Point) -> _Series:

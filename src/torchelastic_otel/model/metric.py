@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from torchelastic_otel.model.event import AttributeValue
+from torchelastic_otel.model.serialization import NOT_STORED
 
 
-class Kind(enum.Enum):
+class Kind(str, enum.Enum):
     """OpenTelemetry's instruments (specification, "Metrics API")."""
 
     COUNTER = "counter"
@@ -69,7 +70,7 @@ class Point:
 
     attributes: Mapping[str, AttributeValue]
     value: int | float | Distribution
-    exemplars: tuple[Exemplar, ...] = ()
+    exemplars: tuple[Exemplar, ...] = field(default=(), metadata=NOT_STORED)
 
 
 @dataclass(frozen=True, slots=True)
