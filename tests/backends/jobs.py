@@ -251,7 +251,7 @@ def play_writer_killed(stack: Any, directory: Path, *, name: str = "killed") -> 
         worker, _ = cluster.wait_for_workers(other, 1, 2)
         cluster.command(worker, "exit 3")
         cluster.start_agent(
-            *("c",), nodes="2", workers=2, restarts=3, conf=f"is_host=0,{FAST}", run_id=run_id,
+            *("c",), nnodes="2", workers=2, restarts=3, conf=f"is_host=0,{FAST}", run_id=run_id,
             spools=cluster.nodes[writer].spools, env={"OTEL_RESOURCE_ATTRIBUTES": f"host.name={host_of(writer)}"},
         )  # fmt: skip
         wait_all(cluster, other, 2)
