@@ -261,8 +261,8 @@ def report(made: dict[str, Made], cost: Costs) -> str:
         "|---|---|",
         f"| a run with a start, one restart and an end | {logs.items} log records, {logs.size / 1e3:.1f} kB;"
         f" {spans.items} spans, {spans.size / 1e3:.1f} kB |",
-        f"| one export of metrics, each {DEFAULT_EVERY_S:.0f} s by default, of the agent that speaks for the job: the"
-        f" others have less | {metrics.items} points,"
+        f"| one export of metrics, each {DEFAULT_EVERY_S:.0f} s by default, of the job reporter:"
+        f" other agents have less | {metrics.items} points,"
         f" {metrics.size / 1e3:.1f} kB |",
         f"| so an hour with {RESTARTS_AN_HOUR} restart | {hour / 1e6:.2f} MB of OTLP, of it"
         f" {metrics.size * per_hour / hour:.0%} metrics |",

@@ -15,7 +15,8 @@ import pytest
 
 from tests.support.markdown import ROOT, prose
 
-ROOTS: Final = ("README.md", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs")
+MANUALS: Final = tuple(str(path.relative_to(ROOT)) for path in sorted((ROOT / "collector-config").rglob("*.md")))
+ROOTS: Final = (*sorted(path.name for path in ROOT.glob("*.md")), "docs", *MANUALS)
 """Files and folders that are checked."""
 
 WORDS: Final = (
