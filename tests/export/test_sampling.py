@@ -7,7 +7,7 @@ import random
 import pytest
 from opentelemetry.sdk.trace.sampling import TraceIdRatioBased
 
-from torchelastic_otel.export.sampling import make_sampler
+from torchelastic_otel.export.config import make_sampler
 
 TRACES = [f"{random.Random(seed).getrandbits(128):032x}" for seed in range(2_000)]
 

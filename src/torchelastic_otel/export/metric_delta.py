@@ -1,7 +1,7 @@
-"""What a metrics exporter is given, and the arithmetic of snapshots: all of it pure.
+"""The arithmetic of metric snapshots, all of it pure.
 
-What always holds: what was told of a counter never falls; a delta is the difference of two snapshots that were both
-fixed before either was sent, so that it is the same at every attempt; what is written can be read again.
+Guarantees: a counter never falls; a delta is the difference of two snapshots that were both fixed before either was
+sent, so that it is the same at every attempt; what is stored can be read again.
 """
 
 from __future__ import annotations
@@ -16,19 +16,18 @@ from torchelastic_otel.model.serialization import Layout, Serializable
 
 Value: TypeAlias = int | float | Distribution
 _Series: TypeAlias = tuple[str, tuple[tuple[str, AttributeValue], ...]]
-_Values: TypeAlias = dict[_Series, Value]
-_NEXT_NS: Final = 1_000_000
+_MIN_DISTANCE_NS: Final = 1_000_000
 """Two points of a series are at least this far apart: a millisecond, the resolution of some backends."""
 
 
 @dataclass(frozen=True, slots=True)
 class MetricBatch:
-    """One snapshot on its way to an exporter.
+    """One snapshot for an exporter.
 
     Attributes:
-        origin: Whose numbers they are.
-        snapshot: The numbers, cumulative.
-        base: What the exporter was given before; ``None`` for nothing. A delta is what came since.
+        origin: The process that the metrics describe.
+        snapshot: The metrics, cumulative.
+        base: The snapshot that the exporter received before; ``None`` for none. A delta is the difference to it.
     """
 
     origin: Origin
@@ -37,7 +36,7 @@ class MetricBatch:
 
     @property
     def points(self) -> int:
-        """How many points there are."""
+        """The number of data points."""
         return sum(len(metric.points) for metric in self.snapshot.metrics)
 
 
@@ -62,102 +61,76 @@ class Checkpoint(Serializable):
 
 
 def without_gauges(snapshot: Snapshot) -> Snapshot:
-    """Counters and histograms only: a gauge of the past is nobody's present."""
+    """Counters and histograms only: an old gauge has no meaning now."""
     return replace(snapshot, metrics=tuple(metric for metric in snapshot.metrics if metric.kind is not Kind.GAUGE))
 
 
-def cumulative_values(snapshot: Snapshot) -> _Values:
+def cumulative_values(snapshot: Snapshot) -> dict[_Series, Value]:
     """The value of each series of counters and histograms."""
     return {
-        _series(metric, point): point.value
-        for metric in snapshot.metrics
-        if metric.kind is not Kind.GAUGE
-        for point in metric.points
+        _series(metric, point): point.value for metric in without_gauges(snapshot).metrics for point in metric.points
     }
 
 
 def delta_since(snapshot: Snapshot, base: Snapshot) -> Snapshot:
-    """What was counted between two snapshots; gauges as they are.
-
-    The extremes of a distribution are not known of a part of it.
-    """
+    """What was counted between two snapshots; gauges as they are. A delta of a distribution has no extremes."""
     before = cumulative_values(base)
-
-    def part(metric: Metric) -> Metric:
-        if metric.kind is Kind.GAUGE:
-            return metric
-        points = (
-            replace(point, value=_difference(point.value, before.get(_series(metric, point))))
-            for point in metric.points
-        )
-        return replace(metric, points=tuple(points))
-
-    return replace(snapshot, start_ns=base.time_ns, metrics=tuple(part(metric) for metric in snapshot.metrics))
+    delta = _map_points(
+        snapshot, lambda series, point: replace(point, value=_difference(point.value, before.get(series)))
+    )
+    return replace(delta, start_ns=base.time_ns)
 
 
-def with_zero_starts(snapshot: Snapshot, begun: Collection[object]) -> Snapshot:
-    """The snapshot, with 0 in every counter and histogram that has not begun where it goes; itself where all have.
+def with_zero_starts(snapshot: Snapshot, started: Collection[object]) -> Snapshot:
+    """The snapshot, with 0 for every counter and histogram that the receiver has not received.
 
-    A backend takes a series' first sample for its beginning: what is counted in it is counted by nobody. Each receiver
-    has its own first one, so that what another one has accepted does not matter here.
+    A backend takes the first sample of a series for its start and counts nothing for it. Each receiver has its own
+    first sample, whatever others have accepted.
 
     Args:
-        snapshot: The numbers.
-        begun: The series, as keys of :func:`values_of`, that the receiver has had.
+        snapshot: The metrics.
+        started: The series, as keys of :func:`cumulative_values`, that the receiver has received.
     """
-    if cumulative_values(snapshot).keys() <= set(begun):
-        return snapshot
-
-    def first(metric: Metric) -> Metric:
-        if metric.kind is Kind.GAUGE:
-            return metric
-        points = (
-            point if _series(metric, point) in begun else replace(point, value=_zero(point.value), exemplars=())
-            for point in metric.points
-        )
-        return replace(metric, points=tuple(points))
-
-    return replace(snapshot, metrics=tuple(first(metric) for metric in snapshot.metrics))
+    return _map_points(
+        snapshot,
+        lambda series, point: point if series in started else replace(point, value=_zero(point.value), exemplars=()),
+    )
 
 
-def remaining(final: Snapshot, told: Snapshot | None) -> Snapshot | None:
-    """What is left to tell of a process that is gone, as counters and histograms; ``None`` for nothing.
+def remaining(final: Snapshot, sent: Snapshot | None) -> Snapshot | None:
+    """What an orphaned process has not sent, as counters and histograms; ``None`` for nothing.
 
     Args:
-        final: What is known of it at its end.
-        told: The last that was told of it.
+        final: Its last values.
+        sent: The last snapshot that was sent.
     """
     final = without_gauges(final)
-    if told is None:
+    if sent is None:
         return final if final.metrics else None
-    before = cumulative_values(told)
-
-    # time went on being counted until the last snapshot, which nothing of the spool says
-    def whole(metric: Metric) -> Metric:
-        return _each(metric, before, _monotonic)
-
-    last = replace(
-        final,
-        start_ns=told.start_ns,
-        time_ns=max(final.time_ns, told.time_ns + _NEXT_NS),
-        metrics=tuple(whole(metric) for metric in final.metrics),
-    )
-    known = cumulative_values(last)
-    return last if any(known[series] != before.get(series) for series in known) else None
+    before = cumulative_values(sent)
+    # time was counted until the last snapshot, which the spool does not store
+    last = _map_points(final, lambda series, point: replace(point, value=_maximum(point.value, before.get(series))))
+    if all(value == before.get(series) for series, value in cumulative_values(last).items()):
+        return None
+    return replace(last, start_ns=sent.start_ns, time_ns=max(final.time_ns, sent.time_ns + _MIN_DISTANCE_NS))
 
 
 def _series(metric: Metric, point: Point) -> _Series:
     return metric.name, tuple(sorted(point.attributes.items()))
 
 
-def _each(metric: Metric, before: _Values, change: Callable[[Value, Value | None], Value]) -> Metric:
-    """The metric, each value changed by what it was before."""
-    points = (replace(point, value=change(point.value, before.get(_series(metric, point)))) for point in metric.points)
-    return replace(metric, points=tuple(points))
+def _map_points(snapshot: Snapshot, change: Callable[[_Series, Point], Point]) -> Snapshot:
+    """The snapshot with each point of its counters and histograms changed."""
+    metrics = (
+        metric
+        if metric.kind is Kind.GAUGE
+        else replace(metric, points=tuple(change(_series(metric, point), point) for point in metric.points))
+        for metric in snapshot.metrics
+    )
+    return replace(snapshot, metrics=tuple(metrics))
 
 
 def _zero(value: Value) -> Value:
-    """What a counter or a histogram begins with."""
     if isinstance(value, Distribution):
         return Distribution(value.bounds, (0,) * len(value.buckets), 0.0, None, None)
     return 0
@@ -174,11 +147,9 @@ def _difference(value: Value, before: Value | None) -> Value:
     return value if isinstance(before, Distribution) else value - before
 
 
-def _monotonic(value: Value, before: Value | None) -> Value:
-    if before is None or isinstance(value, Distribution) != isinstance(before, Distribution):
-        return value
-    if isinstance(value, Distribution):
-        assert isinstance(before, Distribution)
+def _maximum(value: Value, before: Value | None) -> Value:
+    if isinstance(value, Distribution) and isinstance(before, Distribution):
         return before if sum(before.buckets) > sum(value.buckets) else value
-    assert not isinstance(before, Distribution)
+    if before is None or isinstance(value, Distribution) or isinstance(before, Distribution):
+        return value
     return max(value, before)

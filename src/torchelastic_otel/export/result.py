@@ -1,7 +1,7 @@
-"""What became of one batch, in the words that the pipeline acts on.
+"""The result of one export attempt, in the terms that the pipeline acts on.
 
-An exporter's own answer is not enough: ``SUCCESS`` covers partial rejections and, over HTTP,
-redirects; ``FAILURE`` covers a refused batch as well as a collector that is away.
+An exporter's own result does not suffice: ``SUCCESS`` includes partial rejections and, over HTTP, redirects;
+``FAILURE`` includes a rejected batch as well as a collector that is down.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ class Disposition(enum.Enum):
     DELIVERED = "delivered"
     """Accepted: acknowledge the batch."""
     RETRY = "retry"
-    """Not now: the same batch again, after a backoff."""
-    REJECTED = "refused"
+    """A temporary failure: send the same batch again after a backoff."""
+    REJECTED = "rejected"
     """Something in the batch is not acceptable: split it down to that one record."""
-    BLOCKED = "hold"
-    """Nobody's data is at fault (401, 403, 404): keep everything, warn, ask again now and then."""
+    BLOCKED = "blocked"
+    """No data is at fault (401, 403, 404): keep everything, warn, retry rarely."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExportResult:
-    """The fate of one batch.
+    """The result of one export attempt.
 
     Attributes:
-        verdict: What to do next.
-        reason: For a person, one line, without secrets: ``HTTP 503 Service Unavailable``.
-        rejected: Items of a delivered batch that the receiver says it did not take (OTLP partial success).
-        retry_after_ns: How long the receiver asked us to wait, nanoseconds, where it did.
+        disposition: What to do next.
+        reason: One line without secrets: ``HTTP 503 Service Unavailable``.
+        rejected_count: Items of a delivered batch that the receiver rejected (OTLP partial success).
+        retry_after_ns: The delay that the receiver requested, nanoseconds.
     """
 
     disposition: Disposition
@@ -44,19 +44,19 @@ class ExportResult:
 
 
 class Sender(Protocol[Batch]):
-    """One exporter as the pipeline sees it. ``send`` is called by one thread only, never torch's.
+    """One exporter, to the pipeline. ``send`` is called by one thread only, never torch's.
 
-    A batch is a sequence of events or of spans, or a measurement, by the exporter's signal.
+    A batch is a sequence of events or of spans, or a :class:`~torchelastic_otel.export.metric_delta.MetricBatch`.
     """
 
     def send(self, batch: Batch) -> ExportResult:
-        """Project and export a batch; every fault of the exporter comes back as an outcome."""
+        """Project and export a batch; every error of the exporter is returned as a result."""
         ...
 
     def cancel(self) -> None:
-        """Called from another thread: make a ``send`` that is under way come back soon."""
+        """Called from another thread: make a running ``send`` return soon."""
         ...
 
     def close(self) -> None:
-        """Release what the exporter holds. No ``send`` follows."""
+        """Release the exporter's resources. No ``send`` follows."""
         ...

@@ -1,7 +1,7 @@
-"""What delivery knows of itself in numbers, for the metrics of the process.
+"""The export pipeline's own metrics.
 
-What always holds: counters count from the start of the process and never fall; every exporter that there is has its
-numbers from the start; a spool that cannot be read leaves its own out.
+Guarantees: counters start with the process and never fall; every exporter has its series from the start; a spool that
+cannot be read is left out.
 """
 
 from __future__ import annotations
@@ -24,16 +24,12 @@ logger = logging.getLogger("torchelastic_otel")
 def collect_self_metrics(
     exporters: Mapping[str, Exporter], states: Iterable[ExporterState], sources: Iterable[SpoolSource], now_ns: int
 ) -> SelfMetrics:
-    """The numbers of these.
+    """The metrics of these exporters, by cursor, of the workers' states and the process's spools.
 
-    Args:
-        exporters: The exporters by the names of their cursors.
-        states: What the thread of each is at.
-        sources: The spools of this process.
-        now_ns: Wall clock, nanoseconds since the epoch.
+    ``now_ns`` is the wall clock, nanoseconds since the epoch.
     """
     size = dropped = 0
-    waiting_since: list[int] = []
+    oldest_ns: list[int] = []
     for source in sources:
         try:
             cursors = [cursor for cursor in source.spool.cursors().values() if cursor.name in exporters]
@@ -43,10 +39,10 @@ def collect_self_metrics(
             continue
         dropped += max((cursor.dropped for cursor in cursors), default=0)
         oldest = (_oldest_ns(source, cursor) for cursor in cursors if cursor.pending)
-        waiting_since += [since for since in oldest if since is not None]
+        oldest_ns += [since for since in oldest if since is not None]
     return SelfMetrics(
         spool_bytes=size,
-        spool_age_ns=max(0, now_ns - min(waiting_since, default=now_ns)),
+        spool_age_ns=max(0, now_ns - min(oldest_ns, default=now_ns)),
         spool_dropped=dropped,
         exports={
             (exporters[state.name].name, exporters[state.name].signal): Exports(
@@ -58,11 +54,11 @@ def collect_self_metrics(
 
 
 def _oldest_ns(source: SpoolSource, cursor: CursorState) -> int | None:
-    """Since when the first row waits that a cursor has not got, nanoseconds since the epoch."""
+    """The time of the oldest pending row of a cursor, nanoseconds since the epoch."""
     try:
         rows = source.spool.read(cursor.name, cursor.position, 1, 1)
         if not rows:
-            return None  # what waits is not read yet
+            return None  # the pending rows are not processed yet
         if isinstance(json.loads(rows[0].payload), dict):
             return ElasticSpan.from_json(rows[0].payload).end_ns
         return ElasticEvent.from_json(rows[0].payload).observed_ns

@@ -1,7 +1,7 @@
-"""What an exporter's thread reads, and what it says of itself.
+"""What an export worker reads, and its state.
 
-What always holds: a row becomes the same item at every attempt; what is withheld is acknowledged like what is sent,
-and counted as neither delivered nor lost.
+Guarantees: a row becomes the same item at every attempt; a row that is filtered out is acknowledged like one that is
+sent, and counted as neither delivered nor lost.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from torchelastic_otel.spool.store import Spool
 
 @dataclass(slots=True, eq=False)
 class SpoolSource:
-    """A spool that is delivered from, and whose rows they are.
+    """A spool and its origin.
 
     Attributes:
         spool: The spool.
-        origin: The process the rows come from.
-        before: A source of the same process whose rows all come before these.
-        positions: How far each route is, also where the spool could not note it.
+        origin: The process that wrote the rows.
+        predecessor: A source of the same process whose rows all come before these.
+        positions: The position of each worker, also if the spool could not store it.
     """
 
     spool: Spool
@@ -37,7 +37,7 @@ class SpoolSource:
 
 
 class SourceSet:
-    """The spools that one exporter's thread goes through; other threads of ours put them there and take them away."""
+    """The spools that one worker exports; other threads add and remove them."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -48,28 +48,28 @@ class SourceSet:
         return iter(self._sources)
 
     def add(self, source: SpoolSource) -> None:
-        """Have the thread go through it too, after the others."""
+        """Export it, too, after the others."""
         with self._lock:
             self._sources = (*self._sources, source)
 
     def remove(self, source: SpoolSource) -> None:
-        """Have the thread leave it alone, once it is through with what it has in hand."""
+        """Begin nothing more with it."""
         with self._lock:
             self._sources = tuple(other for other in self._sources if other is not source)
 
     def is_in_use(self, source: SpoolSource) -> bool:
-        """Whether the thread reads it, or sends what it read of it, at this moment: it must not be closed."""
+        """Whether the worker reads it, or sends what it read of it, now: then it must not be closed."""
         with self._lock:
             return self._in_use is source
 
     @contextmanager
     def use(self, source: SpoolSource) -> Iterator[bool]:
-        """On the thread: whether it is still here; then it is not closed while the block runs."""
+        """On the worker's thread: whether it is still present; then it is not closed while the block runs."""
         with self._lock:
-            there = source in self._sources
-            self._in_use = source if there else None
+            present = source in self._sources
+            self._in_use = source if present else None
         try:
-            yield there
+            yield present
         finally:
             with self._lock:
                 self._in_use = None
@@ -77,15 +77,15 @@ class SourceSet:
 
 @dataclass(frozen=True, slots=True)
 class ExporterState:
-    """What an exporter's thread is at, for ``doctor``, ``flush``, metrics and tests.
+    """The state of an export worker.
 
     Attributes:
-        name: The exporter's name.
-        delivered: Rows accepted since the process started; for metrics, data points.
-        rejected: Those of accepted batches that the receiver says it did not take.
-        set_aside: Those refused for good.
+        name: The name of the exporter's cursor.
+        delivered: Rows that were accepted since the process started; for metrics, data points.
+        rejected: Those of accepted batches that the receiver rejected (OTLP partial success).
+        quarantined: Those that were rejected alone.
         failures: Attempts that failed.
-        trouble: Why it is not getting on, or the empty string.
+        error: Why the last attempt failed, or the empty string.
     """
 
     name: str
@@ -98,12 +98,12 @@ class ExporterState:
 
 @dataclass(frozen=True, slots=True)
 class StoredSpan:
-    """One span on its way to an exporter: the span, where it stands in its spool, where it is from.
+    """One span of a spool.
 
     Attributes:
         sequence: Its number in the spool of its origin.
         span: The span.
-        origin: The process it comes from.
+        origin: The process that wrote it.
     """
 
     sequence: int
@@ -113,7 +113,7 @@ class StoredSpan:
 
 Item: TypeAlias = StoredEvent | StoredSpan
 RowReader: TypeAlias = Callable[[Row, Origin], Item | None]
-"""The item of a row; ``None`` for one that is not to be sent. Raises ``ValueError`` for one that cannot be read."""
+"""The item of a row; ``None`` for one that is filtered out. Raises ``ValueError`` for one that cannot be read."""
 
 
 def read_event(row: Row, origin: Origin) -> StoredEvent:
@@ -122,17 +122,13 @@ def read_event(row: Row, origin: Origin) -> StoredEvent:
 
 
 def read_event_without_heartbeats(row: Row, origin: Origin) -> StoredEvent | None:
-    """The event of a row; heartbeats are metrics unless they are asked for as logs."""
-    delivery = read_event(row, origin)
-    return None if delivery.event.name in semconv.HEARTBEATS else delivery
+    """The event of a row; heartbeats, which are metrics, are filtered out."""
+    stored = read_event(row, origin)
+    return None if stored.event.name in semconv.HEARTBEATS else stored
 
 
 def span_reader(sampler: Callable[[str], bool]) -> RowReader:
-    """A reader of spans that withholds those whose trace is not kept.
-
-    Args:
-        sampler: Whether a trace is sampled, by its id.
-    """
+    """A reader of spans that filters out those whose trace is not sampled."""
 
     def read(row: Row, origin: Origin) -> StoredSpan | None:
         span = ElasticSpan.from_json(row.payload)

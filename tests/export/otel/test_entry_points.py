@@ -77,7 +77,9 @@ def test_a_protocol_that_there_is_not_is_named_and_replaced(value: str, used: st
     """The warning says what was given, what is allowed, and what is used."""
     said: list[str] = []
     assert protocol({"OTEL_EXPORTER_OTLP_PROTOCOL": value}, said.append) == used
-    assert said == [f"OTEL_EXPORTER_OTLP_PROTOCOL={value!r} is not allowed: give grpc or http/protobuf; {used} is used"]
+    assert said == [
+        f"OTEL_EXPORTER_OTLP_PROTOCOL={value!r} is not allowed; allowed: grpc or http/protobuf; using {used}"
+    ]
 
 
 @pytest.mark.parametrize("variable", ["OTEL_EXPORTER_OTLP_TIMEOUT", "OTEL_EXPORTER_OTLP_LOGS_TIMEOUT"])
@@ -99,10 +101,10 @@ def test_no_timeout_setting_stops_a_delivery(variable: str, collector_type: Any,
         ("600", 600, ""),
         ("601", 600, "milliseconds?"),
         ("10000", 600, "milliseconds?"),
-        ("10s", 10, "give seconds above 0"),
-        ("0", 10, "give seconds above 0"),
-        ("nan", 10, "give seconds above 0"),
-        ("inf", 10, "give seconds above 0"),
+        ("10s", 10, "allowed: seconds above 0"),
+        ("0", 10, "allowed: seconds above 0"),
+        ("nan", 10, "allowed: seconds above 0"),
+        ("inf", 10, "allowed: seconds above 0"),
         ("", 10, ""),
     ],
 )
@@ -120,7 +122,7 @@ def test_a_compression_that_there_is_not_is_named_and_none_is_used() -> None:
     bad = {"OTEL_EXPORTER_OTLP_COMPRESSION": "brotli"}
     with GrpcCollector() as collector, sender_by({**collector.env(), **bad}, warnings=said) as sender:
         assert sender.send(deliveries(1)).disposition is Disposition.DELIVERED
-    assert said == ["OTEL_EXPORTER_OTLP_COMPRESSION='brotli' is not allowed: give none, gzip, deflate; none is used"]
+    assert said == ["OTEL_EXPORTER_OTLP_COMPRESSION='brotli' is not allowed; allowed: none, gzip, deflate; using none"]
 
 
 @pytest.mark.parametrize("name", ["otpl", "none", ""])

@@ -12,9 +12,9 @@ from tests.support.collector import attributes_of
 from tests.support.metric_snapshots import SPAN, START, TRACE, S, snapshot
 from tests.support.senders import environment
 from tests.support.stored_events import ORIGIN
+from torchelastic_otel.export.config import sample_all, sample_none
 from torchelastic_otel.export.metric_delta import MetricBatch
 from torchelastic_otel.export.otel.metrics import delta_kinds, exemplar_sampler, metrics_data
-from torchelastic_otel.export.sampling import sample_all, sample_none
 from torchelastic_otel.model.metric import Kind, Metric, Point, Snapshot
 
 EVERY_KIND = frozenset({Kind.COUNTER, Kind.HISTOGRAM})
@@ -135,5 +135,5 @@ def test_a_value_of_the_wrong_kind_is_a_value_error(kind: Kind) -> None:
     """It is refused before an encoder meets it."""
     good = snapshot(1, restarts=(1.0,)).metrics[1 if kind is Kind.COUNTER else 0].points
     bad = Snapshot(START, START, (Metric("m", "s", "d", kind, tuple(Point({}, point.value) for point in good)),))
-    with pytest.raises(ValueError, match="is due"):
+    with pytest.raises(ValueError, match="instead of a"):
         metrics_data(MetricBatch(ORIGIN, bad), frozenset())

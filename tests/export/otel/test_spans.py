@@ -130,7 +130,7 @@ def test_a_limit_that_is_no_count_is_named_and_the_default_used(value: str) -> N
     """The SDK raises."""
     said: list[str] = []
     assert span_limits({"OTEL_SPAN_EVENT_COUNT_LIMIT": value}, said.append).max_events == 128
-    assert said == [f"OTEL_SPAN_EVENT_COUNT_LIMIT={value!r} is not allowed: give a whole number from 0; 128 is used"]
+    assert said == [f"OTEL_SPAN_EVENT_COUNT_LIMIT={value!r} is not allowed; allowed: a whole number from 0; using 128"]
 
 
 def test_projecting_leaves_the_current_span_alone() -> None:

@@ -1,21 +1,19 @@
-"""OTLP settings that OpenTelemetry Python's exporters raise on or misread, read once, with a word to the user.
+"""OTLP settings that OpenTelemetry Python's exporters raise on or misread, read once.
 
-What always holds: a value that is not allowed is named together with its variable and what is allowed, and
-replaced by the default; nothing here raises. A variable that is set to nothing is not set (specification,
-"Environment Variable Specification").
+Guarantees: a value that is not allowed is a warning with its variable and what is allowed, and the default applies;
+nothing here raises.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from torchelastic_otel.export.config import Warn, one_of, positive, read_variable
 from torchelastic_otel.model.signals import Signal
-from torchelastic_otel.units import NS_PER_S
-
-Warn = Callable[[str], None]
+from torchelastic_otel.units import NS_PER_MS, NS_PER_S
 
 _OTLP: Final = "OTEL_EXPORTER_OTLP_"
 _ATTEMPT_TIMEOUTS: Final = {
@@ -23,27 +21,21 @@ _ATTEMPT_TIMEOUTS: Final = {
     Signal.TRACES: "OTEL_BSP_EXPORT_TIMEOUT",
     Signal.METRICS: "OTEL_METRIC_EXPORT_TIMEOUT",
 }
-
-
-def variables(signal: Signal, what: str) -> tuple[str, str]:
-    """The two variables of a setting: the signal's own, which goes first, and the general one."""
-    return f"{_OTLP}{signal.name}_{what}", f"{_OTLP}{what}"
-
-
-def credential_provider(environ: Mapping[str, str], signal: Signal) -> str | None:
-    """The name of the credential provider for OTLP over HTTP."""
-    prefix = "OTEL_PYTHON_EXPORTER_OTLP_HTTP_"
-    # OpenTelemetry Python asks the general one first.
-    return first_set(environ, f"{prefix}CREDENTIAL_PROVIDER", f"{prefix}{signal.name}_CREDENTIAL_PROVIDER")
-
-
 DEFAULT_TIMEOUT_S: Final = 10.0
 MAX_TIMEOUT_S: Final = 600.0
 COMPRESSIONS: Final = ("none", "gzip", "deflate")
 
 
-def first_set(environ: Mapping[str, str], *names: str) -> str | None:
-    """The value of the first of the variables that is set to something."""
+def variables(signal: Signal, setting: str) -> tuple[str, str]:
+    """The two variables of a setting: the signal's own, which has precedence, and the general one."""
+    return f"{_OTLP}{signal.name}_{setting}", f"{_OTLP}{setting}"
+
+
+def credential_provider(environ: Mapping[str, str], signal: Signal) -> str | None:
+    """The name of the credential provider for OTLP over HTTP."""
+    prefix = "OTEL_PYTHON_EXPORTER_OTLP_HTTP_"
+    # OpenTelemetry Python prefers the general one
+    names = (f"{prefix}CREDENTIAL_PROVIDER", f"{prefix}{signal.name}_CREDENTIAL_PROVIDER")
     return next((value for _, value in _set(environ, names)), None)
 
 
@@ -52,45 +44,36 @@ def _set(environ: Mapping[str, str], names: tuple[str, ...]) -> list[tuple[str, 
 
 
 def protocol(environ: Mapping[str, str], warn: Warn, signal: Signal = Signal.LOGS) -> str:
-    """``grpc`` or ``http/protobuf``: what ``otlp`` stands for; gRPC by default, as in OpenTelemetry Python."""
-    for name, value in _set(environ, variables(signal, "PROTOCOL")):
-        kind = value.lower()
-        if kind in ("grpc", "http/protobuf"):
-            return kind
-        used = "http/protobuf" if kind.startswith("http") else "grpc"
-        warn(f"{name}={value!r} is not allowed: give grpc or http/protobuf; {used} is used")
-        return used
-    return "grpc"
+    """``grpc`` or ``http/protobuf``, for ``otlp``; gRPC by default, as in OpenTelemetry Python."""
+    allowed, names = ("grpc", "http/protobuf"), variables(signal, "PROTOCOL")
+    given = next((value for _, value in _set(environ, names)), "")
+    default = "http/protobuf" if given.lower().startswith("http") else "grpc"
+    return read_variable(environ, names, one_of(*allowed), " or ".join(allowed), default, warn)
 
 
 def timeout_ns(environ: Mapping[str, str], warn: Warn, signal: Signal = Signal.LOGS) -> int:
     """The OTLP timeout in nanoseconds; the variables are in seconds in OpenTelemetry Python, and users rely on it."""
-    for name, value in _set(environ, variables(signal, "TIMEOUT")):
-        try:
-            seconds = float(value)
-        except ValueError:
-            seconds = math.nan
-        if not seconds > 0 or math.isinf(seconds):
-            warn(f"{name}={value!r} is not allowed: give seconds above 0, as 10; {DEFAULT_TIMEOUT_S:g} is used")
-            seconds = DEFAULT_TIMEOUT_S
-        elif seconds > MAX_TIMEOUT_S:
-            warn(
-                f"{name}={value!r} is in seconds in OpenTelemetry Python; did you mean milliseconds? "
-                f"At most {MAX_TIMEOUT_S:g} is allowed, and used"
-            )
-            seconds = MAX_TIMEOUT_S
-        return int(seconds * NS_PER_S)
-    return int(DEFAULT_TIMEOUT_S * NS_PER_S)
+
+    def parse(text: str) -> float:
+        if not float(text) > 0 or math.isinf(float(text)):
+            raise ValueError(text)
+        return float(text)
+
+    names = variables(signal, "TIMEOUT")
+    seconds = read_variable(environ, names, parse, "seconds above 0, for example 10", DEFAULT_TIMEOUT_S, warn)
+    if seconds > MAX_TIMEOUT_S:
+        name, value = _set(environ, names)[0]
+        warn(
+            f"{name}={value!r} is in seconds in OpenTelemetry Python; did you mean milliseconds?"
+            f" allowed: at most {MAX_TIMEOUT_S:g}; using {MAX_TIMEOUT_S:g}"
+        )
+    return int(min(seconds, MAX_TIMEOUT_S) * NS_PER_S)
 
 
 def compression(environ: Mapping[str, str], warn: Warn, signal: Signal = Signal.LOGS) -> str:
     """``none`` (the default), ``gzip`` or ``deflate``."""
-    for name, value in _set(environ, variables(signal, "COMPRESSION")):
-        if value.lower() in COMPRESSIONS:
-            return value.lower()
-        warn(f"{name}={value!r} is not allowed: give {', '.join(COMPRESSIONS)}; none is used")
-        return "none"
-    return "none"
+    names = variables(signal, "COMPRESSION")
+    return read_variable(environ, names, one_of(*COMPRESSIONS), ", ".join(COMPRESSIONS), "none", warn)
 
 
 def without_timeouts(environ: Mapping[str, str], signal: Signal) -> dict[str, str]:
@@ -99,31 +82,28 @@ def without_timeouts(environ: Mapping[str, str], signal: Signal) -> dict[str, st
 
 
 def attempt_timeout_ns(environ: Mapping[str, str], warn: Warn, signal: Signal = Signal.LOGS) -> int:
-    """What one attempt may take, nanoseconds: ``OTEL_BLRP_EXPORT_TIMEOUT``, ``OTEL_BSP_...``, ``OTEL_METRIC_...``.
+    """How long one attempt may take, nanoseconds: ``OTEL_BLRP_EXPORT_TIMEOUT``, ``OTEL_BSP_...``, ``OTEL_METRIC_...``.
 
     They are in milliseconds, 30000 by default.
     """
-    for name, value in _set(environ, (_ATTEMPT_TIMEOUTS[signal],)):
-        if value.isascii() and value.isdigit() and int(value) > 0:
-            return int(value) * 1_000_000
-        warn(f"{name}={value!r} is not allowed: give whole milliseconds above 0; 30000 is used")
-    return 30_000 * 1_000_000
+    names = (_ATTEMPT_TIMEOUTS[signal],)
+    return read_variable(environ, names, positive, "whole milliseconds above 0", 30_000, warn) * NS_PER_MS
 
 
 def with_attempt_timeout(environ: Mapping[str, str], timeout_s: float) -> dict[str, str]:
-    """The environment with this limit, seconds, on every attempt."""
+    """The environment with this limit, seconds, for every attempt."""
     milliseconds = str(max(1, int(timeout_s * 1_000)))
     return {**environ, **dict.fromkeys(_ATTEMPT_TIMEOUTS.values(), milliseconds)}
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where a signal goes by OTLP.
+    """The OTLP endpoint of a signal.
 
     Attributes:
-        url: As the environment names it, or the default.
+        url: The URL of the environment, or the default.
         protocol: ``grpc`` or ``http/protobuf``.
-        named: The variable that names it; ``None`` for the default.
+        variable: The variable that sets it; ``None`` for the default.
     """
 
     url: str
@@ -132,7 +112,7 @@ class Endpoint:
 
 
 def resolve_endpoint(signal: Signal, protocol: str, environ: Mapping[str, str]) -> Endpoint:
-    """Where the environment sends a signal by OTLP over this protocol.
+    """The endpoint of a signal over this protocol.
 
     OpenTelemetry specification, "OpenTelemetry Protocol Exporter": the path is added to the general endpoint only.
     """

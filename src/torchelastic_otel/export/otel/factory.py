@@ -27,13 +27,13 @@ import opentelemetry.sdk.trace.export  # noqa: F401 - see above
 from opentelemetry.util._importlib_metadata import entry_points
 
 from torchelastic_otel.errors import ExporterError
+from torchelastic_otel.export.config import make_sampler
 from torchelastic_otel.export.destinations import BUILT_IN_EXPORTERS, EXPORTER_GROUPS, Exporter, signal_of
 from torchelastic_otel.export.otel import environment, otlp
 from torchelastic_otel.export.otel.generic import GenericSender
 from torchelastic_otel.export.otel.limits import log_limits, span_limits
 from torchelastic_otel.export.otel.projection import Projection
 from torchelastic_otel.export.otel.sender import ProjectingSender
-from torchelastic_otel.export.sampling import make_sampler
 from torchelastic_otel.model.signals import Signal
 from torchelastic_otel.settings import Settings
 

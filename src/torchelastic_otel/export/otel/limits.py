@@ -1,12 +1,12 @@
-"""The limits on attributes that a provider would apply, read from the environment with a word to the user.
+"""The limits on attributes, read from the environment as a provider of the SDK reads them.
 
-What always holds: a value that is no count is named, and the variable is taken for unset (the SDK raises). A
-variable that is set to nothing means no limit, as in the SDK.
+Guarantees: a value that is not a count is a warning, and the default applies (the SDK raises). A variable that is empty
+means no limit, as in the SDK.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Final
 
 from opentelemetry.sdk._logs import LogRecordLimits
@@ -24,9 +24,9 @@ from opentelemetry.sdk.environment_variables import (
 )
 from opentelemetry.sdk.trace import SpanLimits
 
-_DEFAULT_COUNT: Final = 128
+from torchelastic_otel.export.config import Warn
 
-Warn = Callable[[str], object]
+_DEFAULT_COUNT: Final = 128
 
 
 def _limit(environ: Mapping[str, str], warn: Warn, name: str, default: int | None) -> int | None:
@@ -40,8 +40,8 @@ def _limit(environ: Mapping[str, str], warn: Warn, name: str, default: int | Non
     except ValueError:
         count = -1
     if count < 0:
-        meant = "no limit" if default is None else str(default)
-        warn(f"{name}={text!r} is not allowed: give a whole number from 0; {meant} is used")
+        used = "no limit" if default is None else str(default)
+        warn(f"{name}={text!r} is not allowed; allowed: a whole number from 0; using {used}")
         return default
     return count
 

@@ -16,9 +16,9 @@ from opentelemetry.context import Context
 from opentelemetry.sdk._logs import LogRecordLimits, ReadableLogRecord
 
 from torchelastic_otel import semconv
+from torchelastic_otel.export.config import Sampler, sample_all
 from torchelastic_otel.export.otel.projection import SCOPE, Projection, encodable, fixed64
 from torchelastic_otel.export.otel.resource import resource_of
-from torchelastic_otel.export.sampling import Sampler, sample_all
 from torchelastic_otel.model.event import ElasticEvent, StoredEvent
 from torchelastic_otel.model.signals import Signal
 

@@ -1,7 +1,7 @@
-"""The projection of a snapshot into the SDK's metrics data.
+"""The projection of a metric snapshot into the SDK's metrics data.
 
-What always holds: it is pure; cumulative points are the snapshot's own, deltas the difference to what the exporter was
-given before; a histogram keeps its buckets, whatever aggregation an exporter would like better.
+Guarantees: it is pure; cumulative points are the snapshot's own, deltas the difference to the snapshot that was sent
+before; a histogram keeps its buckets, whatever aggregation an exporter prefers.
 """
 
 from __future__ import annotations
@@ -14,50 +14,49 @@ from opentelemetry.sdk.metrics import export as sdk
 from opentelemetry.sdk.metrics.export import AggregationTemporality, HistogramDataPoint, MetricsData, NumberDataPoint
 
 from torchelastic_otel import semconv
+from torchelastic_otel.export.config import Sampler, one_of, read_variable, sample_all, sample_none
 from torchelastic_otel.export.metric_delta import MetricBatch, delta_since
 from torchelastic_otel.export.otel.projection import SCOPE, Projection, encodable
 from torchelastic_otel.export.otel.resource import resource_of
-from torchelastic_otel.export.sampling import Sampler, sample_all, sample_none
 from torchelastic_otel.model import metric as metric_model
 from torchelastic_otel.model.metric import Distribution, Kind, Point, Snapshot
 from torchelastic_otel.model.signals import Signal
 
 _INSTRUMENTS: Final[Mapping[Kind, type]] = {Kind.COUNTER: Counter, Kind.HISTOGRAM: Histogram}
 EXEMPLAR_FILTERS: Final = ("always_on", "always_off", "trace_based")
-_FILTER_VARIABLE: Final = "OTEL_METRICS_EXEMPLAR_FILTER"
 
 
 def delta_kinds(exporter: Any) -> frozenset[Kind]:
-    """The instruments of which an exporter prefers differences; ``None`` is for none (the console's)."""
+    """The instruments that an exporter prefers as deltas; its preference may be ``None`` (the console's)."""
     preferred = getattr(exporter, "_preferred_temporality", None) or {}
     return frozenset(
         kind for kind, instrument in _INSTRUMENTS.items() if preferred.get(instrument) is AggregationTemporality.DELTA
     )
 
 
-def exemplar_sampler(environ: Mapping[str, str], warn: Callable[[str], object], keeps: Sampler) -> Sampler:
-    """Which exemplars go out, by their trace: ``OTEL_METRICS_EXEMPLAR_FILTER``; those of kept traces by default."""
-    text = environ.get(_FILTER_VARIABLE, "").strip()
-    name = text.lower()
-    if name and name not in EXEMPLAR_FILTERS:
-        warn(f"{_FILTER_VARIABLE}={text!r} is not allowed: give {', '.join(EXEMPLAR_FILTERS)}; trace_based is used")
-    return {"always_on": sample_all, "always_off": sample_none}.get(name, keeps)
+def exemplar_sampler(environ: Mapping[str, str], warn: Callable[[str], object], sampler: Sampler) -> Sampler:
+    """Which exemplars are sent, by trace: ``OTEL_METRICS_EXEMPLAR_FILTER``; those of sampled traces by default."""
+    names, allowed = ("OTEL_METRICS_EXEMPLAR_FILTER",), ", ".join(EXEMPLAR_FILTERS)
+    name = read_variable(environ, names, one_of(*EXEMPLAR_FILTERS), allowed, "trace_based", warn)
+    return {"always_on": sample_all, "always_off": sample_none}.get(name, sampler)
 
 
-def metrics_data(measured: MetricBatch, deltas: frozenset[Kind], exemplars: Sampler = sample_all) -> MetricsData:
+def metrics_data(batch: MetricBatch, delta_kinds: frozenset[Kind], exemplars: Sampler = sample_all) -> MetricsData:
     """The snapshot as the exporters take it.
 
     Args:
-        measured: The snapshot.
-        deltas: Instruments of which differences are told.
-        exemplars: Whether an exemplar goes out, by its trace's id.
+        batch: The snapshot.
+        delta_kinds: Instruments that are sent as deltas.
+        exemplars: Whether an exemplar is sent, by its trace's id.
     """
-    whole = measured.snapshot
-    part = whole if measured.base is None or not deltas else delta_since(whole, measured.base)
-    resource = resource_of(measured.origin)
+    whole = batch.snapshot
+    part = whole if batch.base is None or not delta_kinds else delta_since(whole, batch.base)
+    resource = resource_of(batch.origin)
     metrics = [
-        _metric(by_part, part, True, exemplars) if metric.kind in deltas else _metric(metric, whole, False, exemplars)
-        for metric, by_part in zip(whole.metrics, part.metrics, strict=True)
+        _metric(delta, part, True, exemplars)
+        if metric.kind in delta_kinds
+        else _metric(metric, whole, False, exemplars)
+        for metric, delta in zip(whole.metrics, part.metrics, strict=True)
     ]
     scope = sdk.ScopeMetrics(SCOPE, metrics, semconv.SCHEMA_URL)
     return MetricsData([sdk.ResourceMetrics(resource, [scope], semconv.SCHEMA_URL)])
@@ -76,7 +75,7 @@ def _metric(metric: metric_model.Metric, snapshot: Snapshot, delta: bool, exempl
 
 def _number(point: Point, snapshot: Snapshot, exemplars: Sampler) -> NumberDataPoint:
     if isinstance(point.value, Distribution):
-        raise ValueError("a distribution where a number is due")
+        raise ValueError("a distribution instead of a number")
     return NumberDataPoint(
         encodable(point.attributes), snapshot.start_ns, snapshot.time_ns, point.value, _exemplars(point, exemplars)
     )
@@ -85,7 +84,7 @@ def _number(point: Point, snapshot: Snapshot, exemplars: Sampler) -> NumberDataP
 def _distribution(point: Point, snapshot: Snapshot, exemplars: Sampler) -> HistogramDataPoint:
     value = point.value
     if not isinstance(value, Distribution):
-        raise ValueError("a number where a distribution is due")
+        raise ValueError("a number instead of a distribution")
     return HistogramDataPoint(
         encodable(point.attributes),
         snapshot.start_ns,
@@ -94,17 +93,17 @@ def _distribution(point: Point, snapshot: Snapshot, exemplars: Sampler) -> Histo
         value.sum,
         value.buckets,
         value.bounds,
-        value.min,  # type: ignore[arg-type]  # OTLP and its encoder take None for not known
+        value.min,  # type: ignore[arg-type]  # OTLP and its encoder take None for unknown
         value.max,  # type: ignore[arg-type]
         _exemplars(point, exemplars),
     )
 
 
-def _exemplars(point: Point, keeps: Sampler) -> list[Exemplar]:
+def _exemplars(point: Point, sampler: Sampler) -> list[Exemplar]:
     return [
         Exemplar({}, each.value, each.time_ns, span_id=int(each.span_id, 16), trace_id=int(each.trace_id, 16))
         for each in point.exemplars
-        if keeps(each.trace_id)
+        if sampler(each.trace_id)
     ]
 
 
@@ -112,17 +111,17 @@ class MetricProjection(Projection[MetricBatch]):
     """Snapshots as metrics data.
 
     Args:
-        deltas: Instruments of which differences are told.
-        exemplars: Whether an exemplar goes out, by its trace's id.
+        delta_kinds: Instruments that are sent as deltas.
+        exemplars: Whether an exemplar is sent, by its trace's id.
     """
 
     signal = Signal.METRICS
     empty = MetricsData([])
 
-    def __init__(self, deltas: frozenset[Kind] = frozenset(), exemplars: Sampler = sample_all) -> None:
-        self.delta_kinds = deltas
-        self._keeps = exemplars
+    def __init__(self, delta_kinds: frozenset[Kind] = frozenset(), exemplars: Sampler = sample_all) -> None:
+        self.delta_kinds = delta_kinds
+        self._exemplars = exemplars
 
     def project(self, batch: MetricBatch) -> MetricsData:
         """The metrics data of a snapshot."""
-        return metrics_data(batch, self.delta_kinds, self._keeps)
+        return metrics_data(batch, self.delta_kinds, self._exemplars)
