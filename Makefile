@@ -21,7 +21,7 @@ NEEDS_NEITHER := --ignore=tests/backends --ignore=tests/collector_config
 TABLES := README.md ARCHITECTURE.md $(wildcard docs/*/*.md)
 SPHINX := $(BIN)/sphinx-build -W -n --keep-going -q
 
-.PHONY: help demo test lint format types contracts unit unit-torch crash live backends backends-live backends-early pythons light environment environments bench dashboards docs docs-check tables clean
+.PHONY: help demo test lint format types contracts unit unit-torch coverage build crash live backends backends-live backends-early pythons light environment environments bench dashboards docs docs-check tables clean
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -29,7 +29,7 @@ help:  ## what there is
 demo: environment  ## a real two-node job on this machine, its events watched as they arrive
 	@$(BIN)/torchelastic-otel demo $(ARGS)
 
-test: backends-early lint types contracts docs-check unit unit-torch crash live backends-live pythons  ## format, lint, types, contracts, all tests
+test: backends-early lint types contracts docs-check build unit unit-torch crash live backends-live pythons  ## format, lint, types, contracts, all tests
 	@echo "make test: everything passed"
 	@$(PYTHON) scripts/backends --paths >/dev/null 2>&1 || \
 	    echo "make test: but the tests with real backends did NOT run; make backends says how to get them"
@@ -50,12 +50,22 @@ contracts: light  ## which room may import which
 	@$(LIGHT)/bin/lint-imports > .import-contracts.log 2>&1 || { cat .import-contracts.log; exit 1; }
 
 unit: light  ## the tests that need neither torch, nor torchrun, nor a kill
-	@$(LIGHT)/bin/python -m pytest $(PARALLEL) -m "not (torch or config or live or crash or backends)" \
+	@$(LIGHT)/bin/python -m pytest $(PARALLEL) -m "not (torch or config or build or live or crash or backends)" \
 	    $(NEEDS_NEITHER) $(PYTEST_FLAGS)
 
 unit-torch: environment  ## the other unit tests: with torch, and of collector-config
 	@$(BIN)/python -m pytest $(PARALLEL) -m "(torch or torch_unloaded or config) and not (live or crash or backends)" \
 	    $(PYTEST_FLAGS)
+
+coverage: environment  ## branch coverage of the unit tests; it must reach the floor in pyproject.toml
+	@rm -f .coverage .coverage.*
+	@$(BIN)/python -m pytest $(PARALLEL) --cov --cov-report= -m "not (build or live or crash or backends)" $(PYTEST_FLAGS)
+	@$(BIN)/coverage report --skip-covered --sort=miss
+
+build: light  ## build sdist and wheel into dist/; install and start the wheel in an empty environment
+	@rm -rf dist
+	@$(LIGHT)/bin/uv build --quiet --build-constraints constraints.txt --out-dir dist
+	@$(LIGHT)/bin/python -m pytest -m build tests/packaging $(PYTEST_FLAGS)
 
 crash: environment  ## kills, outages, full and hung disks
 	@$(BIN)/python -m pytest -m "crash and not backends" $(PYTEST_FLAGS)
@@ -86,7 +96,7 @@ pythons:  ## the tests that need no torch, on every other Python that is install
 	        scripts/environment .venv-python$$version $$python -e . --group test || exit 1; \
 	        echo "pythons: $$version"; \
 	        .venv-python$$version/bin/python -m pytest -q -p no:cacheprovider $(PARALLEL) \
-	            -m "not (torch or config or live or crash or backends$$pure)" $(NEEDS_NEITHER) $(PYTEST_FLAGS) || exit 1; \
+	            -m "not (torch or config or build or live or crash or backends$$pure)" $(NEEDS_NEITHER) $(PYTEST_FLAGS) || exit 1; \
 	    else \
 	        echo "pythons: no Python $$version here: its tests did NOT run; install it to run them"; \
 	    fi; \
@@ -121,4 +131,4 @@ dashboards: environment  ## write collector-config/dashboards/*.json anew from s
 	@$(BIN)/python scripts/dashboards
 
 clean:  ## remove what was set up
-	rm -rf .venv .venv-* .make .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .import-contracts.log docs/_build
+	rm -rf .venv .venv-* .make .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .import-contracts.log .coverage .coverage.* dist docs/_build

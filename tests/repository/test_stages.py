@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 MAKEFILE = (Path(__file__).parents[2] / "Makefile").read_text()
-STAGES = ("unit", "unit-torch", "crash", "live", "backends-live")
-MARKERS = ("torch", "config", "live", "crash", "backends")
+STAGES = ("unit", "unit-torch", "build", "crash", "live", "backends-live")
+MARKERS = ("torch", "config", "build", "live", "crash", "backends")
 
 
 def recipe(target: str) -> str:
@@ -34,7 +34,11 @@ COMBINATIONS = [
 
 @pytest.mark.parametrize(
     "marked",
-    [each for each in COMBINATIONS if not (each["live"] and each["crash"])],
+    [
+        each
+        for each in COMBINATIONS
+        if not (each["live"] and each["crash"]) and not (each["build"] and sum(each.values()) > 1)
+    ],
     ids=lambda marked: "-".join(name for name, has in marked.items() if has) or "none",
 )
 def test_every_test_runs_in_one_stage(marked: dict[str, bool]) -> None:
