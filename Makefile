@@ -39,6 +39,10 @@ lint: light  ## format and lint
 	@$(LIGHT)/bin/ruff check --quiet .
 	@$(LIGHT)/bin/interrogate --quiet tests || { echo "lint: every test says in one line why it is there"; exit 1; }
 	@$(LIGHT)/bin/cog --check -r $(TABLES)
+	@$(LIGHT)/bin/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	@$(LIGHT)/bin/check-jsonschema --quiet --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/[!c]*.yml
+	@$(LIGHT)/bin/check-jsonschema --quiet --builtin-schema vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
+	@$(LIGHT)/bin/check-jsonschema --quiet --builtin-schema vendor.dependabot .github/dependabot.yml
 
 format: light  ## format the code, and repair what ruff can repair
 	@$(LIGHT)/bin/ruff check --fix --quiet . ; $(LIGHT)/bin/ruff format --quiet .
