@@ -22,9 +22,11 @@ def recipe(target: str) -> str:
 
 def selection(target: str) -> str:
     """The expression with which a stage selects tests by their markers."""
-    match = re.search(r'pytest .*?-m "?([^"$]+?)"? (?:\\|\$)', recipe(target))
+    if "pytest tests/backends " in recipe(target):
+        return "backends"  # its conftest.py marks every test of the directory
+    match = re.search(r'pytest .*-m (?:"([^"]+)"|(\w+))', recipe(target))
     assert match, f"make {target} selects no tests by marker"
-    return match[1]
+    return match[1] or match[2]
 
 
 COMBINATIONS = [
