@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
-from torchelastic_otel.agent.coordination.store import JobStore, Keys
+from torchelastic_otel.agent.coordination.keys import JobKeys
+from torchelastic_otel.agent.coordination.store import JobStore
 from torchelastic_otel.event_loop import EventLoopThread
 from torchelastic_otel.model.inferred_event import ClockReading, InferredEvent
 
@@ -109,9 +110,9 @@ class Server:
             "127.0.0.1", self.store.port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=30)
         )
 
-    def keys(self, prefix: str = "") -> Keys:
+    def keys(self, prefix: str = "") -> JobKeys:
         """Keys over a connection of one's own."""
-        return Keys(self.client(), self.prefix + prefix)
+        return JobKeys(self.client(), self.prefix + prefix)
 
 
 def in_threads(tasks: Sequence[Callable[[], object]]) -> None:

@@ -19,7 +19,6 @@ from datetime import datetime, timezone
 from typing import Any, Final
 
 from torchelastic_otel.agent.coordination.coordinator import JobCoordinator
-from torchelastic_otel.agent.coordination.keys import prefix
 from torchelastic_otel.agent.coordination.membership import SilentNode
 from torchelastic_otel.agent.coordination.store import JobStore
 from torchelastic_otel.agent.rendezvous_wait import RendezvousView
@@ -101,7 +100,7 @@ class TorchRendezvous:
             job.set_store(None, hosts_store=False)
             return
         hosts = getattr(self._handler, "rank", None) == 0 if static else hosts_store()
-        job.set_store(JobStore(_connecting(host, port), prefix(self.run_id)), hosts_store=hosts)
+        job.set_store(JobStore(_connecting(host, port), f"torchelastic_otel/{self.run_id}/"), hosts_store=hosts)
 
     def silent_nodes(self, holder: Any, before: StateBeforeSync) -> list[SilentNode]:
         """The nodes that this sync deleted, and none before it; this agent's own is not among them."""

@@ -16,7 +16,8 @@ import pytest
 
 from tests.support.observers import LONGEST_S, Clock, Server, in_threads
 from torchelastic_otel.agent.coordination import store as job_store
-from torchelastic_otel.agent.coordination.store import CALL_TIMEOUT_NS, JobStore, Keys
+from torchelastic_otel.agent.coordination.keys import JobKeys
+from torchelastic_otel.agent.coordination.store import CALL_TIMEOUT_NS, JobStore
 
 
 class Table:
@@ -268,7 +269,7 @@ def test_a_stopped_host_holds_our_thread_alone(patience: Callable[[], float]) ->
         stop(host)
         out = threading.Event()
 
-        def put(keys: Keys) -> None:
+        def put(keys: JobKeys) -> None:
             out.set()
             keys.put_first("a", "1")
 
@@ -366,9 +367,9 @@ def test_the_end_of_the_process_waits_for_a_call_that_is_out(comes_back: bool, t
 def test_keys_are_under_their_prefix_and_say_what_is_held() -> None:
     """Workers use the same server under static: our keys must be ours alone."""
     server = Server()
-    keys = Keys(server.client(), "torchelastic_otel/run/")
+    keys = JobKeys(server.client(), "torchelastic_otel/run/")
     assert keys.put_first("nonce", "ä") == "ä"
     assert keys.put_first("nonce", "b") == "ä"
     assert server.store.check(["torchelastic_otel/run/nonce"])
-    assert keys.all_there(["nonce"])
-    assert not keys.all_there(["nonce", "other"])
+    assert keys.exist(["nonce"])
+    assert not keys.exist(["nonce", "other"])

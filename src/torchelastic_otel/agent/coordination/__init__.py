@@ -1,1 +1,1 @@
-"""What the agents of one job agree on through the job's own store."""
+"""What all agents of a job agree on, through the job's own store."""

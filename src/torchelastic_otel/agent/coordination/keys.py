@@ -1,91 +1,56 @@
-"""What agents agree on through the job's store, as errands on its thread: which run, whose fault, who speaks for all.
+"""The keys through which agents agree, in the job's store: the run, the cause of a round's end, the job reporter.
 
-What always holds: only these keys are used, under ``torchelastic_otel/<run id>/``: ``nonce`` (the first one holds),
-``<round>/cause`` (the earliest holds), ``<round>/writer`` (the first one holds, or who takes its place),
-``<round>/up/<rank>``, ``<round>/barrier/<node id>`` and ``<round>/left/<node id>`` (each agent its own),
-``<round>/lost/<node id>``. The rendezvous is the barrier: what is proposed for a round before its agent joins the next
-one is read by all after they have joined.
+Guarantees: only these keys are used, below ``torchelastic_otel/<run id>/``; none is ever deleted.
+
+- ``nonce``: the first value wins.
+- ``<round>/cause``: the earliest cause wins.
+- ``<round>/writer``: the job reporter; the first value wins, or the node that replaces a lost one.
+- ``<round>/up/<rank>``, ``<round>/barrier/<node id>``, ``<round>/left/<node id>``: each agent writes its own.
+- ``<round>/lost/<node id>``: any survivor writes it.
+
+The rendezvous is the barrier: every agent reads, after it has joined a round, what any agent proposed for the previous
+round before it joined.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+from typing import Final, Protocol
 
-from torchelastic_otel.agent.coordination.store import Keys
 from torchelastic_otel.model.failure import Cause, earlier
 
-
-def prefix(run_id: str) -> str:
-    """Of all keys of a run."""
-    return f"torchelastic_otel/{run_id}/"
-
-
-def nonce(keys: Keys, mine: str) -> str:
-    """The one that all agents of the run use."""
-    return keys.put_first("nonce", mine)
+_NEVER: Final = "\x01"
+"""No key ever has this value: comparing with it reads the key."""
+LEFT: Final = "left"
+"""The node got a signal to end: its heartbeats stop, and it is not lost."""
+LOST: Final = "lost"
+IN_BARRIER: Final = "barrier"
+"""The node is done and waits for the others: it may send no heartbeats."""
 
 
-def propose(keys: Keys, round_: int, cause: Cause) -> None:
-    """Say what one agent holds to be the cause of a round's end."""
-    key = f"{round_}/cause"
-    held = keys.put_first(key, cause.to_json())
-    while (agreed := earlier(Cause.from_json(held), cause).to_json()) != held:
-        held = keys.replace(key, held, agreed)
+class Client(Protocol):
+    """The used part of ``torch.distributed.TCPStore``."""
 
+    def compare_set(self, key: str, expected_value: str, desired_value: str) -> bytes:
+        """Set a key if it has the expected value (empty: if it does not exist); returns its value then."""
+        ...
 
-def cause(keys: Keys, round_: int) -> Cause | None:
-    """The cause of a round's end that all agents hold; ``None`` where nobody proposed one."""
-    held = keys.read(f"{round_}/cause")
-    return None if held is None else Cause.from_json(held)
-
-
-def claim(keys: Keys, round_: int, node: str) -> bool:
-    """Ask to speak for the whole job in a round; whether this node does."""
-    return keys.put_first(f"{round_}/writer", node) == node
-
-
-def writer(keys: Keys, round_: int) -> str | None:
-    """The node that speaks for the whole job in a round."""
-    return keys.read(f"{round_}/writer")
-
-
-def take_over(keys: Keys, round_: int, lost: str, node: str) -> bool:
-    """Speak for the whole job in the place of a node that is lost; whether this node does."""
-    if writer(keys, round_) != lost:
-        return False
-    return keys.replace(f"{round_}/writer", lost, node) == node
-
-
-def lose(keys: Keys, round_: int, node_id: str) -> None:
-    """Say that a node is lost."""
-    keys.put_first(f"{round_}/lost/{node_id}", "1")
-
-
-def leave(keys: Keys, round_: int, node_id: str) -> None:
-    """Say that this node was told to go: its heartbeats will stop, and it is not lost."""
-    keys.put_first(f"{round_}/left/{node_id}", "1")
-
-
-def has_left(keys: Keys, round_: int, node_id: str) -> bool:
-    """Whether a node said so."""
-    return keys.all_there([f"{round_}/left/{node_id}"])
-
-
-def is_lost(keys: Keys, round_: int, node_id: str) -> bool:
-    """Whether somebody said that a node is lost."""
-    return keys.all_there([f"{round_}/lost/{node_id}"])
+    def check(self, keys: Sequence[str]) -> bool:
+        """Whether all keys exist."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
-class BroughtUp:
+class BringUp:
     """One node's part in the bring-up of a round.
 
     Attributes:
         began_ns: When its part began, nanoseconds since the epoch.
         joined_ns: When it began to join, nanoseconds since the epoch.
-        ended_ns: When its workers ran, nanoseconds since the epoch.
-        node: Who it is, for a person.
+        ended_ns: When its workers were running, nanoseconds since the epoch.
+        node: The node, for a person.
     """
 
     began_ns: int
@@ -94,24 +59,77 @@ class BroughtUp:
     node: str
 
 
-def report_up(keys: Keys, round_: int, rank: int, part: BroughtUp) -> None:
-    """Say that this node's workers run."""
-    keys.put_first(f"{round_}/up/{rank}", json.dumps([part.began_ns, part.joined_ns, part.ended_ns, part.node]))
+class JobKeys:
+    """The keys of one run; used on the store's thread only.
 
+    Args:
+        client: A connection to the job's store.
+        prefix: Prefix of all keys.
+    """
 
-def all_up(keys: Keys, round_: int, world_size: int) -> list[BroughtUp] | None:
-    """All nodes' parts; ``None`` where one is still missing."""
-    names = [f"{round_}/up/{rank}" for rank in range(world_size)]
-    if not keys.all_there(names):
-        return None
-    return [BroughtUp(*json.loads(keys.read(name) or "[0, 0, 0, null]")) for name in names]
+    def __init__(self, client: Client, prefix: str) -> None:
+        self._client = client
+        self._prefix = prefix
 
+    def read(self, key: str) -> str | None:
+        """The value of a key; ``None`` if it does not exist."""
+        return self.replace(key, _NEVER, _NEVER) if self.exist([key]) else None
 
-def enter_barrier(keys: Keys, round_: int, node_id: str) -> None:
-    """Say that this node is done and waits for the others: it may send no heartbeats, and is well."""
-    keys.put_first(f"{round_}/barrier/{node_id}", "1")
+    def exist(self, keys: Sequence[str]) -> bool:
+        """Whether all keys exist."""
+        return self._client.check([self._prefix + key for key in keys])
 
+    def put_first(self, key: str, value: str) -> str:
+        """Set a key unless it exists; returns its value then."""
+        return self.replace(key, "", value)
 
-def is_in_barrier(keys: Keys, round_: int, node_id: str) -> bool:
-    """Whether a node said so."""
-    return keys.all_there([f"{round_}/barrier/{node_id}"])
+    def replace(self, key: str, expected: str, value: str) -> str:
+        """Set a key if it has the expected value; returns its value then."""
+        return self._client.compare_set(self._prefix + key, expected, value).decode()
+
+    def nonce(self, own: str) -> str:
+        """The nonce that all agents of the run use."""
+        return self.put_first("nonce", own)
+
+    def propose_cause(self, round_: int, cause: Cause) -> None:
+        """Propose a cause of the end of a round."""
+        key = f"{round_}/cause"
+        current = self.put_first(key, cause.to_json())
+        while (agreed := earlier(Cause.from_json(current), cause).to_json()) != current:
+            current = self.replace(key, current, agreed)
+
+    def cause(self, round_: int) -> Cause | None:
+        """The agreed cause of the end of a round; ``None`` if no agent proposed one."""
+        value = self.read(f"{round_}/cause")
+        return None if value is None else Cause.from_json(value)
+
+    def elect_reporter(self, round_: int, node: str) -> str:
+        """Propose a job reporter for a round; returns the elected one."""
+        return self.put_first(f"{round_}/writer", node)
+
+    def reporter(self, round_: int) -> str | None:
+        """The job reporter of a round."""
+        return self.read(f"{round_}/writer")
+
+    def replace_reporter(self, round_: int, lost: str, node: str) -> bool:
+        """Take the place of a lost job reporter; returns whether this node is the reporter now."""
+        return self.reporter(round_) == lost and self.replace(f"{round_}/writer", lost, node) == node
+
+    def mark(self, round_: int, state: str, node_id: str) -> None:
+        """Record that a node is :data:`LEFT`, :data:`LOST` or :data:`IN_BARRIER`."""
+        self.put_first(f"{round_}/{state}/{node_id}", "1")
+
+    def is_marked(self, round_: int, state: str, node_id: str) -> bool:
+        """Whether some agent recorded that state of a node."""
+        return self.exist([f"{round_}/{state}/{node_id}"])
+
+    def report_up(self, round_: int, rank: int, bring_up: BringUp) -> None:
+        """Record that this node's workers are running."""
+        self.put_first(f"{round_}/up/{rank}", json.dumps(astuple(bring_up)))
+
+    def all_up(self, round_: int, world_size: int) -> list[BringUp] | None:
+        """All nodes' parts; ``None`` while one is missing."""
+        keys = [f"{round_}/up/{rank}" for rank in range(world_size)]
+        if not self.exist(keys):
+            return None
+        return [BringUp(*json.loads(self.read(key) or "[0, 0, 0, null]")) for key in keys]

@@ -1,16 +1,15 @@
-"""The job's own store, for the few facts that all agents must agree on.
+"""A connection of this package's own to the job's store, on a thread of its own.
 
-What always holds:
+Guarantees:
 
-- Torch's own client is never used (one mutex covers all of it): a connection of ours, on a daemon thread of ours.
-- Only ``compare_set`` and ``check`` are called (``get`` and ``wait`` block on a key that is not there); every call is
-  outside the interpreter's lock. A call may block for as long as the store's host is stopped: the thread then waits
-  alone, and whoever asked has gone on.
-- A caller waits only where it asks to, and then at most 50 ms; but for the end of the process, which waits for calls
-  that are out as long as it is allowed to (:func:`wait_for_calls`).
+- Torch's own client is never used: one mutex covers all of it.
+- Only ``compare_set`` and ``check`` are called (``get`` and ``wait`` block on a key that does not exist); every call
+  releases the interpreter's lock. If the store's host is stopped, a call blocks this thread only.
+- A caller waits only on request, and then at most 50 ms; the end of the process waits for pending calls as long as it
+  is allowed to (:func:`wait_for_pending_calls`).
 
-Read in and run on torch 2.2 to 2.15 (``TCPStore``). Before torch 2.4 ``compare_set`` makes its answer without the
-interpreter's lock, so there is no store for us there; nor with etcd, which has no ``compare_set``.
+Read in and run on torch 2.2 to 2.15 (``TCPStore``). Before torch 2.4 ``compare_set`` creates its result without the
+interpreter's lock, so that the store is not used there; nor with etcd, which has no ``compare_set``.
 """
 
 from __future__ import annotations
@@ -19,92 +18,48 @@ import _thread
 import os
 import queue
 import time
-from collections.abc import Callable, Sequence
-from typing import Final, Protocol
+from collections.abc import Callable
+from typing import Final
 
+from torchelastic_otel.agent.coordination.keys import Client, JobKeys
 from torchelastic_otel.guard import guard
+from torchelastic_otel.units import NS_PER_S
 
 MAX_WAIT_S: Final = 0.05
-"""The longest that a caller is held, seconds."""
-CALL_TIMEOUT_NS: Final = 2_000_000_000
-"""A call that is out for longer gives the store up, nanoseconds."""
-CONNECT_TIMEOUT_NS: Final = 12_000_000_000
-"""A connection that takes longer gives the store up, nanoseconds: torch's client asks for the reverse DNS name of whom
-it connects to, and a name server that does not answer takes five seconds at a time."""
+"""The longest that a caller waits, seconds."""
+CALL_TIMEOUT_NS: Final = 2 * NS_PER_S
+"""The store is given up while a call takes longer."""
+CONNECT_TIMEOUT_NS: Final = 12 * NS_PER_S
+"""The store is given up while a connection takes longer. Torch's client resolves the host name of its peer, and a name
+server that does not answer takes five seconds at a time."""
 _pending_calls: list[_thread.LockType] = []
-"""Of stores that have ended with a call out: released when it has come back."""
-_NEVER: Final = "\x01"
-"""No value is ever this: to compare with it is to read."""
+"""Of closed stores with a pending call: released when the call has returned."""
 
-
-class Client(Protocol):
-    """What is used of a ``torch.distributed.TCPStore``."""
-
-    def compare_set(self, key: str, expected_value: str, desired_value: str) -> bytes:
-        """Set a key where it holds what is expected (empty: where it is not there); what it holds then."""
-        ...
-
-    def check(self, keys: Sequence[str]) -> bool:
-        """Whether all keys are there."""
-        ...
-
-
-class Keys:
-    """The store as our thread sees it: keys under a prefix, text values, never deleted."""
-
-    def __init__(self, client: Client, prefix: str) -> None:
-        self._client = client
-        self._prefix = prefix
-
-    def read(self, key: str) -> str | None:
-        """What a key holds; ``None`` where it is not there."""
-        if not self._client.check([self._prefix + key]):
-            return None
-        return self._client.compare_set(self._prefix + key, _NEVER, _NEVER).decode()
-
-    def all_there(self, keys: Sequence[str]) -> bool:
-        """Whether all keys are there."""
-        return self._client.check([self._prefix + key for key in keys])
-
-    def put_first(self, key: str, value: str) -> str:
-        """Set a key unless it is there; what it holds then."""
-        return self._client.compare_set(self._prefix + key, "", value).decode()
-
-    def replace(self, key: str, held: str, value: str) -> str:
-        """Set a key where it still holds this; what it holds then."""
-        return self._client.compare_set(self._prefix + key, held, value).decode()
-
-
-Request = Callable[[Keys], None]
+Request = Callable[[JobKeys], None]
 
 
 def wait_for_pending_calls(until_ns: int) -> None:
-    """Before the interpreter ends: wait for calls of stores that have ended.
+    """Before the interpreter ends: wait for pending calls of closed stores.
 
-    A thread that comes back from C++ while the interpreter ends aborts the process (pybind11): not ours.
+    A thread that returns from C++ while the interpreter ends aborts the process (pybind11).
 
     Args:
-        until_ns: When to wait no longer, monotonic clock, nanoseconds.
+        until_ns: When to stop waiting, monotonic clock, nanoseconds.
     """
     while _pending_calls:
-        _pending_calls[-1].acquire(True, max(0, until_ns - time.monotonic_ns()) / 1e9)
+        _pending_calls[-1].acquire(True, max(0, until_ns - time.monotonic_ns()) / NS_PER_S)
         _pending_calls.pop()
 
 
-def _forget_in_child() -> None:
-    """The threads that would come back are the parent's."""
-    _pending_calls.clear()
-
-
-os.register_at_fork(after_in_child=_forget_in_child)
+os.register_at_fork(after_in_child=_pending_calls.clear)
 
 
 class JobStore:
     """See the header of this file.
 
     Args:
-        connect: Makes a client of ours; called on the thread, once, and again after it failed.
-        prefix: Of all keys.
+        connect: Opens a connection; called on the thread, once, and again after a failure.
+        prefix: Prefix of all keys.
         monotonic_ns: The monotonic clock, nanoseconds.
     """
 
@@ -116,31 +71,30 @@ class JobStore:
         self._prefix = prefix
         self._requests: queue.SimpleQueue[tuple[Request | None, _thread.LockType]] = queue.SimpleQueue()
         self._thread_lock = _thread.allocate_lock()  # held by the one thread for as long as it lives
-        self._running = False
-        self._asked = self._closed = False
+        self._running = self._used = self._closed = False
         self._connecting_since_ns: int | None = None
         self._busy_since_ns: int | None = None
         self._pid = os.getpid()
         self.error = ""
-        """Why it cannot be used, or the empty string."""
+        """Why the store cannot be used, or the empty string."""
 
     @property
     def given_up(self) -> bool:
         """Whether it failed, or has not answered for too long."""
-        late = self._is_out(self._busy_since_ns, CALL_TIMEOUT_NS)
-        late = late or self._is_out(self._connecting_since_ns, CONNECT_TIMEOUT_NS)
+        late = self._exceeds(self._busy_since_ns, CALL_TIMEOUT_NS)
+        late = late or self._exceeds(self._connecting_since_ns, CONNECT_TIMEOUT_NS)
         return late or self._closed or bool(self.error)
 
     @property
     def connecting(self) -> bool:
-        """Whether it is still being connected to, and not given up: an answer may take longer than usual."""
+        """Whether the connection is being opened, and not given up: an answer may take longer than usual."""
         return self._connecting_since_ns is not None and not self.given_up
 
-    def submit(self, errand: Request, *, wait_s: float = 0.0) -> bool:
-        """Have an errand run on the thread.
+    def submit(self, request: Request, *, wait_s: float = 0.0) -> bool:
+        """Run a request on the thread, unless the store is given up.
 
         Args:
-            errand: What to do; nothing of it runs where the store is given up.
+            request: The request.
             wait_s: How long to wait for it, seconds, at most 50 ms.
 
         Returns:
@@ -148,35 +102,32 @@ class JobStore:
         """
         if self.given_up or self._pid != os.getpid():
             return False
-        done = self._put(errand)
+        done = self._put(request)
         return bool(wait_s) and done.acquire(True, min(wait_s, MAX_WAIT_S))
 
     def retry(self) -> None:
-        """A round has begun: what failed in the one before is tried anew, over a new connection."""
+        """Forget a failure: the next request opens a new connection. Called when a round begins."""
         self.error = ""
 
     def close(self) -> None:
-        """Nobody asks any more: once what was asked is done, the thread ends, and the connection with it.
-
-        Waits for that, at most 50 ms.
-        """
+        """End the thread and its connection after the submitted requests; waits for that at most 50 ms."""
         if not self._closed and self._pid == os.getpid():
             self._closed = True
-            if self._asked:
+            if self._used:
                 done = self._put(None)
                 if not done.acquire(True, MAX_WAIT_S):
-                    _pending_calls[:] = [*(other for other in _pending_calls if other.locked()), done]
+                    _pending_calls[:] = [*(call for call in _pending_calls if call.locked()), done]
 
-    def _is_out(self, since_ns: int | None, longest_ns: int) -> bool:
-        return since_ns is not None and self._monotonic_ns() - since_ns > longest_ns
+    def _exceeds(self, since_ns: int | None, timeout_ns: int) -> bool:
+        return since_ns is not None and self._monotonic_ns() - since_ns > timeout_ns
 
-    def _put(self, errand: Request | None) -> _thread.LockType:
+    def _put(self, request: Request | None) -> _thread.LockType:
         done = _thread.allocate_lock()
         done.acquire()
-        self._asked = True
-        self._requests.put((errand, done))
+        self._used = True
+        self._requests.put((request, done))
         if not self._running:
-            # more than one caller may get here: each thread but the first ends at once
+            # several callers may get here: each thread but the first ends at once
             _thread.start_new_thread(self._run, ())
         return done
 
@@ -184,22 +135,22 @@ class JobStore:
         if not self._thread_lock.acquire(False):
             return
         self._running = True
-        keys: Keys | None = None
+        keys: JobKeys | None = None
         while True:
-            errand, done = self._requests.get()
-            if errand is None:
+            request, done = self._requests.get()
+            if request is None:
                 self._running = False
-                keys = None  # the connection is closed by this thread
+                keys = None  # this thread closes the connection
                 done.release()
                 return
             try:
                 if keys is None and not self.error:
                     self._connecting_since_ns = self._monotonic_ns()
-                    keys = Keys(self._connect(), self._prefix)
+                    keys = JobKeys(self._connect(), self._prefix)
                 self._connecting_since_ns, self._busy_since_ns = None, self._monotonic_ns()
                 if keys is not None and not self.error:
-                    errand(keys)
-            except BaseException as error:  # noqa: BLE001 - no signal comes to this thread; torch raises many kinds
+                    request(keys)
+            except BaseException as error:  # noqa: BLE001 - no signal arrives on this thread; torch raises many kinds
                 keys = None
                 self.error = f"{type(error).__name__}: {error}"
                 guard.suppress(error) if not isinstance(error, (RuntimeError, OSError)) else None
