@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.job_streams import EPOCH_NS, NONCE, AgentTape, at, clean_job, failing_job
 from torchelastic_otel import semconv
-from torchelastic_otel.cli.timeline.filters import Selection, select
+from torchelastic_otel.cli.timeline.command import Selection, select
 from torchelastic_otel.cli.timeline.json_report import json_report
 from torchelastic_otel.cli.timeline.render import Page, PageFormat
 from torchelastic_otel.cli.timeline.text import write_run

@@ -18,7 +18,7 @@ from tests.support.job_streams import EPOCH_NS, AgentTape, clean_job, failing_jo
 from tests.support.recordings import DIRECTORY
 from torchelastic_otel import semconv
 from torchelastic_otel.cli import main
-from torchelastic_otel.cli.timeline.filters import parse_since, select
+from torchelastic_otel.cli.timeline.command import parse_since, select
 from torchelastic_otel.cli.timeline.render import Page, PageFormat, clean, clock, day_and_clock, duration
 from torchelastic_otel.cli.timeline.text import write_run
 from torchelastic_otel.history.caveats import ranges

@@ -104,28 +104,30 @@ def read_paths(paths: Sequence[str], report: Report) -> TimelineData:
         CommandError: One of them cannot be read, or has no supported content.
     """
     data = TimelineData()
+    lines: list[StoredEvent] = []
     for name in dict.fromkeys(paths):
         if not name:
             raise CommandError("an empty path is not allowed (an unset shell variable?); name files or directories")
         if name == "-":
             if sys.stdin is None:
                 raise CommandError("<stdin>: it is closed")
-            data.events += read_lines(sys.stdin.buffer.read(), "<stdin>", report)
+            lines += read_lines(sys.stdin.buffer.read(), "<stdin>", report)
         elif os.path.isdir(name):  # pathlib raises without permission
             for file in _files_in(name, report):
                 try:
-                    _read_file(file, data, report)
+                    lines += _read_file(file, data, report)
                 except OldSpoolError:
                     data.old.append(file)
                 except CommandError as error:
                     report(f"{error}; skipped")
         else:
             try:
-                _read_file(Path(name), data, report)
+                lines += _read_file(Path(name), data, report)
             except OldSpoolError as error:
                 raise CommandError(f"{error}; that version can read it") from None
     _report_old(data.old, report)
-    data.events = with_sequences(data.events)
+    if lines:
+        data.events += with_sequences(lines)
     return data
 
 
@@ -196,7 +198,8 @@ def _report_old(old: Sequence[Path], report: Report) -> None:
         )
 
 
-def _read_file(path: Path, data: TimelineData, report: Report) -> None:
+def _read_file(path: Path, data: TimelineData, report: Report) -> list[StoredEvent]:
+    """Read a file: a spool into ``data``, the events of lines to be numbered together with those of other files."""
     if path.suffix == SPOOL_SUFFIX and not os.path.lexists(path):
         delivered = path.with_suffix(DELIVERED_SUFFIX)
         path = delivered if os.path.lexists(delivered) else path
@@ -209,14 +212,14 @@ def _read_file(path: Path, data: TimelineData, report: Report) -> None:
     except (OSError, ValueError) as error:
         raise CommandError(_reason(path, error)) from None
     if not is_spool:
-        data.events += read_lines(content, str(path), report)
-        return
+        return read_lines(content, str(path), report)
     try:
         _read_spool(path, data, local=False)
     except OldSpoolError:
         raise
     except SpoolError as error:
         raise CommandError(str(error)) from None
+    return []
 
 
 def _read_spool(path: Path, data: TimelineData, *, local: bool) -> None:
