@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tests.live.harness import Agent, is_beat
-from torchelastic_otel.demo.receiver import Received, Receiver
+from torchelastic_otel.testing.otlp_receiver import OtlpReceiver, ReceivedRecord
 
 _STATES = {
     ("AGENT", "RENDEZVOUS"): "torchelastic.agent.rendezvous_finished",
@@ -24,16 +24,18 @@ _STATES = {
 }
 
 
-def of(agent: Agent, records: Sequence[Received]) -> list[Received]:
+def of(agent: Agent, records: Sequence[ReceivedRecord]) -> list[ReceivedRecord]:
     """An agent's records of torch's own events in the order of their first arrival, each uid once."""
-    first: dict[str, Received] = {}
+    first: dict[str, ReceivedRecord] = {}
     for record in records:
         if record.resource.get("process.pid") == agent.pid and not record.attributes.get("torchelastic.inferred"):
             first.setdefault(record.uid, record)
     return list(first.values())
 
 
-def assert_arrived(agent: Agent, receiver: Receiver, timeout_s: float = 15.0, *, beats: bool = True) -> list[Received]:
+def assert_arrived(
+    agent: Agent, receiver: OtlpReceiver, timeout_s: float = 15.0, *, beats: bool = True
+) -> list[ReceivedRecord]:
     """Everything that torch recorded in the agent is at the receiver: once by uid, in order, under its own name.
 
     In order are the events of each of torch's threads; between two threads there is none.
@@ -50,7 +52,7 @@ def assert_arrived(agent: Agent, receiver: Receiver, timeout_s: float = 15.0, *,
     told = [line for line in agent.torch_events if beats or not is_beat(line["event"].get("message"))]
     assert told, f"the agent recorded nothing; it said:\n{agent.output}"
 
-    def counted(records: Sequence[Received]) -> list[Received]:
+    def counted(records: Sequence[ReceivedRecord]) -> list[ReceivedRecord]:
         return [record for record in of(agent, records) if beats or not is_beat(record.body)]
 
     receiver.wait_until(lambda records: len(counted(records)) >= len(told), timeout_s)
@@ -77,13 +79,13 @@ def _words(event: Mapping[str, Any]) -> str:
     return _STATES.get((event["source"], event["name"].rpartition(".")[2]), "torchelastic.event")
 
 
-def _words_of(record: Received) -> str:
+def _words_of(record: ReceivedRecord) -> str:
     """The same of a record."""
     rendezvous = record.event_name.startswith("torchelastic.rendezvous.")
     return str(record.body) if rendezvous else record.event_name
 
 
-def assert_tells(record: Received, event: Mapping[str, Any]) -> None:
+def assert_tells(record: ReceivedRecord, event: Mapping[str, Any]) -> None:
     """The record is of this event."""
     if "message" in event:
         assert record.body == event["message"]
@@ -94,6 +96,6 @@ def assert_tells(record: Received, event: Mapping[str, Any]) -> None:
         assert record.event_name == _words(event)
 
 
-def names(records: Sequence[Received]) -> list[str]:
+def names(records: Sequence[ReceivedRecord]) -> list[str]:
     """Their event names without the common start."""
     return [record.event_name.removeprefix("torchelastic.") for record in records]

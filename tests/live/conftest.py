@@ -9,13 +9,13 @@ import pytest
 
 from tests.live.environments import ENVIRONMENTS, Environment
 from tests.live.harness import Agents
-from torchelastic_otel.demo.receiver import Receiver
+from torchelastic_otel.testing.otlp_receiver import OtlpReceiver
 
 
 @pytest.fixture
-def receiver() -> Iterator[Receiver]:
+def receiver() -> Iterator[OtlpReceiver]:
     """An OTLP receiver on loopback."""
-    with Receiver() as running:
+    with OtlpReceiver() as running:
         yield running
 
 

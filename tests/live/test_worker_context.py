@@ -11,14 +11,16 @@ from tests.live.environments import NEWEST
 from tests.live.harness import PATIENCE_S, WORKERS, Agent, Agents, by_entry_point, c10d, otlp
 from tests.support.ports import free_port
 from torchelastic_otel import semconv
-from torchelastic_otel.demo.receiver import Received, ReceivedSpan, Receiver
+from torchelastic_otel.testing.otlp_receiver import OtlpReceiver, ReceivedRecord, ReceivedSpan
 
 pytestmark = [pytest.mark.live, pytest.mark.torch]
 IDENTIFIED = semconv.RUN_IDENTIFIED
 USERS = ("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331")
 
 
-def test_a_workers_spans_are_joined_to_those_of_its_node(agents: Agents, receiver: Receiver, tmp_path: Path) -> None:
+def test_a_workers_spans_are_joined_to_those_of_its_node(
+    agents: Agents, receiver: OtlpReceiver, tmp_path: Path
+) -> None:
     """From the training's own trace one finds the node's; a `TRACEPARENT` of the user's is no less theirs for that."""
     go = tmp_path / "go"
     # nothing of whoever runs the tests
@@ -65,12 +67,12 @@ def made_in(path: Path) -> object:
     return json.loads(path.read_text())
 
 
-def pid_of(record: Received | ReceivedSpan) -> object:
+def pid_of(record: ReceivedRecord | ReceivedSpan) -> object:
     """Which process told it."""
     return record.resource[semconv.PROCESS_PID]
 
 
-def span_of_the_workers(agent: Agent, receiver: Receiver) -> list[str]:
+def span_of_the_workers(agent: Agent, receiver: OtlpReceiver) -> list[str]:
     """The trace and the id of the span of an agent's workers in its second round, as it arrived."""
     (span,) = (
         span

@@ -1,9 +1,11 @@
-"""``demo``: a real job, its events, and whether anything is missing."""
+"""``demo``: a real job, its events, its history, and whether anything is missing."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import ClassVar
 
 from torchelastic_otel.cli.command import Command
@@ -13,14 +15,14 @@ class Demo(Command):
     """Run a real job on this machine and watch its events arrive.
 
     Two torchrun agents on loopback, two workers each; one worker fails once, on purpose, and the job restarts. An
-    embedded OTLP receiver takes what they export, one by gRPC and one by HTTP; at the end a summary tells what
-    arrived from which node and rank, and whether anything is missing. --endpoint sends to a real collector instead.
+    embedded OTLP receiver accepts their exports, from one by gRPC and from one by HTTP. At the end the job's history is
+    shown, and whether anything that was stored did not arrive. --endpoint sends to a real collector instead.
     """
 
     exit_codes: ClassVar = {
         0: "the job succeeded and everything arrived",
         1: "something is missing, or the job failed",
-        2: "it cannot be run as asked: a wrong option, or torch is not installed",
+        2: "a wrong option, or torch is not installed",
         130: "interrupted",
     }
     examples = ("torchelastic-otel demo", "torchelastic-otel demo --endpoint http://localhost:4317")
@@ -35,4 +37,18 @@ class Demo(Command):
         """Run it."""
         from torchelastic_otel.demo.command import run_demo
 
-        return run_demo(arguments, sys.stdout)
+        return run_demo(arguments, sys.stdout, describe_history)
+
+
+def describe_history(spools: Sequence[Path]) -> str:
+    """The history of a job from its spools, as ``timeline`` shows it."""
+    from torchelastic_otel.cli.timeline.render import Page, PageFormat
+    from torchelastic_otel.cli.timeline.sources import read_spools
+    from torchelastic_otel.cli.timeline.text import write_run
+    from torchelastic_otel.history.reducer import HistoryState, add, build_runs
+
+    page = Page(PageFormat())
+    data = read_spools(spools, report=page.line)
+    for run in build_runs(add(HistoryState(), data.events), alive=data.alive, exited=data.exited):
+        write_run(page, run)
+    return page.text()

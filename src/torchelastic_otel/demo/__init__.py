@@ -1,1 +1,1 @@
-"""The demonstration: a real job, an embedded OTLP receiver, and a summary of what arrived."""
+"""The demonstration: a real job, an OTLP receiver, the job's history, and what is missing."""

@@ -1,7 +1,7 @@
-"""``torchelastic-otel demo``: run a real job, watch its events arrive, be told whether anything is missing.
+"""``torchelastic-otel demo``: run a real job, show its events as they arrive, its history, and what is missing.
 
 Exit status: 0 everything arrived and the job succeeded; 1 something is missing or the job failed; 2 it cannot be
-run as asked, with one line that says what to do; 130 interrupted.
+run with these options, with one line that explains what to do; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import socket
 import tempfile
 import threading
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 from urllib.parse import urlsplit
@@ -23,13 +23,14 @@ from torchelastic_otel.demo.job import WORKERS_A_NODE, Job, Node, launcher_for
 from torchelastic_otel.errors import CannotRunError
 
 if TYPE_CHECKING:
-    from torchelastic_otel.demo.received import Received
+    from torchelastic_otel.testing.received import ReceivedRecord
 
 NODE_NAMES = ("demo-node-a", "demo-node-b")
 PROTOCOLS = ("grpc", "http/protobuf")
 ENTRY_POINT_GROUP = "torchrun.handlers"
 _DISTRIBUTION = "torchelastic-otel"
 _LOG_LINES = 15
+DescribeHistory = Callable[[Sequence[Path]], str]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,17 +46,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="with --endpoint: the OTLP protocol (default: http/protobuf on port 4318, else grpc)",
     )
     parser.add_argument(
-        "--timeout", type=float, default=180.0, metavar="S", help="give the job up after S seconds (default: 180)"
+        "--timeout", type=float, default=180.0, metavar="S", help="end the job after S seconds (default: 180)"
     )
-    parser.add_argument("--keep", action="store_true", help="keep the job's logs and spools, and say where they are")
+    parser.add_argument("--keep", action="store_true", help="keep the job's logs and spools, and print their directory")
 
 
-def run_demo(arguments: argparse.Namespace, out: TextIO) -> int:
+def run_demo(arguments: argparse.Namespace, out: TextIO, describe_history: DescribeHistory) -> int:
     """Run the demonstration.
 
     Args:
         arguments: What :func:`add_arguments` declared, parsed.
-        out: Where the events and the summary go.
+        out: Receives the events, the history and the comparison.
+        describe_history: The history of a job from its spools as text.
 
     Returns:
         The exit status, see the header of this file.
@@ -63,38 +65,40 @@ def run_demo(arguments: argparse.Namespace, out: TextIO) -> int:
     screen = _Screen(out)
     try:
         if arguments.endpoint is None and arguments.protocol is not None:
-            raise CannotRunError("--protocol is for --endpoint; the embedded receiver shows one node by each protocol")
+            raise CannotRunError(
+                "--protocol requires --endpoint; with the embedded receiver each node uses another protocol"
+            )
         protocol = None if arguments.endpoint is None else protocol_for(arguments.endpoint, arguments.protocol)
         if not arguments.timeout > 0:
             raise CannotRunError(f"--timeout {arguments.timeout:g} is not allowed; give a number of seconds above 0")
         if arguments.endpoint is not None:
-            _somebody_listens(arguments.endpoint)
+            _check_listener(arguments.endpoint)
         launcher = launcher_for(_torch_version())
     except CannotRunError as error:
-        screen.say(f"torchelastic-otel demo: {error}")
+        screen.write(f"torchelastic-otel demo: {error}")
         return 2
     directory = Path(tempfile.mkdtemp(prefix="torchelastic-otel-demo-"))
     keep = bool(arguments.keep)
     try:
         if protocol is None:
-            complete = _with_receiver(launcher, directory, arguments.timeout, screen)
+            complete = _with_receiver(launcher, directory, arguments.timeout, screen, describe_history)
         else:
             nodes = [Node(name, arguments.endpoint, protocol, remote=True) for name in NODE_NAMES]
-            complete = _with_collector(launcher, directory, arguments.timeout, screen, nodes)
+            complete = _with_collector(launcher, directory, arguments.timeout, screen, nodes, describe_history)
         keep = keep or not complete
         return 0 if complete else 1
     except KeyboardInterrupt:
-        screen.say("interrupted; the agents are stopped")
+        screen.write("interrupted; the agents have been stopped")
         return 130
     finally:
         if keep:
-            screen.say(f"Logs and spools are in {directory}")
+            screen.write(f"Logs and spools are in {directory}")
         else:
             shutil.rmtree(directory, ignore_errors=True)
 
 
-def _somebody_listens(endpoint: str) -> None:
-    """A job of half a minute that nobody takes the events of would say so only at its end."""
+def _check_listener(endpoint: str) -> None:
+    """Without this check the job runs for half a minute before the user learns that nothing was accepted."""
     url = urlsplit(endpoint)
     port = url.port or (443 if url.scheme == "https" else 80)
     try:
@@ -123,14 +127,14 @@ def protocol_for(endpoint: str, asked: str | None) -> str:
 
 
 class _Screen:
-    """Whole lines to one stream, from several threads; a reader that has gone away (``| head``) is no error."""
+    """Whole lines to one stream, from several threads; a closed pipe (``| head``) is no error."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
         self._lock = threading.Lock()
         self.colour = out.isatty() and not os.environ.get("NO_COLOR")
 
-    def say(self, text: str) -> None:
+    def write(self, text: str) -> None:
         encoding = getattr(self._out, "encoding", None) or "utf-8"
         line = text.encode(encoding, "backslashreplace").decode(encoding) + "\n"
         with self._lock:
@@ -153,27 +157,27 @@ def _torch_version() -> str:
         for point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)
     ):
         raise CannotRunError(
-            "torchelastic-otel is importable but not installed, so that torchrun cannot find its entry point; "
+            "torchelastic-otel can be imported but is not installed, so torchrun does not find its entry point; "
             "pip install it in this environment"
         )
     return version
 
 
-def _with_receiver(launcher: list[str], directory: Path, timeout_s: float, screen: _Screen) -> bool:
-    # gRPC is imported late: --help and a user's mistake need not wait for it.
-    from torchelastic_otel.demo.receiver import Receiver
-    from torchelastic_otel.demo.render import render_summary
-    from torchelastic_otel.demo.spools import read_spools
-    from torchelastic_otel.demo.summary import summarise
+def _with_receiver(
+    launcher: list[str], directory: Path, timeout_s: float, screen: _Screen, describe_history: DescribeHistory
+) -> bool:
+    # gRPC is imported late: --help and wrong options do not need it
+    from torchelastic_otel.demo.delivery import compare, describe, read_stored_events
     from torchelastic_otel.export.otel.console import format_line
+    from torchelastic_otel.testing.otlp_receiver import OtlpReceiver
 
     seen: set[str] = set()
 
-    def show(record: Received) -> None:
+    def show(record: ReceivedRecord) -> None:
         if record.uid and record.uid in seen:
             return
         seen.add(record.uid)
-        screen.say(
+        screen.write(
             format_line(
                 time_ns=record.time_ns,
                 severity=record.severity,
@@ -185,45 +189,57 @@ def _with_receiver(launcher: list[str], directory: Path, timeout_s: float, scree
             )
         )
 
-    with Receiver(show) as receiver:
+    with OtlpReceiver(show) as receiver:
         ways = zip(NODE_NAMES, (receiver.grpc_endpoint, receiver.http_endpoint), PROTOCOLS, strict=True)
         nodes = [Node(*way) for way in ways]
         with Job(nodes, directory, launcher, _run_id(), os.environ) as job:
             _introduce(nodes, screen)
             statuses = job.wait(timeout_s)
-        failures = job.failure_files()
-        spools = read_spools(job.spools)
-        summary = summarise(receiver.records, spools, NODE_NAMES)
-    screen.say(render_summary(summary, failures).rstrip("\n"))
-    for name in summary.silent_nodes:
+        delivery = compare(receiver.records, read_stored_events(job.spools), NODE_NAMES)
+    _show_history(job, screen, describe_history)
+    for line in describe(delivery):
+        screen.write(line)
+    for name in delivery.silent_nodes:
         _show_log(job, name, "sent nothing", screen)
-    return _succeeded(job, statuses, timeout_s, screen) and summary.complete
+    return _succeeded(job, statuses, timeout_s, screen) and delivery.is_complete
 
 
 def _with_collector(
-    launcher: list[str], directory: Path, timeout_s: float, screen: _Screen, nodes: Sequence[Node]
+    launcher: list[str],
+    directory: Path,
+    timeout_s: float,
+    screen: _Screen,
+    nodes: Sequence[Node],
+    describe_history: DescribeHistory,
 ) -> bool:
-    from torchelastic_otel.demo.render import render_spools
-    from torchelastic_otel.demo.spools import read_spools
+    from torchelastic_otel.demo.delivery import describe_accepted, read_stored_events
 
     with Job(nodes, directory, launcher, _run_id(), os.environ) as job:
         _introduce(nodes, screen)
         statuses = job.wait(timeout_s)
-    text, complete = render_spools(
-        read_spools(job.spools), {node.name: node.protocol for node in nodes}, nodes[0].endpoint
-    )
-    screen.say(text.rstrip("\n"))
+    _show_history(job, screen, describe_history)
+    protocols = {node.name: node.protocol for node in nodes}
+    lines, complete = describe_accepted(read_stored_events(job.spools), protocols, nodes[0].endpoint)
+    for line in lines:
+        screen.write(line)
     return _succeeded(job, statuses, timeout_s, screen) and complete
 
 
+def _show_history(job: Job, screen: _Screen, describe_history: DescribeHistory) -> None:
+    from torchelastic_otel.demo.delivery import spools_of
+
+    spools = [path for directory in job.spools.values() for path in spools_of(directory)]
+    screen.write(f"\n{describe_history(spools)}\n")
+
+
 def _introduce(nodes: Sequence[Node], screen: _Screen) -> None:
-    screen.say(
+    screen.write(
         f"A torchrun job of {len(nodes)} nodes with {WORKERS_A_NODE} workers each, on this machine; half a minute. "
         "Rank 1 fails once, on purpose, and the job restarts."
     )
     for node in nodes:
-        screen.say(f"  {node.name} exports by {node.protocol} to {node.endpoint}")
-    screen.say("")
+        screen.write(f"  {node.name} exports by {node.protocol} to {node.endpoint}")
+    screen.write("")
 
 
 def _succeeded(job: Job, statuses: dict[str, int | None], timeout_s: float, screen: _Screen) -> bool:
@@ -236,9 +252,9 @@ def _succeeded(job: Job, statuses: dict[str, int | None], timeout_s: float, scre
 
 
 def _show_log(job: Job, name: str, what: str, screen: _Screen) -> None:
-    screen.say(f"\nThe agent of {name} {what}; the end of its log:")
+    screen.write(f"\nThe agent of {name} {what}; the end of its log:")
     for line in job.log(name).read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_LINES:]:
-        screen.say(f"  {line}")
+        screen.write(f"  {line}")
 
 
 def _run_id() -> str:

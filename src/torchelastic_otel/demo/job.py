@@ -1,14 +1,13 @@
-"""The demonstration's job: real ``torchrun`` agents on loopback, one for each node, that know nothing of the demo.
+"""The demonstration's job: real ``torchrun`` agents on loopback, one for each node, configured as in production.
 
-What always holds: an agent gets the bridge by the package's entry point and the environment alone; nothing binds
-anything but 127.0.0.1; agents and their workers are gone when the ``with`` block ends, however it ends; what they
-print goes to files in the job's directory. Variables of OpenTelemetry, of torchrun and of ours that the caller has
-set do not reach the agents, but for what a real collector may need (headers, certificates).
+Guarantees: an agent gets the bridge only through the package's entry point and the environment. Nothing binds any
+address but 127.0.0.1. Agents and their workers have ended when the ``with`` block ends, however it ends. Their output
+goes to files in the job's directory. The caller's variables of OpenTelemetry, torchrun and this package do not reach
+the agents, except those that a real collector may need (headers, certificates).
 """
 
 from __future__ import annotations
 
-import json
 import os
 import queue
 import signal
@@ -25,10 +24,10 @@ from types import TracebackType
 from torchelastic_otel.demo import worker
 
 WORKERS_A_NODE = 2
-_OURS_TO_SET = ("OTEL_", "TORCHELASTIC_", "PET_", "GRPC_ENABLE_FORK")
-_KEPT = ("HEADERS", "CERTIFICATE", "CLIENT_KEY", "CLIENT_CERTIFICATE", "COMPRESSION", "TIMEOUT", "INSECURE")
+_REMOVED = ("OTEL_", "TORCHELASTIC_", "PET_", "GRPC_ENABLE_FORK")
+_KEPT_SUFFIXES = ("HEADERS", "CERTIFICATE", "CLIENT_KEY", "CLIENT_CERTIFICATE", "COMPRESSION", "TIMEOUT", "INSECURE")
 _GRACE_S = 30.0
-"""How long the other agents have when one has failed; torch's exit barrier alone would wait 300 s."""
+"""Time for the other agents after one has failed; torch's exit barrier alone waits 300 s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +35,11 @@ class Node:
     """One node of the job.
 
     Attributes:
-        name: Its ``host.name``, by which the nodes of one machine are told apart.
+        name: Its ``host.name``, which distinguishes the nodes of one machine.
         endpoint: Where its agent exports to, ``http://host:port``.
         protocol: ``OTEL_EXPORTER_OTLP_PROTOCOL``: ``grpc`` or ``http/protobuf``.
-        remote: Whether the endpoint is a collector of the caller's, to which the caller's headers, certificates and
-            proxies apply.
+        remote: Whether the endpoint is the caller's collector, to which the caller's headers, certificates and proxies
+            apply.
     """
 
     name: str
@@ -49,23 +48,8 @@ class Node:
     remote: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class FailureFile:
-    """What a failed worker wrote for its agent.
-
-    Attributes:
-        node: The worker's node.
-        local_rank: Its local rank.
-        error: Its exception.
-    """
-
-    node: str
-    local_rank: int
-    error: str
-
-
 class Job:
-    """The agents of a job; a context manager that starts them and leaves none behind."""
+    """The agents of a job; a context manager that starts and ends them."""
 
     def __init__(
         self, nodes: Sequence[Node], directory: Path, launcher: Sequence[str], run_id: str, caller: Mapping[str, str]
@@ -126,7 +110,7 @@ class Job:
         return {name: agent.poll() for name, agent in self._agents.items()}
 
     def stop(self) -> None:
-        """End the agents that still run: politely, and after 10 s by force."""
+        """End the agents that are still running: by SIGTERM, after 10 s by SIGKILL."""
         running = [agent for agent in self._agents.values() if agent.poll() is None]
         for agent in running:
             agent.terminate()
@@ -135,31 +119,13 @@ class Job:
             try:
                 agent.wait(max(0.0, end - time.monotonic()))
             except subprocess.TimeoutExpired:
-                # Each agent leads a process group of its own, so this reaches nobody else.
+                # each agent leads a process group of its own
                 os.killpg(agent.pid, signal.SIGKILL)
                 agent.wait()
 
     def log(self, name: str) -> Path:
-        """Where the agent of a node prints to."""
+        """The file with the output of a node's agent."""
         return self.directory / f"{name}.log"
-
-    def failure_files(self) -> list[FailureFile]:
-        """What failed workers wrote for their agents, the oldest first."""
-        found: list[tuple[int, FailureFile]] = []
-        for node in self.nodes:
-            for path in self._workers_logs(node).rglob("error.json"):
-                try:
-                    message = json.loads(path.read_text(encoding="utf-8"))["message"]
-                    # torchrun's log directory: RUN/attempt_N/LOCAL_RANK/error.json
-                    local_rank = int(path.parent.name)
-                except (OSError, ValueError, KeyError, TypeError):
-                    continue
-                text = message.get("message", "") if isinstance(message, dict) else message
-                found.append((path.stat().st_mtime_ns, FailureFile(node.name, local_rank, str(text))))
-        return [failure for _, failure in sorted(found, key=lambda pair: pair[0])]
-
-    def _workers_logs(self, node: Node) -> Path:
-        return self.directory / f"{node.name}-workers"
 
     def _started(self, node: Node, port: int) -> subprocess.Popen[bytes]:
         command = [
@@ -171,7 +137,7 @@ class Job:
             "--rdzv-endpoint", f"127.0.0.1:{port}",
             "--rdzv-id", self._run_id,
             "--local-addr", "127.0.0.1",
-            "--log-dir", str(self._workers_logs(node)),
+            "--log-dir", str(self.directory / f"{node.name}-workers"),
             "--redirects", "3",
             "-m", worker.__name__,
         ]  # fmt: skip
@@ -191,18 +157,18 @@ def agent_environment(node: Node, directory: Path, spool: Path, caller: Mapping[
 
     Args:
         node: The node.
-        directory: Where the job's workers meet.
+        directory: Where the job's workers coordinate.
         spool: ``TORCHELASTIC_OTEL_SPOOL_DIR``.
         caller: The caller's environment.
     """
     environment = {
         name: value
         for name, value in caller.items()
-        if not name.startswith(_OURS_TO_SET)
-        or (node.remote and name.startswith("OTEL_EXPORTER_OTLP_") and name.endswith(_KEPT))
+        if not name.startswith(_REMOVED)
+        or (node.remote and name.startswith("OTEL_EXPORTER_OTLP_") and name.endswith(_KEPT_SUFFIXES))
     }
     if not node.remote:
-        # A proxy for the outside world must not be asked for 127.0.0.1.
+        # a proxy must not be used for 127.0.0.1
         environment |= {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
     return {
         **environment,
@@ -210,7 +176,7 @@ def agent_environment(node: Node, directory: Path, spool: Path, caller: Mapping[
         "OTEL_EXPORTER_OTLP_PROTOCOL": node.protocol,
         "OTEL_RESOURCE_ATTRIBUTES": f"host.name={node.name}",
         "TORCHELASTIC_OTEL_SPOOL_DIR": str(spool),
-        # Beside ten processes that import torch, the exporter's own import is slow on a small machine.
+        # while ten processes import torch, the exporter's own import is slow on a small machine
         "TORCHELASTIC_OTEL_FLUSH_TIMEOUT": "20",
         "OMP_NUM_THREADS": "1",
         worker.DIRECTORY: str(directory),

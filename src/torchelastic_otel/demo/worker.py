@@ -1,8 +1,8 @@
 """The worker of the demonstration's job: one of them fails in the first attempt, all succeed in the second.
 
-What always holds: rank 1 fails once, and only after every worker of the first attempt has begun, so that an attempt
-is the first or the second for all of them alike (``TORCHELASTIC_RESTART_COUNT`` does not tell: the peer of the failed
-agent restarts without spending one). A worker never outlives its agent, nor waits longer than a minute.
+Guarantees: rank 1 fails once, and only after every worker of the first attempt has begun, so all workers agree on
+which attempt it is (``TORCHELASTIC_RESTART_COUNT`` differs: the peer of the failed agent restarts without counting).
+A worker does not outlive its agent, nor wait longer than a minute.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 DIRECTORY = "TORCHELASTIC_DEMO_DIRECTORY"
-"""Environment variable: where the workers of all nodes tell each other how far they are."""
+"""Environment variable: the directory by which the workers of all nodes coordinate."""
 
 FAILING_RANK = 1
 FAILED = "failed"
@@ -41,7 +41,7 @@ def work() -> None:
         _wait_until_all_began(directory, world)
         time.sleep(TRAINING_S)
         failed.touch()
-        raise RuntimeError(f"the demonstration's failure: rank {rank} was told to fail once")
+        raise RuntimeError(f"the demonstration's failure: rank {rank} fails once")
     _wait_to_be_stopped()
 
 

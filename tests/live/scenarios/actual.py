@@ -17,8 +17,8 @@ from typing import Any
 from tests.live.harness import is_beat, otlp
 from tests.live.scenarios.cluster import Cluster
 from torchelastic_otel import semconv
-from torchelastic_otel.demo.receiver import Received, ReceivedMetric, ReceivedSpan
 from torchelastic_otel.spool.reader import read_spool
+from torchelastic_otel.testing.otlp_receiver import ReceivedMetric, ReceivedRecord, ReceivedSpan
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Actual:
         text: The timeline as a person reads it.
     """
 
-    records: Mapping[str, list[Received]]
+    records: Mapping[str, list[ReceivedRecord]]
     spans: Mapping[str, list[ReceivedSpan]]
     newest: Mapping[str, dict[str, ReceivedMetric]]
     gauges: Mapping[str, dict[str, set[float]]]
@@ -66,7 +66,7 @@ class Actual:
         return [span for spans in self.spans.values() for span in spans]
 
     @property
-    def all_records(self) -> list[Received]:
+    def all_records(self) -> list[ReceivedRecord]:
         """The records of all agents."""
         return [record for records in self.records.values() for record in records]
 
@@ -87,7 +87,7 @@ def flush(cluster: Cluster, name: str) -> None:
 def collect(cluster: Cluster, again: str) -> Actual:
     """What was reported once all agents have ended."""
     letters = {agent.pid: name for name, agent in cluster.nodes.items()}
-    records: dict[str, list[Received]] = {name: [] for name in cluster.nodes}
+    records: dict[str, list[ReceivedRecord]] = {name: [] for name in cluster.nodes}
     spans: dict[str, list[ReceivedSpan]] = {name: [] for name in cluster.nodes}
     newest: dict[str, dict[str, ReceivedMetric]] = {name: {} for name in cluster.nodes}
     gauges: dict[str, dict[str, set[float]]] = {name: {} for name in cluster.nodes}

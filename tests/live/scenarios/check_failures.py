@@ -8,7 +8,7 @@ from collections import Counter
 from tests.live.scenarios.expected import expected_failure
 from tests.live.scenarios.findings import SLACK_S, Case, S, inferred, named, pid_of, slack_s
 from torchelastic_otel import semconv
-from torchelastic_otel.demo.receiver import Received
+from torchelastic_otel.testing.otlp_receiver import ReceivedRecord
 
 RESTART_PHASES = ("detect", "stop", "rendezvous", "assign_ranks", "start")
 
@@ -70,7 +70,7 @@ def _failures(case: Case, name: str) -> None:
         case.check_equal(causes[round_], 1, f"{name}: first failures in round {round_}")
 
 
-def is_cause(record: Received) -> bool:
+def is_cause(record: ReceivedRecord) -> bool:
     """Whether it is told as the first failure of its agent."""
     return bool(record.attributes.get(semconv.FAILURE_ROLE) == "cause")
 

@@ -8,7 +8,7 @@ from collections import Counter
 from tests.live.arrivals import assert_tells
 from tests.live.scenarios.findings import Case, changes, inferred, named, pid_of
 from torchelastic_otel import semconv
-from torchelastic_otel.demo.receiver import Received
+from torchelastic_otel.testing.otlp_receiver import ReceivedRecord
 
 HEARTBEATS = ("has sent a keep-alive", "synced its local changes", "has a stale state", "updated its keep-alive")
 SECTION_4 = {
@@ -86,7 +86,7 @@ def _placed(case: Case, name: str) -> None:
         )
 
 
-def worker_starts_before(case: Case, name: str, record: Received) -> list[Received]:
+def worker_starts_before(case: Case, name: str, record: ReceivedRecord) -> list[ReceivedRecord]:
     """The starts of workers up to a record, where torch says nothing of rendezvous."""
     number = case.actual.records[name].index(record)
     return [

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 
 from tests.live.scenarios.findings import Case, S, inferred
 from torchelastic_otel import semconv
-from torchelastic_otel.demo.receiver import ReceivedSpan
+from torchelastic_otel.testing.otlp_receiver import ReceivedSpan
 
 SLACK_S = 0.3
 

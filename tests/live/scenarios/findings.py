@@ -16,7 +16,7 @@ from tests.live.scenarios.actual import Actual
 from tests.live.scenarios.cluster import Action, Cluster, Worker
 from tests.live.scenarios.expected import Expected
 from torchelastic_otel import semconv
-from torchelastic_otel.demo.receiver import Received
+from torchelastic_otel.testing.otlp_receiver import ReceivedRecord
 
 S = 1_000_000_000
 SLACK_S = 3.0
@@ -105,12 +105,12 @@ def slack_s(action: Action) -> float:
     return SLACK_S + (7.0 if action.what == "raise" else 0.0)
 
 
-def named(records: list[Received], name: str) -> list[Received]:
+def named(records: list[ReceivedRecord], name: str) -> list[ReceivedRecord]:
     """The records of an event."""
     return [record for record in records if record.event_name == name]
 
 
-def inferred(records: list[Received], name: str) -> list[dict[str, Any]]:
+def inferred(records: list[ReceivedRecord], name: str) -> list[dict[str, Any]]:
     """The attributes of the inferred events of a name."""
     return [record.attributes for record in named(records, name) if record.attributes.get(semconv.INFERRED) is True]
 

@@ -1,31 +1,31 @@
-"""What arrived at the embedded receiver, as data: log records, spans and metrics, out of OTLP's messages."""
+"""Received telemetry as data: log records, spans and metrics, converted from OTLP messages.
+
+In all of them ``resource`` has the attributes of the resource, ``protocol`` is ``grpc``, ``http/protobuf`` or
+``http/json``, times are nanoseconds since the epoch, and ids are hex digits, empty for none.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
-
-from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 
 from torchelastic_otel import semconv
 
 
 @dataclass(frozen=True, slots=True)
-class Received:
-    """One log record as it arrived.
+class ReceivedRecord:
+    """One log record.
 
     Attributes:
-        uid: ``log.record.uid``; empty where the sender gave none.
-        event_name: The record's event name.
-        time_ns: When it happened, else when it was observed; nanoseconds since the epoch, 0 where neither is said.
+        uid: ``log.record.uid``; empty if the sender gave none.
+        event_name: Its event name.
+        time_ns: When it happened, else when it was observed; 0 if it has neither.
         severity: Severity number of the log data model, 0 to 24.
-        body: The body; a string for our own records.
-        attributes: The record's attributes.
-        resource: The attributes of its resource.
-        protocol: ``grpc``, ``http/protobuf`` or ``http/json``.
-        trace_id: The trace it belongs to, 32 hex digits; empty for none.
-        span_id: The span it happened in, 16 hex digits; empty for none.
+        body: Its body; a text for this package's records.
+        attributes: Its attributes.
+        trace_id: The trace that it belongs to.
+        span_id: The span in which it happened.
     """
 
     uid: str
@@ -41,8 +41,8 @@ class Received:
 
 
 @dataclass(frozen=True, slots=True)
-class ReceivedEvent:
-    """One event of a span: its name, time (nanoseconds since the epoch) and attributes."""
+class ReceivedSpanEvent:
+    """One event of a span."""
 
     name: str
     time_ns: int
@@ -51,22 +51,13 @@ class ReceivedEvent:
 
 @dataclass(frozen=True, slots=True)
 class ReceivedSpan:
-    """One span as it arrived.
+    """One span.
 
     Attributes:
-        name: Its name.
-        trace_id: 32 hex digits.
-        span_id: 16 hex digits.
-        parent_id: 16 hex digits; empty for a root.
+        parent_id: Empty for a root span.
         kind: The number of its kind; 1 is INTERNAL.
-        start_ns: Nanoseconds since the epoch.
-        end_ns: Nanoseconds since the epoch.
-        error: What its status says where that is ERROR, be it nothing; else ``None``.
-        attributes: Its attributes.
-        events: Its events.
+        error: The message of its status if that is ERROR, also an empty one; else ``None``.
         links: Trace and span id of each link.
-        resource: The attributes of its resource.
-        protocol: As in :class:`Received`.
     """
 
     name: str
@@ -78,7 +69,7 @@ class ReceivedSpan:
     end_ns: int
     error: str | None
     attributes: dict[str, Any]
-    events: tuple[ReceivedEvent, ...]
+    events: tuple[ReceivedSpanEvent, ...]
     links: tuple[tuple[str, str], ...]
     resource: dict[str, Any]
     protocol: str
@@ -89,11 +80,9 @@ class ReceivedPoint:
     """One data point.
 
     Attributes:
-        attributes: What tells its series.
-        value: The number; for a histogram its sum.
-        start_ns: Nanoseconds since the epoch; 0 for a gauge.
-        time_ns: Nanoseconds since the epoch.
-        count: Measurements in a histogram; 0 else.
+        value: The number; of a histogram its sum.
+        start_ns: 0 for a gauge.
+        count: Measurements in a histogram; else 0.
         buckets: Counts of a histogram's buckets.
         exemplars: Trace and span id of each exemplar.
     """
@@ -109,16 +98,11 @@ class ReceivedPoint:
 
 @dataclass(frozen=True, slots=True)
 class ReceivedMetric:
-    """One metric of one snapshot as it arrived.
+    """One metric of one export.
 
     Attributes:
-        name: Its name.
-        unit: Its unit.
         kind: ``gauge``, ``sum`` or ``histogram``.
-        delta: Whether its points are differences.
-        points: Its points.
-        resource: The attributes of its resource.
-        protocol: As in :class:`Received`.
+        delta: Whether its temporality is delta.
     """
 
     name: str
@@ -130,15 +114,15 @@ class ReceivedMetric:
     protocol: str
 
 
-def record_of(record: Any, resource: dict[str, Any], protocol: str) -> Received:
+def record_from(record: Any, resource: dict[str, Any], protocol: str) -> ReceivedRecord:
     """An OTLP log record."""
     attributes = attributes_of(record.attributes)
-    return Received(
+    return ReceivedRecord(
         uid=str(attributes.get(semconv.LOG_RECORD_UID, "")),
         event_name=record.event_name,
         time_ns=record.time_unix_nano or record.observed_time_unix_nano,
         severity=int(record.severity_number),
-        body=_value(record.body),
+        body=value_of(record.body),
         attributes=attributes,
         resource=resource,
         protocol=protocol,
@@ -147,7 +131,7 @@ def record_of(record: Any, resource: dict[str, Any], protocol: str) -> Received:
     )
 
 
-def span_of(span: Any, resource: dict[str, Any], protocol: str) -> ReceivedSpan:
+def span_from(span: Any, resource: dict[str, Any], protocol: str) -> ReceivedSpan:
     """An OTLP span."""
     return ReceivedSpan(
         name=span.name,
@@ -160,7 +144,8 @@ def span_of(span: Any, resource: dict[str, Any], protocol: str) -> ReceivedSpan:
         error=span.status.message if span.status.code == span.status.STATUS_CODE_ERROR else None,
         attributes=attributes_of(span.attributes),
         events=tuple(
-            ReceivedEvent(event.name, event.time_unix_nano, attributes_of(event.attributes)) for event in span.events
+            ReceivedSpanEvent(event.name, event.time_unix_nano, attributes_of(event.attributes))
+            for event in span.events
         ),
         links=tuple((link.trace_id.hex(), link.span_id.hex()) for link in span.links),
         resource=resource,
@@ -168,7 +153,7 @@ def span_of(span: Any, resource: dict[str, Any], protocol: str) -> ReceivedSpan:
     )
 
 
-def metric_of(metric: Any, resource: dict[str, Any], protocol: str) -> ReceivedMetric:
+def metric_from(metric: Any, resource: dict[str, Any], protocol: str) -> ReceivedMetric:
     """An OTLP metric."""
     kind = metric.WhichOneof("data") or ""
     data = getattr(metric, kind) if kind else None
@@ -196,17 +181,18 @@ def _point(point: Any, kind: str) -> ReceivedPoint:
     )
 
 
-def attributes_of(pairs: Sequence[KeyValue]) -> dict[str, Any]:
-    """The dictionary of OTLP's pairs."""
-    return {pair.key: _value(pair.value) for pair in pairs}
+def attributes_of(pairs: Iterable[Any]) -> dict[str, Any]:
+    """The dictionary of OTLP ``KeyValue`` pairs."""
+    return {pair.key: value_of(pair.value) for pair in pairs}
 
 
-def _value(value: AnyValue) -> Any:
+def value_of(value: Any) -> Any:
+    """The value of an OTLP ``AnyValue``."""
     kind = value.WhichOneof("value")
     if kind is None:
         return None
     if kind == "array_value":
-        return [_value(item) for item in value.array_value.values]
+        return [value_of(item) for item in value.array_value.values]
     if kind == "kvlist_value":
         return attributes_of(value.kvlist_value.values)
     return getattr(value, kind)

@@ -1,0 +1,1 @@
+"""For tests, benchmarks and the demo: an OTLP receiver that records what arrives."""
