@@ -34,8 +34,9 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2_grpc import LogsServ
 
 from tests.support import collector_tiers as tiers  # noqa: E402
 from tests.support.backends import Collector, eventually  # noqa: E402
-from tests.support.collector import HttpCollector, items_of, signal_of  # noqa: E402
+from tests.support.collector import HttpCollector, signal_of  # noqa: E402
 from tests.support.relay import Relay  # noqa: E402
+from torchelastic_otel.testing.otlp_receiver import OtlpReceiver, items_of  # noqa: E402
 
 README = ROOT / "collector-config" / "README.md"
 BEGIN, END = "<!-- sizing: begin -->", "<!-- sizing: end -->"
@@ -88,7 +89,7 @@ def say(what: str) -> None:
 
 def job(place: Path) -> list[Any]:
     """Run two agents with two workers each, one of which fails once; every request that they send."""
-    with HttpCollector() as receiver:
+    with OtlpReceiver() as receiver:
         (place / "train.py").write_text(WORKER)
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
@@ -96,7 +97,7 @@ def job(place: Path) -> list[Any]:
         for number in range(2):
             environ = environment(
                 place,
-                OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{receiver.port}",
+                OTEL_EXPORTER_OTLP_ENDPOINT=receiver.http_endpoint,
                 OTEL_EXPORTER_OTLP_PROTOCOL="http/protobuf",
                 OTEL_METRIC_EXPORT_INTERVAL=str(int(METRICS_EVERY_S * 1000)),
                 OTEL_RESOURCE_ATTRIBUTES=f"host.name=gpu-node-{number + 17}",
@@ -109,7 +110,7 @@ def job(place: Path) -> list[Any]:
             agents.append(subprocess.Popen(command, env=environ, cwd=place, stderr=errors, stdout=errors))
         for agent in agents:
             assert agent.wait(150) == 0, (place / "agent-0.stderr").read_text()[-3000:]
-        return receiver.received()
+        return receiver.requests
 
 
 def node(requests: Sequence[Any]) -> dict[str, Made]:

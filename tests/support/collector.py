@@ -1,6 +1,8 @@
 """OTLP receivers of all signals for tests, on real loopback sockets, that misbehave on demand.
 
-What always holds, over HTTP and over gRPC alike:
+:class:`torchelastic_otel.testing.otlp_receiver.OtlpReceiver` is for tests that need no misbehaviour.
+
+Guarantees, over HTTP and over gRPC alike:
 
 - A request is parsed first, then judged by ``behaviour``; only what was answered as taken is in ``records()``,
   ``spans()`` or ``metrics()``.
@@ -34,24 +36,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from opentelemetry.proto.collector.logs.v1 import logs_service_pb2_grpc
-from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest, ExportLogsServiceResponse
-from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2_grpc
-from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
-    ExportMetricsServiceRequest,
-    ExportMetricsServiceResponse,
-)
-from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
-    ExportTraceServiceRequest,
-    ExportTraceServiceResponse,
-)
-from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from tests.support.ports import free_port
+from torchelastic_otel.testing.otlp_receiver import SIGNALS, items_of
+from torchelastic_otel.testing.received import attributes_of
 
 LONGEST_S = 60.0
 """Until then a test waits for what it says will come; none takes it where it does."""
@@ -109,92 +100,13 @@ UNAVAILABLE = Answer(503, "UNAVAILABLE", "not now")
 REDIRECT = Answer(302, "UNKNOWN", headers={"Location": "http://127.0.0.1:9/v1/logs"})
 
 Behaviour = Answer | Callable[[Any], Answer]
-Request = ExportLogsServiceRequest | ExportTraceServiceRequest | ExportMetricsServiceRequest
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """What differs between the signals.
-
-    Attributes:
-        path: Where HTTP requests go.
-        request: The message that comes.
-        response: The message that goes.
-        rejected: The field of a partial success that counts.
-        groups: The fields of a request on the way to its items.
-        service: The gRPC service to derive from, and what adds it to a server.
-    """
-
-    path: str
-    request: Any
-    response: Any
-    rejected: str
-    groups: tuple[str, str, str]
-    service: tuple[Any, Any]
-
-
-SIGNALS = {
-    "logs": Protocol(
-        "/v1/logs",
-        ExportLogsServiceRequest,
-        ExportLogsServiceResponse,
-        "rejected_log_records",
-        ("resource_logs", "scope_logs", "log_records"),
-        (logs_service_pb2_grpc.LogsServiceServicer, logs_service_pb2_grpc.add_LogsServiceServicer_to_server),
-    ),
-    "traces": Protocol(
-        "/v1/traces",
-        ExportTraceServiceRequest,
-        ExportTraceServiceResponse,
-        "rejected_spans",
-        ("resource_spans", "scope_spans", "spans"),
-        (trace_service_pb2_grpc.TraceServiceServicer, trace_service_pb2_grpc.add_TraceServiceServicer_to_server),
-    ),
-    "metrics": Protocol(
-        "/v1/metrics",
-        ExportMetricsServiceRequest,
-        ExportMetricsServiceResponse,
-        "rejected_data_points",
-        ("resource_metrics", "scope_metrics", "metrics"),
-        (
-            metrics_service_pb2_grpc.MetricsServiceServicer,
-            metrics_service_pb2_grpc.add_MetricsServiceServicer_to_server,
-        ),
-    ),
-}
+Request = Any
+"""An OTLP export request of any signal."""
 
 
 def signal_of(request: Any) -> str:
     """The signal of a request."""
     return next(name for name, signal in SIGNALS.items() if isinstance(request, signal.request))
-
-
-def items_of(request: Any) -> list[tuple[dict[str, Any], Any]]:
-    """The records, spans or metrics of a request, each with the attributes of its resource."""
-    of_resource, of_scope, items = SIGNALS[signal_of(request)].groups
-    return [
-        (attributes_of(group.resource.attributes), item)
-        for group in getattr(request, of_resource)
-        for scope in getattr(group, of_scope)
-        for item in getattr(scope, items)
-    ]
-
-
-def value_of(value: AnyValue) -> Any:
-    """The Python value of an OTLP ``AnyValue``."""
-    kind = value.WhichOneof("value")
-    if kind is None:
-        return None
-    if kind == "array_value":
-        return [value_of(item) for item in value.array_value.values]
-    if kind == "kvlist_value":
-        return attributes_of(value.kvlist_value.values)
-    return getattr(value, kind)
-
-
-def attributes_of(pairs: Any) -> dict[str, Any]:
-    """The dictionary of OTLP ``KeyValue`` pairs."""
-    return {pair.key: value_of(pair.value) for pair in pairs}
 
 
 def make_certificate(directory: Path) -> tuple[Path, Path]:
@@ -481,9 +393,11 @@ class GrpcCollector(Collector):
         # Without so_reuseport two servers could share the port and a test would talk to the wrong one.
         self._server = grpc.server(ThreadPoolExecutor(8), options=[("grpc.so_reuseport", 0)])
         for signal in SIGNALS.values():
-            base, add = signal.service
-            serve = lambda service, request, context: self._serve(request, context)  # noqa: E731
-            add(type("Service", (base,), {"Export": serve})(), self._server)
+            export = grpc.unary_unary_rpc_method_handler(
+                self._serve, signal.request.FromString, lambda response: response.SerializeToString()
+            )
+            handler = grpc.method_handlers_generic_handler(signal.service, {"Export": export})
+            self._server.add_generic_rpc_handlers((handler,))
         address = f"127.0.0.1:{port or self.port}"
         if self.certificate is not None:
             certificate, key = (path.read_bytes() for path in self.certificate)
