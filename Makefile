@@ -15,6 +15,8 @@ WORKERS ?= $(shell echo $$(($$(nproc) < 4 ? 2 * $$(nproc) : 8)))
 PARALLEL := -n $(WORKERS) --dist worksteal
 # tests that share a real job or other expensive fixtures run in one process (tests/backends/conftest.py)
 PARALLEL_GROUPS := -n $(WORKERS) --dist loadgroup
+# tests that read files of the repository run on one Python
+FILES := --ignore=tests/documents --ignore=tests/repository
 NEEDS_NEITHER := --ignore=tests/backends --ignore=tests/collector_config
 
 # pages whose tables are written from the code
@@ -100,7 +102,7 @@ pythons:  ## the tests that need no torch, on every other Python that is install
 	        scripts/environment .venv-python$$version $$python -e . --group test || exit 1; \
 	        echo "pythons: $$version"; \
 	        .venv-python$$version/bin/python -m pytest -q -p no:cacheprovider $(PARALLEL) \
-	            -m "not (torch or config or build or live or crash or backends$$pure)" $(NEEDS_NEITHER) $(PYTEST_FLAGS) || exit 1; \
+	            -m "not (torch or config or build or live or crash or backends$$pure)" $(NEEDS_NEITHER) $(FILES) $(PYTEST_FLAGS) || exit 1; \
 	    else \
 	        echo "pythons: no Python $$version here: its tests did NOT run; install it to run them"; \
 	    fi; \

@@ -6,17 +6,34 @@ import logging
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
 
 import pytest
 from hypothesis import settings
 
 from torchelastic_otel.guard import Guard
 
+PURE: Final = tuple(
+    Path(__file__).parent / name
+    for name in ("history", "model", "processing/metrics", "processing/tracing", "torch_events")
+)
+"""Tests of functions of data: no threads, processes, sockets, files or interpreter shutdown. What they use of the
+standard library (json, re, dataclasses, enum) is tested on the oldest and the newest Python."""
+
 # new examples are for those who can look at them; a submission is judged by the same ones each time
 settings.register_profile("ci", derandomize=True, deadline=None)
 # a slow machine is no fault: how long an example takes is a benchmark's matter
 settings.register_profile("local", deadline=None)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m selects by marker
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks the tests of the directories in ``PURE``."""
+    for item in items:
+        if any(directory in item.path.parents for directory in PURE):
+            item.add_marker(pytest.mark.pure)
 
 
 @pytest.fixture(autouse=True)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import PURE
+
 MAKEFILE = (Path(__file__).parents[2] / "Makefile").read_text()
 STAGES = ("unit", "unit-torch", "build", "crash", "live", "backends-live")
 MARKERS = ("torch", "config", "build", "live", "crash", "backends")
@@ -61,3 +63,17 @@ def test_make_test_runs_every_stage() -> None:
     match = re.search(r"^test:([^#\n]*)", MAKEFILE, re.MULTILINE)
     assert match
     assert set(STAGES) | {"lint", "types", "contracts", "pythons"} <= set(match[1].split())
+
+
+def test_pure_tests_are_where_they_are_looked_for() -> None:
+    """A directory that moved runs on every Python again, and nobody notices but the clock."""
+    assert [directory for directory in PURE if not list(directory.glob("test_*.py"))] == []
+
+
+def test_pure_tests_run_on_the_oldest_and_the_newest_python() -> None:
+    """What changes between versions shows at both ends."""
+    others, pure = (
+        re.search(rf"^{name} := (.*)$", MAKEFILE, re.MULTILINE)[1].split()  # type: ignore[index]
+        for name in ("OTHER_PYTHONS", "PURE_PYTHONS")
+    )
+    assert pure == [others[0], others[-1]]
