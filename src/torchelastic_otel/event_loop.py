@@ -1,7 +1,7 @@
-"""One thread of ours beside torch's: it waits for processes to end and for moments to come.
+"""One thread beside torch's: it runs tasks at once, after a delay, or when a descriptor becomes readable.
 
-What always holds: nothing of torch's waits for it; a task that fails costs no other; it is a daemon, started lazily,
-and a forked child has none. What is handed over from torch's main thread takes no Python-level lock (a signal may
+Guarantees: no thread of torch's waits for it; a task that fails does not affect others; it is a daemon, started lazily,
+and a forked child has none. Passing a task from torch's main thread takes no Python-level lock (a signal handler may
 raise there at any bytecode).
 """
 
@@ -31,72 +31,72 @@ class EventLoopThread:
 
     def __init__(self, monotonic_ns: Callable[[], int] = time.monotonic_ns) -> None:
         self._monotonic_ns = monotonic_ns
-        self._asked: queue.SimpleQueue[Task] = queue.SimpleQueue()
+        self._tasks: queue.SimpleQueue[Task] = queue.SimpleQueue()
         self._timers: list[tuple[int, int, Task]] = []
         self._numbers = itertools.count()
-        self._readable: dict[int, Task] = {}
+        self._readers: dict[int, Task] = {}
         self._poll = select.poll()
-        self._bell = -1
+        self._wakeup = -1
         self._pid = 0
 
     def call_soon(self, task: Task) -> None:
-        """Have a task run on the thread, soon; from any thread."""
+        """Run a task on the thread; from any thread."""
         if self._pid != os.getpid():
-            self._begin()
-        self._asked.put(task)
-        os.eventfd_write(self._bell, 1)
+            self._start()
+        self._tasks.put(task)
+        os.eventfd_write(self._wakeup, 1)
 
     def stop(self) -> None:
-        """Let the thread go: what it waits for is forgotten. Who asks again begins anew."""
+        """End the thread and discard its tasks; the next :meth:`call_soon` starts a new one."""
         if self._pid == os.getpid():
             self._pid = 0
-            bell, self._asked = self._bell, queue.SimpleQueue()
-            os.eventfd_write(bell, 1)
+            wakeup, self._tasks = self._wakeup, queue.SimpleQueue()
+            os.eventfd_write(wakeup, 1)
 
-    def _begin(self) -> None:
-        self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._asked, self._timers, self._readable = queue.SimpleQueue(), [], {}
+    def _start(self) -> None:
+        self._wakeup = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._tasks, self._timers, self._readers = queue.SimpleQueue(), [], {}
         self._poll = select.poll()
-        self._poll.register(self._bell, select.POLLIN)
-        _thread.start_new_thread(self._run, (self._asked, self._poll, self._bell))
-        self._pid = os.getpid()  # last: where a signal came in between, or no thread was to be had, the next one begins
+        self._poll.register(self._wakeup, select.POLLIN)
+        _thread.start_new_thread(self._run, (self._tasks, self._poll, self._wakeup))
+        self._pid = os.getpid()  # last: after a signal in between, or without a thread, the next call starts anew
 
     # --- on the thread
 
     def call_later(self, delay_ns: int, task: Task) -> None:
-        """Have a task run after a delay, nanoseconds; from a task only."""
+        """Run a task after a delay, nanoseconds; from a task only."""
         heapq.heappush(self._timers, (self._monotonic_ns() + delay_ns, next(self._numbers), task))
 
     def add_reader(self, descriptor: int, task: Task) -> None:
-        """Have a task run once, when a descriptor is readable; from a task only. The descriptor is closed after it."""
-        self._readable[descriptor] = task
+        """Run a task once when a descriptor is readable, then close it; from a task only."""
+        self._readers[descriptor] = task
         self._poll.register(descriptor, select.POLLIN)
 
-    def _run(self, asked: queue.SimpleQueue[Task], poll: select.poll, bell: int) -> None:
-        while self._asked is asked:
+    def _run(self, tasks: queue.SimpleQueue[Task], poll: select.poll, wakeup: int) -> None:
+        while self._tasks is tasks:
             timeout_ms: float | None = None
             if self._timers:
-                # rounded up: to come a moment too early would be to come twice
+                # rounded up: a wakeup that is early by less than a millisecond would be followed by another one
                 timeout_ms = max(0, -(-(self._timers[0][0] - self._monotonic_ns()) // NS_PER_MS))
             for descriptor, event in poll.poll(timeout_ms):
-                if descriptor == bell and event & select.POLLNVAL:
-                    self._pid = 0  # a program that closes all descriptors closed ours: whoever asks next begins anew
+                if descriptor == wakeup and event & select.POLLNVAL:
+                    self._pid = 0  # a program closed all descriptors: the next call starts anew
                     return
                 with guard:
-                    os.eventfd_read(bell) if descriptor == bell else self._came(descriptor)
-            while not asked.empty():
+                    os.eventfd_read(wakeup) if descriptor == wakeup else self._on_readable(descriptor)
+            while not tasks.empty():
                 with guard:
-                    asked.get()()
+                    tasks.get()()
             while self._timers and self._timers[0][0] <= self._monotonic_ns():
                 _, _, task = heapq.heappop(self._timers)
                 with guard:
                     task()
         with guard:
-            os.close(bell)
+            os.close(wakeup)
 
-    def _came(self, descriptor: int) -> None:
+    def _on_readable(self, descriptor: int) -> None:
         self._poll.unregister(descriptor)
-        task = self._readable.pop(descriptor)
+        task = self._readers.pop(descriptor)
         with guard:
             task()
         os.close(descriptor)

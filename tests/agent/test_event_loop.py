@@ -142,7 +142,7 @@ def test_a_program_that_closes_all_descriptors_costs_what_they_were_for_and_no_m
     os.close(other)
     thread.call_soon(lambda: thread.add_reader(reading, lambda: None))
     done(thread)
-    os.close(thread._bell)
+    os.close(thread._wakeup)
     os.write(writing, b"x")
     until = time.monotonic() + LONGEST_S
     while thread._pid and time.monotonic() < until:

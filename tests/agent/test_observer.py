@@ -144,6 +144,6 @@ def test_a_thousand_restarts_remember_one(play: Play) -> None:
         play.bring_up(number * 10 + 10, nobodies(), number)
     play.at(10_000)
     assert len(play.thread._timers) <= 4
-    assert play.thread._readable == {}
+    assert play.thread._readers == {}
     assert len(play.told(semconv.RESTART_CAUSE_AGREED)) == 49
     assert len(play.told(semconv.ROUND_STARTED)) == 50

@@ -1,1 +1,1 @@
-"""What one torchelastic agent is observed to do, as plain data; imports nothing of torch."""
+"""What one agent does, as the hooks observe it; plain data, nothing of torch."""

@@ -1,7 +1,4 @@
-"""How an agent was launched, as plain data, and as the agent says it.
-
-What always holds: nothing of torch in here; what a backend does not tell is ``None`` and is not said.
-"""
+"""How an agent was launched, as plain data."""
 
 from __future__ import annotations
 
@@ -20,9 +17,9 @@ class AgentConfig:
         run_id: The run's id, ``--rdzv-id``.
         backend: The rendezvous backend's name.
         role: The workers' role.
-        entry_point: What the workers run.
-        nodes_min: Nodes that a round needs; ``None`` where that is not known.
-        nodes_max: Nodes that a round takes.
+        entry_point: The program that the workers run.
+        nodes_min: Nodes that a round needs; ``None`` if the backend does not provide it.
+        nodes_max: Nodes that a round accepts.
         local_world_size: Workers on this node.
         restarts_max: How often this agent may restart its workers after failures of their own.
     """
@@ -37,7 +34,7 @@ class AgentConfig:
     restarts_max: int
 
     def to_attributes(self) -> Mapping[str, Any]:
-        """All but the run's id, which goes with everything that an agent says."""
+        """All but the run's id, which every event has."""
         return {
             semconv.NODES_MIN: self.nodes_min,
             semconv.NODES_MAX: self.nodes_max,

@@ -1,9 +1,9 @@
-"""When worker processes end, and how, to the moment: by ``pidfd``, beside torch, which reaps them.
+"""When and how worker processes end, by ``pidfd``, beside torch, which reaps them.
 
-What always holds: nothing is reaped here (``WNOWAIT``), so torch sees every exit status that it would see; where the
-kernel has no pidfd, or torch was faster, what is missing is left open and never guessed.
+Guarantees: nothing is reaped here (``WNOWAIT``), so that torch sees every exit status; without pidfd, or if torch reaps
+first, the exit code is ``None`` and never guessed.
 
-Torch itself learns of an exit at its next poll, up to the monitor interval later, and keeps whole seconds
+Torch itself sees an exit at its next poll, up to the monitor interval later, and keeps whole seconds
 (``ProcessFailure.timestamp``, torch 2.2 to 2.15).
 """
 
@@ -23,7 +23,7 @@ class ProcessExit:
 
     Attributes:
         at: When.
-        code: Its exit code, minus the signal's number for a signal; ``None`` where torch reaped it first.
+        code: Its exit code, minus the signal's number for a signal; ``None`` if torch reaped it first.
     """
 
     at: ClockReading
@@ -31,12 +31,12 @@ class ProcessExit:
 
 
 class ExitWatcher:
-    """Waits for the workers of one start.
+    """Watches the workers of one start.
 
     Args:
-        thread: Where it waits.
+        thread: The event loop.
         now: Both clocks.
-        told: Called on that thread for each process that ends: its local rank and how.
+        on_exit: Called on that thread for each process that ends: its local rank and how.
     """
 
     def __init__(
@@ -46,33 +46,33 @@ class ExitWatcher:
         self._now = now
         self._on_exit = on_exit
         self.exits: dict[int, ProcessExit] = {}
-        """By local rank; written on the thread, read anywhere."""
+        """By local rank; written on the event loop, read on any thread."""
 
     def watch(self, pids: Mapping[int, int]) -> None:
-        """Wait for these processes, by local rank."""
+        """Watch these processes, by local rank."""
         self._thread.call_soon(lambda: self._open(dict(pids)))
 
     def _open(self, pids: Mapping[int, int]) -> None:
         pidfd_open: Callable[[int], int] | None = getattr(os, "pidfd_open", None)
         if pidfd_open is None:
-            return  # a Python that was built where there was none
+            return  # a Python that was built without it
         for local_rank, pid in pids.items():
             try:
                 descriptor = pidfd_open(pid)
             except OSError:
-                continue  # gone and reaped, or a kernel without: torch's poll has to do
+                continue  # reaped already, or a kernel without pidfd: torch's poll remains
             self._thread.add_reader(descriptor, self._reader(local_rank, descriptor))
 
     def _reader(self, local_rank: int, descriptor: int) -> Callable[[], None]:
-        def tell() -> None:
-            at, code = self._now(), _code(descriptor)
+        def read() -> None:
+            at, code = self._now(), _exit_code(descriptor)
             self.exits[local_rank] = ProcessExit(at, code)
             self._on_exit(local_rank, self.exits[local_rank])
 
-        return tell
+        return read
 
 
-def _code(descriptor: int) -> int | None:
+def _exit_code(descriptor: int) -> int | None:
     try:
         status = os.waitid(os.P_PIDFD, descriptor, os.WEXITED | os.WNOWAIT | os.WNOHANG)
     except OSError:

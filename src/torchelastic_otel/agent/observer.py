@@ -1,11 +1,11 @@
-"""What one agent is seen to do by our hooks, said as facts; plain data in, nothing of torch in here.
+"""One agent, as the hooks observe it, as events; plain data, nothing of torch.
 
-What always holds:
+Guarantees:
 
-- Called on torch's threads, a method only notes, says (which waits for the spool as any event does, at most 50 ms) and
-  hands over; what takes time happens on the watch thread or on the store's.
-- The agent is at exactly one phase at any time, and phases are said in the order in which they began.
-- What is said is what was seen here; what the job agrees on comes from
+- On torch's threads a method only records state, emits (which waits for the spool as any event does, at most 50 ms) and
+  passes tasks on; what takes time runs on the event loop or on the store's thread.
+- The agent is in exactly one phase at any time, and phases are emitted in the order in which they begin.
+- Events describe what was observed here; what the job agrees on comes from
   :mod:`~torchelastic_otel.agent.coordination.coordinator`.
 """
 
@@ -29,9 +29,10 @@ from torchelastic_otel.model.failure import NODE_LEFT, Cause
 from torchelastic_otel.model.inferred_event import ClockReading, InferredEvent
 from torchelastic_otel.model.phases import Phase
 from torchelastic_otel.model.trace_ids import RUNNING, ids_of
+from torchelastic_otel.units import NS_PER_S
 
 MAX_PARTICIPANTS: Final = 128
-"""Nodes up to which a round's participants are said by name."""
+"""Up to this number of nodes, a round's participants are listed."""
 
 
 def now() -> ClockReading:
@@ -43,11 +44,11 @@ class AgentObserver:
     """See the header of this file.
 
     Args:
-        spec: How the agent was launched.
-        say: Takes what there is to say.
-        thread: The watch thread.
+        config: How the agent was launched.
+        emit: Takes the events.
+        thread: The event loop.
         job: What the agents agree on.
-        view: The rendezvous as it stands; ``None`` for backends that do not tell.
+        view: The current state of the rendezvous; ``None`` for backends that do not provide it.
         clock: Both clocks.
     """
 
@@ -76,18 +77,17 @@ class AgentObserver:
         self.training = TrainingFiles(thread, self._on_training_started)
         self.round: int | None = None
         self.group_rank: int | None = None
-        self.world_size: int | None = None
         self.node_id: str | None = None
         self._emit(semconv.AGENT_STARTED, {semconv.AGENT_ID: self.id, **config.to_attributes()})
 
     # --- rendezvous
 
     def on_rendezvous_begin(self) -> None:
-        """The agent goes to the rendezvous."""
+        """The agent begins its rendezvous."""
         self._enter(Phase.RENDEZVOUS)
         self._join_began_ns = self._phase_began.wall_ns
         self._bring_up_began_ns = self._bring_up_began_ns or self._join_began_ns
-        # what this agent proposes must be there before the round is closed: the rendezvous is the barrier
+        # this agent's proposal must be stored before the round is complete: the rendezvous is the barrier
         self._job.before_join()
         self._rendezvous_wait.begin()
 
@@ -95,12 +95,12 @@ class AgentObserver:
         """The agent has joined a round."""
         self._rendezvous_wait.end()
         view = self._view()
-        before = self.round
+        previous = self.round
         if view is not None:
             self.round, self.node_id = view.round, view.node_id
         else:
-            self.round = 0 if before is None else before + 1
-        self.group_rank, self.world_size = rank, world_size
+            self.round = 0 if previous is None else previous + 1
+        self.group_rank = rank
         participants = view.participants if view is not None else ()
         self._enter(
             Phase.ASSIGN_RANKS,
@@ -113,23 +113,17 @@ class AgentObserver:
             },
         )
         self._rendezvous_wait.set_previous(participants)
-        self._job.on_joined(JoinedRound(self.round, before, rank, world_size, participants, self.node_id))
+        self._job.on_joined(JoinedRound(self.round, previous, rank, world_size, participants, self.node_id))
 
     # --- workers
 
     def traceparent(self) -> str | None:
-        """The span of this node's workers in the round that is coming up, as W3C Trace Context has it."""
-        nonce, round_ = self._job.nonce, self.round
+        """The span of this node's workers in the round that is starting, as W3C Trace Context has it."""
+        nonce, round_, config = self._job.nonce, self.round, self.config
         if nonce is None or round_ is None:
             return None
-        ids, _ = ids_of(
-            self.config.run_id,
-            nonce,
-            round_,
-            agreed=self._job.nonce_is_agreed,
-            backend=self.config.backend,
-            agent_id=self.id,
-        )
+        agreed = self._job.nonce_is_agreed
+        ids, _ = ids_of(config.run_id, nonce, round_, agreed=agreed, backend=config.backend, agent_id=self.id)
         return f"00-{ids.trace(RUNNING)}-{ids.span(RUNNING, semconv.SPAN_WORKERS, self.id)}-01"
 
     def on_start_begin(self) -> None:
@@ -150,15 +144,15 @@ class AgentObserver:
         self._bring_up_began_ns = 0
 
     def on_poll(self) -> None:
-        """Torch has looked at its workers."""
+        """Torch has polled its workers."""
         if self._workers is not None:
             self._workers.on_poll()
 
     def on_close_begin(self, codes: Mapping[int, int | None]) -> None:
-        """Torch is about to stop the workers that are left, by what it knows of their exit codes.
+        """Torch is about to stop the remaining workers; ``codes`` are the exit codes that it knows.
 
-        It does so where one has failed, inside the poll that saw it (``PContext.close``, torch 2.2 to 2.15), before
-        a restart, and at the end.
+        It does so if one has failed, inside the poll that saw it (``PContext.close``, torch 2.2 to 2.15), before a
+        restart, and at the end.
         """
         workers = self._workers
         if workers is None or workers.stopping:
@@ -181,11 +175,11 @@ class AgentObserver:
             self._begin_stop(workers)
 
     def on_result(self, failed: Mapping[int, int | None], hanging: Iterable[int]) -> None:
-        """Torch says that its workers failed.
+        """Torch's result is that its workers failed.
 
         Args:
             failed: Exit codes by process id.
-            hanging: Process ids of workers in uninterruptible sleep, where that is the failure.
+            hanging: Process ids of workers in uninterruptible sleep, if that is the failure.
         """
         if self._workers is not None:
             self._workers.on_result(failed, hanging)
@@ -203,11 +197,11 @@ class AgentObserver:
         self._job.on_exit_barrier()
 
     def on_leave(self, signal: str) -> None:
-        """The agent was told by a signal to end."""
+        """The agent got a signal to end."""
         self._emit(semconv.AGENT_LEAVING, {semconv.WORKER_SIGNAL: signal})
         if self.round is not None:
             self._propose(Cause(NODE_LEFT, self._clock().wall_ns, signal=signal))
-        # what the signal did to workers that got it too is no failure of theirs
+        # workers that got the signal too have not failed
         if self._workers is not None and self._phase in (Phase.RUNNING, Phase.DETECT):
             self._begin_stop(self._workers)
 
@@ -226,27 +220,26 @@ class AgentObserver:
         self._emit_event(InferredEvent(name, {semconv.RUN_ID: self.config.run_id, **attributes}, at, error_file))
 
     def _propose(self, cause: Cause) -> None:
-        """This agent holds that this ended the round it is in."""
-        told = replace(cause, host=self._job.host, node_id=self.node_id, group_rank=self.group_rank)
-        self._job.propose(told)
+        """In this agent's view, this ended the round that it is in."""
+        self._job.propose(replace(cause, host=self._job.host, node_id=self.node_id, group_rank=self.group_rank))
 
     def _enter(self, phase: Phase, attributes: Mapping[str, Any] | None = None, at: ClockReading | None = None) -> None:
         at = at or self._clock()
-        before, began = self._phase, self._phase_began
+        previous, began = self._phase, self._phase_began
         self._phase, self._phase_began = phase, at
         if phase in (Phase.DETECT, Phase.STOP) and not self._bring_up_began_ns:
             self._bring_up_began_ns = at.wall_ns
-        told = dict(attributes or {})
-        told[semconv.PHASE] = phase.value
-        if before is not None:
-            told[semconv.PHASE_PREVIOUS] = before.value
-            told[semconv.PHASE_DURATION] = max(0, at.monotonic_ns - began.monotonic_ns) / 1e9
-        self._emit(semconv.AGENT_PHASE_ENTERED, told, at)
+        attributes = {**(attributes or {}), semconv.PHASE: phase.value}
+        if previous is not None:
+            attributes[semconv.PHASE_PREVIOUS] = previous.value
+            attributes[semconv.PHASE_DURATION] = max(0, at.monotonic_ns - began.monotonic_ns) / NS_PER_S
+        self._emit(semconv.AGENT_PHASE_ENTERED, attributes, at)
 
     def _on_failure_detected(self, at: ClockReading) -> None:
         """The first of the workers has failed, some time ago."""
         if self._phase is Phase.RUNNING:
-            self._enter(Phase.DETECT, at=_latest(at, self._phase_began))
+            began = self._phase_began
+            self._enter(Phase.DETECT, at=at if at.monotonic_ns >= began.monotonic_ns else began)
 
     def _begin_stop(self, workers: WorkerGroupMonitor) -> None:
         if not workers.stopping:
@@ -256,13 +249,8 @@ class AgentObserver:
                 self._enter(Phase.STOP)
 
     def _on_training_started(self, local_rank: int, at: ClockReading) -> None:
-        """On the watch thread: a worker said that it trains."""
+        """On the event loop: a worker has begun to train."""
         started = self._workers
         if started is not None and local_rank in started.workers:
-            worker = started.workers[local_rank]
-            told = {semconv.WORKER_RANK: worker.rank, semconv.WORKER_LOCAL_RANK: local_rank}
-            self._emit(semconv.TRAINING_STARTED, told, at)
-
-
-def _latest(at: ClockReading, began: ClockReading) -> ClockReading:
-    return at if at.monotonic_ns >= began.monotonic_ns else began
+            rank = started.workers[local_rank].rank
+            self._emit(semconv.TRAINING_STARTED, {semconv.WORKER_RANK: rank, semconv.WORKER_LOCAL_RANK: local_rank}, at)

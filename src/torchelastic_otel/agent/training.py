@@ -1,7 +1,7 @@
-"""When training really began, told by the workers: one file for each, whose path the agent puts into its environment.
+"""When training really began: each worker writes one file, whose path the agent puts into its environment.
 
-What always holds: a worker pays for one file, once; the agent reads its time on the watch thread; without a word from
-the workers nothing is concluded. The folder is this agent's own, 0700, and goes with it.
+Guarantees: a worker writes one file, once; the agent reads it on the event loop; without a file nothing is concluded.
+The folder belongs to this agent, mode 0700, and is removed with it.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from torchelastic_otel.event_loop import EventLoopThread
 from torchelastic_otel.model.inferred_event import ClockReading
 from torchelastic_otel.units import NS_PER_S
 
-_LOOK_EVERY_NS: Final = NS_PER_S
-_LOOK_LATER_EVERY_NS: Final = 5_000_000_000
-_SOON: Final = 60
+_FIRST_INTERVAL_NS: Final = NS_PER_S
+_LATER_INTERVAL_NS: Final = 5 * NS_PER_S
+_FIRST_POLLS: Final = 60
 
 
 class TrainingFiles:
     """The files of one agent's workers, start after start.
 
     Args:
-        thread: The watch thread.
-        told: Called on that thread for each worker that trains: its local rank and since when.
+        thread: The event loop.
+        on_started: Called on that thread for each worker that trains: its local rank and since when.
     """
 
     def __init__(self, thread: EventLoopThread, on_started: Callable[[int, ClockReading], object]) -> None:
@@ -43,16 +43,15 @@ class TrainingFiles:
         return os.path.join(self._folder, f"{self._start + 1}-{local_rank}")
 
     def started(self, local_ranks: list[int]) -> None:
-        """The workers run: look out for their files from here on."""
+        """The workers run: poll for their files from here on."""
         self._start += 1
-        start = self._start
-        if self._folder is not None:
-            folder = self._folder
+        start, folder = self._start, self._folder
+        if folder is not None:
             pending = {rank: os.path.join(folder, f"{start}-{rank}") for rank in local_ranks}
             self._thread.call_soon(lambda: self._start_polling(start, pending))
 
     def poll(self) -> None:
-        """Look now: the workers are about to end."""
+        """Read now: the workers are about to end."""
         if self._folder is not None:
             self._thread.call_soon(self._read_files)
 
@@ -63,19 +62,19 @@ class TrainingFiles:
             self._thread.call_soon(self._read_files)
             self._thread.call_soon(lambda: shutil.rmtree(folder, ignore_errors=True))
 
-    # --- on the watch thread
+    # --- on the event loop
 
     def _start_polling(self, start: int, pending: dict[int, str]) -> None:
         self._pending = pending
         self._poll_again(start, 0)
 
-    def _poll_again(self, start: int, looks: int) -> None:
+    def _poll_again(self, start: int, polls: int) -> None:
         if start != self._start or self._folder is None:
             return
         self._read_files()
         if self._pending:
-            pause_ns = _LOOK_EVERY_NS if looks < _SOON else _LOOK_LATER_EVERY_NS
-            self._thread.call_later(pause_ns, lambda: self._poll_again(start, looks + 1))
+            interval_ns = _FIRST_INTERVAL_NS if polls < _FIRST_POLLS else _LATER_INTERVAL_NS
+            self._thread.call_later(interval_ns, lambda: self._poll_again(start, polls + 1))
 
     def _read_files(self) -> None:
         for rank, path in list(self._pending.items()):
@@ -84,6 +83,6 @@ class TrainingFiles:
                     wall, _, monotonic = file.read(64).partition(" ")
                 at = ClockReading(int(wall), int(monotonic))
             except (OSError, ValueError):
-                continue  # not there yet, or being written
+                continue  # does not exist yet, or is being written
             del self._pending[rank]
             self._on_started(rank, at)
