@@ -106,7 +106,7 @@ def test_an_exporter_object_exports_what_its_class_says(registry: Registry) -> N
 def test_no_destination_has_the_name_that_spans_are_kept_under(registry: Registry) -> None:
     """Its events would be read as spans, and set aside."""
     assert RESERVED_NAME == processor.SPANS
-    with pytest.raises(ValueError, match="this name is taken"):
+    with pytest.raises(ValueError, match="this name is reserved"):
         registry.register(RESERVED_NAME, "otlp")
     with pytest.raises(Unknown):
         registry.exporters_of(RESERVED_NAME)
@@ -146,7 +146,7 @@ def test_an_unknown_exporter_is_refused_when_it_is_registered(registry: Registry
     """At the line where the mistake is, not at three in the morning."""
     with pytest.raises(Unknown, match="unknown exporter 'vendr'"):
         registry.register("mine", "vendr")
-    with pytest.raises(TypeError, match="is no exporter"):
+    with pytest.raises(TypeError, match="is not an exporter"):
         registry.register("mine", object())
     assert "mine" not in registry.names()
 

@@ -32,7 +32,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExportResult
 from opentelemetry.trace import SpanContext
 
-from torchelastic_otel.export.otel.otlp_json import encode_line
+from tests.support.otlp_lines import encode_line
 from torchelastic_otel.testing.otlp_receiver import OtlpReceiver, ReceivedRecord
 
 

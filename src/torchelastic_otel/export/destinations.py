@@ -1,12 +1,12 @@
-"""The registry: which exporters a destination's events go to, after torch's ``get_logging_handler(destination)``.
+"""The registry of destinations and their exporters, after torch's ``get_logging_handler(destination)``.
 
-What always holds: a name resolves to exporters or to one error that lists what is known; torch's own names
-(``null``, ``dynamic_rendezvous``, ``console``) always reach the default exporters, since agents that know
-nothing of us record there; an exporter that several destinations share is one exporter with one cursor.
+Guarantees: a name resolves to exporters, or to one error that lists the known names; torch's own destinations
+(``null``, ``dynamic_rendezvous``, ``console``) always include the default exporters, because unchanged agents record
+there; an exporter of several destinations is one exporter with one cursor.
 
-An exporter is of one signal. It is named by its OpenTelemetry entry point (groups ``opentelemetry_logs_exporter``,
-``..._traces_...``, ``..._metrics_...``) or by one of :data:`BUILT_IN_EXPORTERS`, or it is given as an instance. A name
-gives an exporter for each signal that it is known for. Other packages bring destinations by an entry point in group
+An exporter has one signal. It is named by its OpenTelemetry entry point (groups ``opentelemetry_logs_exporter``,
+``..._traces_...``, ``..._metrics_...``) or by one of :data:`BUILT_IN_EXPORTERS`, or it is an instance. A name stands
+for an exporter of each of its signals. Other packages add destinations by an entry point in group
 ``torchelastic_otel.destinations``: a callable without arguments that returns exporters.
 """
 
@@ -24,7 +24,7 @@ ENTRY_POINT_GROUP: Final = "torchelastic_otel.destinations"
 EXPORTER_GROUPS: Final = {signal: f"opentelemetry_{signal.value}_exporter" for signal in Signal}
 TORCH_DESTINATIONS: Final = ("null", "dynamic_rendezvous", "console")
 RESERVED_NAME: Final = "spans"
-"""What rows of spans are kept under in a spool: no destination may have this name."""
+"""The destination of span rows in a spool; no other destination may have this name."""
 GENERATION_SEPARATOR: Final = " #"
 
 
@@ -62,12 +62,12 @@ BUILT_IN_DESTINATIONS: Final[Mapping[str, tuple[str, ...]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Exporter:
-    """An exporter by name.
+    """An exporter of one signal.
 
     Attributes:
-        name: What it is called; exporters of several signals may share a name.
-        instance: The exporter itself where it was given as an object.
-        signal: What it exports.
+        name: Its name; exporters of several signals may have the same.
+        instance: The exporter itself, if it was given as an object.
+        signal: Its signal.
     """
 
     name: str
@@ -76,7 +76,7 @@ class Exporter:
 
     @property
     def cursor(self) -> str:
-        """The name of its cursor in every spool, by which it is told from all others."""
+        """The name of its cursor in every spool, which is unique."""
         return self.name if self.signal is Signal.LOGS else f"{self.name} {self.signal.value}"
 
 
@@ -92,7 +92,7 @@ _SIGNAL_OF_BASE: Final = {"SpanExporter": Signal.TRACES, "MetricExporter": Signa
 
 
 def signal_of(instance: Any) -> Signal:
-    """The signal of an exporter object, told by the names of its bases; logs where none of them tells."""
+    """The signal of an exporter object, by the names of its base classes; logs by default."""
     found = (_SIGNAL_OF_BASE[base.__name__] for base in type(instance).__mro__ if base.__name__ in _SIGNAL_OF_BASE)
     return next(found, Signal.LOGS)
 
@@ -101,7 +101,7 @@ _instances: list[tuple[Any, str]] = []
 
 
 def _name_of(instance: Any) -> str:
-    """The name of an exporter object: its class, with a number where others of that class came before it."""
+    """The name of an exporter object: its class, with a number from the second one of that class on."""
     for known, name in _instances:
         if known is instance:
             return name
@@ -120,10 +120,10 @@ def installed(group: str) -> Mapping[str, metadata.EntryPoint]:
 
 
 class Registry:
-    """See the header of this file.
+    """See the module's docstring.
 
     Args:
-        entry_points: Gives the entry points of a group.
+        entry_points: Returns the entry points of a group.
     """
 
     def __init__(self, entry_points: EntryPoints = installed) -> None:
@@ -133,7 +133,7 @@ class Registry:
         self._defaults: tuple[Exporter, ...] = ()
 
     def register(self, name: str, *exporters: str | Any) -> None:
-        """Make a destination known, or say anew where a known one leads.
+        """Add a destination, or replace the exporters of a known one.
 
         Args:
             name: The destination's name: ``record(event, destination=name)``, ``torchrun --event-log-handler name``.
@@ -142,20 +142,19 @@ class Registry:
         Raises:
             UnknownDestinationError: An exporter's name is not known.
             TypeError: An exporter is neither a name nor has an ``export`` method.
-            ValueError: No exporter is named, or the destination's name is taken.
+            ValueError: There is no exporter, or the destination's name is reserved.
         """
         if name == RESERVED_NAME:
-            raise ValueError(f"destination {name!r}: this name is taken; give another")
+            raise ValueError(f"destination {name!r}: this name is reserved; give another")
         if not exporters:
             known = ", ".join(BUILT_IN_EXPORTERS)
             raise ValueError(f"destination {name!r} needs an exporter: an object, or one of {known}")
         self._registered[name] = self._all(exporters)
-        self._generations[name] = (
-            self._generations.get(name, 0 if name in (*BUILT_IN_DESTINATIONS, *TORCH_DESTINATIONS) else -1) + 1
-        )
+        first = 1 if name in (*BUILT_IN_DESTINATIONS, *TORCH_DESTINATIONS) else 0
+        self._generations[name] = self._generations.get(name, first - 1) + 1
 
     def unregister(self, name: str) -> None:
-        """Forget a registered destination.
+        """Remove a registered destination.
 
         Raises:
             UnknownDestinationError: It was never registered.
@@ -166,32 +165,27 @@ class Registry:
         self._generations[name] += 1
 
     def storage_key(self, name: str) -> str:
-        """What rows of a destination are kept under: another name each time that it leads elsewhere.
+        """The key of a destination's rows in a spool, which changes with its exporters.
 
-        So rows from before still go where they were to go. :meth:`exporters_of` takes keys too.
+        So older rows go to the older exporters. :meth:`exporters_of` accepts keys, too.
         """
         generation = self._generations.get(name, 0)
         return f"{name}{GENERATION_SEPARATOR}{generation}" if generation else name
 
     def names(self) -> tuple[str, ...]:
-        """The names of all destinations: built in, registered, brought by packages."""
-        names = [
-            *BUILT_IN_DESTINATIONS,
-            "dynamic_rendezvous",
-            *self._registered,
-            *self._entry_points(ENTRY_POINT_GROUP),
-        ]
-        return tuple(name for name in dict.fromkeys(names) if name != RESERVED_NAME)
+        """The names of all destinations: built in, registered, of other packages."""
+        names = dict.fromkeys([*self.local_names(), *self._entry_points(ENTRY_POINT_GROUP)])
+        return tuple(name for name in names if name != RESERVED_NAME)
 
     def local_names(self) -> tuple[str, ...]:
-        """The names that torch's registry is given without looking at installed packages."""
+        """The names of the built-in and registered destinations, without a look at installed packages."""
         return tuple(dict.fromkeys([*BUILT_IN_DESTINATIONS, "dynamic_rendezvous", *self._registered]))
 
     def exporters_of(self, name: str) -> tuple[Exporter, ...]:
-        """The exporters that a destination's events go to.
+        """The exporters of a destination.
 
         Raises:
-            UnknownDestinationError: There is no destination of that name.
+            UnknownDestinationError: The destination is not known.
         """
         name = name.partition(GENERATION_SEPARATOR)[0]
         if name in self._registered:
@@ -207,11 +201,11 @@ class Registry:
         return exporters
 
     def exporters(self, exporter: str | Any, signals: Iterable[Signal] = Signal) -> tuple[Exporter, ...]:
-        """The exporters that a name stands for, one for each signal that it can tell, or the object itself.
+        """The exporters of a name, one for each of its signals, or the object itself.
 
         Args:
             exporter: The name, or an object with an ``export`` method.
-            signals: The signals that are asked for.
+            signals: The signals that are wanted.
 
         Raises:
             UnknownDestinationError: The name is not known for any of the signals.
@@ -222,7 +216,7 @@ class Registry:
         if not isinstance(exporter, str):
             if isinstance(exporter, type) or not callable(getattr(exporter, "export", None)):
                 raise TypeError(
-                    f"{exporter!r} is no exporter: give an object (not a class) with an export method, or one of"
+                    f"{exporter!r} is not an exporter: give an object (not a class) with an export method, or one of"
                     f" {', '.join(BUILT_IN_EXPORTERS)}"
                 )
             return (Exporter(_name_of(exporter), exporter, signal_of(exporter)),)
@@ -242,13 +236,13 @@ class Registry:
         return name in self._entry_points(EXPORTER_GROUPS[signal])
 
     def set_default_exporters(self, exporters: Iterable[Exporter]) -> None:
-        """Let torch's own destinations reach these exporters."""
+        """Add these exporters to torch's own destinations."""
         self._defaults = tuple(dict.fromkeys(exporters))
 
     def _installed(self, name: str) -> tuple[Exporter, ...]:
-        brought = self._entry_points(ENTRY_POINT_GROUP)
-        if name in brought and name != RESERVED_NAME:
-            exporters = brought[name].load()()
+        installed = self._entry_points(ENTRY_POINT_GROUP)
+        if name in installed and name != RESERVED_NAME:
+            exporters = installed[name].load()()
             if isinstance(exporters, str) or callable(getattr(exporters, "export", None)):
                 exporters = (exporters,)
             return self._all(exporters)

@@ -148,7 +148,7 @@ def test_a_signal_that_is_not_received_is_a_problem_that_says_how_to_be_rid_of_i
         _, report = doctor(capsys)
         [told] = [problem for problem in report["problems"] if "404" in problem]
         assert told.startswith("metrics: ")
-        assert "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT is used as it is, with its path (/v1/metrics)" in told
+        assert "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT is used unchanged, with its path (/v1/metrics)" in told
         setenv({"OTEL_METRICS_EXPORTER": "none"})
         _, report = doctor(capsys)
     assert not [problem for problem in report["problems"] if "404" in problem]

@@ -17,10 +17,10 @@ from opentelemetry.sdk._logs import LogRecordLimits
 
 from tests.support.job_streams import AgentTape, clean_job, failing_job
 from tests.support.orphaned_spools import Spools
+from tests.support.otlp_lines import encode_line
 from tests.support.recordings import DIRECTORY
 from torchelastic_otel.cli import main
 from torchelastic_otel.export.otel.logs import log_record
-from torchelastic_otel.export.otel.otlp_json import encode_line
 from torchelastic_otel.model.event import StoredEvent
 from torchelastic_otel.processing.processor import ORIGIN_KEY, encode_record
 from torchelastic_otel.spool import adoption

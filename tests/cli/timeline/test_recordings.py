@@ -10,12 +10,12 @@ import pytest
 from opentelemetry.sdk._logs import LogRecordLimits
 
 from tests.support.job_streams import AgentTape, clean_job
+from tests.support.otlp_lines import encode_line
 from tests.support.recordings import DIRECTORY
 from torchelastic_otel import semconv
 from torchelastic_otel.cli import main
 from torchelastic_otel.cli.timeline.sources import read_paths
 from torchelastic_otel.export.otel.logs import log_record
-from torchelastic_otel.export.otel.otlp_json import encode_line
 from torchelastic_otel.history.reducer import HistoryState, add, build_runs
 
 README_LOGS = sorted((Path(__file__).parents[2] / "recordings" / "llama-finetune").glob("*.logs.jsonl"))

@@ -25,8 +25,9 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import TraceFlags
 
+from tests.support.otlp_lines import encode_line, read_lines
 from torchelastic_otel.export.otel.file import OtlpJsonFileExporter
-from torchelastic_otel.export.otel.otlp_json import encode_line, from_json, read_lines
+from torchelastic_otel.export.otel.otlp_json import from_json
 
 SUCCESS, FAILURE = LogRecordExportResult.SUCCESS, LogRecordExportResult.FAILURE
 

@@ -101,7 +101,7 @@ def test_a_404_names_the_variable_of_the_signal(signal: Signal) -> None:
         with to(collector, signal) as sender:
             outcome = sender.send(BATCHES[signal])
     assert outcome.disposition is Disposition.BLOCKED
-    assert f"OTEL_EXPORTER_OTLP_{signal.name}_ENDPOINT is used as it is, with its path (/v1/{signal.value})" in (
+    assert f"OTEL_EXPORTER_OTLP_{signal.name}_ENDPOINT is used unchanged, with its path (/v1/{signal.value})" in (
         outcome.reason
     )
 

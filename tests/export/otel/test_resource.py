@@ -127,7 +127,7 @@ def test_the_same_origin_gives_the_same_object_and_old_ones_are_forgotten() -> N
     assert resource_of(ORIGIN) is resource_of(replace(ORIGIN, pid=42))
     for number in range(300):
         resource_of(Origin(id=str(number), host_name="h", pid=1, started_ns=1))
-    assert len(resource._cache) == resource._KEPT
+    assert len(resource._cache) == resource._MAX_CACHED
 
 
 class Raising:

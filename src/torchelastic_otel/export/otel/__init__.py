@@ -1,4 +1,4 @@
-"""The one room that imports the OpenTelemetry SDK: pure projections, and senders around the installed exporters.
+"""The only package that imports the OpenTelemetry SDK: pure projections, and senders around the installed exporters.
 
-Importing it, or any module of it but :mod:`~.http` and :mod:`~.grpc`, loads no exporter: those come at first use.
+Importing it, or any module of it except :mod:`~.http` and :mod:`~.grpc`, loads no exporter.
 """

@@ -1,11 +1,11 @@
 """The ``console`` destination: one line a person can read for each log record.
 
-What always holds: a record is one line, whatever its body contains (line breaks become spaces, other control
-characters are escaped, so that a body cannot steer a terminal); lines of a batch are written together; colour only
-on a terminal, and not with ``NO_COLOR`` set.
+Guarantees: a record is one line, whatever its body contains (line breaks become spaces, other control characters are
+escaped, so that a body cannot control a terminal); lines of a batch are written together; colour only on a terminal,
+and not with ``NO_COLOR`` set.
 
-Not promised: that every attribute is shown. A stream that is gone for good (closed, or a pipe without a reader)
-takes what it is given, because no retry brings it back.
+Not guaranteed: that every attribute is shown. Output to a stream that is closed, or to a pipe without a reader, counts
+as delivered, because no retry can succeed.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ def format_line(
     """One record as one line, without a line feed.
 
     Args:
-        time_ns: When it happened, nanoseconds since the epoch.
-        severity: Severity number of the OpenTelemetry log data model, 1 to 24; 0 where nobody said.
-        event_name: The event's name; its ``torchelastic.`` is left out.
-        body: What a person reads.
-        attributes: The record's attributes; node rank, world size and round are shown, ``-`` where not known.
+        time_ns: The time of the event, nanoseconds since the epoch.
+        severity: Severity number of the OpenTelemetry log data model, 1 to 24; 0 if unknown.
+        event_name: The event's name; its ``torchelastic.`` is not shown.
+        body: The message.
+        attributes: The record's attributes; node rank, world size and round are shown, ``-`` if unknown.
         resource: The resource's attributes; the host name is shown.
         localtime: Seconds since the epoch to local time.
         colour: Whether to colour by severity.
@@ -71,7 +71,7 @@ def format_line(
 
 
 class ConsoleLineExporter(LogRecordExporter):
-    """Print each log record as one line, to ``sys.stderr`` as it is at that moment unless told otherwise."""
+    """Print each log record as one line, to the current ``sys.stderr`` by default."""
 
     def __init__(
         self,
@@ -83,9 +83,9 @@ class ConsoleLineExporter(LogRecordExporter):
         """Nothing is written yet.
 
         Args:
-            stream: Where to; ``None`` is ``sys.stderr``, looked up at each write.
+            stream: The output; ``None`` is ``sys.stderr``, looked up at each write.
             localtime: Seconds since the epoch to local time.
-            environment: Where ``NO_COLOR`` is looked up.
+            environment: Contains ``NO_COLOR``.
         """
         self._stream = stream
         self._localtime = localtime
@@ -97,7 +97,7 @@ class ConsoleLineExporter(LogRecordExporter):
         """Write the batch, one line a record.
 
         Returns:
-            ``FAILURE`` when the stream did not take it and may take it later (a full disk), or after ``shutdown``.
+            ``FAILURE`` if the stream may accept it later (a full disk), or after ``shutdown``.
         """
         if self._closed:
             return LogRecordExportResult.FAILURE
@@ -112,18 +112,18 @@ class ConsoleLineExporter(LogRecordExporter):
                 stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
                 stream.flush()
         except (BrokenPipeError, ValueError):
-            # No reader is left, or another thread closed the stream just now.
+            # there is no reader, or another thread has closed the stream
             return LogRecordExportResult.SUCCESS
         except OSError:
             return LogRecordExportResult.FAILURE
         return LogRecordExportResult.SUCCESS
 
     def force_flush(self, timeout_millis: int = 30000) -> bool:
-        """Nothing is held back: always ``True``."""
+        """Nothing is buffered: always ``True``."""
         return True
 
     def shutdown(self) -> None:
-        """Write no more; the stream stays open, it is not ours."""
+        """Write no more; the stream stays open."""
         self._closed = True
 
     def _line(self, readable: ReadableLogRecord, colour: bool) -> str:

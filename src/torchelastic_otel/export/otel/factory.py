@@ -166,14 +166,14 @@ def _projection(
         from torchelastic_otel.export.otel.spans import SpanProjection
 
         return SpanProjection(span_limits(environ, warn))
-    keeps = make_sampler(environ, lambda what: None)  # export_config() has warned
+    sampler = make_sampler(environ, lambda what: None)  # export_config() has warned
     if signal is Signal.METRICS:
         from torchelastic_otel.export.otel.metrics import MetricProjection, delta_kinds, exemplar_sampler
 
-        return MetricProjection(delta_kinds(exporter), exemplar_sampler(environ, warn, keeps))
+        return MetricProjection(delta_kinds(exporter), exemplar_sampler(environ, warn, sampler))
     from torchelastic_otel.export.otel.logs import LogProjection
 
-    return LogProjection(log_limits(environ, warn), keeps)
+    return LogProjection(log_limits(environ, warn), sampler)
 
 
 def _is_reader(kind: Any) -> bool:

@@ -1,19 +1,19 @@
 """The ``file`` exporters: OTLP JSON lines in size-bounded files, as a Collector's ``file`` exporter writes them.
 
-What always holds:
+Guarantees:
 
-- A line is written whole by one write and stands in one file; a write that came up short is taken back.
+- A line is written by one write into one file; an incomplete write is truncated.
 - A file belongs to one process and signal: ``<stem>-<host>-<pid>.<number>.jsonl`` for logs, with ``traces.`` or
-  ``metrics.`` before the number for the others; created new, mode 0600, never through a symbolic link. What a killed
-  process tore stays at the end of its own file.
+  ``metrics.`` before the number for the others; created new, mode 0600, never through a symbolic link. The
+  incomplete line of a killed process stays at the end of its own file.
 - When a line would make the file larger than ``max_file_bytes``, the next file begins. A line that is larger alone
   gets a file of its own.
 - Of the files with this process's name only the newest ``max_files`` stay; THE OLDEST IS DELETED. A process that has
   the host name and pid of an earlier one (containers) takes over its count.
-- No fault of the disk is raised: the batch is answered with ``FAILURE`` and nothing of it stays written.
+- No error of the disk is raised: the result of the batch is ``FAILURE`` and nothing of it stays written.
 
-Not promised: that what was written survives a power loss (no fsync), and that files of other processes are ever
-deleted: a directory that many jobs share needs its own cleaning.
+Not guaranteed: durability at a power loss (no fsync), and deletion of other processes' files: a directory that many
+jobs share needs its own cleaning.
 """
 
 from __future__ import annotations
@@ -27,15 +27,14 @@ import threading
 from collections.abc import Sequence
 from typing import Any, ClassVar, Final
 
-from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
-from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk._logs import ReadableLogRecord
 from opentelemetry.sdk._logs.export import LogRecordExporter, LogRecordExportResult
 from opentelemetry.sdk.metrics.export import MetricExporter, MetricExportResult, MetricsData
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
-from torchelastic_otel.export.otel.otlp_json import encode_line, to_json_line
+from torchelastic_otel.export.otel.otlp_json import to_json_line
+from torchelastic_otel.export.otel.projection import encode
 from torchelastic_otel.model.signals import Signal
 
 logger = logging.getLogger("torchelastic_otel")
@@ -45,9 +44,9 @@ _NEW_FILE = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW |
 
 
 class OtlpJsonFiles:
-    """Lines in files; these are opened at the first line, not before."""
+    """Lines in files, which are opened at the first line."""
 
-    infix: ClassVar[str] = ""
+    signal: ClassVar[Signal]
 
     def __init__(
         self,
@@ -57,18 +56,18 @@ class OtlpJsonFiles:
         max_file_bytes: int = 100 * MIB,
         max_files: int = 10,
     ) -> None:
-        """Nothing is touched on the disk yet.
+        """Nothing is written yet.
 
         Args:
-            directory: Where the files go; created with its parents, mode 0700. One that exists keeps its mode.
-            stem: How file names begin; host name and pid are added.
+            directory: The directory; created with its parents, mode 0700. One that exists keeps its mode.
+            stem: The beginning of file names; host name and pid are added.
             max_file_bytes: Size of a file, bytes, at least 1.
-            max_files: How many files of this process stay, at least 1.
+            max_files: The number of this process's files that are kept, at least 1.
 
         Raises:
             ValueError: A bound is below 1, or the stem is empty or contains a path separator.
         """
-        super().__init__()  # an exporter's, which comes after this class
+        super().__init__()  # of the exporter class, which follows this one
         for name, value in (("max_file_bytes", max_file_bytes), ("max_files", max_files)):
             if value < 1:
                 raise ValueError(f"{name} is {value}; it must be at least 1")
@@ -79,8 +78,8 @@ class OtlpJsonFiles:
         self._max_file_bytes = max_file_bytes
         self._max_files = max_files
         self._closed = False
-        self._said = ""
-        self._begin(os.getpid())
+        self._logged = ""
+        self._reset(os.getpid())
 
     @property
     def path(self) -> str | None:
@@ -88,43 +87,45 @@ class OtlpJsonFiles:
         return self._path
 
     def write_line(self, line: bytes) -> bool:
-        """Write one line; whether the disk took it. Never, after :meth:`shutdown`."""
+        """Write one line; whether that succeeded. It fails after :meth:`shutdown`."""
         if os.getpid() != self._pid:
-            # A forked child: the parent's file and lock are the parent's.
-            self._begin(os.getpid())
+            # a forked child: the file and the lock are the parent's
+            self._reset(os.getpid())
         with self._lock:
             if self._closed:
                 return False
             try:
                 self._write(line)
             except OSError as error:
-                self._say(error)
+                self._log_once(error)
                 return False
-            self._said = ""
+            self._logged = ""
             return True
 
     def force_flush(self, timeout_millis: float = 30000) -> bool:
-        """Nothing is held back: always ``True``."""
+        """Nothing is buffered: always ``True``."""
         return True
 
     def shutdown(self, timeout_millis: float = 30000, **kwargs: Any) -> None:
-        """Close the file; what is exported later is answered with ``FAILURE``."""
+        """Close the file; later exports fail."""
         with self._lock:
             self._closed = True
             self._close()
 
-    def _begin(self, pid: int) -> None:
+    def _reset(self, pid: int) -> None:
         self._pid = pid
         self._lock = threading.Lock()
         self._descriptor: int | None = None
         self._path: str | None = None
         self._size = 0
-        self._prefix = f"{self._stem}-{_host()}-{pid}.{self.infix}"
+        self._prefix = f"{self._stem}-{_host()}-{pid}." + (
+            "" if self.signal is Signal.LOGS else f"{self.signal.value}."
+        )
 
     def _write(self, line: bytes) -> None:
         descriptor = self._descriptor
         if descriptor is not None and os.fstat(descriptor).st_nlink == 0:
-            # Someone deleted or cleaned away the file: what goes there would be lost.
+            # the file was deleted: what is written to it would be lost
             self._close()
             descriptor = None
         if descriptor is None or (self._size and self._size + len(line) > self._max_file_bytes):
@@ -132,18 +133,18 @@ class OtlpJsonFiles:
         try:
             written = os.write(descriptor, line)
         except OSError:
-            self._take_back(descriptor)
+            self._truncate(descriptor)
             raise
         if written != len(line):
-            self._take_back(descriptor)
+            self._truncate(descriptor)
             raise OSError(f"{written} of {len(line)} bytes written to {self._path}; is the disk full?")
         self._size += written
 
-    def _take_back(self, descriptor: int) -> None:
+    def _truncate(self, descriptor: int) -> None:
         try:
             os.ftruncate(descriptor, self._size)
         except OSError:
-            # What stands after the torn line would be lost with it: leave this file alone from here on.
+            # a reader would lose what follows the incomplete line: write to another file from here on
             self._close()
 
     def _open_next(self) -> int:
@@ -160,7 +161,7 @@ class OtlpJsonFiles:
             except FileNotFoundError:
                 continue
             except OSError as error:
-                self._say(error)
+                self._log_once(error)
         return descriptor
 
     def _numbers(self) -> list[int]:
@@ -176,51 +177,53 @@ class OtlpJsonFiles:
             try:
                 os.close(descriptor)
             except OSError as error:
-                self._say(error)
+                self._log_once(error)
 
-    def _say(self, error: OSError) -> None:
-        said = str(error)
-        if said != self._said:
-            self._said = said
-            logger.warning("destination file: cannot write to %s: %s", self._directory, said)
+    def _log_once(self, error: OSError) -> None:
+        text = str(error)
+        if text != self._logged:
+            self._logged = text
+            logger.warning("destination file: cannot write to %s: %s", self._directory, text)
 
 
 class OtlpJsonFileExporter(OtlpJsonFiles, LogRecordExporter):
     """Log records as ``{"resourceLogs": [...]}`` lines."""
 
+    signal = Signal.LOGS
+
     def export(self, batch: Sequence[ReadableLogRecord]) -> LogRecordExportResult:
         """Write the batch as one line.
 
         Returns:
-            ``FAILURE`` when the disk did not take it (try again) or after :meth:`shutdown`.
+            ``FAILURE`` if the disk did not accept it (retry) or after :meth:`shutdown`.
 
         Raises:
             ValueError: The batch cannot be encoded; nothing is written.
         """
-        kept = not batch or self.write_line(encode_line(batch))
-        return LogRecordExportResult.SUCCESS if kept else LogRecordExportResult.FAILURE
+        written = not batch or self.write_line(to_json_line(encode(self.signal, batch)))
+        return LogRecordExportResult.SUCCESS if written else LogRecordExportResult.FAILURE
 
 
 class OtlpJsonSpanFileExporter(OtlpJsonFiles, SpanExporter):
     """Spans as ``{"resourceSpans": [...]}`` lines."""
 
-    infix = "traces."
+    signal = Signal.TRACES
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """As :meth:`OtlpJsonFileExporter.export`."""
-        kept = not spans or self.write_line(to_json_line(encode_spans(spans)))
-        return SpanExportResult.SUCCESS if kept else SpanExportResult.FAILURE
+        written = not spans or self.write_line(to_json_line(encode(self.signal, spans)))
+        return SpanExportResult.SUCCESS if written else SpanExportResult.FAILURE
 
 
 class OtlpJsonMetricFileExporter(OtlpJsonFiles, MetricExporter):
     """Snapshots, cumulative, as ``{"resourceMetrics": [...]}`` lines."""
 
-    infix = "metrics."
+    signal = Signal.METRICS
 
     def export(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any) -> MetricExportResult:
         """As :meth:`OtlpJsonFileExporter.export`."""
-        kept = not metrics_data.resource_metrics or self.write_line(to_json_line(encode_metrics(metrics_data)))
-        return MetricExportResult.SUCCESS if kept else MetricExportResult.FAILURE
+        written = not metrics_data.resource_metrics or self.write_line(to_json_line(encode(self.signal, metrics_data)))
+        return MetricExportResult.SUCCESS if written else MetricExportResult.FAILURE
 
 
 EXPORTERS: Final = {

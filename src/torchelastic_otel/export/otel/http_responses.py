@@ -1,6 +1,6 @@
-"""What an HTTP server's answer means, or the lack of one.
+"""The results of HTTP responses and errors.
 
-What always holds: every answer is an outcome, with a reason of one line and without secrets.
+Guarantees: each has a result, with a reason of one line without secrets.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ from torchelastic_otel.model.signals import Signal
 from torchelastic_otel.units import NS_PER_S
 
 MAX_BODY_BYTES: Final = 65536
-"""Bytes read of a response; what is beyond is not of interest, and a server could send for ever."""
+"""The limit of a response's body: a server could send without end."""
 
-_REFUSED: Final = frozenset({400, 413, 422})
+_REJECTED: Final = frozenset({400, 413, 422})
 _RETRY: Final = frozenset({408, 425, 429})
-# A 400 that says the port wants TLS is no verdict on the data: Go's and nginx's words.
+# a 400 of a TLS port is not about the data; texts of Go and nginx
 _WRONG_PORT: Final = (b"HTTP request to an HTTPS server", b"HTTP request was sent to HTTPS port")
 
 
 def failure_result(
     response: requests.Response, body: bytes | None, signal: Signal, *, now_ns: int
 ) -> ExportResult | None:
-    """What a response means that does not accept the batch; ``None`` for one that does.
+    """The result of a response that does not accept the batch; ``None`` for one that does.
 
-    OTLP specification, "OTLP/HTTP Response". Of the statuses it does not list, those of the 4xx that speak of
-    access or address hold the queue: they are nobody's data's fault, and dropping is for ever.
+    OTLP specification, "OTLP/HTTP Response". Of the statuses that it does not list, those of the 4xx about access or
+    address block: no data is at fault, and dropping is final.
 
     Args:
         response: The response.
-        body: Its body; ``None`` where it could not be read.
-        signal: What was sent.
+        body: Its body; ``None`` if it could not be read.
+        signal: The signal that was sent.
         now_ns: Wall clock, nanoseconds since the epoch.
     """
     status = response.status_code
@@ -47,15 +47,15 @@ def failure_result(
         return None
     reason = status_line(response)
     retry_after_ns = parse_retry_after(response.headers.get("Retry-After"), now_ns)
-    if said := _error_message(response, body):
-        reason = f"{reason}: {said}"
+    if message := _error_message(response, body):
+        reason = f"{reason}: {message}"
     if status == 404:
-        reason += f"; OTEL_EXPORTER_OTLP_{signal.name}_ENDPOINT is used as it is, with its path (/v1/{signal.value})"
+        reason += f"; OTEL_EXPORTER_OTLP_{signal.name}_ENDPOINT is used unchanged, with its path (/v1/{signal.value})"
     if 300 <= status < 400:
         return ExportResult(
-            Disposition.BLOCKED, f"{reason}: redirects are not followed; name the endpoint it redirects to"
+            Disposition.BLOCKED, f"{reason}: redirects are not followed; set the endpoint to its target"
         )
-    if status in _REFUSED:
+    if status in _REJECTED:
         if any(words in (body or b"") for words in _WRONG_PORT):
             return ExportResult(Disposition.BLOCKED, f"{reason}: use an https:// endpoint")
         return ExportResult(Disposition.REJECTED, reason)
@@ -65,18 +65,18 @@ def failure_result(
 
 
 def error_result(error: Exception) -> ExportResult:
-    """What a request that got no response means. The URL is left out of the reason: it may carry a key."""
+    """The result of a request without a response. The reason does not contain the URL, which may contain a key."""
     root = _root(error)
     named = getattr(root, "strerror", None) or (str(root) if type(root) is OSError else "")
     reason = f"{type(root).__name__}: {one_line(named)}" if named else type(root).__name__
     if type(root).__name__ == "BadStatusLine":
         reason += ": the port does not speak HTTP; gRPC's is usually 4317 and HTTP's 4318"
     if isinstance(error, requests.Timeout):
-        return ExportResult(Disposition.RETRY, f"no answer in time ({reason})")
-    # A bad URL or header is a ValueError, a certificate file that is not there a bare OSError.
+        return ExportResult(Disposition.RETRY, f"no response in time ({reason})")
+    # a bad URL or header is a ValueError, a missing certificate file a bare OSError
     bad_setting = isinstance(error, ValueError) or not isinstance(error, requests.RequestException)
     if isinstance(root, ssl.SSLCertVerificationError) or (bad_setting and isinstance(error, (ValueError, OSError))):
-        return ExportResult(Disposition.BLOCKED, f"{reason}: look at the endpoint, headers and certificates")
+        return ExportResult(Disposition.BLOCKED, f"{reason}: check the endpoint, headers and certificates")
     return ExportResult(Disposition.RETRY, reason)
 
 
@@ -95,21 +95,21 @@ def parse_retry_after(value: str | None, now_ns: int) -> int | None:
 
 
 def status_line(response: requests.Response) -> str:
-    """``HTTP 200 OK``; the usual words where the server gives none."""
+    """``HTTP 200 OK``; with the standard phrase if the server sends none."""
     return f"HTTP {response.status_code} {response.reason or _phrase(response.status_code)}".rstrip()
 
 
 def read_body(response: requests.Response) -> bytes | None:
-    """The beginning of its body; ``None`` where it cannot be read."""
+    """The beginning of the body; ``None`` if it cannot be read."""
     try:
         body: bytes = response.raw.read(MAX_BODY_BYTES, decode_content=True)
-    except Exception:  # noqa: BLE001 - the status is known; only the words are lost
+    except Exception:  # noqa: BLE001 - the status is known; only the text is lost
         return None
     return body
 
 
 def _error_message(response: requests.Response, body: bytes | None) -> str:
-    """What the server says about it: ``google.rpc.Status`` as OTLP asks for, or plain text."""
+    """The server's message: ``google.rpc.Status``, as OTLP requires, or plain text."""
     kind = response.headers.get("Content-Type", "")
     if body and kind.startswith("application/x-protobuf"):
         from google.rpc.status_pb2 import Status

@@ -1,7 +1,7 @@
 """The projection of events into OpenTelemetry log records.
 
-What always holds: it is pure, it takes nothing from the thread it runs on (no ambient span, no clock, no
-environment), and whatever it returns can be encoded as OTLP.
+Guarantees: it is pure, it depends on nothing of its thread (no ambient span, no clock, no environment), and the result
+can be encoded as OTLP.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from torchelastic_otel.export.otel.resource import resource_of
 from torchelastic_otel.model.event import ElasticEvent, StoredEvent
 from torchelastic_otel.model.signals import Signal
 
-# LogRecord takes an empty Context for none given (1.45: ``if not context``) and falls back to the ambient span,
-# so the context says explicitly that there is no span.
+# LogRecord treats an empty Context like none (1.45: ``if not context``) and falls back to the ambient span, so the
+# context contains an invalid span.
 _NO_SPAN: Final = trace.set_span_in_context(trace.INVALID_SPAN, Context())
 
 
-def log_record(delivery: StoredEvent, limits: LogRecordLimits, keeps: Sampler = sample_all) -> ReadableLogRecord:
+def log_record(delivery: StoredEvent, limits: LogRecordLimits, sampler: Sampler = sample_all) -> ReadableLogRecord:
     """The log record of one event, as the exporters take it.
 
     ``limits`` are applied as a logger provider would: values are cut, then the oldest attributes dropped.
     ``log.record.uid`` is never cut: cut, it would be the same for all records of its origin. The record is marked
-    as sampled where ``keeps`` says that its trace is.
+    as sampled if its trace is.
     """
     event = delivery.event
     attributes = BoundedAttributes(
@@ -46,7 +46,7 @@ def log_record(delivery: StoredEvent, limits: LogRecordLimits, keeps: Sampler = 
     record = LogRecord(
         timestamp=fixed64(event.time_ns),
         observed_timestamp=fixed64(event.observed_ns) or 0,
-        context=_span_of(event, keeps),
+        context=_span_of(event, sampler),
         severity_number=SeverityNumber(int(event.severity)),
         severity_text=event.severity.name,
         body=event.body,
@@ -56,15 +56,15 @@ def log_record(delivery: StoredEvent, limits: LogRecordLimits, keeps: Sampler = 
     return ReadableLogRecord(record, resource_of(delivery.origin), SCOPE, limits)
 
 
-def _span_of(event: ElasticEvent, keeps: Sampler) -> Context:
+def _span_of(event: ElasticEvent, sampler: Sampler) -> Context:
     """A context in which the event's span is the current one."""
     if event.trace_id is None or event.span_id is None:
         return _NO_SPAN
     try:
         trace_id, span_id = int(event.trace_id, 16), int(event.span_id, 16)
-        sampled = keeps(event.trace_id)
+        sampled = sampler(event.trace_id)
     except ValueError:
-        return _NO_SPAN  # what is no id joins nothing, and is no reason to lose the record
+        return _NO_SPAN  # an invalid id is no reason to lose the record
     flags = trace.TraceFlags(trace.TraceFlags.SAMPLED if sampled else trace.TraceFlags.DEFAULT)
     span = trace.NonRecordingSpan(trace.SpanContext(trace_id, span_id, is_remote=False, trace_flags=flags))
     return trace.set_span_in_context(span, Context())
@@ -75,15 +75,15 @@ class LogProjection(Projection[Sequence[StoredEvent]]):
 
     Args:
         limits: Attribute limits of the records.
-        keeps: Whether a trace is kept, by its id.
+        sampler: Whether a trace is sampled, by its id.
     """
 
     signal = Signal.LOGS
 
-    def __init__(self, limits: LogRecordLimits, keeps: Sampler = sample_all) -> None:
+    def __init__(self, limits: LogRecordLimits, sampler: Sampler = sample_all) -> None:
         self._limits = limits
-        self._keeps = keeps
+        self._sampler = sampler
 
     def project(self, batch: Sequence[StoredEvent]) -> list[ReadableLogRecord]:
         """The log records of a batch."""
-        return [log_record(delivery, self._limits, self._keeps) for delivery in batch]
+        return [log_record(delivery, self._limits, self._sampler) for delivery in batch]

@@ -1,6 +1,6 @@
 """The ``memory`` exporters: lists in the process, for tests.
 
-What always holds: there is one list of each signal in a process, which outlives installations until it is cleared.
+Guarantees: a process has one list of each signal; an installation neither replaces nor clears it.
 """
 
 from __future__ import annotations
@@ -17,52 +17,47 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from torchelastic_otel.model.signals import Signal
 
 finished: list[ReadableLogRecord] = []
-"""The log records that were exported, in order."""
+"""The exported log records, in order."""
 finished_spans: list[ReadableSpan] = []
-"""The spans that were exported, in order."""
+"""The exported spans, in order."""
 finished_metrics: list[MetricsData] = []
-"""The snapshots that were exported, in order."""
+"""The exported snapshots, in order."""
 
 
-class MemoryExporter(LogRecordExporter):
-    """Appends every record to :data:`finished`."""
+class _Unbuffered:
+    def shutdown(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing to do: the list stays."""
 
-    def export(self, batch: Sequence[ReadableLogRecord]) -> LogRecordExportResult:
-        """Keep the records."""
-        finished.extend(batch)
-        return LogRecordExportResult.SUCCESS
-
-    def shutdown(self) -> None:
-        """Nothing: the list stays."""
-
-    def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        """Nothing is held back here."""
+    def force_flush(self, *args: Any, **kwargs: Any) -> bool:
+        """Nothing is buffered: always ``True``."""
         return True
 
 
-class MemorySpanExporter(SpanExporter):
+class MemoryExporter(_Unbuffered, LogRecordExporter):
+    """Appends every record to :data:`finished`."""
+
+    def export(self, batch: Sequence[ReadableLogRecord]) -> LogRecordExportResult:
+        """Append the records."""
+        finished.extend(batch)
+        return LogRecordExportResult.SUCCESS
+
+
+class MemorySpanExporter(_Unbuffered, SpanExporter):
     """Appends every span to :data:`finished_spans`."""
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Keep the spans."""
+        """Append the spans."""
         finished_spans.extend(spans)
         return SpanExportResult.SUCCESS
 
 
-class MemoryMetricExporter(MetricExporter):
+class MemoryMetricExporter(_Unbuffered, MetricExporter):
     """Appends every snapshot to :data:`finished_metrics`; cumulative."""
 
-    def export(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any) -> MetricExportResult:
-        """Keep the snapshot."""
+    def export(self, metrics_data: MetricsData, *args: Any, **kwargs: Any) -> MetricExportResult:
+        """Append the snapshot."""
         finished_metrics.append(metrics_data)
         return MetricExportResult.SUCCESS
-
-    def shutdown(self, timeout_millis: float = 30_000, **kwargs: Any) -> None:
-        """Nothing: the list stays."""
-
-    def force_flush(self, timeout_millis: float = 10_000) -> bool:
-        """Nothing is held back here."""
-        return True
 
 
 EXPORTERS: Final = {

@@ -1,6 +1,6 @@
-"""OpenTelemetry's OTLP exporters, of every signal and over both transports, with settings that they misread repaired.
+"""OpenTelemetry's OTLP exporters of every signal, over both transports; settings that they misread are corrected.
 
-What always holds: importing this module, and asking whether an object is one of them, loads none of them.
+Guarantees: importing this module, and checking whether an object is such an exporter, loads none of them.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def resolve_name(name: str, environ: Mapping[str, str], warn: Callable[[str], No
 def is_exporter(exporter: Any, name: str, signal: Signal) -> bool:
     """Whether an object is OpenTelemetry's OTLP exporter of this name and signal."""
     module, kind = _CLASSES[signal]
-    # its class is loaded if it is one
+    # if it is one, its class is loaded
     found = getattr(sys.modules.get(f"{_PACKAGES[name]}.{module}"), kind, None)
     return found is not None and isinstance(exporter, found)
 
@@ -87,10 +87,10 @@ EXPORTERS: Final = {HTTP: _make_http, GRPC: _make_grpc}
 
 
 def _with_environ(exporter: Any, environ: Mapping[str, str]) -> Any:
-    """The exporter's class, with a constructor that reads this environment in place of the process's own.
+    """The exporter's class, with a constructor that reads this environment instead of the process's.
 
     OpenTelemetry Python 1.45's gRPC exporters parse ``OTEL_EXPORTER_OTLP_<SIGNAL>_TIMEOUT`` before they look at
-    their own ``timeout`` argument, and raise on ``10s``; the process environment is not ours to change.
+    their own ``timeout`` argument, and raise on ``10s``; the process environment must not be changed.
     """
     init = exporter.__init__
     if not isinstance(init, FunctionType) or "environ" not in init.__globals__:
@@ -103,7 +103,7 @@ def _with_environ(exporter: Any, environ: Mapping[str, str]) -> Any:
 
 
 def _credentials(name: str, kind: type) -> Any:
-    """What the credential provider of that name makes (OpenTelemetry Python's own entry-point group)."""
+    """The credentials of a provider (OpenTelemetry Python's own entry-point group)."""
     points = list(entry_points(group="opentelemetry_otlp_credential_provider", name=name))
     if not points:
         raise LookupError(f"credential provider {name!r} is not installed")

@@ -1,11 +1,11 @@
-"""The OpenTelemetry resource of a capturing process, rebuilt wherever its events are delivered.
+"""The OpenTelemetry resource of an origin, rebuilt in any process that exports its events.
 
-What always holds:
+Guarantees:
 
-- Only the origin decides: the environment of the delivering process is never read, so an adopted spool keeps
-  the names of the job that wrote it.
-- Every value is valid UTF-8: one lone surrogate in an environment variable would make every export of it fail.
-- What the user says in ``OTEL_RESOURCE_ATTRIBUTES`` comes before what anything else found out.
+- It depends on the origin only: the environment of the exporting process is never read, so an adopted spool keeps the
+  names of the job that wrote it.
+- Every value is valid UTF-8: one lone surrogate in an environment variable would make every export fail.
+- ``OTEL_RESOURCE_ATTRIBUTES`` has precedence over everything that is detected.
 """
 
 from __future__ import annotations
@@ -34,24 +34,23 @@ logger = logging.getLogger("torchelastic_otel")
 
 DEFAULT_SERVICE_NAME: Final = "torchrun"
 MAX_VALUE_LENGTH: Final = 4096
-"""Characters kept of one value: an environment variable may have 128 KiB, and a batch at most 1 MiB."""
+"""Characters of one value: an environment variable may have 128 KiB, and a batch at most 1 MiB."""
 
-_KEPT: Final = 256
+_MAX_CACHED: Final = 256
 _cache: OrderedDict[str, Resource] = OrderedDict()
 _cache_lock = threading.Lock()
 
 
 def resource_of(origin: Origin) -> Resource:
-    """The resource of the process that the events come from; the same object for the same origin id.
+    """The resource of an origin; the same object for the same origin id.
 
-    ``service.name`` is ``torchrun`` where nobody names it, ``service.instance.id`` the origin's id where the user
-    names none: one writer for each series.
+    ``service.name`` is ``torchrun`` and ``service.instance.id`` the origin's id by default: one writer for each series.
     """
     with _cache_lock:
         found = _cache.get(origin.id)
         if found is None:
             found = _cache[origin.id] = Resource(_attributes(origin), semconv.SCHEMA_URL)
-            if len(_cache) > _KEPT:
+            if len(_cache) > _MAX_CACHED:
                 _cache.popitem(last=False)
         return found
 
@@ -60,12 +59,12 @@ def _attributes(origin: Origin) -> dict[str, AttributeValue]:
     environment = origin.environment
     attributes: dict[str, AttributeValue] = {semconv.SERVICE_NAME: DEFAULT_SERVICE_NAME}
     for key, name in JOB_ATTRIBUTES.items():
-        believed = not name.startswith("k8s.") or key.startswith("K8S_") or IN_A_POD in environment
-        if environment.get(key) and believed:
+        trusted = not name.startswith("k8s.") or key.startswith("K8S_") or IN_A_POD in environment
+        if environment.get(key) and trusted:
             attributes[name] = environment[key]
     attributes.update(origin.detected)
     attributes[semconv.HOST_NAME] = origin.host_name
-    if origin.pid:  # a replay may not know it
+    if origin.pid:  # unknown in a replay
         attributes[semconv.PROCESS_PID] = origin.pid
     attributes[semconv.SERVICE_INSTANCE_ID] = origin.id
     attributes.update(parse_resource_attributes(environment.get(OTEL_RESOURCE_ATTRIBUTES, "")))
@@ -80,8 +79,8 @@ def _attributes(origin: Origin) -> dict[str, AttributeValue]:
 def parse_resource_attributes(text: str) -> dict[str, AttributeValue]:
     """The pairs of ``OTEL_RESOURCE_ATTRIBUTES``: ``key=value,...``, keys and values percent-encoded.
 
-    As the specification's "Specifying resource information via an environment variable" says; a pair that is
-    none is left out with a warning, as OpenTelemetry Python does. Empty values are left out: they name nothing.
+    Specification, "Specifying resource information via an environment variable"; an item that is not a pair is left
+    out with a warning, as in OpenTelemetry Python, and an empty value without one.
     """
     pairs: dict[str, AttributeValue] = {}
     for item in text.split(","):
@@ -90,7 +89,7 @@ def parse_resource_attributes(text: str) -> dict[str, AttributeValue]:
         if key and value:
             pairs[key] = value
         elif item.strip() and not (key and is_pair):
-            logger.warning("%s: %r is no pair; allowed is key=value,key=value", OTEL_RESOURCE_ATTRIBUTES, item[:80])
+            logger.warning("%s: %r is not a pair; allowed: key=value,key=value", OTEL_RESOURCE_ATTRIBUTES, item[:80])
     return pairs
 
 
@@ -108,11 +107,11 @@ def detect(
     timeout_s: float = 5.0,
     warn: Callable[[str], None] = logger.warning,
 ) -> dict[str, AttributeValue]:
-    """What the detectors of ``OTEL_EXPERIMENTAL_RESOURCE_DETECTORS`` find in this process, for ``Origin.detected``.
+    """The attributes of the detectors of ``OTEL_EXPERIMENTAL_RESOURCE_DETECTORS``, for ``Origin.detected``.
 
-    A later detector comes before an earlier one, as in OpenTelemetry Python. ``otel`` is not run: what it reads is
-    in ``Origin.environment``. A detector that is unknown, raises or takes longer than what is left of
-    ``timeout_s`` (seconds, for all of them) is left out with a warning.
+    A later detector has precedence over an earlier one, as in OpenTelemetry Python. ``otel`` is not run: its input is
+    in ``Origin.environment``. A detector that is unknown, raises or exceeds ``timeout_s`` (seconds, for all of them)
+    is left out with a warning.
     """
     names = dict.fromkeys(name.strip() for name in environ.get(OTEL_EXPERIMENTAL_RESOURCE_DETECTORS, "").split(","))
     names = {name: None for name in names if name not in ("", "otel")}
@@ -124,10 +123,10 @@ def detect(
         for name in names:
             try:
                 found[name] = _run_detector(name)
-            except Exception as error:  # noqa: BLE001 - a detector is anybody's code
+            except Exception as error:  # noqa: BLE001 - a detector may raise anything
                 found[name] = f"{type(error).__name__}: {error}"
 
-    # A detector that asks a cloud's metadata service may hang; nobody waits for a daemon thread.
+    # a detector that calls a cloud's metadata service may hang; the exit does not wait for a daemon thread
     thread = threading.Thread(target=run, name="torchelastic-otel-detect", daemon=True)
     thread.start()
     thread.join(timeout_s)

@@ -1,7 +1,7 @@
-"""The ``sdk`` exporter: into the application's own OpenTelemetry logger provider. Logs only, best effort.
+"""The ``sdk`` exporter: to the application's own OpenTelemetry logger provider. Logs only, best effort.
 
-What always holds: the provider is asked for at each batch and never set or replaced. Not promised: delivery.
-A provider says nothing of what became of a record, so what it was given counts as delivered.
+Guarantees: the provider is looked up at each batch and never set or replaced. Not guaranteed: delivery. A provider does
+not report the result for a record, so what it received counts as delivered.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ class SdkBridgeExporter(LogRecordExporter):
         return LogRecordExportResult.SUCCESS
 
     def shutdown(self) -> None:
-        """Nothing: the provider is the application's."""
+        """Nothing to do: the provider belongs to the application."""
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        """Nothing is held back here."""
+        """Nothing is buffered: always ``True``."""
         return True
 
 

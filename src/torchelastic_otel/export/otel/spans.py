@@ -1,7 +1,7 @@
 """The projection of finished spans into the SDK's own.
 
-What always holds: it is pure: ids, times, links and status are the span's own, the resource its origin's; whatever it
-returns can be encoded as OTLP, or it raises ``ValueError``.
+Guarantees: it is pure: ids, times, links and status are the span's own, the resource is its origin's; the result can be
+encoded as OTLP, or it raises ``ValueError``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def readable_span(delivery: StoredSpan, limits: SpanLimits) -> ReadableSpan:
     """The span as the exporters take it, under the limits that a provider would apply.
 
     Raises:
-        ValueError: An id is none.
+        ValueError: An id or a time is not valid.
     """
     span = delivery.span
     start, end = fixed64(span.start_ns), fixed64(span.end_ns)
