@@ -10,6 +10,11 @@ OTHER_PYTHONS := 3.10 3.12 3.13 3.14 3.15
 # tests marked pure run on the oldest and the newest Python alone
 PURE_PYTHONS := 3.10 3.15
 PYTEST_FLAGS ?=
+# empty: the many processes of the tests would each compile torch and the tests again
+export PYTHONDONTWRITEBYTECODE :=
+# a stage collects only the files that have tests of it (tests/repository/test_stages.py)
+CRASH_TESTS := tests/crash tests/spool/test_store.py
+LIVE_TESTS := tests/live tests/cli/test_run.py tests/demo/test_command.py tests/instrument
 # unit tests wait more than they compute
 WORKERS ?= $(shell echo $$(($$(nproc) < 4 ? 2 * $$(nproc) : 8)))
 PARALLEL := -n $(WORKERS) --dist worksteal
@@ -23,7 +28,7 @@ NEEDS_NEITHER := --ignore=tests/backends --ignore=tests/collector_config
 TABLES := README.md ARCHITECTURE.md $(wildcard docs/*/*.md)
 SPHINX := $(BIN)/sphinx-build -W -n --keep-going -q
 
-.PHONY: help demo test lint format types contracts unit unit-torch coverage build crash live backends backends-live backends-early pythons light environment environments bench dashboards docs docs-check tables clean
+.PHONY: help demo test lint format types contracts unit unit-torch coverage build crash live backends backends-live backends-early pythons light environment environments environments-early torch2.2 torch2.8 nvrx bench dashboards docs docs-check tables clean
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -31,7 +36,7 @@ help:  ## what there is
 demo: environment  ## a real two-node job on this machine, its events watched as they arrive
 	@$(BIN)/torchelastic-otel demo $(ARGS)
 
-test: backends-early lint types contracts docs-check build unit unit-torch crash live backends-live pythons  ## format, lint, types, contracts, all tests
+test: backends-early environments-early lint types contracts docs-check build unit unit-torch crash live backends-live pythons  ## format, lint, types, contracts, all tests
 	@echo "make test: everything passed"
 	@$(PYTHON) scripts/backends --paths >/dev/null 2>&1 || \
 	    echo "make test: but the tests with real backends did NOT run; make backends says how to get them"
@@ -74,10 +79,10 @@ build: light  ## build sdist and wheel into dist/; install and start the wheel i
 	@$(LIGHT)/bin/python -m pytest -m build tests/packaging $(PYTEST_FLAGS)
 
 crash: environment  ## kills, outages, full and hung disks
-	@$(BIN)/python -m pytest -m "crash and not backends" $(PYTEST_FLAGS)
+	@$(BIN)/python -m pytest $(CRASH_TESTS) $(PARALLEL) -m "crash and not backends" $(PYTEST_FLAGS)
 
-live: environment environments  ## real torchrun jobs, on three versions of torch
-	@$(BIN)/python -m pytest -m "live and not backends" $(PYTEST_FLAGS)
+live: environments  ## real torchrun jobs, on three versions of torch
+	@$(BIN)/python -m pytest $(LIVE_TESTS) $(PARALLEL) -m "live and not backends" $(PYTEST_FLAGS)
 
 # its exit status 3: there is no Go here that could build them
 backends:  ## the real Collector, VictoriaLogs, Prometheus and Jaeger, built once and cached
@@ -114,10 +119,21 @@ light:
 environment:
 	@scripts/environment $(VENV) $(PYTHON) -e '.[torch,instrument]' '$(TORCH)' numpy --group dev
 
+environments:  ## one environment for each older torch that is tested
+	@$(MAKE) --no-print-directory -j4 environment torch2.2 torch2.8 nvrx
+
+# in the background: downloads take minutes
+environments-early:
+	@$(MAKE) environments >/dev/null 2>&1 &
+
 # torch 2.2 has no wheels for Python 3.13
-environments: environment  ## one environment for each older torch that is tested
+torch2.2:
 	@scripts/environment .venv-torch2.2 $$(scripts/find-python 3.11 || echo $(PYTHON)) -e '.[instrument]' 'torch==2.2.2' 'numpy<2'
+
+nvrx:
 	@scripts/environment .venv-nvrx $$(scripts/find-python 3.12 || echo $(PYTHON)) -e '.[instrument]' '$(TORCH)' numpy nvidia-resiliency-ext
+
+torch2.8:
 	@scripts/environment .venv-torch2.8 $(PYTHON) -e '.[instrument]' 'torch==2.8.0' numpy
 
 bench: environment  ## the measurements of benchmarks/RESULTS.md, anew

@@ -10,7 +10,8 @@ import pytest
 
 from tests.conftest import PURE
 
-MAKEFILE = (Path(__file__).parents[2] / "Makefile").read_text()
+ROOT = Path(__file__).parents[2]
+MAKEFILE = (ROOT / "Makefile").read_text()
 STAGES = ("unit", "unit-torch", "build", "crash", "live", "backends-live")
 MARKERS = ("torch", "config", "build", "live", "crash", "backends")
 
@@ -77,3 +78,16 @@ def test_pure_tests_run_on_the_oldest_and_the_newest_python() -> None:
         for name in ("OTHER_PYTHONS", "PURE_PYTHONS")
     )
     assert pure == [others[0], others[-1]]
+
+
+@pytest.mark.parametrize(("stage", "marker"), [("CRASH_TESTS", "crash"), ("LIVE_TESTS", "live")])
+def test_a_stage_that_names_files_names_every_file_with_its_marker(stage: str, marker: str) -> None:
+    """A marked test in a file that the stage does not collect never runs."""
+    match = re.search(rf"^{stage} := (.*)", MAKEFILE, re.MULTILINE)
+    assert match
+    named = [ROOT / path for path in match[1].split()]
+    marked = [path for path in (ROOT / "tests").rglob("test_*.py") if f"mark.{marker}" in path.read_text()]
+    here = Path(__file__)
+    missing = [path for path in marked if path != here and not {path, *path.parents} & set(named)]
+    assert len(marked) > 2
+    assert missing == []
