@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from torchelastic_otel import semconv
 from torchelastic_otel.model.event import Severity
-from torchelastic_otel.processing.metrics.catalogue import TABLE
+from torchelastic_otel.processing.metrics.catalogue import METRICS
 from torchelastic_otel.torch_events import inferred_events, messages, parser, rendezvous_messages
 
 
@@ -50,14 +50,14 @@ MEANINGS = {
 
 def inferred_rows() -> Iterator[tuple[str, str, str]]:
     """The inferred events: the event's name, its severity, its meaning."""
-    assert MEANINGS.keys() == messages._SENTENCES.keys()
+    assert MEANINGS.keys() == messages._MESSAGES.keys()
     for event, meaning in MEANINGS.items():
         yield f"`{event}`", inferred_events._SEVERITIES.get(event, Severity.DEBUG).name, meaning
 
 
 def metric_rows() -> Iterator[tuple[str, str, str, str, str]]:
     """Each metric that is counted from events: name, scope, instrument, unit, attributes with their values."""
-    for row in TABLE:
+    for row in METRICS:
         values = "; ".join(
             f"`{name}`: {', '.join(of) if len(of) <= 8 else 'every event name'}" for name, of in row.dimensions
         )

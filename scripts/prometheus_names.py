@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from torchelastic_otel import semconv
 from torchelastic_otel.model.metric import Kind
-from torchelastic_otel.processing.metrics.catalogue import TABLE
+from torchelastic_otel.processing.metrics.catalogue import METRICS
 
 UNITS = {"s": "seconds", "By": "bytes", "ms": "milliseconds"}
 OF_DELIVERY = (
@@ -34,7 +34,7 @@ def prometheus_name(name: str, unit: str, kind: Kind) -> str:
 
 def metrics() -> Iterator[tuple[str, str, str]]:
     """Each metric, its kind, and its name in Prometheus."""
-    rows = [(row.name, row.unit, row.kind) for row in TABLE] + list(OF_DELIVERY)
+    rows = [(row.name, row.unit, row.kind) for row in METRICS] + list(OF_DELIVERY)
     for name, unit, kind in rows:
         yield name, kind.value, prometheus_name(name, unit, kind)
 

@@ -31,7 +31,7 @@ from torchelastic_otel.cli import main
 from torchelastic_otel.model.event import ElasticEvent, Origin
 from torchelastic_otel.model.signals import Signal
 from torchelastic_otel.processing.metrics import MetricState, update
-from torchelastic_otel.processing.processor import ORIGIN_KEY, SPANS, TALLY_KEY
+from torchelastic_otel.processing.processor import METRICS_KEY, ORIGIN_KEY, SPANS
 from torchelastic_otel.spool import adoption
 from torchelastic_otel.spool.directory import CORRUPT_SUFFIX, DELIVERED_SUFFIX, SPOOL_SUFFIX
 
@@ -336,7 +336,7 @@ def killed_with_everything(spools: Spools) -> Origin:
     owned.spool.append([("null", event(number).to_json()) for number in range(3)])
     owned.spool.append([(SPANS, span(name).to_json()) for name in ("a", "b")])
     identified = ElasticEvent(semconv.RUN_IDENTIFIED, "null", "", 1, 2, 3, attributes={semconv.RUN_ID: "run-1"})
-    owned.spool.put_meta(TALLY_KEY, update(MetricState(whose.started_ns), identified).to_json())
+    owned.spool.put_meta(METRICS_KEY, update(MetricState(whose.started_ns), identified).to_json())
     owned.spool.close()
     owned.lock.release()
     return whose

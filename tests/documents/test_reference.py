@@ -17,7 +17,7 @@ from torchelastic_otel.cli.command import Command
 from torchelastic_otel.environment_variables import SET_FOR_WORKERS
 from torchelastic_otel.export.destinations import BUILT_IN_DESTINATIONS
 from torchelastic_otel.history import types as history_types
-from torchelastic_otel.processing.metrics.catalogue import TABLE
+from torchelastic_otel.processing.metrics.catalogue import METRICS
 from torchelastic_otel.settings import SETTINGS, Setting
 from torchelastic_otel.torch_events import messages, parser, rendezvous_messages
 
@@ -74,14 +74,14 @@ def test_every_event_has_its_row() -> None:
     of_torch |= {wording.event for wording in rendezvous_messages.PATTERNS}
     of_torch |= {semconv.UNKNOWN_EVENT, semconv.RENDEZVOUS_FAILED, semconv.RENDEZVOUS_MESSAGE}
     inferred = set(re.findall(r"^\| `(torchelastic\.[a-z_.]+)` \| [A-Z]+ \|", REFERENCE["events"], re.MULTILINE))
-    assert inferred == set(messages._SENTENCES)
+    assert inferred == set(messages._MESSAGES)
     assert rows | inferred == of_torch | inferred
 
 
 def test_every_metric_and_every_span_has_its_row() -> None:
     """Somebody who builds a dashboard needs them."""
     constants = {value for name, value in vars(semconv).items() if name.startswith(("SPAN_", "METRIC_"))}
-    names = {row.name for row in TABLE} | constants
+    names = {row.name for row in METRICS} | constants
     assert {name for name in names if not name.endswith(".")} <= NAMES
 
 

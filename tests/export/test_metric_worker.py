@@ -17,7 +17,7 @@ from torchelastic_otel.export.metric_worker import PeriodicMetricWorker
 from torchelastic_otel.export.result import Disposition, ExportResult
 from torchelastic_otel.export.sources import SpoolSource
 from torchelastic_otel.model.metric import Kind, Snapshot
-from torchelastic_otel.processing.processor import TALLY_KEY
+from torchelastic_otel.processing.processor import METRICS_KEY
 from torchelastic_otel.spool import store
 
 INTERVAL_NS = 60 * S
@@ -275,7 +275,7 @@ def dead(tally: str | None = "tally", *exporters: str) -> SpoolSource:
     """The spool of a process that is gone."""
     spool = store.create_in_memory(BOUND)
     if tally is not None:
-        spool.put_meta(TALLY_KEY, tally)
+        spool.put_meta(METRICS_KEY, tally)
     if exporters:
         spool.put_meta(EXPORTERS_KEY, str(list(exporters)).replace("'", '"'))
     return SpoolSource(spool, origin("dead"))
@@ -306,7 +306,7 @@ def test_the_last_numbers_of_a_dead_process_are_told_once_as_its_own() -> None:
 def test_numbers_that_went_another_way_are_left_alone(source: SpoolSource) -> None:
     """Two exporters of one backend would count double; where nobody noted a way, this one is as good as any."""
     assert Stand(Told(), last(3)).route.has_unsent(source) is (source.spool.meta(EXPORTERS_KEY) is None) & (
-        source.spool.meta(TALLY_KEY) is not None
+        source.spool.meta(METRICS_KEY) is not None
     )
 
 
@@ -314,7 +314,7 @@ def test_a_difference_that_was_on_its_way_when_the_process_died_goes_first_and_u
     """It may have arrived: what comes after it begins where it ended."""
     alive = Stand(Told(AWAY, EVERY_KIND))
     alive.attempt()
-    alive.own.spool.put_meta(TALLY_KEY, "tally")
+    alive.own.spool.put_meta(METRICS_KEY, "tally")
     stand = Stand(Told(DELIVERED, EVERY_KIND), last(9))
     stand.numbers.known = False
     stand.route.add(SpoolSource(alive.own.spool, origin("dead")))
@@ -331,7 +331,7 @@ def test_a_process_whose_last_snapshot_said_it_all_owes_nothing() -> None:
     """A clean end: nothing comes twice."""
     alive = Stand(Told())
     alive.attempt()
-    alive.own.spool.put_meta(TALLY_KEY, "tally")
+    alive.own.spool.put_meta(METRICS_KEY, "tally")
     stand = Stand(Told(), lambda tally: [snapshot(1, failures=1, size=None)])
     assert not stand.route.has_unsent(SpoolSource(alive.own.spool, origin("dead")))
 

@@ -25,8 +25,8 @@ from torchelastic_otel.model.event import ElasticEvent
 from torchelastic_otel.model.metric import Snapshot
 from torchelastic_otel.model.signals import Signal
 from torchelastic_otel.processing.metrics import MetricState, update
-from torchelastic_otel.processing.metrics.self_metrics import Exports
-from torchelastic_otel.processing.processor import ORIGIN_KEY, SPANS, TALLY_KEY
+from torchelastic_otel.processing.metrics.self_metrics import ExportCounters
+from torchelastic_otel.processing.processor import METRICS_KEY, ORIGIN_KEY, SPANS
 from torchelastic_otel.spool import store
 
 S = 1_000_000_000
@@ -224,8 +224,8 @@ def test_delivery_counts_itself_by_destination_and_signal(make: Make) -> None:
     stand.keep(event("1"), (SPANS, late.to_json()))
     stand.pipeline.flush(10 * S)
     numbers = stand.pipeline.self_metrics(late.end_ns + 5 * S)
-    assert numbers.exports["otlp", Signal.LOGS] == Exports(delivered=1)
-    assert numbers.exports["otlp", Signal.TRACES] == Exports()
+    assert numbers.exports["otlp", Signal.LOGS] == ExportCounters(delivered=1)
+    assert numbers.exports["otlp", Signal.TRACES] == ExportCounters()
     assert numbers.exports["otlp", Signal.METRICS].delivered > 0
     assert numbers.spool_age_ns == 5 * S
     assert numbers.spool_bytes == stand.spool.size > 0
@@ -242,7 +242,7 @@ def leave(directory: Path, *, pending: bool, metrics: bool = True) -> Path:
     tally = update(
         MetricState(1), ElasticEvent(semconv.RUN_IDENTIFIED, "null", "r", 1, 2, 3, attributes={semconv.RUN_ID: "run-1"})
     )
-    spool.put_meta(TALLY_KEY, tally.to_json())
+    spool.put_meta(METRICS_KEY, tally.to_json())
     spool.put_meta(EXPORTERS_KEY, json.dumps(["otlp metrics"] if metrics else []))
     spool.subscribe({"otlp": ["null"], "otlp traces": [SPANS]})
     if pending:

@@ -11,7 +11,7 @@ import pytest
 
 from torchelastic_otel.instrument.arming import Patches
 from torchelastic_otel.instrument.metrics_hook import MAX_NAMES, TorchMetrics
-from torchelastic_otel.processing.metrics.self_metrics import Bridged
+from torchelastic_otel.processing.metrics.self_metrics import TorchMetric
 
 pytestmark = pytest.mark.torch
 ROOT = Path(__file__).resolve().parents[2]
@@ -56,8 +56,8 @@ def test_every_way_to_put_a_metric_is_seen_by_us_and_by_the_users_handler(hooked
     getStream("mine").add_value("b", 1.5)
     prof(lambda: None, group="mine")()
     known = hooked.read()
-    assert known["mine/a"] == Bridged("mine", "a", 2, 7, 5, 5)
-    assert known["mine/b"] == Bridged("mine", "b", 1, 1.5, 1.5, 1.5)
+    assert known["mine/a"] == TorchMetric("mine", "a", 2, 7, 5, 5)
+    assert known["mine/b"] == TorchMetric("mine", "b", 1, 1.5, 1.5, 1.5)
     assert {"a", "b"} < {name for _, name, _ in handler.seen}
     assert len([name for name in known if name.startswith("mine/") and name.endswith(".success")]) == 1
     assert len(handler.seen) == 5
@@ -89,7 +89,7 @@ def test_a_negative_value_is_the_last_one_and_lowers_no_sum(hooked: TorchMetrics
 
     for value in (10, -4):
         put_metric("x", value, "mine")
-    assert hooked.read()["mine/x"] == Bridged("mine", "x", 1, 10, -4, 10)
+    assert hooked.read()["mine/x"] == TorchMetric("mine", "x", 1, 10, -4, 10)
 
 
 def test_names_are_bounded_and_the_known_ones_go_on(hooked: TorchMetrics) -> None:

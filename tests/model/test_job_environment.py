@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from torchelastic_otel.export.otel.resource import parse_resource_attributes
-from torchelastic_otel.model.job_environment import said_host_name
+from torchelastic_otel.model.job_environment import configured_host_name
 
 
 @pytest.mark.parametrize(
@@ -22,5 +22,5 @@ from torchelastic_otel.model.job_environment import said_host_name
 )
 def test_the_host_is_named_as_its_resource_is(text: str, host: str) -> None:
     """A cause that names another host than the one that its records are found by leads nowhere."""
-    assert said_host_name({"OTEL_RESOURCE_ATTRIBUTES": text}) == host
+    assert configured_host_name({"OTEL_RESOURCE_ATTRIBUTES": text}) == host
     assert parse_resource_attributes(text).get("host.name", "") == host

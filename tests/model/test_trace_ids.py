@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import random
 
-from torchelastic_otel.model.trace_ids import BRING_UP, ROOT, RUNNING, RoundIds, ids_of
+from torchelastic_otel.model.trace_ids import BRING_UP, ROOT, RUNNING, RoundIds, round_ids
 
 
 def test_agents_with_an_agreed_nonce_compute_the_same_ids_and_their_own_spans() -> None:
     """A trace is job-wide without any context being handed around."""
-    one, shared = ids_of("run", "n", 3, agreed=True, backend="c10d", agent_id="a")
-    other, _ = ids_of("run", "n", 3, agreed=True, backend="c10d", agent_id="b")
+    one, shared = round_ids("run", "n", 3, agreed=True, backend="c10d", agent_id="a")
+    other, _ = round_ids("run", "n", 3, agreed=True, backend="c10d", agent_id="b")
     assert shared
     assert one == other
     assert one.span(RUNNING, "torchelastic.workers", "a") != other.span(RUNNING, "torchelastic.workers", "b")
@@ -18,16 +18,16 @@ def test_agents_with_an_agreed_nonce_compute_the_same_ids_and_their_own_spans() 
 
 def test_without_agreement_an_agent_has_traces_of_its_own() -> None:
     """Two nodes that each have their own view must not tell two halves of one trace."""
-    one, shared = ids_of("run", "n", 3, agreed=False, backend="c10d", agent_id="a")
-    other, _ = ids_of("run", "n", 3, agreed=False, backend="c10d", agent_id="b")
+    one, shared = round_ids("run", "n", 3, agreed=False, backend="c10d", agent_id="a")
+    other, _ = round_ids("run", "n", 3, agreed=False, backend="c10d", agent_id="b")
     assert not shared
     assert one.trace(RUNNING) != other.trace(RUNNING)
 
 
 def test_under_static_only_the_first_round_is_everybodys() -> None:
     """Rank 0 "re-rendezvoused" in 2 ms and its peer noticed nothing: from then on each counts its own."""
-    first = [ids_of("run", "n", 0, agreed=True, backend="static", agent_id=agent) for agent in "ab"]
-    later = [ids_of("run", "n", 1, agreed=True, backend="static", agent_id=agent) for agent in "ab"]
+    first = [round_ids("run", "n", 0, agreed=True, backend="static", agent_id=agent) for agent in "ab"]
+    later = [round_ids("run", "n", 1, agreed=True, backend="static", agent_id=agent) for agent in "ab"]
     assert first[0] == first[1]
     assert first[0][1]
     assert later[0][0] != later[1][0]

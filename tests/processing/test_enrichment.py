@@ -187,5 +187,5 @@ def test_standing_survives_the_spool() -> None:
         phase("assign_ranks", round=7, rank=3, size=4, run="r", backend="c10d"),
         event(semconv.RENDEZVOUS_KEEP_ALIVE_UPDATED, intent=True),
     )
-    assert standing.watched
+    assert standing.hooked
     assert AgentContext.from_json(standing.to_json()) == standing

@@ -16,11 +16,11 @@ from torchelastic_otel.model.inferred_event import InferredEvent
 from torchelastic_otel.model.phases import Phase
 from torchelastic_otel.model.span import ElasticSpan
 from torchelastic_otel.processing.processor import (
-    NARRATIVE_KEY,
+    CONTEXT_KEY,
+    METRICS_KEY,
     ORIGIN_KEY,
     SPANS,
-    STANDING_KEY,
-    TALLY_KEY,
+    TRACE_KEY,
     ProcessorState,
     encode_record,
     load_state,
@@ -154,7 +154,7 @@ def test_what_is_known_is_kept_with_the_rows_it_comes_from(tmp_path: Path) -> No
     live(spool, 8, at_once=4)
     known = load_state(spool.meta, 0, spool.path)
     assert known.trace.phase is Phase.DETECT
-    assert (known.context.round, known.context.watched) == (0, True)
+    assert (known.context.round, known.context.hooked) == (0, True)
     spool.append(ROWS[8:10], unprocessed=True)
     spool._connection.execute("PRAGMA query_only=ON")
     with pytest.raises(SpoolError):
@@ -165,7 +165,7 @@ def test_what_is_known_is_kept_with_the_rows_it_comes_from(tmp_path: Path) -> No
     assert process_remaining(spool) == 2
 
 
-@pytest.mark.parametrize("key", [STANDING_KEY, NARRATIVE_KEY, TALLY_KEY])
+@pytest.mark.parametrize("key", [CONTEXT_KEY, TRACE_KEY, METRICS_KEY])
 @pytest.mark.parametrize("written", ["{}", "[]", "[1, 2]", "nothing", '{"runs": 3}'])
 def test_what_another_version_knew_may_be_lost_and_no_event_is(tmp_path: Path, key: str, written: str) -> None:
     """Promise 4: who upgrades this package finds spools that the version before has written, and delivers them."""
@@ -184,11 +184,11 @@ def test_a_newer_versions_fields_are_left_out_and_missing_ones_have_their_defaul
     spool = spool_of(tmp_path, "a")
     live(spool, 8, at_once=4)
     known = load_state(spool.meta, 0, spool.path)
-    tally, narrative = json.loads(spool.meta(TALLY_KEY) or ""), json.loads(spool.meta(NARRATIVE_KEY) or "")
+    tally, narrative = json.loads(spool.meta(METRICS_KEY) or ""), json.loads(spool.meta(TRACE_KEY) or "")
     tally["newer"] = narrative["newer"] = tally["runs"][0]["newer"] = tally["runs"][0]["times"]["newer"] = [1]
     del tally["runs"][0]["hosts_store"], narrative["restart_count"]
-    spool.put_meta(TALLY_KEY, json.dumps(tally))
-    spool.put_meta(NARRATIVE_KEY, json.dumps(narrative))
+    spool.put_meta(METRICS_KEY, json.dumps(tally))
+    spool.put_meta(TRACE_KEY, json.dumps(narrative))
     found = load_state(spool.meta, 0, spool.path)
     assert found.trace == replace(known.trace, restart_count=None)
     assert found.metrics == replace(known.metrics, runs=(replace(known.metrics.runs[0], hosts_store=False),))

@@ -22,7 +22,7 @@ from tests.support.spans import span
 from torchelastic_otel import events, semconv
 from torchelastic_otel.instrument.events_hook import HookReport
 from torchelastic_otel.model.event import ElasticEvent
-from torchelastic_otel.processing.metrics.self_metrics import Bridged
+from torchelastic_otel.processing.metrics.self_metrics import TorchMetric
 from torchelastic_otel.processing.processor import SPANS
 from torchelastic_otel.runtime import api
 from torchelastic_otel.spool import adoption
@@ -455,7 +455,7 @@ def test_a_copy_of_torchs_elastic_can_be_watched_while_numbers_are_asked_for() -
         def torch_metrics(self) -> Hooks:
             return self
 
-        def read(self) -> dict[str, Bridged]:
+        def read(self) -> dict[str, TorchMetric]:
             installation._hooks.setdefault(f"copy{len(installation._hooks)}", Hooks())  # type: ignore[arg-type]
             return {}
 

@@ -28,7 +28,7 @@ from torchelastic_otel.event_loop import EventLoopThread
 from torchelastic_otel.model.failure import NODE_LEFT, Cause
 from torchelastic_otel.model.inferred_event import ClockReading, InferredEvent
 from torchelastic_otel.model.phases import Phase
-from torchelastic_otel.model.trace_ids import RUNNING, ids_of
+from torchelastic_otel.model.trace_ids import RUNNING, round_ids
 from torchelastic_otel.units import NS_PER_S
 
 MAX_PARTICIPANTS: Final = 128
@@ -123,7 +123,7 @@ class AgentObserver:
         if nonce is None or round_ is None:
             return None
         agreed = self._job.nonce_is_agreed
-        ids, _ = ids_of(config.run_id, nonce, round_, agreed=agreed, backend=config.backend, agent_id=self.id)
+        ids, _ = round_ids(config.run_id, nonce, round_, agreed=agreed, backend=config.backend, agent_id=self.id)
         return f"00-{ids.trace(RUNNING)}-{ids.span(RUNNING, semconv.SPAN_WORKERS, self.id)}-01"
 
     def on_start_begin(self) -> None:

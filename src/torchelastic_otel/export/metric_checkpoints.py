@@ -25,7 +25,7 @@ from torchelastic_otel.export.sources import SpoolSource
 from torchelastic_otel.model.metric import Snapshot
 from torchelastic_otel.processing.metrics import MetricState
 from torchelastic_otel.processing.metrics.snapshot import acknowledge, snapshot
-from torchelastic_otel.processing.processor import TALLY_KEY
+from torchelastic_otel.processing.processor import METRICS_KEY
 from torchelastic_otel.spool.store import Spool
 
 logger = logging.getLogger("torchelastic_otel")
@@ -53,7 +53,7 @@ def final_snapshots(tally_json: str, clock_ns: Callable[[], int] = time.time_ns)
         last, state = snapshot(state, now_wall_ns=clock_ns(), now_monotonic_ns=state.last_ns, final=True)
         if last.metrics:
             snapshots.append(last)
-        if not state.held_back:
+        if not state.withheld:
             break
         state = acknowledge(state, last)
     return snapshots
@@ -94,7 +94,7 @@ class MetricCheckpoints:
             SpoolError: The spool cannot be read.
             ValueError: The stored data is of another version, or damaged.
         """
-        tally = source.spool.meta(TALLY_KEY)
+        tally = source.spool.meta(METRICS_KEY)
         exporters = source.spool.meta(EXPORTERS_KEY)
         if tally is None or (exporters is not None and self._name not in json.loads(exporters)):
             return []  # there are no metrics, or other exporters received them

@@ -15,7 +15,7 @@ from torchelastic_otel.export.destinations import Exporter
 from torchelastic_otel.export.sources import ExporterState, SpoolSource
 from torchelastic_otel.model.event import ElasticEvent
 from torchelastic_otel.model.span import ElasticSpan
-from torchelastic_otel.processing.metrics.self_metrics import Exports, SelfMetrics
+from torchelastic_otel.processing.metrics.self_metrics import ExportCounters, SelfMetrics
 from torchelastic_otel.spool.records import CursorState
 
 logger = logging.getLogger("torchelastic_otel")
@@ -45,7 +45,7 @@ def collect_self_metrics(
         spool_age_ns=max(0, now_ns - min(oldest_ns, default=now_ns)),
         spool_dropped=dropped,
         exports={
-            (exporters[state.name].name, exporters[state.name].signal): Exports(
+            (exporters[state.name].name, exporters[state.name].signal): ExportCounters(
                 state.delivered, state.quarantined, state.rejected
             )
             for state in states

@@ -20,11 +20,11 @@ from torchelastic_otel.guard import guard
 from torchelastic_otel.model.event import ElasticEvent
 from torchelastic_otel.model.metric import Snapshot
 from torchelastic_otel.processing.metrics.self_metrics import SelfMetrics
-from torchelastic_otel.processing.metrics.snapshot import acknowledge, is_due, snapshot
+from torchelastic_otel.processing.metrics.snapshot import acknowledge, should_collect, snapshot
 from torchelastic_otel.processing.processor import (
+    CONTEXT_KEY,
+    METRICS_KEY,
     SPANS,
-    STANDING_KEY,
-    TALLY_KEY,
     ProcessorState,
     ProcessResult,
     encode_record,
@@ -111,7 +111,7 @@ class Writer:
             self._state, done = process(self._state, raw, None if self._redact is None else self._redacted)
             meta = self._state.to_meta()
             if self._redact is not None:
-                del meta[STANDING_KEY]  # it is not looked at by the hook, and without raw rows nobody asks for it
+                del meta[CONTEXT_KEY]  # it is not looked at by the hook, and without raw rows nobody asks for it
             return self._append_all(_rows(done.events) + _rows(done.derived) + _spans(done), meta)
 
     def process(self) -> None:
@@ -145,7 +145,10 @@ class Writer:
         """
         with self._state_lock:
             taken, tally = snapshot(
-                self._state.metrics, now_wall_ns=self._wall_ns(), now_monotonic_ns=self._monotonic_ns(), outside=outside
+                self._state.metrics,
+                now_wall_ns=self._wall_ns(),
+                now_monotonic_ns=self._monotonic_ns(),
+                self_metrics=outside,
             )
             self._store_metrics(tally)
         return taken
@@ -153,7 +156,7 @@ class Writer:
     def commit(self, accepted: Snapshot) -> bool:
         """A snapshot was accepted: its series have begun; whether it held something back that wants another one."""
         with self._state_lock:
-            held_back = self._state.metrics.held_back
+            held_back = self._state.metrics.withheld
             tally = acknowledge(self._state.metrics, accepted)
             self._store_metrics(tally)
         return held_back
@@ -162,13 +165,13 @@ class Writer:
         """Keep the numbers as they are told; with the lock, so that older ones never take the place of newer ones."""
         self._state = replace(self._state, metrics=tally)
         try:
-            self._spool.put_meta(TALLY_KEY, tally.to_json())
+            self._spool.put_meta(METRICS_KEY, tally.to_json())
         except SpoolError as error:
             logger.debug("%s", error)  # the next rows go to memory, and the numbers with them
 
     def should_collect(self) -> bool:
         """Whether there are series that must begin before what they count is told."""
-        return is_due(self._state.metrics)
+        return should_collect(self._state.metrics)
 
     def _append_all(self, rows: list[tuple[str, str]], meta: Mapping[str, str]) -> int:
         """Keep rows that are read, and with the last of them what is known then."""

@@ -33,7 +33,7 @@ from torchelastic_otel.instrument.patching import AroundFunction, IdentityMap, M
 from torchelastic_otel.instrument.rendezvous_hook import StateBeforeSync, TorchRendezvous, wrap_sanitize
 from torchelastic_otel.model.failure import MEMBERSHIP_CHANGE, WORKER_FAILURE
 from torchelastic_otel.model.inferred_event import InferredEvent
-from torchelastic_otel.model.job_environment import said_host_name
+from torchelastic_otel.model.job_environment import configured_host_name
 from torchelastic_otel.model.text import bounded
 
 _API: Final = ".agent.server.api"
@@ -124,7 +124,7 @@ class AgentHooks:
         job = JobCoordinator(
             rendezvous.run_id,
             lambda: watch.id,
-            bounded(said_host_name(os.environ) or socket.gethostname()),
+            bounded(configured_host_name(os.environ) or socket.gethostname()),
             self._emit,
             self._thread,
             shared_rounds=holder is not None,

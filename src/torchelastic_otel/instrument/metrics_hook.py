@@ -23,7 +23,7 @@ from torchelastic_otel.guard import guard
 from torchelastic_otel.instrument.arming import TORCH_ELASTIC, Patches, module, of_type, takes
 
 if TYPE_CHECKING:
-    from torchelastic_otel.processing.metrics.self_metrics import Bridged
+    from torchelastic_otel.processing.metrics.self_metrics import TorchMetric
 
 MAX_NAMES: Final = 64
 _MAX_NAME: Final = 200
@@ -71,12 +71,12 @@ class TorchMetrics:
         add_value.__wrapped__ = original  # type: ignore[attr-defined]
         patches.put(stream, "add_value", add_value)
 
-    def read(self) -> Mapping[str, Bridged]:
+    def read(self) -> Mapping[str, TorchMetric]:
         """What was put so far, by group and name; from any thread of ours."""
-        from torchelastic_otel.processing.metrics.self_metrics import Bridged
+        from torchelastic_otel.processing.metrics.self_metrics import TorchMetric
 
         return {
-            f"{group}/{name}": Bridged(group, name, count, total, last, most)
+            f"{group}/{name}": TorchMetric(group, name, count, total, last, most)
             for (group, name), (count, total, last, most) in self._series.copy().items()
         }
 

@@ -44,19 +44,19 @@ JOB_ATTRIBUTES: Final[Mapping[str, str]] = MappingProxyType(
 )
 """Environment variable to resource attribute."""
 
-IN_A_POD: Final = "KUBERNETES_SERVICE_HOST"
+POD_VARIABLE: Final = "KUBERNETES_SERVICE_HOST"
 """Set in every pod; outside one, names like ``NODE_NAME`` mean anything."""
 
 JOB_VARIABLES: Final[tuple[str, ...]] = (
     "OTEL_SERVICE_NAME",
     "OTEL_RESOURCE_ATTRIBUTES",
-    IN_A_POD,
+    POD_VARIABLE,
     *JOB_ATTRIBUTES,
 )
 """The names that capture keeps in ``Origin.environment``, where they are set."""
 
 
-def said_host_name(environ: Mapping[str, str]) -> str:
+def configured_host_name(environ: Mapping[str, str]) -> str:
     """The ``host.name`` that ``OTEL_RESOURCE_ATTRIBUTES`` gives this machine; empty where it gives none.
 
     It is the resource's, so that whoever reads in a record on which host a worker failed can look for that host. The

@@ -35,7 +35,7 @@ class RoundIds:
         return _hex(8, *self.run, str(self.round), which, name, agent)
 
 
-def ids_of(
+def round_ids(
     run_id: str, nonce: str, round_: int, *, agreed: bool, backend: str | None, agent_id: str
 ) -> tuple[RoundIds, bool]:
     """The ids of a round's spans, and whether all agents of the job compute the same.

@@ -29,9 +29,9 @@ from torchelastic_otel.torch_events.parser import parse
 logger = logging.getLogger("torchelastic_otel")
 _T = TypeVar("_T")
 
-STANDING_KEY: Final = "standing"
-NARRATIVE_KEY: Final = "narrative"
-TALLY_KEY: Final = "tally"
+CONTEXT_KEY: Final = "standing"
+TRACE_KEY: Final = "narrative"
+METRICS_KEY: Final = "tally"
 WITHHELD: Final = "[withheld: it could not be read, and so not be redacted]"
 """The body of an event that cannot be read, where a redaction hook is to hide what is in it."""
 SPANS: Final = "spans"
@@ -79,9 +79,9 @@ class ProcessorState:
     def to_meta(self) -> dict[str, str]:
         """As texts of a spool."""
         return {
-            STANDING_KEY: self.context.to_json(),
-            NARRATIVE_KEY: self.trace.to_json(),
-            TALLY_KEY: self.metrics.to_json(),
+            CONTEXT_KEY: self.context.to_json(),
+            TRACE_KEY: self.trace.to_json(),
+            METRICS_KEY: self.metrics.to_json(),
         }
 
 
@@ -101,12 +101,12 @@ class ProcessResult:
 
 
 def process(
-    known: ProcessorState, rows: Iterable[tuple[str, str]], redact: Callable[[ElasticEvent], ElasticEvent] | None = None
+    state: ProcessorState, rows: Iterable[tuple[str, str]], redact: Callable[[ElasticEvent], ElasticEvent] | None = None
 ) -> tuple[ProcessorState, ProcessResult]:
     """The events of raw rows (destination and payload), enriched, what follows from them, and what is known then.
 
     Args:
-        known: What is known before.
+        state: The state before them.
         rows: Destination and payload of each.
         redact: What an event goes through before anything is concluded from it; so what it takes away is in no span.
     """
@@ -114,7 +114,7 @@ def process(
     for destination, payload in rows:
         told: Derived | None = None
         with guard:
-            known, told = _process_record(known, destination, payload, redact)
+            state, told = _process_record(state, destination, payload, redact)
         if told is None:
             # nothing is known of what to hide in it: the hook may look only at what the row would have been read to
             body = bounded(payload, MAX_BODY) if redact is None else WITHHELD
@@ -122,17 +122,17 @@ def process(
         done.events.append(told.event)
         done.derived.extend(told.events)
         done.spans.extend(told.spans)
-    return known, done
+    return state, done
 
 
 def _process_record(
-    known: ProcessorState, destination: str, payload: str, redact: Callable[[ElasticEvent], ElasticEvent] | None
+    state: ProcessorState, destination: str, payload: str, redact: Callable[[ElasticEvent], ElasticEvent] | None
 ) -> tuple[ProcessorState, Derived]:
-    standing, event = enrich(known.context, parse_record(destination, payload))
-    narrative, told = reduce(known.trace, event if redact is None else redact(event))
+    standing, event = enrich(state.context, parse_record(destination, payload))
+    narrative, told = reduce(state.trace, event if redact is None else redact(event))
     if redact is not None:
         told = replace(told, events=tuple(map(redact, told.events)))
-    tally = known.metrics
+    tally = state.metrics
     for each in (told.event, *told.events):
         tally = update(tally, each)
     return ProcessorState(standing, narrative, tally), told
@@ -160,9 +160,9 @@ def load_state(meta: Callable[[str], str | None], started_ns: int, path: Path | 
             return default
 
     return ProcessorState(
-        load(STANDING_KEY, AgentContext.from_json, initial.context),
-        load(NARRATIVE_KEY, TraceState.from_json, initial.trace),
-        load(TALLY_KEY, MetricState.from_json, initial.metrics),
+        load(CONTEXT_KEY, AgentContext.from_json, initial.context),
+        load(TRACE_KEY, TraceState.from_json, initial.trace),
+        load(METRICS_KEY, MetricState.from_json, initial.metrics),
     )
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from torchelastic_otel.export.sources import ExporterState
     from torchelastic_otel.ingest.queue import RecordWriter
     from torchelastic_otel.ingest.writer import Redact
-    from torchelastic_otel.processing.metrics.self_metrics import Bridged
+    from torchelastic_otel.processing.metrics.self_metrics import TorchMetric
     from torchelastic_otel.runtime.process import ProcessRuntime
 
 logger = logging.getLogger("torchelastic_otel")
@@ -121,7 +121,7 @@ class Installation:
             )
             self._hooks[elastic].install()
 
-    def _torch_metrics(self) -> dict[str, Bridged]:
+    def _torch_metrics(self) -> dict[str, TorchMetric]:
         return {
             name: value for hooks in list(self._hooks.values()) for name, value in hooks.torch_metrics.read().items()
         }

@@ -25,10 +25,10 @@ from torchelastic_otel.export.query_runner import query_runner, run_with_timeout
 from torchelastic_otel.export.result import Sender
 from torchelastic_otel.guard import guard
 from torchelastic_otel.model.event import AttributeValue, Origin
-from torchelastic_otel.model.job_environment import JOB_VARIABLES, said_host_name
+from torchelastic_otel.model.job_environment import JOB_VARIABLES, configured_host_name
 from torchelastic_otel.model.metric import Snapshot
 from torchelastic_otel.model.text import bounded
-from torchelastic_otel.processing.metrics.self_metrics import Bridged, SelfMetrics
+from torchelastic_otel.processing.metrics.self_metrics import SelfMetrics, TorchMetric
 from torchelastic_otel.settings import Settings
 from torchelastic_otel.spool import adoption, store
 from torchelastic_otel.spool.location import spool_directory, warn_memory_only
@@ -78,7 +78,7 @@ class ProcessRuntime:
         settings: Settings,
         registry: Registry,
         environ: Mapping[str, str],
-        measured: Callable[[], Mapping[str, Bridged]] = dict,
+        measured: Callable[[], Mapping[str, TorchMetric]] = dict,
     ) -> None:
         self._settings = settings
         self._torch_metrics = measured
@@ -94,7 +94,7 @@ class ProcessRuntime:
         self._retry_threads_ns = 0
         self._origin = Origin(
             id=uuid.uuid4().hex,
-            host_name=bounded(said_host_name(environ) or socket.gethostname()),
+            host_name=bounded(configured_host_name(environ) or socket.gethostname()),
             pid=os.getpid(),
             started_ns=time.time_ns(),
             environment={name: environ[name] for name in JOB_VARIABLES if name in environ},

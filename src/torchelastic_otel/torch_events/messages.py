@@ -22,7 +22,7 @@ REASONS: Final = {
 
 def message_of(name: str, attributes: _Attributes) -> str:
     """The body of one of our events."""
-    say = _SENTENCES.get(name)
+    say = _MESSAGES.get(name)
     return say(attributes) if say is not None else name
 
 
@@ -173,7 +173,7 @@ def _identified(of: _Attributes) -> str:
     return f"This run is {of.get(semconv.RUN_NONCE)}, by {of.get(semconv.INFERRED_FROM)}"
 
 
-_SENTENCES: Final[Mapping[str, Callable[[_Attributes], str]]] = {
+_MESSAGES: Final[Mapping[str, Callable[[_Attributes], str]]] = {
     semconv.AGENT_STARTED: _agent_started,
     semconv.AGENT_PHASE_ENTERED: _phase_entered,
     semconv.AGENT_LOST: _agent_lost,

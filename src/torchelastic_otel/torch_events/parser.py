@@ -78,13 +78,13 @@ def parse(
         event = None
     if is_inferred(event):
         return parse_inferred(event, destination, time_ns=time_ns, observed_ns=observed_ns, monotonic_ns=monotonic_ns)
-    name, body, attributes, severity = _read(event, text)
+    name, body, attributes, severity = _parse_torch(event, text)
     body = bounded(body, MAX_BODY)
-    time_ns = _said_ns(event) or time_ns
+    time_ns = _event_time_ns(event) or time_ns
     return ElasticEvent(name, destination, body, time_ns, observed_ns, monotonic_ns, severity, attributes)
 
 
-def _said_ns(event: Any) -> int | None:
+def _event_time_ns(event: Any) -> int | None:
     """When an event says that it happened: ``Event.timestamp`` is in milliseconds, and always 0 in torch's own."""
     said = event.get("timestamp") if isinstance(event, dict) else None
     if isinstance(said, int) and not isinstance(said, bool) and 0 < said < _YEAR_3000_MS:
@@ -92,13 +92,13 @@ def _said_ns(event: Any) -> int | None:
     return None
 
 
-def _read(event: Any, text: str) -> tuple[str, str, _Attributes, Severity]:
+def _parse_torch(event: Any, text: str) -> tuple[str, str, _Attributes, Severity]:
     if isinstance(event, dict):
         if isinstance(event.get("node_state"), str) and isinstance(event.get("message"), str):
             return _rendezvous(event)
         if isinstance(event.get("source"), str) and isinstance(event.get("name"), str):
             known = _agent_or_worker(event)
-            return known if known is not None else _undefined(event, text)
+            return known if known is not None else _unknown(event, text)
     return semconv.UNKNOWN_EVENT, text, {}, Severity.INFO
 
 
@@ -178,23 +178,23 @@ def _agent_or_worker(event: dict[str, Any]) -> tuple[str, str, _Attributes, Seve
         _put_text(attributes, semconv.WATCHDOG_REASON, inner.get("scope_id"))
     elif isinstance(raw_error, str):
         attributes.update(error_files.from_traceback(raw_error))
-    return name, _sentence(name, attributes), attributes, _SEVERITIES.get(name, Severity.INFO)
+    return name, _message(name, attributes), attributes, _SEVERITIES.get(name, Severity.INFO)
 
 
 def _put_worker(attributes: _Attributes, metadata: Mapping[str, Any], inner: Mapping[str, Any]) -> None:
     _put_int(attributes, semconv.WORKER_RANK, metadata.get("global_rank"))
-    _put_int(attributes, semconv.WORKER_LOCAL_RANK, _only(inner.get("local_rank")))
-    _put_int(attributes, semconv.ROLE_RANK, _only(inner.get("role_rank")))
-    _put_int(attributes, semconv.ROLE_WORLD_SIZE, _only(inner.get("role_world_size")))
+    _put_int(attributes, semconv.WORKER_LOCAL_RANK, _single(inner.get("local_rank")))
+    _put_int(attributes, semconv.ROLE_RANK, _single(inner.get("role_rank")))
+    _put_int(attributes, semconv.ROLE_WORLD_SIZE, _single(inner.get("role_world_size")))
     _put_int(attributes, semconv.WORKER_PID, metadata.get("worker_id"))
-    _put_int(attributes, semconv.WORKER_PID, _only(inner.get("worker_pid")))
-    _put_int(attributes, semconv.PROCESS_EXIT_CODE, _only(inner.get("exit_code")))
+    _put_int(attributes, semconv.WORKER_PID, _single(inner.get("worker_pid")))
+    _put_int(attributes, semconv.PROCESS_EXIT_CODE, _single(inner.get("exit_code")))
     exit_code = attributes.get(semconv.PROCESS_EXIT_CODE)
     if isinstance(exit_code, int):
         _put_text(attributes, semconv.WORKER_SIGNAL, error_files.signal_name(exit_code))
 
 
-def _sentence(name: str, attributes: Mapping[str, AttributeValue]) -> str:
+def _message(name: str, attributes: Mapping[str, AttributeValue]) -> str:
     """A line for a person: torch says nothing readable in agent and worker events."""
     of = attributes.get
     if name.startswith("torchelastic.worker."):
@@ -223,7 +223,7 @@ def _words(name: str) -> str:
     return name.rpartition(".")[2].replace("_", " ")
 
 
-def _undefined(event: dict[str, Any], text: str) -> tuple[str, str, _Attributes, Severity]:
+def _unknown(event: dict[str, Any], text: str) -> tuple[str, str, _Attributes, Severity]:
     attributes: _Attributes = {
         semconv.EVENT_NAME: bounded(event["name"]),
         semconv.EVENT_SOURCE: bounded(event["source"]),
@@ -249,7 +249,7 @@ def _inner(metadata: object) -> Mapping[str, Any]:
     return metadata if isinstance(metadata, dict) else {}
 
 
-def _only(value: object) -> object:
+def _single(value: object) -> object:
     """Torch writes ``(x,)`` where it means ``x``."""
     return value[0] if isinstance(value, list) and len(value) == 1 else value
 

@@ -86,7 +86,7 @@ def test_whatever_comes_the_states_sum_to_wall_time_and_none_falls(steps: list[t
             closed, open_since = closed + at - open_since, None
         elif open_since is None and phase is not Phase.ENDED:
             # the first phase may begin in the past as well, but not before the one that ended
-            open_since = stream.tally.runs[-1].times.since_ns / 1e9 - 5_000
+            open_since = stream.tally.runs[-1].durations.counted_until_ns / 1e9 - 5_000
         if look:
             now = told(stream, AGENT, at)
             assert sum(now.values()) == pytest.approx(closed + (at - open_since if open_since is not None else 0))

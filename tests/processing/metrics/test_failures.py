@@ -113,7 +113,7 @@ def test_what_is_remembered_is_bounded() -> None:
     for rank in range(MAX_REMEMBERED + 50):
         stream.fail(10, rank=rank)
     failed = stream.tally.runs[-1].failures
-    assert len(failed.told) == MAX_REMEMBERED
+    assert len(failed.seen) == MAX_REMEMBERED
     assert len(failed.undecided) <= MAX_REMEMBERED
     stream.enter(11, Phase.ENDED)
     assert failures(stream) == {("exit", "cause"): MAX_REMEMBERED + 50}
@@ -126,5 +126,5 @@ def test_a_new_round_forgets_the_old_ones_failures() -> None:
         stream.fail(round_ * 10, rank=0)
         stream.bring_up(round_ * 10 + 1, round_, writer=None)
         stream.say(round_ * 10 + 5, semconv.RESTART_CAUSE_AGREED, restart_agreed=False)
-    assert len(stream.tally.runs[-1].failures.told) == 1
+    assert len(stream.tally.runs[-1].failures.seen) == 1
     assert failures(stream) == {("exit", "cause"): 19}

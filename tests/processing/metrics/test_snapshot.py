@@ -12,16 +12,18 @@ from torchelastic_otel.model.metric import Distribution, Kind, Snapshot
 from torchelastic_otel.model.phases import Phase
 from torchelastic_otel.model.signals import Signal
 from torchelastic_otel.processing.metrics import MetricState
-from torchelastic_otel.processing.metrics.self_metrics import Bridged, Exports, SelfMetrics
-from torchelastic_otel.processing.metrics.snapshot import acknowledge, is_due, snapshot
+from torchelastic_otel.processing.metrics.self_metrics import ExportCounters, SelfMetrics, TorchMetric
+from torchelastic_otel.processing.metrics.snapshot import acknowledge, should_collect, snapshot
 
 OUTSIDE = SelfMetrics(
     spool_bytes=4096,
     spool_age_ns=1_500_000_000,
     spool_dropped=3,
-    exports={("otlp", Signal.LOGS): Exports(7, 1, 2), ("file", Signal.METRICS): Exports()},
+    exports={("otlp", Signal.LOGS): ExportCounters(7, 1, 2), ("file", Signal.METRICS): ExportCounters()},
     torch_metrics={
-        "torchelastic/SimpleElasticAgent.run.success": Bridged("torchelastic", "SimpleElasticAgent.run.success", 1, 1)
+        "torchelastic/SimpleElasticAgent.run.success": TorchMetric(
+            "torchelastic", "SimpleElasticAgent.run.success", 1, 1
+        )
     },
 )
 
@@ -53,11 +55,11 @@ def busy() -> AgentStream:
 
 def test_every_series_begins_with_zero_and_is_told_in_full_next() -> None:
     """A counter whose first sample is 1 makes ``increase()`` 0: the failure would never have been."""
-    told, tally = look(busy().tally, 20, outside=OUTSIDE)
+    told, tally = look(busy().tally, 20, self_metrics=OUTSIDE)
     assert set(numbers(told)) == {0}
-    assert tally.held_back
-    told, tally = look(acknowledge(tally, told), 21, outside=OUTSIDE)
-    assert not tally.held_back
+    assert tally.withheld
+    told, tally = look(acknowledge(tally, told), 21, self_metrics=OUTSIDE)
+    assert not tally.withheld
     known = values(told)
     assert known[semconv.METRIC_FAILURES]["exit", "cause"] == 1
     assert known[semconv.METRIC_RESTARTS][("worker_failure",)] == 1
@@ -70,26 +72,26 @@ def test_zeros_that_nobody_accepted_have_not_begun_a_series() -> None:
     _, tally = look(busy().tally, 20)
     told, tally = look(tally, 80)
     assert set(numbers(told)) == {0}
-    assert tally.held_back
+    assert tally.withheld
 
 
 def test_the_jobs_series_begin_when_this_agent_first_speaks() -> None:
     """An agent that never spoke exports none of the job's: summed over agents they would be wrong, or many."""
     stream = AgentStream()
     stream.bring_up(0, 0, writer=None)
-    assert is_due(stream.tally)
+    assert should_collect(stream.tally)
     stream.snapshot(10)
-    assert not is_due(stream.tally)
+    assert not should_collect(stream.tally)
     jobs = {semconv.METRIC_RESTARTS, semconv.METRIC_TIME, semconv.METRIC_WORLD_SIZE, semconv.METRIC_MEMBERSHIP_CHANGES}
     assert not jobs & set(stream.snapshot(11))
     stream.enter(20, Phase.STOP)
     stream.bring_up(21, 1, writer=True)
     stream.say(25, semconv.RESTART_COMPLETED, writer=True, restart_reason="node_lost")
-    assert is_due(stream.tally)
+    assert should_collect(stream.tally)
     first, second = stream.snapshot(26), stream.snapshot(27)
     assert jobs <= set(first)
     assert (first[semconv.METRIC_RESTARTS][("node_lost",)], second[semconv.METRIC_RESTARTS][("node_lost",)]) == (0, 1)
-    assert not is_due(stream.tally)
+    assert not should_collect(stream.tally)
 
 
 def test_the_jobs_gauges_are_told_by_the_one_that_speaks_and_no_longer() -> None:
@@ -153,10 +155,10 @@ def test_a_dead_agents_last_word_has_no_gauges_and_ends_with_its_last_event() ->
     stream.say(30, semconv.RENDEZVOUS_KEEP_ALIVE_SENT)
     stream.snapshot(30)
     tally = MetricState.from_json(stream.tally.to_json())
-    told, tally = look(tally, 9_000, final=True, outside=OUTSIDE)
+    told, tally = look(tally, 9_000, final=True, self_metrics=OUTSIDE)
     assert [metric.name for metric in told.metrics if metric.kind is Kind.GAUGE] == []
     assert sum(values(told)[semconv.METRIC_AGENT_TIME].values()) == 30
-    again, _ = look(acknowledge(tally, told), 9_001, final=True, outside=OUTSIDE)
+    again, _ = look(acknowledge(tally, told), 9_001, final=True, self_metrics=OUTSIDE)
     assert sum(values(again)[semconv.METRIC_TIME].values()) == 30
 
 
@@ -183,8 +185,8 @@ def test_numbers_from_outside_are_told_by_destination_and_signal() -> None:
     """A destination that rejects what it gets must be seen by whoever looks at another one."""
     stream = AgentStream()
     stream.say(0, semconv.AGENT_STARTED)
-    stream.snapshot(0, outside=OUTSIDE)
-    told = stream.snapshot(1, outside=OUTSIDE)
+    stream.snapshot(0, self_metrics=OUTSIDE)
+    told = stream.snapshot(1, self_metrics=OUTSIDE)
     assert told[semconv.METRIC_SPOOL_SIZE] == {(): 4096}
     assert told[semconv.METRIC_SPOOL_AGE] == {(): 1.5}
     assert told[semconv.METRIC_EXPORT_DELIVERED] == {("otlp", "logs"): 7, ("file", "metrics"): 0}
@@ -219,14 +221,14 @@ def test_an_agent_has_as_many_series_in_a_job_of_ten_thousand_nodes_as_of_two() 
 
 def test_every_point_says_its_run_once_that_is_known() -> None:
     """Two jobs on one node must not be one line in a chart."""
-    told, _ = look(busy().tally, 20, outside=OUTSIDE)
+    told, _ = look(busy().tally, 20, self_metrics=OUTSIDE)
     runs = {point.attributes.get(semconv.RUN_ID) for metric in told.metrics for point in metric.points}
     assert runs == {"run"}
 
 
 def test_nothing_is_told_before_there_is_a_run_or_an_event() -> None:
     """Series without a run would begin and end with the first second of every agent."""
-    told, tally = look(MetricState(EPOCH_NS), 1, outside=OUTSIDE)
+    told, tally = look(MetricState(EPOCH_NS), 1, self_metrics=OUTSIDE)
     assert told.metrics == ()
-    assert not tally.held_back
-    assert not is_due(tally)
+    assert not tally.withheld
+    assert not should_collect(tally)

@@ -37,7 +37,7 @@ def test_a_tally_survives_the_spool_unchanged() -> None:
     stream = a_life()
     stream.snapshot(21)
     assert stream.tally.runs[-1].failures.undecided
-    assert stream.tally.runs[-1].measured
+    assert stream.tally.runs[-1].histograms
     again = MetricState.from_json(stream.tally.to_json())
     assert again == stream.tally
     assert again.to_json() == stream.tally.to_json()
@@ -108,8 +108,8 @@ def test_another_run_in_the_same_process_has_numbers_of_its_own() -> None:
     stream.enter(30, Phase.RENDEZVOUS)
     first, second = stream.tally.runs
     assert (first.id, second.id) == ("run", "other")
-    assert first.times.phase is None
-    assert sum(first.times.agent.values()) == 30 * 10**9
+    assert first.durations.phase is None
+    assert sum(first.durations.agent.values()) == 30 * 10**9
     assert not first.failures.undecided
     assert sum(second.counts.values()) == 2
 

@@ -6,8 +6,8 @@ import pytest
 
 from torchelastic_otel import semconv
 from torchelastic_otel.model.metric import Distribution, Kind
-from torchelastic_otel.processing.metrics.self_metrics import Bridged
-from torchelastic_otel.processing.metrics.torch_metrics import bridged
+from torchelastic_otel.processing.metrics.self_metrics import TorchMetric
+from torchelastic_otel.processing.metrics.torch_metrics import torch_series
 
 
 @pytest.mark.parametrize(
@@ -32,26 +32,29 @@ from torchelastic_otel.processing.metrics.torch_metrics import bridged
 )
 def test_torchs_names_become_metrics(name: str, metric: str, unit: str, kind: str, value: object) -> None:
     """Who knows torch's metrics finds them; seconds are seconds, and a name that is taken is not taken twice."""
-    (series,) = bridged({name: Bridged("torchelastic", name, 3, 6, 1, 4)})
-    assert series.name == "torchelastic.agent." + metric
-    assert (series.unit, series.kind, series.value) == (unit, Kind(kind), value)
+    (series,) = torch_series({name: TorchMetric("torchelastic", name, 3, 6, 1, 4)})
+    assert series.definition.name == "torchelastic.agent." + metric
+    assert (series.definition.unit, series.definition.kind, series.value) == (unit, Kind(kind), value)
     assert series.attributes == ({semconv.ROLE_NAME: "trainer.v2"} if name.startswith("workers.") else {})
 
 
 def test_a_programs_own_group_is_part_of_the_name_and_nothing_is_read_into_it() -> None:
     """What a program puts under a name that looks like torch's may mean anything."""
-    (series,) = bridged({"": Bridged("my_module", "calls.success", 2, 3, 1, 2)})
-    assert (series.name, series.kind) == ("torchelastic.agent.my_module.calls.success", Kind.HISTOGRAM)
+    (series,) = torch_series({"": TorchMetric("my_module", "calls.success", 2, 3, 1, 2)})
+    assert (series.definition.name, series.definition.kind) == (
+        "torchelastic.agent.my_module.calls.success",
+        Kind.HISTOGRAM,
+    )
 
 
 def test_two_names_that_come_out_as_one_are_told_once() -> None:
     """One metric of two instruments, or two points of one series, would be refused with all others."""
     names = ["a b", "a_b", "SimpleElasticAgent.run.success", "SimpleElasticAgent._run.success"]
-    told = list(bridged({name: Bridged("torchelastic", name, 1, 1, 1, 1) for name in names}))
-    assert len(told) == len({series.name for series in told}) == 2
+    told = list(torch_series({name: TorchMetric("torchelastic", name, 1, 1, 1, 1) for name in names}))
+    assert len(told) == len({series.definition.name for series in told}) == 2
 
 
 def test_a_name_that_was_never_put_is_there_at_nothing() -> None:
     """Its first value is seen as one only if it was 0 before."""
-    (series,) = bridged({"": Bridged("torchelastic", "SimpleElasticAgent.run.duration.ms")})
+    (series,) = torch_series({"": TorchMetric("torchelastic", "SimpleElasticAgent.run.duration.ms")})
     assert series.value == Distribution((), (0,), 0, None, None)

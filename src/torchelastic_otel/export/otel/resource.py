@@ -28,7 +28,7 @@ from opentelemetry.util._importlib_metadata import entry_points
 
 from torchelastic_otel import semconv
 from torchelastic_otel.model.event import AttributeValue, Origin
-from torchelastic_otel.model.job_environment import IN_A_POD, JOB_ATTRIBUTES
+from torchelastic_otel.model.job_environment import JOB_ATTRIBUTES, POD_VARIABLE
 
 logger = logging.getLogger("torchelastic_otel")
 
@@ -59,7 +59,7 @@ def _attributes(origin: Origin) -> dict[str, AttributeValue]:
     environment = origin.environment
     attributes: dict[str, AttributeValue] = {semconv.SERVICE_NAME: DEFAULT_SERVICE_NAME}
     for key, name in JOB_ATTRIBUTES.items():
-        trusted = not name.startswith("k8s.") or key.startswith("K8S_") or IN_A_POD in environment
+        trusted = not name.startswith("k8s.") or key.startswith("K8S_") or POD_VARIABLE in environment
         if environment.get(key) and trusted:
             attributes[name] = environment[key]
     attributes.update(origin.detected)

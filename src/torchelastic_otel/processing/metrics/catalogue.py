@@ -29,7 +29,7 @@ class Scope(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class MetricDefinition:
     """One metric.
 
     Attributes:
@@ -52,14 +52,14 @@ class Row:
     bounds: tuple[float, ...] = ()
     divisor: int = 1
 
-    def series(self) -> Iterator[tuple[str, Mapping[str, str]]]:
+    def all_series(self) -> Iterator[tuple[str, Mapping[str, str]]]:
         """The key and the attributes of each series."""
         names = [name for name, _ in self.dimensions]
         for values in itertools.product(*(values for _, values in self.dimensions)):
-            yield key(self.name, *values), dict(zip(names, values, strict=True))
+            yield series_key(self.name, *values), dict(zip(names, values, strict=True))
 
 
-def key(name: str, *values: str) -> str:
+def series_key(name: str, *values: str) -> str:
     """What a series is kept by."""
     return "|".join((name, *values))
 
@@ -76,7 +76,7 @@ TIME_STATES: Final[Mapping[Phase, str]] = {
 """What time in a phase counts as; ``ended`` counts as nothing."""
 FAILURE_KINDS: Final = ("exception", "exit", "signal", "uninterruptible_sleep")
 FAILURE_ROLES: Final = ("cause", "victim")
-MEMBERSHIP_CHANGES: Final[Mapping[str, str]] = {
+MEMBERSHIP_ATTRIBUTES: Final[Mapping[str, str]] = {
     "joined": semconv.MEMBERSHIP_JOINED,
     "left": semconv.MEMBERSHIP_LEFT,
     "lost": semconv.MEMBERSHIP_LOST,
@@ -135,8 +135,8 @@ EVENT_NAMES: Final = (
 _DURATIONS: Final = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
 _STATES: Final = ((semconv.TIME_STATE, tuple(dict.fromkeys(TIME_STATES.values()))),)
 
-TABLE: Final = (
-    Row(
+METRICS: Final = (
+    MetricDefinition(
         semconv.METRIC_RENDEZVOUS_DURATION,
         "s",
         "How long this agent was in a rendezvous, until it joined a round or failed to.",
@@ -145,23 +145,25 @@ TABLE: Final = (
         ((semconv.OUTCOME_OF_RENDEZVOUS, ("succeeded", "failed")),),
         _DURATIONS,
     ),
-    Row(semconv.METRIC_RENDEZVOUS_ROUND, "{round}", "The round that the job is in.", Kind.GAUGE, Scope.JOB),
-    Row(semconv.METRIC_WORLD_SIZE, "{node}", "Nodes in the round.", Kind.GAUGE, Scope.JOB),
-    Row(
+    MetricDefinition(
+        semconv.METRIC_RENDEZVOUS_ROUND, "{round}", "The round that the job is in.", Kind.GAUGE, Scope.JOB
+    ),
+    MetricDefinition(semconv.METRIC_WORLD_SIZE, "{node}", "Nodes in the round.", Kind.GAUGE, Scope.JOB),
+    MetricDefinition(
         semconv.METRIC_PARTICIPANTS,
         "{node}",
         "Nodes that take part in the round, or have come to the rendezvous that is held up.",
         Kind.GAUGE,
         Scope.JOB,
     ),
-    Row(
+    MetricDefinition(
         semconv.METRIC_MISSING,
         "{node}",
         "Nodes that the rendezvous still needs before it can go on.",
         Kind.GAUGE,
         Scope.JOB,
     ),
-    Row(
+    MetricDefinition(
         semconv.METRIC_RESTARTS,
         "{restart}",
         "Restarts of the job's workers, by the agreed reason.",
@@ -169,7 +171,7 @@ TABLE: Final = (
         Scope.JOB,
         ((semconv.RESTART_REASON, REASONS),),
     ),
-    Row(
+    MetricDefinition(
         semconv.METRIC_RESTART_DURATION,
         "s",
         "How long each phase of a restart took.",
@@ -178,7 +180,7 @@ TABLE: Final = (
         ((semconv.RESTART_PHASE, RESTART_PHASES),),
         _DURATIONS,
     ),
-    Row(
+    MetricDefinition(
         semconv.METRIC_FAILURES,
         "{failure}",
         "Workers of this agent that failed, each once; those that the agent stopped are not among them.",
@@ -186,23 +188,25 @@ TABLE: Final = (
         Scope.AGENT,
         ((semconv.FAILURE_KIND, FAILURE_KINDS), (semconv.FAILURE_ROLE, FAILURE_ROLES)),
     ),
-    Row(
+    MetricDefinition(
         semconv.METRIC_MEMBERSHIP_CHANGES,
         "{change}",
         "Nodes that joined, left or were lost between rounds.",
         Kind.COUNTER,
         Scope.JOB,
-        ((semconv.MEMBERSHIP_CHANGE, tuple(MEMBERSHIP_CHANGES)),),
+        ((semconv.MEMBERSHIP_CHANGE, tuple(MEMBERSHIP_ATTRIBUTES)),),
     ),
-    Row(semconv.METRIC_KEEP_ALIVE_SENT, "{beat}", "Heartbeats that this agent sent.", Kind.COUNTER, Scope.AGENT),
-    Row(
+    MetricDefinition(
+        semconv.METRIC_KEEP_ALIVE_SENT, "{beat}", "Heartbeats that this agent sent.", Kind.COUNTER, Scope.AGENT
+    ),
+    MetricDefinition(
         semconv.METRIC_KEEP_ALIVE_FAILED,
         "{beat}",
         "Heartbeats that this agent failed to send.",
         Kind.COUNTER,
         Scope.AGENT,
     ),
-    Row(
+    MetricDefinition(
         semconv.METRIC_KEEP_ALIVE_AGE,
         "s",
         "Time since this agent's last heartbeat.",
@@ -210,14 +214,14 @@ TABLE: Final = (
         Scope.AGENT,
         divisor=NS_PER_S,
     ),
-    Row(
+    MetricDefinition(
         semconv.METRIC_STATE_STALE,
         "{conflict}",
         "Changes of the rendezvous state that lost against another node's and had to be made again.",
         Kind.COUNTER,
         Scope.AGENT,
     ),
-    Row(
+    MetricDefinition(
         semconv.METRIC_TIME,
         "s",
         "Where the job's time went, as the agent that speaks for it saw it; the states sum to wall time.",
@@ -226,7 +230,7 @@ TABLE: Final = (
         _STATES,
         divisor=NS_PER_S,
     ),
-    Row(
+    MetricDefinition(
         semconv.METRIC_AGENT_TIME,
         "s",
         "Where this agent's time went; the states sum to wall time.",
@@ -235,7 +239,7 @@ TABLE: Final = (
         _STATES,
         divisor=NS_PER_S,
     ),
-    Row(
+    MetricDefinition(
         semconv.METRIC_EVENTS,
         "{event}",
         "Events that this agent recorded, by name.",
@@ -244,4 +248,37 @@ TABLE: Final = (
         ((semconv.EVENT_NAME, EVENT_NAMES),),
     ),
 )
-BOUNDS: Final[Mapping[str, tuple[float, ...]]] = {row.name: row.bounds for row in TABLE if row.kind is Kind.HISTOGRAM}
+SPOOL_SIZE: Final = MetricDefinition(
+    semconv.METRIC_SPOOL_SIZE, "By", "What the spool takes on disk.", Kind.GAUGE, Scope.AGENT
+)
+SPOOL_AGE: Final = MetricDefinition(
+    semconv.METRIC_SPOOL_AGE,
+    "s",
+    "How long the oldest event has waited for delivery.",
+    Kind.GAUGE,
+    Scope.AGENT,
+    divisor=NS_PER_S,
+)
+SPOOL_DROPPED: Final = MetricDefinition(
+    semconv.METRIC_SPOOL_DROPPED,
+    "{event}",
+    "Events that were lost before they could be delivered.",
+    Kind.COUNTER,
+    Scope.AGENT,
+)
+EXPORT_DELIVERED: Final = MetricDefinition(
+    semconv.METRIC_EXPORT_DELIVERED, "{event}", "Records that a destination accepted.", Kind.COUNTER, Scope.AGENT
+)
+EXPORT_FAILED: Final = MetricDefinition(
+    semconv.METRIC_EXPORT_FAILED,
+    "{event}",
+    "Records that no attempt could deliver; they are quarantined.",
+    Kind.COUNTER,
+    Scope.AGENT,
+)
+EXPORT_REJECTED: Final = MetricDefinition(
+    semconv.METRIC_EXPORT_REJECTED, "{event}", "Records that a receiver rejected.", Kind.COUNTER, Scope.AGENT
+)
+HISTOGRAM_BOUNDS: Final[Mapping[str, tuple[float, ...]]] = {
+    row.name: row.bounds for row in METRICS if row.kind is Kind.HISTOGRAM
+}

@@ -11,16 +11,17 @@ workers that the agent itself stopped, with exit code -15 (torch 2.13 to 2.15).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from torchelastic_otel import semconv
 from torchelastic_otel.model.event import ElasticEvent
 from torchelastic_otel.model.failure import NODE_LEFT, NODE_LOST
+from torchelastic_otel.model.serialization import stored_as
 from torchelastic_otel.processing.metrics.catalogue import FAILURE_KINDS, FAILURE_ROLES
 
 MAX_REMEMBERED: Final = 1024
-"""Failures of one round on one node that are told from each other; what comes above it counts each time."""
+"""Failures of one round on one node that are seen from each other; what comes above it counts each time."""
 _STOPPED: Final = ("SIGTERM", "SIGKILL")
 
 
@@ -55,15 +56,15 @@ class Failures:
 
     Attributes:
         undecided: Those whose role is not known yet.
-        told: The newest round's, by round, rank and process id.
+        seen: The newest round's, by round, rank and process id.
     """
 
     undecided: tuple[Failure, ...] = ()
-    told: tuple[tuple[int | None, int | None, int | None], ...] = ()
+    seen: tuple[tuple[int | None, int | None, int | None], ...] = field(default=(), metadata=stored_as("told"))
 
 
 def add(failures: Failures, event: ElasticEvent) -> Failures:
-    """A worker's failure was told, by us or by torch."""
+    """A worker's failure was seen, by us or by torch."""
     of = event.attributes.get
     failure = Failure(
         _number(of(semconv.RENDEZVOUS_ROUND)),
@@ -76,17 +77,17 @@ def add(failures: Failures, event: ElasticEvent) -> Failures:
         event.span_id,
     )
     known = (failure.round, failure.rank, failure.pid)
-    told = tuple(other for other in failures.told if other[0] == failure.round)
-    if known in told:
+    seen = tuple(other for other in failures.seen if other[0] == failure.round)
+    if known in seen:
         return failures
     if of(semconv.INFERRED) is not True:
-        if told and of(semconv.WORKER_SIGNAL) in _STOPPED:
+        if seen and of(semconv.WORKER_SIGNAL) in _STOPPED:
             return failures  # the agent stopped it because of the others
-        failure = replace(failure, role="victim" if told else "cause")
+        failure = replace(failure, role="victim" if seen else "cause")
     elif failure.role not in FAILURE_ROLES:
         failure = replace(failure, role="cause")
-    told = (*told, known)[-MAX_REMEMBERED:]
-    return Failures((*failures.undecided, failure), told)
+    seen = (*seen, known)[-MAX_REMEMBERED:]
+    return Failures((*failures.undecided, failure), seen)
 
 
 def decide(failures: Failures, agreed: ElasticEvent | None = None) -> tuple[Failures, tuple[Failure, ...]]:

@@ -19,40 +19,42 @@ from torchelastic_otel.model.event import ElasticEvent
 from torchelastic_otel.model.failure import REASONS, UNKNOWN
 from torchelastic_otel.model.phases import RESTART_PHASES, Phase
 from torchelastic_otel.processing.metrics import durations, failures
-from torchelastic_otel.processing.metrics.catalogue import EVENT_NAMES, MEMBERSHIP_CHANGES, key
-from torchelastic_otel.processing.metrics.counters import RunCounters, count, example, measure, settle_failures
+from torchelastic_otel.processing.metrics.catalogue import EVENT_NAMES, MEMBERSHIP_ATTRIBUTES, series_key
+from torchelastic_otel.processing.metrics.counters import RunCounters, add_exemplar, count, count_failures, observe
 from torchelastic_otel.processing.metrics.failures import Failures
 from torchelastic_otel.units import NS_PER_S
 
 _EVENT_NAMES: Final = frozenset(EVENT_NAMES)
-_NOT_MEASURED: Final = ("terminated", "left")
+_NOT_OBSERVED: Final = ("terminated", "left")
 """How an agent ends whose rendezvous neither succeeded nor failed."""
 
 
 def apply_event(run: RunCounters, event: ElasticEvent, at_ns: int) -> RunCounters:
     """The run's numbers after one more event, which happened at a monotonic time."""
     name = event.name if event.name in _EVENT_NAMES else semconv.UNKNOWN_EVENT
-    run = count(run, key(semconv.METRIC_EVENTS, name))
-    taught = _LEARN.get(event.name)
+    run = count(run, series_key(semconv.METRIC_EVENTS, name))
+    taught = _RULES.get(event.name)
     if taught is not None:
         run = taught(run, event, at_ns)
-    return _who_speaks(run, event)
+    return _update_reporter(run, event)
 
 
-def _started(run: RunCounters, event: ElasticEvent, at_ns: int) -> RunCounters:
-    run = settle_failures(run)
-    return replace(run, times=durations.begin_again(run.times, at_ns), failures=Failures(), round=None, gauges={})
+def _agent_started(run: RunCounters, event: ElasticEvent, at_ns: int) -> RunCounters:
+    run = count_failures(run)
+    return replace(
+        run, durations=durations.start_agent(run.durations, at_ns), failures=Failures(), round=None, gauges={}
+    )
 
 
-def _phase(run: RunCounters, event: ElasticEvent, at_ns: int) -> RunCounters:
+def _phase_entered(run: RunCounters, event: ElasticEvent, at_ns: int) -> RunCounters:
     try:
         phase = Phase(event.attributes.get(semconv.PHASE))
     except ValueError:
         return run  # of a newer version
-    before, began_ns, spoke = run.times.phase, run.times.began_ns, run.times.speaks
-    run = replace(run, times=durations.enter(run.times, phase, at_ns))
+    before, began_ns, spoke = run.durations.phase, run.durations.began_ns, run.durations.is_reporter
+    run = replace(run, durations=durations.enter_phase(run.durations, phase, at_ns))
     if before is Phase.RENDEZVOUS:
-        run = replace(run, rendezvous_ns=run.times.began_ns - began_ns)
+        run = replace(run, rendezvous_ns=run.durations.began_ns - began_ns)
     if phase in (Phase.ASSIGN_RANKS, Phase.START, Phase.RUNNING):
         run = _rendezvous_ended(run, "succeeded")
     elif phase is Phase.RENDEZVOUS:
@@ -61,67 +63,67 @@ def _phase(run: RunCounters, event: ElasticEvent, at_ns: int) -> RunCounters:
         # until it is known who speaks in this round, this agent does not
         run = replace(run, round=_round(event, run.round), gauges=run.gauges if spoke else {})
     if phase is Phase.RUNNING:
-        run = _show(run, event)
+        run = _round_gauges(run, event)
     if phase is Phase.ENDED:
         outcome = event.attributes.get(semconv.AGENT_OUTCOME)
-        run = replace(run, rendezvous_ns=None) if outcome in _NOT_MEASURED else _rendezvous_ended(run, "failed")
-        run = replace(settle_failures(run), gauges={}, beat_ns=None)
+        run = replace(run, rendezvous_ns=None) if outcome in _NOT_OBSERVED else _rendezvous_ended(run, "failed")
+        run = replace(count_failures(run), gauges={}, keep_alive_ns=None)
     return run
 
 
 def _rendezvous_ended(run: RunCounters, outcome: str) -> RunCounters:
     if run.rendezvous_ns is None:
         return run
-    series = key(semconv.METRIC_RENDEZVOUS_DURATION, outcome)
-    return replace(measure(run, series, run.rendezvous_ns / NS_PER_S), rendezvous_ns=None)
+    series = series_key(semconv.METRIC_RENDEZVOUS_DURATION, outcome)
+    return replace(observe(run, series, run.rendezvous_ns / NS_PER_S), rendezvous_ns=None)
 
 
-def _failed(run: RunCounters, event: ElasticEvent, at_ns: int) -> RunCounters:
+def _worker_failed(run: RunCounters, event: ElasticEvent, at_ns: int) -> RunCounters:
     run = replace(run, failures=failures.add(run.failures, event))
-    if run.times.phase is None or len(run.failures.undecided) > failures.MAX_REMEMBERED:
-        return settle_failures(run)  # nobody will agree on more
+    if run.durations.phase is None or len(run.failures.undecided) > failures.MAX_REMEMBERED:
+        return count_failures(run)  # nobody will agree on more
     return run
 
 
 def _cause_agreed(run: RunCounters, event: ElasticEvent, at_ns: int) -> RunCounters:
-    return settle_failures(run, event)
+    return count_failures(run, event)
 
 
-def _restarted(run: RunCounters, event: ElasticEvent, at_ns: int) -> RunCounters:
-    run = settle_failures(run, event)
+def _restart_completed(run: RunCounters, event: ElasticEvent, at_ns: int) -> RunCounters:
+    run = count_failures(run, event)
     if event.attributes.get(semconv.WRITER) is not True:
         return run
     reason = event.attributes.get(semconv.RESTART_REASON)
-    series = key(semconv.METRIC_RESTARTS, str(reason) if reason in REASONS else UNKNOWN)
+    series = series_key(semconv.METRIC_RESTARTS, str(reason) if reason in REASONS else UNKNOWN)
     told_ns = event.time_ns or event.observed_ns
-    run = example(count(run, series), series, 1, told_ns, event.trace_id, event.span_id)
+    run = add_exemplar(count(run, series), series, 1, told_ns, event.trace_id, event.span_id)
     for phase in RESTART_PHASES:
         took = event.attributes.get(semconv.RESTART_PHASE_DURATION.format(phase=phase))
         if isinstance(took, (int, float)) and took >= 0:
-            series = key(semconv.METRIC_RESTART_DURATION, phase)
-            run = example(measure(run, series, took), series, took, told_ns, event.trace_id, event.span_id)
+            series = series_key(semconv.METRIC_RESTART_DURATION, phase)
+            run = add_exemplar(observe(run, series, took), series, took, told_ns, event.trace_id, event.span_id)
     return run
 
 
-def _membership(run: RunCounters, event: ElasticEvent, at_ns: int) -> RunCounters:
+def _membership_changed(run: RunCounters, event: ElasticEvent, at_ns: int) -> RunCounters:
     if event.attributes.get(semconv.WRITER) is False:
         return run
-    for change, attribute in MEMBERSHIP_CHANGES.items():
+    for change, attribute in MEMBERSHIP_ATTRIBUTES.items():
         nodes = event.attributes.get(attribute)
         if isinstance(nodes, tuple) and nodes:
-            run = count(run, key(semconv.METRIC_MEMBERSHIP_CHANGES, change), len(nodes))
-    return replace(run, ever_spoke=True)  # one agent alone says it, so that its count is the job's
+            run = count(run, series_key(semconv.METRIC_MEMBERSHIP_CHANGES, change), len(nodes))
+    return replace(run, was_reporter=True)  # one agent alone says it, so that its count is the job's
 
 
-def _identified(run: RunCounters, event: ElasticEvent, at_ns: int) -> RunCounters:
+def _run_identified(run: RunCounters, event: ElasticEvent, at_ns: int) -> RunCounters:
     return replace(run, hosts_store=event.attributes.get(semconv.HOSTS_STORE) is True)
 
 
-def _waiting(run: RunCounters, event: ElasticEvent, at_ns: int) -> RunCounters:
+def _rendezvous_waiting(run: RunCounters, event: ElasticEvent, at_ns: int) -> RunCounters:
     if run.round is None and run.hosts_store:
         # nobody was elected yet, and this agent will be: without it nothing said how many a job lacks that never starts
-        run = replace(run, ever_spoke=True)
-    elif not (run.times.speaks or run.times.spoke):
+        run = replace(run, was_reporter=True)
+    elif not (run.durations.is_reporter or run.durations.was_reporter):
         return run
     of = event.attributes.get
     told = {
@@ -133,35 +135,35 @@ def _waiting(run: RunCounters, event: ElasticEvent, at_ns: int) -> RunCounters:
     )
 
 
-def _beat(run: RunCounters, event: ElasticEvent, at_ns: int) -> RunCounters:
-    return replace(count(run, semconv.METRIC_KEEP_ALIVE_SENT), beat_ns=at_ns)
+def _keep_alive_sent(run: RunCounters, event: ElasticEvent, at_ns: int) -> RunCounters:
+    return replace(count(run, semconv.METRIC_KEEP_ALIVE_SENT), keep_alive_ns=at_ns)
 
 
-def _synced(run: RunCounters, event: ElasticEvent, at_ns: int) -> RunCounters:
+def _state_synced(run: RunCounters, event: ElasticEvent, at_ns: int) -> RunCounters:
     committed = event.attributes.get(semconv.RENDEZVOUS_COMMITTED)
     if isinstance(committed, tuple) and semconv.RENDEZVOUS_KEEP_ALIVE_UPDATED in committed:
-        return replace(run, beat_ns=at_ns)  # while it joins, a node keeps itself alive without sending beats
+        return replace(run, keep_alive_ns=at_ns)  # while it joins, a node keeps itself alive without sending beats
     return run
 
 
-def _who_speaks(run: RunCounters, event: ElasticEvent) -> RunCounters:
+def _update_reporter(run: RunCounters, event: ElasticEvent) -> RunCounters:
     speaks = event.attributes.get(semconv.WRITER)
     if not isinstance(speaks, bool) or _round(event, run.round) != run.round:
         return run
     if not speaks:
-        return replace(run, times=durations.stop_speaking(run.times), gauges={})
-    if not run.times.speaks:
+        return replace(run, durations=durations.resign_reporter(run.durations), gauges={})
+    if not run.durations.is_reporter:
         took = event.attributes.get(semconv.ROUND_DURATION)
         bring_up_ns = round(took * NS_PER_S) if isinstance(took, (int, float)) else None
-        spoken = durations.speak(run.times, first_round=not run.round, bring_up_ns=bring_up_ns)
-        run = replace(run, times=spoken, ever_spoke=True)
-    return _show(run, event)
+        spoken = durations.become_reporter(run.durations, first_round=not run.round, bring_up_ns=bring_up_ns)
+        run = replace(run, durations=spoken, was_reporter=True)
+    return _round_gauges(run, event)
 
 
-def _show(run: RunCounters, event: ElasticEvent) -> RunCounters:
+def _round_gauges(run: RunCounters, event: ElasticEvent) -> RunCounters:
     """The round's gauges, where this agent speaks for it."""
     size = event.attributes.get(semconv.GROUP_WORLD_SIZE)
-    if not run.times.speaks or run.round is None or not isinstance(size, int):
+    if not run.durations.is_reporter or run.round is None or not isinstance(size, int):
         return run
     return replace(
         run,
@@ -183,17 +185,17 @@ def _counted(series: str) -> Callable[[RunCounters, ElasticEvent, int], RunCount
     return lambda run, event, at_ns: count(run, series)
 
 
-_LEARN: Final[Mapping[str, Callable[[RunCounters, ElasticEvent, int], RunCounters]]] = {
-    semconv.AGENT_STARTED: _started,
-    semconv.AGENT_PHASE_ENTERED: _phase,
-    semconv.WORKER_FAILED: _failed,
+_RULES: Final[Mapping[str, Callable[[RunCounters, ElasticEvent, int], RunCounters]]] = {
+    semconv.AGENT_STARTED: _agent_started,
+    semconv.AGENT_PHASE_ENTERED: _phase_entered,
+    semconv.WORKER_FAILED: _worker_failed,
     semconv.RESTART_CAUSE_AGREED: _cause_agreed,
-    semconv.RESTART_COMPLETED: _restarted,
-    semconv.MEMBERSHIP_CHANGED: _membership,
-    semconv.RUN_IDENTIFIED: _identified,
-    semconv.RENDEZVOUS_WAITING: _waiting,
-    semconv.RENDEZVOUS_KEEP_ALIVE_SENT: _beat,
-    semconv.RENDEZVOUS_STATE_SYNCED: _synced,
+    semconv.RESTART_COMPLETED: _restart_completed,
+    semconv.MEMBERSHIP_CHANGED: _membership_changed,
+    semconv.RUN_IDENTIFIED: _run_identified,
+    semconv.RENDEZVOUS_WAITING: _rendezvous_waiting,
+    semconv.RENDEZVOUS_KEEP_ALIVE_SENT: _keep_alive_sent,
+    semconv.RENDEZVOUS_STATE_SYNCED: _state_synced,
     semconv.RENDEZVOUS_KEEP_ALIVE_FAILED: _counted(semconv.METRIC_KEEP_ALIVE_FAILED),
     semconv.RENDEZVOUS_STATE_STALE: _counted(semconv.METRIC_STATE_STALE),
 }

@@ -12,7 +12,7 @@ from torchelastic_otel.model.signals import Signal
 
 
 @dataclass(frozen=True, slots=True)
-class Exports:
+class ExportCounters:
     """What became of one destination's records of one signal.
 
     Attributes:
@@ -27,7 +27,7 @@ class Exports:
 
 
 @dataclass(frozen=True, slots=True)
-class Bridged:
+class TorchMetric:
     """One name of ``torch.distributed.elastic.metrics`` (torch 2.2 to 2.15).
 
     Attributes:
@@ -63,5 +63,5 @@ class SelfMetrics:
     spool_bytes: int | None = None
     spool_age_ns: int | None = None
     spool_dropped: int = 0
-    exports: Mapping[tuple[str, Signal], Exports] = field(default_factory=dict)
-    torch_metrics: Mapping[str, Bridged] = field(default_factory=dict)
+    exports: Mapping[tuple[str, Signal], ExportCounters] = field(default_factory=dict)
+    torch_metrics: Mapping[str, TorchMetric] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""From a tally to the metrics of one moment, and what the tally learns from having told them.
+"""From a state to the metrics of one moment, and what the state learns from having told them.
 
 What always holds:
 
@@ -19,62 +19,72 @@ from typing import Final
 from torchelastic_otel import semconv
 from torchelastic_otel.model.event import AttributeValue
 from torchelastic_otel.model.metric import Distribution, Exemplar, Kind, Metric, Point, Snapshot
-from torchelastic_otel.processing.metrics.catalogue import TABLE, Row, Scope, key
-from torchelastic_otel.processing.metrics.counters import RunCounters, settle_failures
+from torchelastic_otel.processing.metrics.catalogue import (
+    EXPORT_DELIVERED,
+    EXPORT_FAILED,
+    EXPORT_REJECTED,
+    METRICS,
+    SPOOL_AGE,
+    SPOOL_DROPPED,
+    SPOOL_SIZE,
+    MetricDefinition,
+    Scope,
+    series_key,
+)
+from torchelastic_otel.processing.metrics.counters import RunCounters, count_failures
 from torchelastic_otel.processing.metrics.durations import advance
-from torchelastic_otel.processing.metrics.self_metrics import Exports, SelfMetrics
+from torchelastic_otel.processing.metrics.self_metrics import SelfMetrics
 from torchelastic_otel.processing.metrics.state import MetricState
-from torchelastic_otel.processing.metrics.torch_metrics import bridged
-from torchelastic_otel.units import NS_PER_S
+from torchelastic_otel.processing.metrics.torch_metrics import torch_series
 
-_LEAST_STEP_NS: Final = 1_000_000
+_MIN_STEP_NS: Final = 1_000_000
 """Backends keep milliseconds: two snapshots must not be one."""
-_FROM_ALL: Final = (semconv.METRIC_EVENTS, Scope.AGENT), (semconv.METRIC_RESTARTS, Scope.JOB)
+_SCOPE_MARKERS: Final = (semconv.METRIC_EVENTS, Scope.AGENT), (semconv.METRIC_RESTARTS, Scope.JOB)
 """A metric of each scope that is in every snapshot that has the scope at all."""
 _Value = int | float | Distribution
 
 
 def snapshot(
-    tally: MetricState,
+    state: MetricState,
     *,
     now_wall_ns: int,
     now_monotonic_ns: int,
-    outside: SelfMetrics = SelfMetrics(),  # noqa: B008 - frozen
+    self_metrics: SelfMetrics = SelfMetrics(),  # noqa: B008 - frozen
     final: bool = False,
 ) -> tuple[Snapshot, MetricState]:
-    """All metrics of one moment, and the tally to go on with.
+    """All metrics of one moment, and the state to go on with.
 
-    Call it where ``fold`` is called, keep the tally (also in the spool, before anything is sent: what was told must
+    Call it where ``fold`` is called, keep the state (also in the spool, before anything is sent: what was told must
     never be taken back), and tell :func:`acknowledge` once the snapshot was accepted.
 
     Args:
-        tally: The tally so far.
+        state: The state so far.
         now_wall_ns: The moment, nanoseconds since the epoch.
-        now_monotonic_ns: The same by the monotonic clock of the tally's process.
-        outside: What does not come from events.
+        now_monotonic_ns: The same by the monotonic clock of the state's process.
+        self_metrics: What does not come from events.
         final: Whether the process is gone: its time ends with its last event, no gauge is told, and nobody will
             agree any more on whose fault a failure was.
     """
-    now_ns = tally.last_ns if final else now_monotonic_ns
-    runs = tuple(replace(run, times=advance(run.times, now_ns)) for run in tally.runs)
+    now_ns = state.last_ns if final else now_monotonic_ns
+    runs = tuple(replace(run, durations=advance(run.durations, now_ns)) for run in state.runs)
     if final:
-        runs = tuple(settle_failures(run) for run in runs)
-    builder = _Builder(tally.shown, gauges=not final)
+        runs = tuple(count_failures(run) for run in runs)
+    builder = _Builder(state.exported_series, gauges=not final)
     for run in runs:
         if run.exists:
-            builder.of_events(run, now_ns, current=run is runs[-1])
+            builder.add_run(run, now_ns, current=run is runs[-1])
     if runs[-1].exists:
-        builder.of_outside(runs[-1], outside)
-    time_ns = max(now_wall_ns, tally.start_ns, tally.sent_ns + _LEAST_STEP_NS)
-    tally = replace(tally, runs=runs, sent_ns=time_ns, held_back=builder.held_back)
-    return Snapshot(tally.start_ns, time_ns, builder.metrics()), tally
+        builder.add_self_metrics(runs[-1], self_metrics)
+    time_ns = max(now_wall_ns, state.start_ns, state.sent_ns + _MIN_STEP_NS)
+    state = replace(state, runs=runs, sent_ns=time_ns, withheld=builder.withheld)
+    return Snapshot(state.start_ns, time_ns, builder.metrics()), state
 
 
-def acknowledge(tally: MetricState, accepted: Snapshot) -> MetricState:
-    """The tally after a snapshot was accepted: its series have begun, and its exemplars need not be told again."""
+def acknowledge(state: MetricState, accepted: Snapshot) -> MetricState:
+    """The state after a snapshot was accepted: its series have begun, and its exemplars need not be told again."""
     names = {metric.name: metric for metric in accepted.metrics}
     scopes: dict[AttributeValue | None, set[str]] = {}
-    for name, scope in _FROM_ALL:
+    for name, scope in _SCOPE_MARKERS:
         for point in names[name].points if name in names else ():
             scopes.setdefault(point.attributes.get(semconv.RUN_ID), set()).add(scope.value)
     told = {
@@ -84,26 +94,29 @@ def acknowledge(tally: MetricState, accepted: Snapshot) -> MetricState:
         for exemplar in point.exemplars
     }
     runs = []
-    for run in tally.runs:
-        examples = {series: tuple(e for e in es if e[1:] not in told) for series, es in run.examples.items()}
-        shown = run.shown | scopes.get(run.id, set())
-        runs.append(replace(run, shown=shown, examples={series: es for series, es in examples.items() if es}))
-    table = {row.name for row in TABLE}
+    for run in state.runs:
+        examples = {series: tuple(e for e in es if e[1:] not in told) for series, es in run.exemplars.items()}
+        shown = run.exported_scopes | scopes.get(run.id, set())
+        runs.append(
+            replace(run, exported_scopes=shown, exemplars={series: es for series, es in examples.items() if es})
+        )
+    table = {definition.name for definition in METRICS}
     outside = {
-        _place(metric.name, point.attributes)
+        _series(metric.name, point.attributes)
         for metric in accepted.metrics
         if metric.name not in table and metric.kind is not Kind.GAUGE
         for point in metric.points
     }
     # names that are there no longer are left out, so that it stays as small as a snapshot
-    return replace(tally, runs=tuple(runs), shown=frozenset(outside) if outside else tally.shown)
+    return replace(state, runs=tuple(runs), exported_series=frozenset(outside) if outside else state.exported_series)
 
 
-def is_due(tally: MetricState) -> bool:
+def should_collect(state: MetricState) -> bool:
     """Whether a snapshot is wanted before the interval is over: series have appeared that must begin with 0."""
     agent, job = Scope.AGENT.value, Scope.JOB.value
     return any(
-        run.exists and (agent not in run.shown or (run.ever_spoke and job not in run.shown)) for run in tally.runs
+        run.exists and (agent not in run.exported_scopes or (run.was_reporter and job not in run.exported_scopes))
+        for run in state.runs
     )
 
 
@@ -111,120 +124,99 @@ class _Builder:
     """Collects points, metric by metric."""
 
     def __init__(self, shown: frozenset[str], *, gauges: bool) -> None:
-        self._shown = shown
+        self._exported_series = shown
         self._gauges = gauges
-        self._metrics: dict[str, tuple[str, str, Kind, list[Point]]] = {}
-        self.held_back = False
+        self._metrics: dict[str, tuple[MetricDefinition, list[Point]]] = {}
+        self.withheld = False
 
     def metrics(self) -> tuple[Metric, ...]:
         """What was collected."""
         return tuple(
-            Metric(name, unit, description, kind, tuple(points))
-            for name, (unit, description, kind, points) in self._metrics.items()
+            Metric(each.name, each.unit, each.description, each.kind, tuple(points))
+            for each, points in self._metrics.values()
         )
 
-    def of_events(self, run: RunCounters, now_ns: int, *, current: bool) -> None:
+    def add_run(self, run: RunCounters, now_ns: int, *, current: bool) -> None:
         """What was folded from events."""
-        for row in TABLE:
-            if row.scope is Scope.JOB and not run.ever_spoke:
+        for definition in METRICS:
+            if definition.scope is Scope.JOB and not run.was_reporter:
                 continue
-            if row.kind is Kind.GAUGE:
-                value = _gauge(row, run, now_ns)
+            if definition.kind is Kind.GAUGE:
+                value = _gauge(definition, run, now_ns)
                 if value is not None and current:
-                    self._add(row.name, row.unit, row.description, row.kind, _named(run, {}), value)
+                    self._add(definition, _with_run_id(run, {}), value)
                 continue
-            shown = row.scope.value in run.shown
-            for series, attributes in row.series():
-                value, examples = _value(row, series, run), run.examples.get(series, ())
+            shown = definition.scope.value in run.exported_scopes
+            for series, attributes in definition.all_series():
+                value, examples = _value(definition, series, run), run.exemplars.get(series, ())
                 if not shown:
-                    value, examples = self._held(value), ()
+                    value, examples = self._withhold(value), ()
                 exemplars = tuple(Exemplar(*example) for example in examples)
-                self._add(row.name, row.unit, row.description, row.kind, _named(run, attributes), value, exemplars)
+                self._add(definition, _with_run_id(run, attributes), value, exemplars)
 
-    def of_outside(self, run: RunCounters, outside: SelfMetrics) -> None:
-        """What does not come from events."""
-        size, age_ns = outside.spool_bytes, outside.spool_age_ns
-        if size is not None:
-            self._outside(run, semconv.METRIC_SPOOL_SIZE, "By", "What the spool takes on disk.", Kind.GAUGE, {}, size)
-        if age_ns is not None:
-            said, age_s = "How long the oldest event has waited for delivery.", age_ns / NS_PER_S
-            self._outside(run, semconv.METRIC_SPOOL_AGE, "s", said, Kind.GAUGE, {}, age_s)
-        said = "Events that were lost before they could be delivered."
-        self._outside(run, semconv.METRIC_SPOOL_DROPPED, "{event}", said, Kind.COUNTER, {}, outside.spool_dropped)
-        for (destination, signal), exports in outside.exports.items():
+    def add_self_metrics(self, run: RunCounters, self_metrics: SelfMetrics) -> None:
+        """Add what does not come from events."""
+        if self_metrics.spool_bytes is not None:
+            self._add_self_metric(run, SPOOL_SIZE, {}, self_metrics.spool_bytes)
+        if self_metrics.spool_age_ns is not None:
+            self._add_self_metric(run, SPOOL_AGE, {}, self_metrics.spool_age_ns / SPOOL_AGE.divisor)
+        self._add_self_metric(run, SPOOL_DROPPED, {}, self_metrics.spool_dropped)
+        for (destination, signal), exports in self_metrics.exports.items():
             attributes = {semconv.EXPORT_DESTINATION: destination, semconv.EXPORT_SIGNAL: signal.value}
-            for name, said, number in _of_exports(exports):
-                self._outside(run, name, "{event}", said, Kind.COUNTER, attributes, number)
-        for series in bridged(outside.torch_metrics):
-            said, kind = series.description, series.kind
-            self._outside(run, series.name, series.unit, said, kind, series.attributes, series.value)
+            self._add_self_metric(run, EXPORT_DELIVERED, attributes, exports.delivered)
+            self._add_self_metric(run, EXPORT_FAILED, attributes, exports.failed)
+            self._add_self_metric(run, EXPORT_REJECTED, attributes, exports.rejected)
+        for series in torch_series(self_metrics.torch_metrics):
+            self._add_self_metric(run, series.definition, series.attributes, series.value)
 
-    def _outside(
-        self,
-        run: RunCounters,
-        name: str,
-        unit: str,
-        said: str,
-        kind: Kind,
-        attributes: Mapping[str, str],
-        value: _Value,
+    def _add_self_metric(
+        self, run: RunCounters, definition: MetricDefinition, attributes: Mapping[str, str], value: _Value
     ) -> None:
-        named = _named(run, attributes)
-        if kind is not Kind.GAUGE and _place(name, named) not in self._shown:
-            value = self._held(value)
-        self._add(name, unit, said, kind, named, value)
+        named = _with_run_id(run, attributes)
+        if definition.kind is not Kind.GAUGE and _series(definition.name, named) not in self._exported_series:
+            value = self._withhold(value)
+        self._add(definition, named, value)
 
-    def _held(self, value: _Value) -> _Value:
+    def _withhold(self, value: _Value) -> _Value:
         nothing = (
             Distribution(value.bounds, (0,) * len(value.buckets), 0.0, None, None)
             if isinstance(value, Distribution)
             else 0
         )
-        self.held_back = self.held_back or value != nothing
+        self.withheld = self.withheld or value != nothing
         return nothing
 
     def _add(
         self,
-        name: str,
-        unit: str,
-        description: str,
-        kind: Kind,
+        definition: MetricDefinition,
         attributes: Mapping[str, AttributeValue],
         value: _Value,
         exemplars: tuple[Exemplar, ...] = (),
     ) -> None:
-        if kind is not Kind.GAUGE or self._gauges:
-            _, _, _, points = self._metrics.setdefault(name, (unit, description, kind, []))
+        if definition.kind is not Kind.GAUGE or self._gauges:
+            _, points = self._metrics.setdefault(definition.name, (definition, []))
             points.append(Point(attributes, value, exemplars))
 
 
-def _value(row: Row, series: str, run: RunCounters) -> _Value:
-    if row.kind is Kind.HISTOGRAM:
-        nothing = ((0,) * (len(row.bounds) + 1), 0.0, None, None)
-        return Distribution(row.bounds, *run.measured.get(series, nothing))
-    if row.name in (semconv.METRIC_TIME, semconv.METRIC_AGENT_TIME):
-        times = run.times.job if row.name == semconv.METRIC_TIME else run.times.agent
-        return times.get(series.partition("|")[2], 0) / row.divisor
+def _value(definition: MetricDefinition, series: str, run: RunCounters) -> _Value:
+    if definition.kind is Kind.HISTOGRAM:
+        nothing = ((0,) * (len(definition.bounds) + 1), 0.0, None, None)
+        return Distribution(definition.bounds, *run.histograms.get(series, nothing))
+    if definition.name in (semconv.METRIC_TIME, semconv.METRIC_AGENT_TIME):
+        times = run.durations.job if definition.name == semconv.METRIC_TIME else run.durations.agent
+        return times.get(series.partition("|")[2], 0) / definition.divisor
     return run.counts.get(series, 0)
 
 
-def _gauge(row: Row, run: RunCounters, now_ns: int) -> _Value | None:
-    if row.name == semconv.METRIC_KEEP_ALIVE_AGE:
-        return None if run.beat_ns is None else max(0, now_ns - run.beat_ns) / row.divisor
-    return run.gauges.get(row.name)
+def _gauge(definition: MetricDefinition, run: RunCounters, now_ns: int) -> _Value | None:
+    if definition.name == semconv.METRIC_KEEP_ALIVE_AGE:
+        return None if run.keep_alive_ns is None else max(0, now_ns - run.keep_alive_ns) / definition.divisor
+    return run.gauges.get(definition.name)
 
 
-def _of_exports(exports: Exports) -> tuple[tuple[str, str, int], ...]:
-    return (
-        (semconv.METRIC_EXPORT_DELIVERED, "Records that a destination accepted.", exports.delivered),
-        (semconv.METRIC_EXPORT_FAILED, "Records set aside because no attempt could succeed.", exports.failed),
-        (semconv.METRIC_EXPORT_REJECTED, "Records that a receiver said it did not take.", exports.rejected),
-    )
-
-
-def _named(run: RunCounters, attributes: Mapping[str, AttributeValue]) -> Mapping[str, AttributeValue]:
+def _with_run_id(run: RunCounters, attributes: Mapping[str, AttributeValue]) -> Mapping[str, AttributeValue]:
     return attributes if run.id is None else {semconv.RUN_ID: run.id, **attributes}
 
 
-def _place(name: str, attributes: Mapping[str, AttributeValue]) -> str:
-    return key(name, *(str(value) for value in attributes.values()))
+def _series(name: str, attributes: Mapping[str, AttributeValue]) -> str:
+    return series_key(name, *(str(value) for value in attributes.values()))

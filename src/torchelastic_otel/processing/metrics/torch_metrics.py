@@ -18,12 +18,12 @@ from typing import Final
 
 from torchelastic_otel import semconv
 from torchelastic_otel.model.metric import Distribution, Kind
-from torchelastic_otel.processing.metrics.catalogue import TABLE
-from torchelastic_otel.processing.metrics.self_metrics import Bridged
+from torchelastic_otel.processing.metrics.catalogue import METRICS, MetricDefinition, Scope
+from torchelastic_otel.processing.metrics.self_metrics import TorchMetric
 
-_TORCHS_GROUP: Final = "torchelastic"
+_TORCH_GROUP: Final = "torchelastic"
 _GAUGES: Final = {"remaining_restarts": "{restart}", "flakiness": "%"}
-_RUNS: Final = frozenset(
+_RUN_OUTCOMES: Final = frozenset(
     {
         "run_total",
         "run_success_with_retries",
@@ -33,66 +33,73 @@ _RUNS: Final = frozenset(
     }
 )
 _STATES: Final = frozenset({"unknown", "init", "healthy", "unhealthy", "stopped", "succeeded", "failed"})
-_TAKEN: Final = frozenset(row.name for row in TABLE)
+_RESERVED: Final = frozenset(row.name for row in METRICS)
 _MAX_NAME: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
-class BridgedSeries:
+class TorchSeries:
     """One series that torch measured.
 
     Attributes:
-        name: The metric's name.
-        unit: In UCUM.
-        description: One sentence.
-        kind: Its instrument.
-        attributes: The role, where the name has one.
+        definition: The metric.
+        attributes: The role, if the name has one.
         value: The number, or the distribution.
     """
 
-    name: str
-    unit: str
-    description: str
-    kind: Kind
+    definition: MetricDefinition
     attributes: Mapping[str, str]
     value: float | Distribution
 
 
-def bridged(metrics: Mapping[str, Bridged]) -> Iterator[BridgedSeries]:
+def torch_series(metrics: Mapping[str, TorchMetric]) -> Iterator[TorchSeries]:
     """The series of what torch was given; where two names come out as one metric of two kinds, the first one holds."""
     kinds: dict[str, Kind] = {}
     seen: set[tuple[str, str]] = set()
     for metric in metrics.values():
         series = _series(metric)
-        place = series.name, "".join(series.attributes.values())
-        if kinds.setdefault(series.name, series.kind) is series.kind and place not in seen:
+        place = series.definition.name, "".join(series.attributes.values())
+        if (
+            kinds.setdefault(series.definition.name, series.definition.kind) is series.definition.kind
+            and place not in seen
+        ):
             seen.add(place)
             yield series
 
 
-def _series(metric: Bridged) -> BridgedSeries:
-    said = f"torch.distributed.elastic.metrics: {metric.name}"
-    if metric.group == _TORCHS_GROUP:
+def _series(metric: TorchMetric) -> TorchSeries:
+    description = f"torch.distributed.elastic.metrics: {metric.name}"
+    if metric.group == _TORCH_GROUP:
         if metric.name.endswith((".success", ".failure")):
-            return BridgedSeries(_name(metric.name), "{call}", said, Kind.COUNTER, {}, metric.sum)
+            return TorchSeries(
+                MetricDefinition(_name(metric.name), "{call}", description, Kind.COUNTER, Scope.AGENT), {}, metric.sum
+            )
         if metric.name.endswith(".duration.ms"):
             name = _name(metric.name.removesuffix(".ms"))
-            return BridgedSeries(name, "s", said, Kind.HISTOGRAM, {}, _distribution(metric, 1_000))
+            return TorchSeries(
+                MetricDefinition(name, "s", description, Kind.HISTOGRAM, Scope.AGENT), {}, _distribution(metric, 1_000)
+            )
         of_workers = re.fullmatch(r"workers\.(.*)\.([a-z_]+)", metric.name, re.DOTALL)
         if of_workers is not None:
             role, what = of_workers.groups()
             attributes, name = {semconv.ROLE_NAME: role}, _name(f"workers.{what}")
-            said = f"torch.distributed.elastic.metrics: workers.<role>.{what}"
+            description = f"torch.distributed.elastic.metrics: workers.<role>.{what}"
             if what in _GAUGES:
-                return BridgedSeries(name, _GAUGES[what], said, Kind.GAUGE, attributes, metric.last)
-            if what in _RUNS or what in _STATES:
-                unit = "{run}" if what in _RUNS else "{poll}"
-                return BridgedSeries(name, unit, said, Kind.COUNTER, attributes, metric.sum)
-    words = metric.name if metric.group == _TORCHS_GROUP else f"{metric.group}.{metric.name}"
-    return BridgedSeries(_name(words), "1", said, Kind.HISTOGRAM, {}, _distribution(metric, 1))
+                return TorchSeries(
+                    MetricDefinition(name, _GAUGES[what], description, Kind.GAUGE, Scope.AGENT), attributes, metric.last
+                )
+            if what in _RUN_OUTCOMES or what in _STATES:
+                unit = "{run}" if what in _RUN_OUTCOMES else "{poll}"
+                return TorchSeries(
+                    MetricDefinition(name, unit, description, Kind.COUNTER, Scope.AGENT), attributes, metric.sum
+                )
+    words = metric.name if metric.group == _TORCH_GROUP else f"{metric.group}.{metric.name}"
+    return TorchSeries(
+        MetricDefinition(_name(words), "1", description, Kind.HISTOGRAM, Scope.AGENT), {}, _distribution(metric, 1)
+    )
 
 
-def _distribution(metric: Bridged, divisor: int) -> Distribution:
+def _distribution(metric: TorchMetric, divisor: int) -> Distribution:
     most = metric.max / divisor if metric.count else None
     return Distribution((), (metric.count,), metric.sum / divisor, None, most)
 
@@ -102,4 +109,4 @@ def _name(words: str) -> str:
     snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", words).lower()
     parts = (re.sub(r"[^a-z0-9_]+", "_", part).strip("_") for part in snake.split("."))
     name = semconv.METRIC_BRIDGED + (".".join(part for part in parts if part) or "unnamed")
-    return (name + "_" if name in _TAKEN else name)[:_MAX_NAME]
+    return (name + "_" if name in _RESERVED else name)[:_MAX_NAME]

@@ -19,9 +19,9 @@ from torchelastic_otel.processing.tracing.state import BRING_UP_SPANS, TraceStat
 
 MAX_SPAN_EVENTS: Final = 64
 MAX_SPAN_EVENT_VALUE: Final = 512
-_OPENING: Final = frozenset({Phase.RENDEZVOUS, Phase.ASSIGN_RANKS, Phase.START})
-_OF_THE_BRING_UP: Final = frozenset({semconv.ROUND_STARTED, semconv.RESTART_CAUSE_AGREED, semconv.RESTART_COMPLETED})
-_ON_SPAN_EVENTS: Final = frozenset(
+_BRING_UP_PHASES: Final = frozenset({Phase.RENDEZVOUS, Phase.ASSIGN_RANKS, Phase.START})
+_BRING_UP_EVENTS: Final = frozenset({semconv.ROUND_STARTED, semconv.RESTART_CAUSE_AGREED, semconv.RESTART_COMPLETED})
+_SPAN_EVENT_ATTRIBUTES: Final = frozenset(
     {
         semconv.NODE_ID,
         semconv.RENDEZVOUS_ROUND,
@@ -44,32 +44,32 @@ _ON_SPAN_EVENTS: Final = frozenset(
 )
 
 
-def noted(narrative: TraceState, event: ElasticEvent, time_ns: int) -> TraceState:
+def with_span_event(state: TraceState, event: ElasticEvent, time_ns: int) -> TraceState:
     """Remember the event for its span, where the span is one that shows what happened."""
     if event.name in semconv.HEARTBEATS or event.name == semconv.AGENT_PHASE_ENTERED:
-        return narrative
-    shown = narrative.phase in (Phase.RENDEZVOUS, Phase.RUNNING, Phase.DETECT)
-    if not shown or len(narrative.events) >= MAX_SPAN_EVENTS or event.name in _OF_THE_BRING_UP:
-        return narrative
+        return state
+    shown = state.phase in (Phase.RENDEZVOUS, Phase.RUNNING, Phase.DETECT)
+    if not shown or len(state.events) >= MAX_SPAN_EVENTS or event.name in _BRING_UP_EVENTS:
+        return state
     kept = {
         key: bounded(value, MAX_SPAN_EVENT_VALUE) if isinstance(value, str) else value
         for key, value in event.attributes.items()
-        if key in _ON_SPAN_EVENTS
+        if key in _SPAN_EVENT_ATTRIBUTES
     }
-    return replace(narrative, events=(*narrative.events, SpanEvent(event.name, time_ns, kept)))
+    return replace(state, events=(*state.events, SpanEvent(event.name, time_ns, kept)))
 
 
-def placed(narrative: TraceState, event: ElasticEvent) -> ElasticEvent:
+def with_span_context(state: TraceState, event: ElasticEvent) -> ElasticEvent:
     """The event with the trace and the span in which it happened, where those are known."""
     which, name = RUNNING, semconv.SPAN_WORKERS
-    round_ = narrative.last_round
-    agent = narrative.agent_id or ""
-    if event.name in _OF_THE_BRING_UP:
+    round_ = state.last_round
+    agent = state.agent_id or ""
+    if event.name in _BRING_UP_EVENTS:
         which, name, agent = BRING_UP, ROOT, ""
         round_ = round_of(event)
-    elif narrative.phase in _OPENING:
-        which, name, round_ = BRING_UP, BRING_UP_SPANS[narrative.phase], narrative.expected_round
-    ids = None if round_ is None else narrative.ids(round_)
+    elif state.phase in _BRING_UP_PHASES:
+        which, name, round_ = BRING_UP, BRING_UP_SPANS[state.phase], state.expected_round
+    ids = None if round_ is None else state.ids(round_)
     if round_ is None or ids is None:
         return event
     return replace(event, trace_id=ids.trace(which), span_id=ids.span(which, name, agent))

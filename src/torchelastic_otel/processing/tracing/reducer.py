@@ -1,12 +1,12 @@
-"""One agent's own story as it goes on: what follows from its events, told as more events and as finished spans.
+"""One agent's own story as it goes on: what follows from its events, ended as more events and as finished spans.
 
 What always holds:
 
-- ``narrate`` is pure: a narrative and an event give a narrative, the event with its trace, more events, and spans.
-- A span is told once, when it has ended; a round has two traces, its bring-up and its running, and each comes whole.
+- ``narrate`` is pure: a state and an event give a state, the event with its trace, more events, and spans.
+- A span is ended once, when it has ended; a round has two traces, its bring-up and its running, and each comes whole.
 - A span never ends before it begins, whatever the wall clock does.
 - Who speaks for the whole job tells the roots; where nothing is agreed, each agent tells a trace of its own.
-- The narrative is kept with the spool's rows, so that whoever finds a dead agent's spool can end its spans.
+- The state is kept with the spool's rows, so that whoever finds a dead agent's spool can end its spans.
 """
 
 from __future__ import annotations
@@ -18,15 +18,21 @@ from torchelastic_otel import semconv
 from torchelastic_otel.model.event import ElasticEvent
 from torchelastic_otel.model.phases import Phase
 from torchelastic_otel.model.span import ElasticSpan
-from torchelastic_otel.processing.tracing.placement import noted, placed, round_of
-from torchelastic_otel.processing.tracing.restarts import UNKNOWN_CAUSE, restart_completed, tells_cause
-from torchelastic_otel.processing.tracing.spans import agreed_root, bring_up_parts, own_root, running_spans, unfinished
+from torchelastic_otel.processing.tracing.placement import round_of, with_span_context, with_span_event
+from torchelastic_otel.processing.tracing.restarts import UNKNOWN_CAUSE, is_cause_attribute, restart_completed
+from torchelastic_otel.processing.tracing.spans import (
+    agreed_root,
+    bring_up_spans,
+    local_root,
+    running_spans,
+    unfinished_spans,
+)
 from torchelastic_otel.processing.tracing.state import BRING_UP_SPANS, OpenPhase, TraceState
 
-MAX_PARTS: Final = 64
+MAX_PHASES: Final = 64
 _AFTER_RUNNING: Final = frozenset({Phase.STOP, Phase.RENDEZVOUS, Phase.EXIT_BARRIER, Phase.ENDED})
 """Workers have run; the rendezvous follows at once where an agent stops them in a way of its own."""
-_SAY_THE_ROUND: Final = frozenset(
+_ROUND_EVENTS: Final = frozenset(
     {
         semconv.RENDEZVOUS_PARTICIPANT_ADDED,
         semconv.RENDEZVOUS_WAIT_LIST_ADDED,
@@ -50,76 +56,78 @@ class Derived:
     spans: tuple[ElasticSpan, ...] = ()
 
 
-def reduce(narrative: TraceState, event: ElasticEvent) -> tuple[TraceState, Derived]:
+def reduce(state: TraceState, event: ElasticEvent) -> tuple[TraceState, Derived]:
     """Go on with one event, enriched; what follows from it."""
     time_ns = event.time_ns or event.observed_ns
     events: list[ElasticEvent] = []
     spans: list[ElasticSpan] = []
     of = event.attributes
     if event.name == semconv.AGENT_STARTED:
-        narrative = _begin(event)
-    elif narrative.agent_id is None:
-        return narrative, Derived(event)
+        state = _agent_started(event)
+    elif state.agent_id is None:
+        return state, Derived(event)
     elif event.name == semconv.RUN_IDENTIFIED:
-        narrative = replace(
-            narrative,
+        state = replace(
+            state,
             nonce=str(of.get(semconv.RUN_NONCE)),
             agreed=of.get(semconv.INFERRED_FROM) == "store",
             hosts_store=of.get(semconv.HOSTS_STORE) is True,
         )
-        if narrative.phase is Phase.RUNNING:
-            narrative, spans = _tell_bring_up(narrative)
+        if state.phase is Phase.RUNNING:
+            state, spans = _bring_up_ended(state)
     elif event.name == semconv.AGENT_PHASE_ENTERED:
-        if narrative.ran_ns is not None and of.get(semconv.PHASE) != Phase.RUNNING.value:
-            # it runs no longer, and nobody has said why it restarted: told with what is known
-            narrative, completed = restart_completed(replace(narrative, cause=UNKNOWN_CAUSE), event)
+        if state.restarted_ns is not None and of.get(semconv.PHASE) != Phase.RUNNING.value:
+            # it runs no longer, and nobody has said error it restarted: ended with what is known
+            state, completed = restart_completed(replace(state, cause=UNKNOWN_CAUSE), event)
             events.append(completed)
-        narrative, spans = _enter(narrative, event, time_ns)
+        state, spans = _phase_entered(state, event, time_ns)
     elif event.name == semconv.RESTART_STARTED:
-        narrative = replace(narrative, restarting=True, restart_count=_int(of.get(semconv.RESTART_COUNT)))
+        state = replace(state, restarting=True, restart_count=_int(of.get(semconv.RESTART_COUNT)))
     elif event.name == semconv.RESTART_CAUSE_AGREED:
-        writer = round_of(event) if of.get(semconv.WRITER) is True else narrative.writer_round
-        cause = {key: value for key, value in of.items() if tells_cause(key)}
+        writer = round_of(event) if of.get(semconv.WRITER) is True else state.reporter_round
+        cause = {key: value for key, value in of.items() if is_cause_attribute(key)}
         # an answer that comes when the next rendezvous has begun is about the round before
-        late = narrative.phase is Phase.RENDEZVOUS
-        narrative = replace(narrative, cause=narrative.cause if late else cause, writer_round=writer)
+        late = state.phase is Phase.RENDEZVOUS
+        state = replace(state, cause=state.cause if late else cause, reporter_round=writer)
     elif event.name == semconv.ROUND_STARTED:
         round_ = round_of(event)
         if round_ is not None:
-            narrative = replace(narrative, writer_round=max(round_, narrative.writer_round or 0))
-        spans += agreed_root(narrative, event, round_)
-    elif event.name == semconv.WORKER_FAILED and semconv.INFERRED in of and not narrative.failed:
-        narrative = replace(narrative, failed=event.body[:256])
+            state = replace(state, reporter_round=max(round_, state.reporter_round or 0))
+        spans += agreed_root(state, event, round_)
+    elif event.name == semconv.WORKER_FAILED and semconv.INFERRED in of and not state.failure:
+        state = replace(state, failure=event.body[:256])
     elif event.name == semconv.AGENT_LOST and of.get(semconv.WRITER) is True:
-        narrative = replace(narrative, writer_round=round_of(event))
-    if event.name in _SAY_THE_ROUND and narrative.phase is Phase.RENDEZVOUS:
-        narrative = replace(narrative, expected_round=round_of(event))
-    if narrative.ran_ns is not None and narrative.cause is not None:
-        narrative, completed = restart_completed(narrative, event)
+        state = replace(state, reporter_round=round_of(event))
+    if event.name in _ROUND_EVENTS and state.phase is Phase.RENDEZVOUS:
+        state = replace(state, expected_round=round_of(event))
+    if state.restarted_ns is not None and state.cause is not None:
+        state, completed = restart_completed(state, event)
         events.append(completed)
-    narrative = noted(replace(narrative, last_ns=max(narrative.last_ns, time_ns)), event, time_ns)
-    return narrative, Derived(placed(narrative, event), tuple(placed(narrative, each) for each in events), tuple(spans))
+    state = with_span_event(replace(state, last_ns=max(state.last_ns, time_ns)), event, time_ns)
+    return state, Derived(
+        with_span_context(state, event), tuple(with_span_context(state, each) for each in events), tuple(spans)
+    )
 
 
-def finish_orphaned(narrative: TraceState) -> tuple[TraceState, tuple[ElasticSpan, ...]]:
+def finish_orphaned(state: TraceState) -> tuple[TraceState, tuple[ElasticSpan, ...]]:
     """What there is to tell of an agent whose process is gone and that did not say so: its open spans, as errors.
 
-    They end with the last sign of it. The roots are told where no other agent can: it was alone, or hosted the store.
+    They end with the last sign of it. The roots are ended where no other agent can: it was alone, or hosted the store.
     """
-    if not narrative.is_open:
-        return narrative, ()
-    alone = narrative.ends_the_job
-    why = "the agent's process ended without a word"
-    end_ns = max(narrative.last_ns, narrative.phase_ns)
-    spans = [*unfinished(narrative, end_ns, why, root=alone)]
-    spans += running_spans(narrative, end_ns, why, root=alone and narrative.writer_round == narrative.last_round)
-    return replace(narrative, phase=Phase.ENDED, parts=(), running_ns=None), tuple(spans)
+    if not state.is_open:
+        return state, ()
+    alone = state.is_last_reporter
+    error = "the agent's process ended without a word"
+    end_ns = max(state.last_ns, state.phase_ns)
+    spans = [*unfinished_spans(state, end_ns, error, root=alone)]
+    spans += running_spans(state, end_ns, error, root=alone and state.reporter_round == state.last_round)
+    return replace(state, phase=Phase.ENDED, phases=(), running_ns=None), tuple(spans)
 
 
 # --- phases
 
 
-def _begin(event: ElasticEvent) -> TraceState:
+def _agent_started(event: ElasticEvent) -> TraceState:
     of = event.attributes
     agent_id, run_id, backend = (of.get(key) for key in (semconv.AGENT_ID, semconv.RUN_ID, semconv.RENDEZVOUS_BACKEND))
     return TraceState(
@@ -129,22 +137,20 @@ def _begin(event: ElasticEvent) -> TraceState:
     )
 
 
-def _enter(narrative: TraceState, event: ElasticEvent, time_ns: int) -> tuple[TraceState, list[ElasticSpan]]:
+def _phase_entered(state: TraceState, event: ElasticEvent, time_ns: int) -> tuple[TraceState, list[ElasticSpan]]:
     try:
         phase = Phase(str(event.attributes.get(semconv.PHASE)))
     except ValueError:
-        return narrative, []  # of a newer version
-    before = narrative.phase
+        return state, []  # of a newer version
+    before = state.phase
     spans: list[ElasticSpan] = []
-    durations = dict(narrative.durations or {})
-    if before is not None and narrative.phase_monotonic_ns is not None and event.monotonic_ns is not None:
-        durations[before.value] = durations.get(before.value, 0) + max(
-            0, event.monotonic_ns - narrative.phase_monotonic_ns
-        )
-    parts = tuple(part if part.end_ns is not None else replace(part, end_ns=time_ns) for part in narrative.parts)
-    narrative = replace(
-        narrative,
-        parts=parts,
+    durations = dict(state.durations or {})
+    if before is not None and state.phase_monotonic_ns is not None and event.monotonic_ns is not None:
+        durations[before.value] = durations.get(before.value, 0) + max(0, event.monotonic_ns - state.phase_monotonic_ns)
+    phases = tuple(phase_ if phase_.end_ns is not None else replace(phase_, end_ns=time_ns) for phase_ in state.phases)
+    state = replace(
+        state,
+        phases=phases,
         durations=durations,
         phase=phase,
         phase_ns=time_ns,
@@ -152,48 +158,48 @@ def _enter(narrative: TraceState, event: ElasticEvent, time_ns: int) -> tuple[Tr
     )
     if before is Phase.RUNNING:
         # a bring-up that waited for the run to be identified goes without a trace
-        narrative = replace(narrative, parts=(), began_ns=None)
-    if phase in (Phase.DETECT, Phase.STOP) and narrative.began_ns is None:
-        narrative = replace(narrative, began_ns=time_ns)
-    if phase in BRING_UP_SPANS and len(narrative.parts) < MAX_PARTS:
-        narrative = replace(narrative, parts=(*narrative.parts, OpenPhase(phase, time_ns)))
+        state = replace(state, phases=(), began_ns=None)
+    if phase in (Phase.DETECT, Phase.STOP) and state.began_ns is None:
+        state = replace(state, began_ns=time_ns)
+    if phase in BRING_UP_SPANS and len(state.phases) < MAX_PHASES:
+        state = replace(state, phases=(*state.phases, OpenPhase(phase, time_ns)))
     if before is not None and phase in _AFTER_RUNNING:
-        told = running_spans(narrative, _running_end(narrative, before, time_ns), narrative.failed, root=None)
-        spans += told
-        if told or phase is not Phase.EXIT_BARRIER:
-            narrative = replace(narrative, running_ns=None)
+        ended = running_spans(state, _workers_ended_ns(state, before, time_ns), state.failure, root=None)
+        spans += ended
+        if ended or phase is not Phase.EXIT_BARRIER:
+            state = replace(state, running_ns=None)
     if phase is Phase.RENDEZVOUS:
-        narrative = _go_to_rendezvous(narrative, before, time_ns)
+        state = _rendezvous_entered(state, before, time_ns)
     elif phase is Phase.ASSIGN_RANKS:
         round_ = round_of(event)
-        narrative = replace(
-            narrative,
+        state = replace(
+            state,
             expected_round=round_,
             group_rank=_int(event.attributes.get(semconv.GROUP_RANK)),
             world_size=_int(event.attributes.get(semconv.GROUP_WORLD_SIZE)),
         )
     elif phase is Phase.RUNNING:
-        narrative, more = _brought_up(narrative, event, time_ns)
+        state, more = _workers_started(state, event, time_ns)
         spans += more
     elif phase is Phase.ENDED:
         outcome = str(event.attributes.get(semconv.AGENT_OUTCOME))
-        why = f"{outcome}: {event.attributes.get(semconv.ERROR_TYPE, 'the agent ended')}"
-        spans += unfinished(narrative, time_ns, why, root=narrative.ends_the_job)
-        narrative = replace(narrative, parts=(), began_ns=None)
-    return narrative, spans
+        error = f"{outcome}: {event.attributes.get(semconv.ERROR_TYPE, 'the agent ended')}"
+        spans += unfinished_spans(state, time_ns, error, root=state.is_last_reporter)
+        state = replace(state, phases=(), began_ns=None)
+    return state, spans
 
 
-def _running_end(narrative: TraceState, before: Phase, time_ns: int) -> int:
+def _workers_ended_ns(state: TraceState, before: Phase, time_ns: int) -> int:
     # what came before a stop is the detection of a failure: the workers ran until then
-    began = narrative.began_ns
+    began = state.began_ns
     return began if before is Phase.DETECT and began is not None else time_ns
 
 
-def _go_to_rendezvous(narrative: TraceState, before: Phase | None, time_ns: int) -> TraceState:
+def _rendezvous_entered(state: TraceState, before: Phase | None, time_ns: int) -> TraceState:
     return replace(
-        narrative,
-        began_ns=narrative.began_ns if narrative.began_ns is not None else time_ns,
-        expected_round=None if narrative.last_round is None else narrative.last_round + 1,
+        state,
+        began_ns=state.began_ns if state.began_ns is not None else time_ns,
+        expected_round=None if state.last_round is None else state.last_round + 1,
         group_rank=None,
         world_size=None,
         events=(),
@@ -201,33 +207,33 @@ def _go_to_rendezvous(narrative: TraceState, before: Phase | None, time_ns: int)
     )
 
 
-def _brought_up(narrative: TraceState, event: ElasticEvent, time_ns: int) -> tuple[TraceState, list[ElasticSpan]]:
+def _workers_started(state: TraceState, event: ElasticEvent, time_ns: int) -> tuple[TraceState, list[ElasticSpan]]:
     # an agent that starts workers again without a rendezvous is in the same round, whose spans have their ids
-    again = narrative.last_round is not None and narrative.last_round == narrative.expected_round
-    narrative = replace(
-        narrative,
-        last_round=narrative.expected_round,
-        running_ns=narrative.running_ns if again else time_ns,
-        parts=() if again else narrative.parts,
-        failed="",
-        ran_ns=time_ns if narrative.restarting else None,
-        ran_monotonic_ns=event.monotonic_ns,
-        durations=narrative.durations if narrative.restarting else None,
+    again = state.last_round is not None and state.last_round == state.expected_round
+    state = replace(
+        state,
+        last_round=state.expected_round,
+        running_ns=state.running_ns if again else time_ns,
+        phases=() if again else state.phases,
+        failure="",
+        restarted_ns=time_ns if state.restarting else None,
+        restarted_monotonic_ns=event.monotonic_ns,
+        durations=state.durations if state.restarting else None,
     )
     # under static the store, and with it the run's nonce, may be known only after the workers run: then it waits
-    return (narrative, []) if narrative.nonce is None else _tell_bring_up(narrative)
+    return (state, []) if state.nonce is None else _bring_up_ended(state)
 
 
-def _tell_bring_up(narrative: TraceState) -> tuple[TraceState, list[ElasticSpan]]:
-    round_, ran_ns = narrative.last_round, narrative.running_ns
+def _bring_up_ended(state: TraceState) -> tuple[TraceState, list[ElasticSpan]]:
+    round_, restarted_ns = state.last_round, state.running_ns
     spans: list[ElasticSpan] = []
-    if round_ is not None and ran_ns is not None and narrative.parts:
-        spans += bring_up_parts(narrative, round_, ran_ns, None)
-        if narrative.tells_root(round_):
-            spans += own_root(narrative, round_, ran_ns, None)
-    since_ns = narrative.phase_ns if ran_ns is None else ran_ns
-    running = tuple(each for each in narrative.events if each.time_ns >= since_ns)
-    return replace(narrative, began_ns=None, parts=(), events=running), spans
+    if round_ is not None and restarted_ns is not None and state.phases:
+        spans += bring_up_spans(state, round_, restarted_ns, None)
+        if state.owns_root(round_):
+            spans += local_root(state, round_, restarted_ns, None)
+    since_ns = state.phase_ns if restarted_ns is None else restarted_ns
+    running = tuple(each for each in state.events if each.time_ns >= since_ns)
+    return replace(state, began_ns=None, phases=(), events=running), spans
 
 
 def _int(value: object) -> int | None:

@@ -1,6 +1,6 @@
 """A restart that is over: why it was, and how long each of its phases took.
 
-What always holds: a restart is told once its workers run again and its cause is known, or nobody will say it any more;
+What always holds: a restart is ended once its workers run again and its cause is known, or nobody will say it any more;
 phases are measured by this agent's monotonic clock, but for what went by unnoticed, which is known by wall clocks only.
 """
 
@@ -14,22 +14,22 @@ from torchelastic_otel import semconv
 from torchelastic_otel.model.event import AttributeValue, ElasticEvent, Severity
 from torchelastic_otel.model.failure import UNKNOWN
 from torchelastic_otel.model.phases import RESTART_PHASES, Phase
-from torchelastic_otel.processing.tracing.spans import common
+from torchelastic_otel.processing.tracing.spans import common_attributes
 from torchelastic_otel.processing.tracing.state import TraceState
 from torchelastic_otel.torch_events.messages import message_of
 
 UNKNOWN_CAUSE: Final[Mapping[str, AttributeValue]] = {semconv.RESTART_REASON: UNKNOWN, semconv.RESTART_AGREED: False}
-"""What is told where nobody said it."""
+"""What is ended where nobody said it."""
 
 
-def restart_completed(narrative: TraceState, event: ElasticEvent) -> tuple[TraceState, ElasticEvent]:
-    """The narrative after a restart, and the event that tells of it, which follows from this one."""
-    durations = dict(narrative.durations or {})
-    durations[Phase.DETECT.value] = durations.get(Phase.DETECT.value, 0) + _unnoticed_ns(narrative)
+def restart_completed(state: TraceState, event: ElasticEvent) -> tuple[TraceState, ElasticEvent]:
+    """The state after a restart, and the event that tells of it, which follows from this one."""
+    durations = dict(state.durations or {})
+    durations[Phase.DETECT.value] = durations.get(Phase.DETECT.value, 0) + _undetected_ns(state)
     seconds = {phase: durations.get(phase, 0) / 1e9 for phase in RESTART_PHASES}
-    round_ = narrative.last_round
-    attributes: dict[str, AttributeValue] = {semconv.INFERRED: True, **(narrative.cause or {})}
-    attributes |= common(narrative, round_) if round_ is not None else {}
+    round_ = state.last_round
+    attributes: dict[str, AttributeValue] = {semconv.INFERRED: True, **(state.cause or {})}
+    attributes |= common_attributes(state, round_) if round_ is not None else {}
     attributes[semconv.RESTART_DURATION] = round(sum(seconds.values()), 9)
     for phase, value in seconds.items():
         attributes[semconv.RESTART_PHASE_DURATION.format(phase=phase)] = value
@@ -39,30 +39,30 @@ def restart_completed(narrative: TraceState, event: ElasticEvent) -> tuple[Trace
         semconv.RESTART_COMPLETED,
         event.destination,
         message_of(semconv.RESTART_COMPLETED, attributes),
-        narrative.ran_ns,
+        state.restarted_ns,
         event.observed_ns,
-        narrative.ran_monotonic_ns,
+        state.restarted_monotonic_ns,
         Severity.WARN,
         attributes,
     )
-    return replace(narrative, ran_ns=None, restarting=False, durations=None), completed
+    return replace(state, restarted_ns=None, restarting=False, durations=None), completed
 
 
-def _unnoticed_ns(narrative: TraceState) -> int:
+def _undetected_ns(state: TraceState) -> int:
     """From the agreed cause, on another node, to the moment when this agent began to do something about it.
 
     Both by their own host's wall clock: where those differ, this differs by as much.
     """
-    cause = narrative.cause or {}
-    failed_ns, durations = cause.get(f"{semconv.CAUSE}.time"), narrative.durations or {}
-    if cause.get(semconv.RESTART_AGREED) is not True or not isinstance(failed_ns, int) or narrative.ran_ns is None:
+    cause = state.cause or {}
+    failed_ns, durations = cause.get(f"{semconv.CAUSE}.time"), state.durations or {}
+    if cause.get(semconv.RESTART_AGREED) is not True or not isinstance(failed_ns, int) or state.restarted_ns is None:
         return 0
-    began_ns = narrative.ran_ns - sum(durations.get(phase, 0) for phase in RESTART_PHASES)
+    began_ns = state.restarted_ns - sum(durations.get(phase, 0) for phase in RESTART_PHASES)
     return max(0, began_ns - failed_ns)
 
 
-def tells_cause(name: str) -> bool:
-    """Whether an attribute of ``torchelastic.restart.cause_agreed`` is told of the restart as well."""
+def is_cause_attribute(name: str) -> bool:
+    """Whether an attribute of ``torchelastic.restart.cause_agreed`` is ended of the restart as well."""
     return name.startswith((semconv.CAUSE + ".", "torchelastic.restart.")) or name in (
         semconv.FAILURE_AMBIGUOUS,
         semconv.WRITER,

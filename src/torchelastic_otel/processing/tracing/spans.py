@@ -1,9 +1,9 @@
-"""From a narrative to finished spans: the bring-up of a round, and its running.
+"""From a state to finished spans: the bring-up of a round, and its running.
 
-What always holds: pure; a span never ends before it begins; nothing is told while the run is not identified.
+What always holds: pure; a span never ends before it begins; nothing is ended while the run is not identified.
 
-Not promised: that the root of a running encloses it. It is the part of who speaks for the job, told when that has
-ended; another node's part may begin before it and end after it.
+Not promised: that the root of a running encloses it. It is the phase_ of who speaks for the job, ended when that has
+ended; another node's phase_ may begin before it and end after it.
 """
 
 from __future__ import annotations
@@ -20,76 +20,76 @@ from torchelastic_otel.model.trace_ids import BRING_UP, ROOT, RUNNING
 from torchelastic_otel.processing.tracing.state import BRING_UP_SPANS, TraceState
 
 
-def common(narrative: TraceState, round_: int) -> dict[str, AttributeValue]:
+def common_attributes(state: TraceState, round_: int) -> dict[str, AttributeValue]:
     """What every span of a round carries."""
     known = {
-        semconv.RUN_ID: narrative.run_id,
+        semconv.RUN_ID: state.run_id,
         semconv.RENDEZVOUS_ROUND: round_,
-        semconv.RENDEZVOUS_BACKEND: narrative.backend,
-        semconv.GROUP_RANK: narrative.group_rank,
-        semconv.GROUP_WORLD_SIZE: narrative.world_size,
-        semconv.RESTART_COUNT: narrative.restart_count,
+        semconv.RENDEZVOUS_BACKEND: state.backend,
+        semconv.GROUP_RANK: state.group_rank,
+        semconv.GROUP_WORLD_SIZE: state.world_size,
+        semconv.RESTART_COUNT: state.restart_count,
     }
     return {key: value for key, value in known.items() if value is not None}
 
 
-def bring_up_parts(narrative: TraceState, round_: int, end_ns: int, error: str | None) -> Iterator[ElasticSpan]:
+def bring_up_spans(state: TraceState, round_: int, end_ns: int, error: str | None) -> Iterator[ElasticSpan]:
     """The spans of a bring-up; the last one with the error."""
-    ids = narrative.ids(round_)
+    ids = state.ids(round_)
     if ids is None:
         return
-    root, agent = ids.span(BRING_UP, ROOT), narrative.agent_id or ""
+    root, agent = ids.span(BRING_UP, ROOT), state.agent_id or ""
     times: dict[str, int] = {}
-    for number, part in enumerate(narrative.parts):
-        name = BRING_UP_SPANS[part.phase]
+    for number, phase_ in enumerate(state.phases):
+        name = BRING_UP_SPANS[phase_.phase]
         again = times[name] = times.get(name, -1) + 1
-        end = max(part.start_ns, part.end_ns if part.end_ns is not None else end_ns)
-        happened = narrative.events if part.phase is Phase.RENDEZVOUS else ()
-        last = number == len(narrative.parts) - 1
+        end = max(phase_.start_ns, phase_.end_ns if phase_.end_ns is not None else end_ns)
+        happened = state.events if phase_.phase is Phase.RENDEZVOUS else ()
+        last = number == len(state.phases) - 1
         yield ElasticSpan(
             name,
             ids.trace(BRING_UP),
             ids.span(BRING_UP, f"{name}{again or ''}", agent),
             root,
-            part.start_ns,
+            phase_.start_ns,
             end,
-            common(narrative, round_),
-            tuple(each for each in happened if part.start_ns <= each.time_ns <= end),
+            common_attributes(state, round_),
+            tuple(each for each in happened if phase_.start_ns <= each.time_ns <= end),
             error=error if last else None,
         )
 
 
-def own_root(narrative: TraceState, round_: int, end_ns: int, error: str | None) -> Iterator[ElasticSpan]:
+def local_root(state: TraceState, round_: int, end_ns: int, error: str | None) -> Iterator[ElasticSpan]:
     """The root of a bring-up that this agent tells by itself."""
-    began = narrative.began_ns if narrative.began_ns is not None else end_ns
-    yield from _root_span(narrative, round_, began, max(began, end_ns), error, {})
+    began = state.began_ns if state.began_ns is not None else end_ns
+    yield from _root_span(state, round_, began, max(began, end_ns), error, {})
 
 
-def agreed_root(narrative: TraceState, event: ElasticEvent, round_: int | None) -> Iterator[ElasticSpan]:
-    """The root of a bring-up, told by who speaks for the whole job, once all nodes' workers run."""
+def agreed_root(state: TraceState, event: ElasticEvent, round_: int | None) -> Iterator[ElasticSpan]:
+    """The root of a bring-up, ended by who speaks for the whole job, once all nodes' workers run."""
     began, seconds = event.attributes.get(semconv.ROUND_BEGAN), event.attributes.get(semconv.ROUND_DURATION)
-    if round_ is None or narrative.tells_root(round_) or not isinstance(began, int):
+    if round_ is None or state.owns_root(round_) or not isinstance(began, int):
         return
     duration_ns = int(seconds * 1e9) if isinstance(seconds, (int, float)) and math.isfinite(seconds) else 0
     last = event.attributes.get(semconv.RENDEZVOUS_LAST_JOINER)
     extra = {} if last is None else {semconv.RENDEZVOUS_LAST_JOINER: last}
-    yield from _root_span(narrative, round_, began, began + max(0, duration_ns), None, extra)
+    yield from _root_span(state, round_, began, began + max(0, duration_ns), None, extra)
 
 
 def _root_span(
-    narrative: TraceState,
+    state: TraceState,
     round_: int,
     start_ns: int,
     end_ns: int,
     error: str | None,
     extra: Mapping[str, AttributeValue],
 ) -> Iterator[ElasticSpan]:
-    ids = narrative.ids(round_)
+    ids = state.ids(round_)
     if ids is None:
         return
-    before = narrative.ids(round_ - 1) if round_ else None
+    before = state.ids(round_ - 1) if round_ else None
     links = () if before is None else (SpanLink(before.trace(RUNNING), before.span(RUNNING, ROOT)),)
-    attributes = common(narrative, round_) | dict(narrative.cause or {}) | dict(extra)
+    attributes = common_attributes(state, round_) | dict(state.cause or {}) | dict(extra)
     attributes.pop(semconv.GROUP_RANK, None)
     yield ElasticSpan(
         semconv.SPAN_ROUND,
@@ -104,44 +104,44 @@ def _root_span(
     )
 
 
-def unfinished(narrative: TraceState, end_ns: int, why: str, *, root: bool) -> Iterator[ElasticSpan]:
+def unfinished_spans(state: TraceState, end_ns: int, why: str, *, root: bool) -> Iterator[ElasticSpan]:
     """The spans of a bring-up that came to nothing; a stop that no rendezvous followed belongs to the running trace."""
-    if not narrative.parts:
+    if not state.phases:
         return
-    if all(part.phase is Phase.STOP for part in narrative.parts):
-        round_ = narrative.last_round
-        ids = None if round_ is None else narrative.ids(round_)
+    if all(phase_.phase is Phase.STOP for phase_ in state.phases):
+        round_ = state.last_round
+        ids = None if round_ is None else state.ids(round_)
         if ids is None or round_ is None:
             return
-        for number, part in enumerate(narrative.parts):
+        for number, phase_ in enumerate(state.phases):
             yield ElasticSpan(
                 semconv.SPAN_STOP_WORKERS,
                 ids.trace(RUNNING),
-                ids.span(RUNNING, f"{semconv.SPAN_STOP_WORKERS}{number or ''}", narrative.agent_id or ""),
+                ids.span(RUNNING, f"{semconv.SPAN_STOP_WORKERS}{number or ''}", state.agent_id or ""),
                 ids.span(RUNNING, ROOT),
-                part.start_ns,
-                max(part.start_ns, part.end_ns if part.end_ns is not None else end_ns),
-                common(narrative, round_),
+                phase_.start_ns,
+                max(phase_.start_ns, phase_.end_ns if phase_.end_ns is not None else end_ns),
+                common_attributes(state, round_),
             )
         return
-    if narrative.expected_round is None:
+    if state.expected_round is None:
         # it was never let in: what it tried has no place in a round of the others
-        narrative, root = replace(narrative, agreed=False), True
-    expected = narrative.expected_round or 0
-    yield from bring_up_parts(narrative, expected, end_ns, why)
-    if root or narrative.tells_root(expected):
-        yield from own_root(narrative, expected, end_ns, why)
+        state, root = replace(state, agreed=False), True
+    expected = state.expected_round or 0
+    yield from bring_up_spans(state, expected, end_ns, why)
+    if root or state.owns_root(expected):
+        yield from local_root(state, expected, end_ns, why)
 
 
-def running_spans(narrative: TraceState, end_ns: int, error: str, *, root: bool | None) -> list[ElasticSpan]:
+def running_spans(state: TraceState, end_ns: int, error: str, *, root: bool | None) -> list[ElasticSpan]:
     """The spans of a round's running, this node's and, from who speaks for the job, the root."""
-    round_, start_ns = narrative.last_round, narrative.running_ns
-    ids = None if round_ is None else narrative.ids(round_)
+    round_, start_ns = state.last_round, state.running_ns
+    ids = None if round_ is None else state.ids(round_)
     if round_ is None or start_ns is None or ids is None:
         return []
     end_ns = max(start_ns, end_ns)
     trace, parent = ids.trace(RUNNING), ids.span(RUNNING, ROOT)
-    agent = narrative.agent_id or ""
+    agent = state.agent_id or ""
     workers = ElasticSpan(
         semconv.SPAN_WORKERS,
         trace,
@@ -149,15 +149,15 @@ def running_spans(narrative: TraceState, end_ns: int, error: str, *, root: bool 
         parent,
         start_ns,
         end_ns,
-        common(narrative, round_),
-        tuple(each for each in narrative.events if start_ns <= each.time_ns <= end_ns),
+        common_attributes(state, round_),
+        tuple(each for each in state.events if start_ns <= each.time_ns <= end_ns),
         error=error or None,
     )
     if root is None:
-        root = narrative.writer_round == round_
-    if not (root or narrative.tells_root(round_)):
+        root = state.reporter_round == round_
+    if not (root or state.owns_root(round_)):
         return [workers]
-    attributes = common(narrative, round_)
+    attributes = common_attributes(state, round_)
     attributes.pop(semconv.GROUP_RANK, None)
     link = SpanLink(ids.trace(BRING_UP), ids.span(BRING_UP, ROOT))
     training = ElasticSpan(

@@ -1,4 +1,4 @@
-"""What is known of an agent's story so far: the state that goes from event to event, and into the spool.
+"""What is found of an agent's story so far: the state that goes from event to event, and into the spool.
 
 What always holds: it is frozen, and small (what it remembers is bounded); ``to_json`` and ``from_json`` are inverse to
 each other, so that whoever finds a dead agent's spool can go on.
@@ -13,9 +13,9 @@ from typing import Final
 from torchelastic_otel import semconv
 from torchelastic_otel.model.event import AttributeValue
 from torchelastic_otel.model.phases import Phase
-from torchelastic_otel.model.serialization import REQUIRED, Serializable
+from torchelastic_otel.model.serialization import REQUIRED, Serializable, stored_as
 from torchelastic_otel.model.span import SpanEvent
-from torchelastic_otel.model.trace_ids import RoundIds, ids_of
+from torchelastic_otel.model.trace_ids import RoundIds, round_ids
 
 BRING_UP_SPANS: Final = {
     Phase.STOP: semconv.SPAN_STOP_WORKERS,
@@ -48,7 +48,7 @@ class TraceState(Serializable):
     Attributes:
         agent_id: The agent's.
         run_id: Its run's.
-        nonce: What tells the run from others of that id; ``None`` until it is known.
+        nonce: What tells the run from others of that id; ``None`` until it is found.
         agreed: Whether all agents of the run have that nonce.
         hosts_store: Whether this process hosts the job's store: with it, the job ends.
         backend: The rendezvous backend's name.
@@ -57,21 +57,21 @@ class TraceState(Serializable):
         phase_monotonic_ns: The same by the agent's monotonic clock.
         last_ns: The last sign of the agent, wall clock nanoseconds.
         last_round: The round that it was in last.
-        expected_round: The round that is being brought up, where that is known.
+        expected_round: The round that is being brought up, where that is found.
         group_rank: Its rank in that round.
         world_size: Nodes in it.
         began_ns: When the bring-up began.
-        parts: Its phases so far.
+        phases: Its phases so far.
         events: What happened in the phase's span so far.
         running_ns: When the workers of the last round ran.
-        failed: Why the running of the round failed here; the empty string where it did not.
-        writer_round: The round in which it speaks for the whole job.
+        failure: Why the running of the round failure here; the empty string where it did not.
+        reporter_round: The round in which it speaks for the whole job.
         restarting: Whether workers are being restarted.
         restart_count: How often this agent restarted its workers after failures of their own.
         durations: Nanoseconds of each phase since the workers last ran.
         cause: What the agents agreed on about the restart, as attributes; empty until then.
-        ran_ns: When the restarted workers ran, while the restart is not told yet.
-        ran_monotonic_ns: The same by the agent's monotonic clock.
+        restarted_ns: When the restarted workers ran, while the restart is not told yet.
+        restarted_monotonic_ns: The same by the agent's monotonic clock.
     """
 
     agent_id: str | None = None
@@ -89,17 +89,17 @@ class TraceState(Serializable):
     group_rank: int | None = None
     world_size: int | None = None
     began_ns: int | None = None
-    parts: tuple[OpenPhase, ...] = field(default=(), metadata=REQUIRED)
+    phases: tuple[OpenPhase, ...] = field(default=(), metadata=stored_as("parts", required=True))
     events: tuple[SpanEvent, ...] = field(default=(), metadata=REQUIRED)
     running_ns: int | None = None
-    failed: str = ""
-    writer_round: int | None = None
+    failure: str = field(default="", metadata=stored_as("failed"))
+    reporter_round: int | None = field(default=None, metadata=stored_as("writer_round"))
     restarting: bool = False
     restart_count: int | None = None
     durations: Mapping[str, int] | None = None
     cause: Mapping[str, AttributeValue] | None = field(default=None, metadata=REQUIRED)
-    ran_ns: int | None = None
-    ran_monotonic_ns: int | None = None
+    restarted_ns: int | None = field(default=None, metadata=stored_as("ran_ns"))
+    restarted_monotonic_ns: int | None = field(default=None, metadata=stored_as("ran_monotonic_ns"))
 
     @property
     def is_open(self) -> bool:
@@ -108,22 +108,22 @@ class TraceState(Serializable):
 
     def ids(self, round_: int) -> RoundIds | None:
         """The ids of a round's spans; ``None`` while the run is not identified."""
-        known = self._ids(round_)
-        return None if known is None else known[0]
+        found = self._ids(round_)
+        return None if found is None else found[0]
 
     @property
-    def ends_the_job(self) -> bool:
+    def is_last_reporter(self) -> bool:
         """Whether no other agent can speak for the job once this one has ended."""
         return self.hosts_store or self.world_size == 1
 
-    def tells_root(self, round_: int) -> bool:
+    def owns_root(self, round_: int) -> bool:
         """Whether this agent tells the roots of a round by itself, since its traces are its own."""
-        known = self._ids(round_)
-        return known is not None and not known[1]
+        found = self._ids(round_)
+        return found is not None and not found[1]
 
     def _ids(self, round_: int) -> tuple[RoundIds, bool] | None:
         if self.nonce is None or self.run_id is None:
             return None
-        return ids_of(
+        return round_ids(
             self.run_id, self.nonce, round_, agreed=self.agreed, backend=self.backend, agent_id=self.agent_id or ""
         )
