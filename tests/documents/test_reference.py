@@ -120,6 +120,18 @@ def test_every_file_that_architecture_md_names_exists() -> None:
         assert (ROOT / path).is_dir() or (package / path).is_dir() or _below(package, path), path
 
 
+def test_the_table_of_packages_names_what_is_in_them() -> None:
+    """A module that was renamed or merged is not looked for in vain."""
+    rows = re.findall(r"^\| \d \| `([\w/]+)/` \| (.+) \|$", DOCUMENTS[ROOT / "ARCHITECTURE.md"], re.MULTILINE)
+    assert len(rows) > 10
+    for package, content in rows:
+        folder = ROOT / "src" / "torchelastic_otel" / package
+        modules = {path.stem for path in folder.rglob("*")}
+        text = "\n".join(path.read_text() for path in folder.rglob("*.py"))
+        for name in re.findall(r"`(\w+)/?`", content):
+            assert name in modules or re.search(rf"\b(def|class) {name}\b", text), f"{package}/ has no {name}"
+
+
 def _below(package: Path, path: str) -> bool:
     return any(package.glob(f"**/{path}"))
 
