@@ -1,4 +1,4 @@
-"""collector-config/README.md says of the Collectors' settings what their files say."""
+"""The settings in collector-config/README.md are those of the Collectors' files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ROW = re.compile(r"^\| `(\w+)` \|\s*([^|]*?)\s*\|\s*([^|]*?)\s*\| .+ \|$", re.M
 _USE = re.compile(r"\$\{env:(\w+)(?::-((?:[^{}]|\{[^{}]*\})*))?\}")
 
 
-def said() -> dict[tuple[str, str], str]:
+def documented() -> dict[tuple[str, str], str]:
     """The default of each variable in each file that the table names; an empty one where it must be set."""
     found = {}
     for variable, default, where in _ROW.findall(README):
@@ -41,13 +41,13 @@ def used() -> dict[tuple[str, str], str]:
 
 
 def test_every_variable_is_in_the_table_with_its_default() -> None:
-    """Who sets a variable that no file reads, or does not set one that must be, finds out in production."""
-    assert said() == used()
+    """A variable that no file reads, or a required one that is missing here, would show in production only."""
+    assert documented() == used()
 
 
 @pytest.mark.parametrize("file", FILES)
 def test_the_head_of_each_file_names_its_variables(file: str) -> None:
-    """Who opens the file first sees what it needs."""
+    """A reader of the file sees what it needs."""
     head = (CONFIGS / f"{file}.yaml").read_text().partition("\n\n")[0]
     named = set(re.findall(r"\b[A-Z]+(?:_[A-Z]+)+\b", head))
     assert named == {variable for name, variable in used() if name == file}
@@ -67,7 +67,7 @@ def config(file: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_the_disk_is_reckoned_with_as_many_queues_as_there_are(file: str) -> None:
+def test_the_disk_space_is_computed_for_the_actual_number_of_queues(file: str) -> None:
     """Each exporter has one for each signal: three, and the spans of a gateway wait a second time for its peers."""
     pipelines = config(file)["service"]["pipelines"]
     queues = {(name.partition("/")[0], exporter) for name, one in pipelines.items() for exporter in one["exporters"]}
@@ -75,21 +75,21 @@ def test_the_disk_is_reckoned_with_as_many_queues_as_there_are(file: str) -> Non
     (row,) = re.findall(r"^\| `QUEUE_MAX_BYTES` .*$", README, re.MULTILINE)
     assert "up to three times that" in row
     ((sent, kept),) = re.findall(r"\| (\d+) B of OTLP, (\d+) B on the disk where it waits", README)
-    assert f"{int(kept) / int(sent):.1f} times if they have a hundred records" in row
+    assert f"{int(kept) / int(sent):.1f} times with a hundred records per request" in row
     assert "Each Collector has three queues, a gateway of `gateway.yaml` four" in row
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_memory_is_refused_from_where_the_table_says(file: str) -> None:
-    """The limiter says no at the limit less the spike, and not at the limit."""
+def test_requests_are_rejected_from_the_documented_amount_of_memory(file: str) -> None:
+    """The limiter rejects at the limit minus the spike, not at the limit."""
     limiter = config(file)["processors"]["memory_limiter"]
     (row,) = re.findall(r"^\| `MEMORY_LIMIT_MIB` .*$", README, re.MULTILINE)
     if file == "agent":
-        assert f"From {limiter['spike_limit_mib']} MiB below this limit" in row
+        assert f"{limiter['spike_limit_mib']} MiB below it, the Collector starts to reject requests" in row
     else:
         limit, spike = limiter["limit_percentage"], limiter["spike_limit_percentage"]
-        assert f"from {limit - spike} % of" in row
-        assert f"(a limit of {limit} % less {spike} %)" in row
+        assert f"at {limit - spike} % of" in row
+        assert f"(a limit of {limit} % minus {spike} %)" in row
 
 
 @pytest.mark.parametrize("file", ["gateway", "consumer"])
@@ -100,15 +100,15 @@ def test_the_ceiling_of_metrics_is_one_request_at_a_time(file: str) -> None:
         assert (queue["num_consumers"], queue["batch"]["max_size"]) == (1, 2 * 1024 * 1024)
     sizing = README.partition("## Sizing")[2].partition("\n## ")[0]
     assert "`num_consumers: 1`" in sizing
-    assert "at most 2 MiB" in " ".join(sizing.split())
+    assert "at most 2 MiB" in sizing
     (hourly,) = re.findall(r"^\| 10,000 \| [^|]+ \| ([\d.]+) GB \|", sizing, re.MULTILINE)
     per_s = float(hourly) / 3600 * 1000
-    assert f"({per_s:.1f} MB a second) need an answer within a second" in " ".join(sizing.split())
+    assert f"{per_s:.1f} MB a second, need an answer within a second" in sizing
     assert per_s / 2 <= 2 * 1024 * 1024 / 1e6, "two of them"
 
 
-def test_prometheus_is_told_what_the_quickstarts_is_told() -> None:
-    """What is to be copied into a Prometheus of one's own is what the tests run."""
+def test_the_documented_configuration_of_prometheus_is_the_quickstarts() -> None:
+    """The block that users copy into their Prometheus is what the tests run."""
     (text,) = re.findall(r"## Watch the Collectors\n.*?```yaml\n(.*?)```", README, re.DOTALL)
     told, quickstart = yaml.safe_load(text), yaml.safe_load((CONFIGS / "quickstart" / "prometheus.yaml").read_text())
     assert (told["otlp"], told["storage"]) == (quickstart["otlp"], quickstart["storage"])
@@ -117,7 +117,7 @@ def test_prometheus_is_told_what_the_quickstarts_is_told() -> None:
 
 
 def test_sizing_has_been_measured() -> None:
-    """benchmarks/collector.py writes it; an empty place would be shipped as easily as a full one."""
+    """benchmarks/collector.py writes it; an empty section would go unnoticed."""
     part = README.partition("<!-- sizing: begin -->")[2].partition("<!-- sizing: end -->")[0]
     assert "| 10,000 |" in part
     assert "Extrapolated" in part
