@@ -29,7 +29,6 @@ class StoredEvents:
 
     Attributes:
         origin_id: The agent, as in ``log.record.uid``.
-        node: The node it ran on.
         sequences: The sequence numbers of the events that are exported as log records, rising. Heartbeats are metrics
             and not among them; spans have sequence numbers, too.
         pending: Events and spans that an exporter has not read.
@@ -48,8 +47,6 @@ class NodeDelivery:
     """What arrived of one agent's events.
 
     Attributes:
-        node: The node it ran on.
-        protocols: The protocols by which its events came.
         arrived: How many different events arrived.
         stored: How many it stored; ``None`` without a spool.
         missing: The sequence numbers of those that did not arrive, rising.
@@ -67,7 +64,6 @@ class Delivery:
     """What arrived of all agents' events.
 
     Attributes:
-        nodes: By agent.
         duplicates: Records that had arrived before.
         without_uid: Records without a valid ``log.record.uid``.
         silent_nodes: Nodes that ran and sent nothing.

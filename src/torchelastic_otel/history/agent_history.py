@@ -52,13 +52,7 @@ class RoundParticipation:
     """An agent's part in one round.
 
     Attributes:
-        round: The round's number.
-        group_rank: The node's rank.
-        world_size: Number of nodes in the round.
-        joined_ns: When it joined.
-        running_ns: When its workers ran.
         participants: All nodes of the round by rank, if this agent reports them.
-        trace_id: The trace of the bring-up.
         workers: By global rank.
         failures: By the worker's pid, or minus one minus its rank if no event has the pid.
         bad_exits: Each exit of a worker with a status other than 0, by the same; its agent stopped those of them that
@@ -88,17 +82,13 @@ class AgentHistory:
     """One agent's history.
 
     Attributes:
-        source: Its events.
         rounds: Its part in each round, by the round's number.
-        phases: Its phases, in order.
-        end: How it ended.
         arrivals: When it was among the participants of a round, by the round's number, also of rounds that were
             never formed.
         wait_listed_ns: When it was first put on the wait list.
         standby_ns: When it was first put on the redundancy list.
         reports: What it reported about other nodes and about the job.
         waits: What it reported while a rendezvous was waiting.
-        backend: The rendezvous backend's name.
         has_phase_events: Whether it recorded phases itself, so that the absence of an event means something.
     """
 

@@ -31,9 +31,6 @@ class LostNode:
     """A node that was lost.
 
     Attributes:
-        node_id: Its node id.
-        round: In which round.
-        group_rank: Its rank in it, if reported.
         heard_ns: Its last sign of life; ``None`` without any heartbeat of it: an agent that trains may have recorded
             its last event hours before it was lost.
         source: heartbeat, membership, or stream (its events stop, and its process has exited or the others went on).

@@ -54,9 +54,6 @@ class _Transition:
     """A phase begins.
 
     Attributes:
-        phase: The phase.
-        at_ns: When.
-        round: Its round.
         previous: The phase before, if reported.
         previous_took_ns: How long that one took, if reported.
     """
@@ -191,9 +188,6 @@ class AgentOutcome:
 
     Attributes:
         outcome: ``unknown`` if its events stop without an end.
-        at_ns: When.
-        error_type: Type of the exception that the agent itself raised.
-        message: Message of that exception.
         leaving_ns: When it received a termination signal.
         why_unknown: Why the outcome is unknown although there is an end; else empty.
     """

@@ -22,9 +22,6 @@ class LostReport:
 
     Attributes:
         round: The agent's round.
-        node_id: The lost node.
-        group_rank: Its rank in that round.
-        heartbeat_ns: Its last heartbeat.
     """
 
     round: int | None
@@ -39,9 +36,6 @@ class MembershipReport:
 
     Attributes:
         round: The new round.
-        joined: Node ids.
-        left: Node ids.
-        lost: Node ids.
     """
 
     round: int | None
@@ -55,14 +49,11 @@ class RestartReport:
     """The job restarted.
 
     Attributes:
-        round: The new round.
         reason: As on ``torchelastic.restart.reason``.
         agreed: Whether all agents agreed on it.
         is_reporter: Whether this agent is the job reporter of the new round.
         cause: What failed first; ``None`` if the reason is not a failure.
-        index: From 1, for the whole job.
         phases: Durations; empty if the restart is not complete.
-        duration_ns: Their sum.
         last_joiner: Node id of the node that joined last.
     """
 
@@ -82,9 +73,7 @@ class RoundReport:
     """All nodes of a round run, from its job reporter.
 
     Attributes:
-        round: The round.
         began_ns: When its bring-up began on the first node.
-        trace_id: The trace of its bring-up.
         last_joiner: Node id of the node that joined last.
     """
 
@@ -101,9 +90,6 @@ class RendezvousWait:
     Attributes:
         after: The agent's round before.
         participants: Nodes that have joined.
-        missing: Nodes that are known to be missing.
-        count: Number of missing nodes.
-        waited_ns: For how long.
     """
 
     after: int | None

@@ -60,13 +60,8 @@ class Worker:
     """One worker process.
 
     Attributes:
-        rank: Global rank.
-        local_rank: Rank on its node.
-        pid: Process id.
         exit_code: Negative for a signal: minus the signal's number.
-        signal: The signal's name.
         training_ns: When it reported its first training step.
-        ended_ns: When it ended.
     """
 
     rank: int | None = None
@@ -85,16 +80,8 @@ class Failure:
     Attributes:
         kind: exception, exit, signal, uninterruptible_sleep, node_lost or agent_error.
         host: The host's name; of a node whose events are missing, its address.
-        node_id: Torch's ``addr_pid_localid``.
-        group_rank: The node's rank in the round.
-        rank: The worker's global rank.
-        local_rank: The worker's rank on its node.
         pid: The process id of the worker, or of the agent that raised.
-        exit_code: Negative for a signal: minus the signal's number.
-        signal: The signal's name.
         error_type: The exception's type, else what replaces it.
-        message: The exception's message.
-        traceback: The exception's traceback, as bounded at capture.
         at_ns: The latest time at which it can have happened.
         error_ns: How much earlier it may have happened; ``None`` if unknown.
         inferred_from: The source: pidfd, error_file, poll, store, heartbeat, stream, torch.
@@ -124,8 +111,6 @@ class PhaseInterval:
     """One phase of one agent.
 
     Attributes:
-        phase: The phase.
-        start_ns: When it began.
         end_ns: When it ended; ``None`` if it has not ended, or no event reports its end.
         duration_ns: By the agent's monotonic clock if reported.
         round: The round; of a rendezvous, the round that it formed.
@@ -144,14 +129,9 @@ class Node:
 
     Attributes:
         host: The host's name; of a node whose events are missing, its address.
-        node_id: Torch's ``addr_pid_localid``.
-        group_rank: Its rank among the nodes.
         joined_ns: When it entered the rendezvous; for a node that was waiting, when the rendezvous opened.
-        running_ns: When its workers ran.
-        left_ns: When it was no longer in the round.
         left_reason: Why; ``None`` while it is in the round, or if no event reports it.
         has_events: Whether its own events are available.
-        workers: Its workers, by rank.
         failures: Its workers' failures, the earliest first.
         phases: Its phases in this round, beginning with the rendezvous that formed the round.
     """
@@ -174,8 +154,6 @@ class MissingNode:
     """A node that a rendezvous waited for in vain.
 
     Attributes:
-        host: Its host, or its address.
-        node_id: Torch's ``addr_pid_localid``, if known.
         group_rank: Its rank in the round before.
     """
 
@@ -190,11 +168,9 @@ class Restart:
 
     Attributes:
         reason: worker_failure, membership_change, node_lost, node_left or unknown.
-        index: From 1, for the whole job.
         agreed: Whether all agents agreed on the reason; otherwise it is derived from the available events.
         phases: Durations of detect, stop, rendezvous, assign_ranks and start on the node that failed, else on the job
             reporter's node; ``None`` if unknown.
-        duration_ns: Their sum.
     """
 
     reason: str
@@ -209,15 +185,11 @@ class Round:
     """One round: its bring-up, its running time, its end.
 
     Attributes:
-        round: Its number.
-        outcome: How it ended.
         world_size: Number of nodes; ``None`` if it was never formed.
         started_ns: When the first node entered its rendezvous.
         running_ns: When workers ran on the last of the nodes that report it.
         training_ns: When the last worker reported its first training step, else ``running_ns``.
         ended_ns: When the last of its nodes left it; ``None`` while it runs.
-        trace_id: The trace of its bring-up.
-        nodes: Its nodes, by rank.
         last_joiner: Node id of the node that entered the rendezvous last.
         missing: Nodes that were waited for and did not join.
         missing_count: Their number, which may be higher than the number of known ones.
@@ -225,7 +197,6 @@ class Round:
         victims: Other failures; after a first failure also the workers that their agents stopped because of it.
         joined: Node ids that were not in the round before.
         left: Node ids that left for good in this round.
-        lost: Node ids that were lost in this round.
         restart: The transition to the next round; ``None`` if there was none.
     """
 
@@ -255,20 +226,10 @@ class Member:
 
     Attributes:
         host: The host's name; of an agent whose events are missing, its address.
-        node_id: Torch's ``addr_pid_localid``.
-        pid: The agent's process id.
-        outcome: How it ended.
-        error_type: Type of the exception that it raised.
-        message: Message of that exception.
-        first_ns: Its first event.
-        last_ns: Its last event.
-        rounds: The rounds that it took part in.
         restarts: Restarts that its own workers caused.
         wait_listed_ns: When it was put on the wait list before its first round.
         standby_ns: When it was put on the redundancy list.
         promoted_round: Its first round after it was on standby.
-        has_events: Whether its own events are available.
-        heartbeats: Number of its heartbeats among the events.
         stale_states: How often its write of the rendezvous state lost a race.
     """
 
@@ -295,12 +256,9 @@ class AgentEvents:
     """The events of one agent.
 
     Attributes:
-        origin: Its process.
         number: Index among the agents of that process, from 0.
-        run_id: Its run; empty if no event has a run id.
         nonce: The nonce that the run's agents agreed on; ``None`` if they did not.
         node_id: Its node id; ``None`` if the backend has none, or no event has it.
-        events: Its events, in the order of its process.
         alive: Whether its process is known to be alive (``True``) or to have exited (``False``).
     """
 
@@ -321,18 +279,13 @@ class Run:
         run_id: The rendezvous id that the user gave.
         nonce: Distinguishes runs with the same id; ``None`` if the agents did not agree on one.
         outcome: Failed if any node failed.
-        started_ns: Its first event.
         ended_ns: When the last node ended; ``None`` while it runs.
-        last_ns: Its last event.
-        backend: The rendezvous backend's name.
-        restarts: How often a round was followed by another.
         nodes: Every agent that took part, was on standby or waited.
         time: How long the job was in each state; time in an unknown state is in none of them.
         wall_ns: From the first event to the end, or to the last event.
         training_ratio: Upper bound of training's share of the wall time, from 0 to 1: time in an unknown state may have
             been training, and the work lost since the last checkpoint is unknown. ``None`` if the end of the run, or
             of one of its nodes, is unknown.
-        rounds: Its rounds.
         inferred: What was derived, and from what.
         unknown: What these events do not reveal.
         agents: The agents whose events this history is built from.

@@ -61,8 +61,6 @@ class Signal:
     Attributes:
         path: The path of its HTTP requests.
         service: The name of its gRPC service.
-        request: The type of its request.
-        response: The type of its response.
         groups: The fields of a request that lead to its items.
         rejected: The field of a partial success with the number of rejected items.
     """

@@ -126,7 +126,6 @@ class _Writer:
 
     Attributes:
         kind: The kind of line; each writes the host's name in its own way.
-        host: The host's name.
         detail: What else distinguishes the agent.
     """
 

@@ -40,8 +40,6 @@ class MissingData:
 
     Attributes:
         process: Its process, for a person.
-        events: Number of lost events.
-        spool: The file's name.
     """
 
     process: str
@@ -54,7 +52,6 @@ class TimelineData:
     """The content of the input.
 
     Attributes:
-        events: The events.
         alive: Origin ids of processes that are alive.
         exited: Origin ids of processes that have exited.
         missing: Spools that lost their oldest events, by origin id.
