@@ -110,7 +110,7 @@ def job(place: Path) -> list[Any]:
             agents.append(subprocess.Popen(command, env=environ, cwd=place, stderr=errors, stdout=errors))
         for agent in agents:
             assert agent.wait(150) == 0, (place / "agent-0.stderr").read_text()[-3000:]
-        return receiver.requests
+        return [request.message for request in receiver.requests]
 
 
 def node(requests: Sequence[Any]) -> dict[str, Made]:

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tests.live.harness import Agent, is_beat
-from torchelastic_otel.testing.otlp_receiver import OtlpReceiver, ReceivedRecord
+from tests.support.received import Receiver
+from torchelastic_otel.testing.otlp_receiver import ReceivedRecord
 
 _STATES = {
     ("AGENT", "RENDEZVOUS"): "torchelastic.agent.rendezvous_finished",
@@ -34,7 +35,7 @@ def of(agent: Agent, records: Sequence[ReceivedRecord]) -> list[ReceivedRecord]:
 
 
 def assert_arrived(
-    agent: Agent, receiver: OtlpReceiver, timeout_s: float = 15.0, *, beats: bool = True
+    agent: Agent, receiver: Receiver, timeout_s: float = 15.0, *, beats: bool = True
 ) -> list[ReceivedRecord]:
     """Everything that torch recorded in the agent is at the receiver: once by uid, in order, under its own name.
 

@@ -9,13 +9,13 @@ import pytest
 
 from tests.live.environments import ENVIRONMENTS, Environment
 from tests.live.harness import Agents
-from torchelastic_otel.testing.otlp_receiver import OtlpReceiver
+from tests.support.received import Receiver
 
 
 @pytest.fixture
-def receiver() -> Iterator[OtlpReceiver]:
+def receiver() -> Iterator[Receiver]:
     """An OTLP receiver on loopback."""
-    with OtlpReceiver() as running:
+    with Receiver() as running:
         yield running
 
 

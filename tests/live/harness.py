@@ -20,10 +20,10 @@ from types import TracebackType
 from typing import Any
 
 from tests.live.environments import NEWEST, Environment
+from tests.support.received import Receiver
 from torchelastic_otel.processing.processor import SPANS
 from torchelastic_otel.semconv import INFERRED
 from torchelastic_otel.spool.reader import read_spool
-from torchelastic_otel.testing.otlp_receiver import OtlpReceiver
 
 HERE = Path(__file__).resolve().parent
 TEE = HERE / "tee_agent.py"
@@ -76,7 +76,7 @@ def static(port: int, rank: int, *, nodes: int = 2, workers: int = 1, restarts: 
     ]
 
 
-def otlp(receiver: OtlpReceiver, protocol: str = "grpc") -> dict[str, str]:
+def otlp(receiver: Receiver, protocol: str = "grpc") -> dict[str, str]:
     """The environment of an agent that exports to the receiver."""
     endpoint = receiver.grpc_endpoint if protocol == "grpc" else receiver.http_endpoint
     return {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_EXPORTER_OTLP_PROTOCOL": protocol}

@@ -11,13 +11,13 @@ from tests.live.arrivals import assert_arrived, names, of
 from tests.live.environments import Environment
 from tests.live.harness import PATIENCE_S, WORKERS, Agents, c10d, otlp, usual_way
 from tests.support.ports import free_port
-from torchelastic_otel.testing.otlp_receiver import OtlpReceiver
+from tests.support.received import Receiver
 
 pytestmark = [pytest.mark.live, pytest.mark.torch]
 
 
 def test_sigterm_ends_an_agent_as_without_us_and_its_failure_arrives(
-    agents: Agents, receiver: OtlpReceiver, torch: Environment
+    agents: Agents, receiver: Receiver, torch: Environment
 ) -> None:
     """Torch turns SIGTERM into an exception; whoever swallows it makes a job that cannot be stopped."""
     ours_and_stock = [
@@ -44,7 +44,7 @@ def test_sigterm_ends_an_agent_as_without_us_and_its_failure_arrives(
 
 
 def test_what_a_killed_agent_left_is_delivered_by_the_next_one_on_the_node(
-    agents: Agents, receiver: OtlpReceiver, torch: Environment
+    agents: Agents, receiver: Receiver, torch: Environment
 ) -> None:
     """Nobody can flush under SIGKILL: the spool is adopted, and what is in it keeps its own process and names."""
     node = agents.directory / "node"
@@ -78,7 +78,7 @@ def test_what_a_killed_agent_left_is_delivered_by_the_next_one_on_the_node(
     assert_arrived(later, receiver)
 
 
-def test_a_job_whose_workers_fail_for_good_says_so(agents: Agents, receiver: OtlpReceiver, torch: Environment) -> None:
+def test_a_job_whose_workers_fail_for_good_says_so(agents: Agents, receiver: Receiver, torch: Environment) -> None:
     """Torch then says SUCCEEDED of the agent and exits with 1: the failure is the worker's record."""
     (agents.directory / "fails.py").write_text("raise SystemExit(7)\n")
     arguments = [*c10d(free_port()), agents.directory / "fails.py"]
@@ -91,7 +91,7 @@ def test_a_job_whose_workers_fail_for_good_says_so(agents: Agents, receiver: Otl
     assert "agent.succeeded" in names(records)
 
 
-def test_an_agent_that_ends_before_exporters_are_loaded_still_delivers(agents: Agents, receiver: OtlpReceiver) -> None:
+def test_an_agent_that_ends_before_exporters_are_loaded_still_delivers(agents: Agents, receiver: Receiver) -> None:
     """A rendezvous that fails at once is what one wants to see most; the SDK is then not imported yet."""
     agent = agents.run("end_at_once.py", env=otlp(receiver))
     (record,) = assert_arrived(agent, receiver)

@@ -11,14 +11,14 @@ from tests.live.arrivals import assert_arrived, names, of
 from tests.live.environments import ENVIRONMENTS, NEWEST
 from tests.live.harness import PROGRAMS, WORKERS, Agent, Agents, by_command, by_entry_point, c10d, otlp
 from tests.support.ports import free_port
-from torchelastic_otel.testing.otlp_receiver import OtlpReceiver
+from tests.support.received import Receiver
 
 pytestmark = [pytest.mark.live, pytest.mark.torch]
 
 WITH_EVENT_HANDLERS = [environment for environment in ENVIRONMENTS if environment.loads_entry_points]
 
 
-def test_a_file_gets_what_goes_to_it_and_the_default_the_rest(agents: Agents, receiver: OtlpReceiver) -> None:
+def test_a_file_gets_what_goes_to_it_and_the_default_the_rest(agents: Agents, receiver: Receiver) -> None:
     """Agent events follow the name; the rendezvous has a name of its own, torch's fixed one."""
     agent = started(agents, "file", env={**otlp(receiver), "TORCHELASTIC_OTEL_FILE_DIR": str(agents.directory / "f")})
     assert agent.wait() == 0
@@ -38,9 +38,7 @@ def test_a_file_gets_what_goes_to_it_and_the_default_the_rest(agents: Agents, re
     ]
 
 
-def test_console_shows_the_agents_events_and_the_default_exporter_gets_all(
-    agents: Agents, receiver: OtlpReceiver
-) -> None:
+def test_console_shows_the_agents_events_and_the_default_exporter_gets_all(agents: Agents, receiver: Receiver) -> None:
     """`console` is one of torch's own names: its events are shown besides."""
     agent = started(agents, "console", env=otlp(receiver))
     assert agent.wait() == 0
@@ -48,7 +46,7 @@ def test_console_shows_the_agents_events_and_the_default_exporter_gets_all(
     assert "agent.succeeded" in agent.output
 
 
-def test_a_name_from_the_environment_of_torchrun(agents: Agents, receiver: OtlpReceiver) -> None:
+def test_a_name_from_the_environment_of_torchrun(agents: Agents, receiver: Receiver) -> None:
     """`PET_EVENT_LOG_HANDLER` is torchrun's own way to say the same."""
     command = by_entry_point(NEWEST.python)
     env = {**otlp(receiver), "PET_EVENT_LOG_HANDLER": "otlp_proto_http"}
@@ -59,7 +57,7 @@ def test_a_name_from_the_environment_of_torchrun(agents: Agents, receiver: OtlpR
     assert {*names(of(agent, receiver.records))} >= {"agent.succeeded", "rendezvous.joined"}
 
 
-def test_a_destination_that_another_package_brings(agents: Agents, receiver: OtlpReceiver) -> None:
+def test_a_destination_that_another_package_brings(agents: Agents, receiver: Receiver) -> None:
     """An entry point in group `torchelastic_otel.destinations` is enough: no line of code in the job."""
     packages = agents.directory / "packages"
     metadata = packages / "siteplugin-1.0.dist-info"
@@ -74,7 +72,7 @@ def test_a_destination_that_another_package_brings(agents: Agents, receiver: Otl
     assert_every_agent_event_is_in(seen, agent)
 
 
-def test_a_destination_that_the_program_registered(agents: Agents, receiver: OtlpReceiver) -> None:
+def test_a_destination_that_the_program_registered(agents: Agents, receiver: Receiver) -> None:
     """A launcher of one's own registers an exporter object, and gives its name to `elastic_launch`."""
     seen = agents.directory / "seen"
     env = {**otlp(receiver), "EXPORTER_FILE": str(seen)}
@@ -88,7 +86,7 @@ def test_a_destination_that_the_program_registered(agents: Agents, receiver: Otl
     ids=["our command", *(f"torch-{environment.torch}" for environment in WITH_EVENT_HANDLERS)],
 )
 def test_an_unknown_name_is_one_error_before_any_rendezvous(
-    agents: Agents, receiver: OtlpReceiver, command: list[str]
+    agents: Agents, receiver: Receiver, command: list[str]
 ) -> None:
     """Torch's own is a bare KeyError, after the rendezvous; a typing error must not cost the waiting time of a job."""
     agent = agents.start(
@@ -100,7 +98,7 @@ def test_an_unknown_name_is_one_error_before_any_rendezvous(
     assert "register_destination" in agent.output
 
 
-def test_a_handler_that_a_program_gave_to_torch_itself_is_left_alone(agents: Agents, receiver: OtlpReceiver) -> None:
+def test_a_handler_that_a_program_gave_to_torch_itself_is_left_alone(agents: Agents, receiver: Receiver) -> None:
     """A name that torch knows and we do not is no unknown name: such a program worked before we came."""
     agent = agents.run("own_handler.py", *c10d(free_port()), WORKERS / "quick.py", env=otlp(receiver))
     own = [line for line in agent.output.splitlines() if line.startswith("OWN ")]

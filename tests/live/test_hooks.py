@@ -8,7 +8,7 @@ from tests.live.arrivals import assert_arrived, names, of
 from tests.live.environments import Environment
 from tests.live.harness import WORKERS, Agents, c10d, otlp
 from tests.support.ports import free_port
-from torchelastic_otel.testing.otlp_receiver import OtlpReceiver
+from tests.support.received import Receiver
 
 pytestmark = [pytest.mark.live, pytest.mark.torch]
 
@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.live, pytest.mark.torch]
     ],
 )
 def test_a_hook_that_does_not_fit_stays_off_and_the_rest_works(
-    agents: Agents, receiver: OtlpReceiver, change: str, hook: str
+    agents: Agents, receiver: Receiver, change: str, hook: str
 ) -> None:
     """Torch changes its internals without notice: a job must not notice, and its events still arrive."""
     agent = agents.run("changed_torch.py", change, *c10d(free_port()), WORKERS / "quick.py", env=otlp(receiver))
@@ -34,7 +34,7 @@ def test_a_hook_that_does_not_fit_stays_off_and_the_rest_works(
 
 
 def test_a_torch_without_its_registry_of_handlers_loses_the_events_and_not_the_job(
-    agents: Agents, receiver: OtlpReceiver
+    agents: Agents, receiver: Receiver
 ) -> None:
     """Without torch's registry no event can be seen; one warning names the hook, and the job runs."""
     agent = agents.run(
@@ -49,7 +49,7 @@ def test_a_torch_without_its_registry_of_handlers_loses_the_events_and_not_the_j
     ("c10d_first", "used"), [("c10d before", "used before"), ("c10d while installed", "not used before")]
 )
 def test_uninstall_leaves_torch_as_found(
-    agents: Agents, receiver: OtlpReceiver, torch: Environment, c10d_first: str, used: str
+    agents: Agents, receiver: Receiver, torch: Environment, c10d_first: str, used: str
 ) -> None:
     """A guest leaves the house as it was: every attribute the same object, every logger as it was, no thread."""
     agent = agents.run("come_and_go.py", str(free_port()), c10d_first, used, env=otlp(receiver), on=torch)
@@ -59,7 +59,7 @@ def test_uninstall_leaves_torch_as_found(
     assert report["threads"] == []
 
 
-def test_uninstrument_leaves_torch_as_found(agents: Agents, receiver: OtlpReceiver) -> None:
+def test_uninstrument_leaves_torch_as_found(agents: Agents, receiver: Receiver) -> None:
     """The instrumentor's face of the same, after a rendezvous and before any."""
     agent = agents.run("come_and_go.py", str(free_port()), "instrumentor", "used before", env=otlp(receiver))
     report = agent.report

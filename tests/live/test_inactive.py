@@ -11,7 +11,7 @@ import pytest
 from tests.live.environments import NEWEST, Environment
 from tests.live.harness import WORKERS, Agents, by_instrument, c10d, otlp, usual_way
 from tests.support.ports import free_port
-from torchelastic_otel.testing.otlp_receiver import OtlpReceiver
+from tests.support.received import Receiver
 
 pytestmark = [pytest.mark.live, pytest.mark.torch]
 
@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.live, pytest.mark.torch]
     ids=["not configured", "TORCHELASTIC_OTEL=off", "OTEL_SDK_DISABLED=true"],
 )
 def test_an_agent_that_nobody_asked_to_watch_is_as_it_was(
-    agents: Agents, receiver: OtlpReceiver, says_no: dict[str, str], asked: bool
+    agents: Agents, receiver: Receiver, says_no: dict[str, str], asked: bool
 ) -> None:
     """Installing the package alone changes nothing: no file, no thread, torch's own functions."""
     env = {**(otlp(receiver) if asked else {}), **says_no}
@@ -40,9 +40,7 @@ def test_an_agent_that_nobody_asked_to_watch_is_as_it_was(
     assert receiver.records == []
 
 
-def test_a_worker_gets_nothing_of_ours(
-    agents: Agents, receiver: OtlpReceiver, torch: Environment, tmp_path: Path
-) -> None:
+def test_a_worker_gets_nothing_of_ours(agents: Agents, receiver: Receiver, torch: Environment, tmp_path: Path) -> None:
     """Workers load the entry point with `torch.distributed.checkpoint`: it must cost them no thread, file or import."""
     report = worker_report(agents, usual_way(torch), receiver, tmp_path)
     assert len(report["threads"]) == 1
@@ -63,7 +61,7 @@ def test_a_worker_gets_nothing_of_ours(
 
 
 def test_a_worker_under_opentelemetry_instrument_gets_no_thread_and_no_spool(
-    agents: Agents, receiver: OtlpReceiver, tmp_path: Path
+    agents: Agents, receiver: Receiver, tmp_path: Path
 ) -> None:
     """OpenTelemetry instruments the workers, too; they are no agents for that."""
     report = worker_report(agents, by_instrument(NEWEST.python), receiver, tmp_path)
@@ -73,7 +71,7 @@ def test_a_worker_under_opentelemetry_instrument_gets_no_thread_and_no_spool(
     assert_only_the_agents_spool(report)
 
 
-def worker_report(agents: Agents, command: list[str], receiver: OtlpReceiver, directory: Path) -> dict[str, Any]:
+def worker_report(agents: Agents, command: list[str], receiver: Receiver, directory: Path) -> dict[str, Any]:
     """What the one worker of an agent saw."""
     told = directory / "report.json"
     agent = agents.start(command, *c10d(free_port()), WORKERS / "look_around.py", told, env=otlp(receiver))

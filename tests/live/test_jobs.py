@@ -11,12 +11,13 @@ from tests.live.arrivals import assert_arrived, names
 from tests.live.environments import Environment
 from tests.live.harness import WORKERS, Agents, c10d, otlp, static, usual_way
 from tests.support.ports import free_port
-from torchelastic_otel.testing.otlp_receiver import OtlpReceiver, ReceivedRecord
+from tests.support.received import Receiver
+from torchelastic_otel.testing.otlp_receiver import ReceivedRecord
 
 pytestmark = [pytest.mark.live, pytest.mark.torch]
 
 
-def test_two_nodes_end_well_one_by_grpc_one_by_http(agents: Agents, receiver: OtlpReceiver, torch: Environment) -> None:
+def test_two_nodes_end_well_one_by_grpc_one_by_http(agents: Agents, receiver: Receiver, torch: Environment) -> None:
     """The main promise: nothing of a real job is missing, by either protocol, and every record says whose it is."""
     arguments = [*c10d(free_port(), nodes=2, workers=2), WORKERS / "quick.py"]
     one, other = (
@@ -43,7 +44,7 @@ def test_two_nodes_end_well_one_by_grpc_one_by_http(agents: Agents, receiver: Ot
 
 
 def test_a_worker_fails_and_all_start_again(
-    agents: Agents, receiver: OtlpReceiver, torch: Environment, tmp_path: Path
+    agents: Agents, receiver: Receiver, torch: Environment, tmp_path: Path
 ) -> None:
     """A restart is a new round: what its events carry is the new round's, though torch says the old one's."""
     arguments = [*c10d(free_port(), nodes=2, workers=2, restarts=2), WORKERS / "fail_once.py", tmp_path]
@@ -68,7 +69,7 @@ def test_a_worker_fails_and_all_start_again(
 
 
 def test_the_static_rendezvous_says_nothing_and_its_agents_do(
-    agents: Agents, receiver: OtlpReceiver, torch: Environment
+    agents: Agents, receiver: Receiver, torch: Environment
 ) -> None:
     """`static` records no rendezvous event; the round is then the agent's own count."""
     port = free_port()

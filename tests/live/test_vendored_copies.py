@@ -7,7 +7,7 @@ import pytest
 from tests.live.environments import COPY
 from tests.live.harness import WORKERS, Agents, by_entry_point, c10d, otlp
 from tests.support.ports import free_port
-from torchelastic_otel.testing.otlp_receiver import OtlpReceiver
+from tests.support.received import Receiver
 
 pytestmark = [pytest.mark.live, pytest.mark.torch]
 
@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.live, pytest.mark.torch]
     ids=["run", "opentelemetry-instrument"],
 )
 def test_nvidias_launcher_runs_unharmed_and_what_it_records_arrives(
-    agents: Agents, receiver: OtlpReceiver, command: list[str]
+    agents: Agents, receiver: Receiver, command: list[str]
 ) -> None:
     """NVRx 0.4 brings elastic with it: its own registry, loggers, agents and rendezvous."""
     assert COPY.complete, f"no {COPY.folder}: run `make environments` (some GB, once)"
@@ -46,7 +46,7 @@ def test_nvidias_launcher_runs_unharmed_and_what_it_records_arrives(
     assert "torchelastic-otel:" not in agent.output  # no fault, no warning
 
 
-def test_on_a_newer_python_everything_is_delivered_at_the_end(agents: Agents, receiver: OtlpReceiver) -> None:
+def test_on_a_newer_python_everything_is_delivered_at_the_end(agents: Agents, receiver: Receiver) -> None:
     """Python 3.12 gives out no thread while the interpreter ends: what asks the spool has its own in time."""
     assert COPY.complete, f"no {COPY.folder}: run `make environments` (some GB, once)"
     agent = agents.start(by_entry_point(COPY.python), *c10d(free_port()), WORKERS / "quick.py", env=otlp(receiver))

@@ -10,17 +10,16 @@ import pytest
 from tests.live.environments import NEWEST
 from tests.live.harness import PATIENCE_S, WORKERS, Agent, Agents, by_entry_point, c10d, otlp
 from tests.support.ports import free_port
+from tests.support.received import ReceivedSpan, Receiver
 from torchelastic_otel import semconv
-from torchelastic_otel.testing.otlp_receiver import OtlpReceiver, ReceivedRecord, ReceivedSpan
+from torchelastic_otel.testing.otlp_receiver import ReceivedRecord
 
 pytestmark = [pytest.mark.live, pytest.mark.torch]
 IDENTIFIED = semconv.RUN_IDENTIFIED
 USERS = ("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331")
 
 
-def test_a_workers_spans_are_joined_to_those_of_its_node(
-    agents: Agents, receiver: OtlpReceiver, tmp_path: Path
-) -> None:
+def test_a_workers_spans_are_joined_to_those_of_its_node(agents: Agents, receiver: Receiver, tmp_path: Path) -> None:
     """From the training's own trace one finds the node's; a `TRACEPARENT` of the user's is no less theirs for that."""
     go = tmp_path / "go"
     # nothing of whoever runs the tests
@@ -72,7 +71,7 @@ def pid_of(record: ReceivedRecord | ReceivedSpan) -> object:
     return record.resource[semconv.PROCESS_PID]
 
 
-def span_of_the_workers(agent: Agent, receiver: OtlpReceiver) -> list[str]:
+def span_of_the_workers(agent: Agent, receiver: Receiver) -> list[str]:
     """The trace and the id of the span of an agent's workers in its second round, as it arrived."""
     (span,) = (
         span

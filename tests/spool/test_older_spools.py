@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
+from tests.support.received import Receiver
 from torchelastic_otel.cli import main
 from torchelastic_otel.spool.directory import DELIVERED_SUFFIX, SPOOL_SUFFIX, prepare_directory
-from torchelastic_otel.testing.otlp_receiver import OtlpReceiver
 
 RECORDINGS = Path(__file__).parents[1] / "recordings" / "spools-b323570"
 EXPECTED = json.loads((RECORDINGS / "expected.json").read_text())
@@ -52,7 +52,7 @@ def test_an_older_spool_is_adopted_and_delivered_whole(
     """An upgrade loses nothing: undelivered and unprocessed records, spans left open, counts since the last export."""
     spool = place(job, node, tmp_path)
     written = rows_of(spool)
-    with OtlpReceiver() as receiver:
+    with Receiver() as receiver:
         for name, value in {
             "TORCHELASTIC_OTEL_SPOOL_DIR": str(tmp_path),
             "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.grpc_endpoint,

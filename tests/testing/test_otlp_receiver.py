@@ -33,7 +33,8 @@ from opentelemetry.sdk.trace.export import SpanExportResult
 from opentelemetry.trace import SpanContext
 
 from tests.support.otlp_lines import encode_line
-from torchelastic_otel.testing.otlp_receiver import OtlpReceiver, ReceivedRecord
+from tests.support.received import Receiver
+from torchelastic_otel.testing.otlp_receiver import ReceivedRecord
 
 
 def a_record(number: int = 1, **attributes: Any) -> ReadableLogRecord:
@@ -61,14 +62,14 @@ def random_state_as_it_was() -> Iterator[None]:
 
 
 @pytest.fixture
-def receiver() -> Iterator[OtlpReceiver]:
+def receiver() -> Iterator[Receiver]:
     """A receiver that runs."""
-    with OtlpReceiver() as running:
+    with Receiver() as running:
         yield running
 
 
 def post(
-    receiver: OtlpReceiver, body: bytes, content: str = "application/json", path: str = "/v1/logs", **headers: str
+    receiver: Receiver, body: bytes, content: str = "application/json", path: str = "/v1/logs", **headers: str
 ) -> tuple[int, str, bytes]:
     """POST by hand; status, content type and body of the answer."""
     connection = http.client.HTTPConnection(receiver.http_endpoint.removeprefix("http://"), timeout=10)
@@ -80,7 +81,7 @@ def post(
     return got
 
 
-def exporters(receiver: OtlpReceiver) -> list[Any]:
+def exporters(receiver: Receiver) -> list[Any]:
     """OpenTelemetry's exporters, in every compression they have."""
     url = f"{receiver.http_endpoint}/v1/logs"
     return [
@@ -92,7 +93,7 @@ def exporters(receiver: OtlpReceiver) -> list[Any]:
     ]
 
 
-def test_every_protocol_and_compression_gives_the_same_record(receiver: OtlpReceiver) -> None:
+def test_every_protocol_and_compression_gives_the_same_record(receiver: Receiver) -> None:
     """The demo compares nodes that export differently: the way must not show in the record."""
     attributes = {"i": 2**53 + 1, "f": 0.5, "ok": True, "ids": ("a", "b"), "map": {"k": 1}, "none": None}
     for exporter in exporters(receiver):
@@ -116,7 +117,7 @@ def test_every_protocol_and_compression_gives_the_same_record(receiver: OtlpRece
     ("encoding", "encode"),
     [("identity", bytes), ("gzip", gzip.compress), ("deflate", zlib.compress)],
 )
-def test_json_bodies_are_taken_and_answered_in_json(receiver: OtlpReceiver, encoding: str, encode: Any) -> None:
+def test_json_bodies_are_taken_and_answered_in_json(receiver: Receiver, encoding: str, encode: Any) -> None:
     """OTLP/HTTP answers in the form of the question."""
     status, content, answer = post(receiver, encode(encode_line([a_record()])), Content_Encoding=encoding)
     assert (status, content, json.loads(answer)) == (200, "application/json", {})
@@ -124,7 +125,7 @@ def test_json_bodies_are_taken_and_answered_in_json(receiver: OtlpReceiver, enco
     assert (record.uid, record.protocol) == ("o-1", "http/json")
 
 
-def test_a_protobuf_answer_is_an_export_response(receiver: OtlpReceiver) -> None:
+def test_a_protobuf_answer_is_an_export_response(receiver: Receiver) -> None:
     """An exporter that reads partial success must find a real response, on each of two signals."""
     status, content, answer = post(receiver, b"", "application/x-protobuf")
     assert (status, content) == (200, "application/x-protobuf")
@@ -155,7 +156,7 @@ def test_a_protobuf_answer_is_an_export_response(receiver: OtlpReceiver) -> None
     ids=["protobuf", "json", "no-gzip", "torn-gzip", "bomb", "too-large", "no-length", "content", "encoding", "path"],
 )
 def test_a_request_that_is_not_otlp_is_refused_and_leaves_nothing(
-    receiver: OtlpReceiver, status: int, body: bytes, content: str, path: str, headers: dict[str, str]
+    receiver: Receiver, status: int, body: bytes, content: str, path: str, headers: dict[str, str]
 ) -> None:
     """A sender that is wrong must see it, and the receiver must live on."""
     answer = post(receiver, body, content, path, **headers)
@@ -164,7 +165,7 @@ def test_a_request_that_is_not_otlp_is_refused_and_leaves_nothing(
     assert post(receiver, b"{}")[0] == 200
 
 
-def test_a_connection_serves_many_requests(receiver: OtlpReceiver) -> None:
+def test_a_connection_serves_many_requests(receiver: Receiver) -> None:
     """Exporters keep their connection: a wrong length would hang the second request."""
     exporter = HttpLogExporter(endpoint=f"{receiver.http_endpoint}/v1/logs")
     for number in range(1, 6):
@@ -173,7 +174,7 @@ def test_a_connection_serves_many_requests(receiver: OtlpReceiver) -> None:
     assert [record.uid for record in receiver.records] == [f"o-{number}" for number in range(1, 6)]
 
 
-def test_spans_and_metrics_can_be_read(receiver: OtlpReceiver) -> None:
+def test_spans_and_metrics_can_be_read(receiver: Receiver) -> None:
     """The three signals share an endpoint: none may be answered with an error, and a test looks at each."""
     context = SpanContext(1, 2, is_remote=False)
     span = ReadableSpan("s", context, parent=SpanContext(1, 3, is_remote=False), start_time=1, end_time=2)
@@ -208,21 +209,21 @@ def test_on_record_sees_each_record_before_the_sender_is_answered() -> None:
         seen.append(record.uid)
         raise RuntimeError("a screen that is gone")
 
-    with OtlpReceiver(show) as receiver:
+    with Receiver(show) as receiver:
         exporter = GrpcLogExporter(endpoint=receiver.grpc_endpoint, insecure=True)
         assert exporter.export([a_record(1), a_record(2)]) is LogRecordExportResult.SUCCESS
         exporter.shutdown()
     assert seen == ["o-1", "o-2"]
 
 
-def test_wait_until_ends_with_the_arrival_or_the_time(receiver: OtlpReceiver) -> None:
+def test_wait_until_ends_with_the_arrival_or_the_time(receiver: Receiver) -> None:
     """Tests wait for events, never for time to pass."""
     assert not receiver.wait_until(lambda records: len(records) == 1, timeout_s=0.01)
     post(receiver, encode_line([a_record()]))
     assert receiver.wait_until(lambda records: len(records) == 1, timeout_s=10)
 
 
-def test_it_listens_on_loopback_only_and_stops(receiver: OtlpReceiver) -> None:
+def test_it_listens_on_loopback_only_and_stops(receiver: Receiver) -> None:
     """A demonstration opens nothing to the network and leaves nothing behind."""
     assert receiver.grpc_endpoint.startswith("http://127.0.0.1:")
     assert receiver.http_endpoint.startswith("http://127.0.0.1:")

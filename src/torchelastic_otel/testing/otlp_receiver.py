@@ -1,9 +1,10 @@
 """An OTLP receiver in this process: gRPC and HTTP, all signals, on loopback.
 
-Guarantees: it binds free ports of 127.0.0.1 only. What arrives is in ``records``, ``spans`` or ``metrics`` before its
-sender gets the response, in the order of arrival. A request that cannot be parsed is rejected (gRPC INTERNAL, HTTP 400)
-and not recorded. HTTP is as in the OTLP specification 1.x, "OTLP/HTTP": POST only; protobuf or JSON, plain, gzip or
-deflate; the response has the format of the request, and a length, so that the connection can be reused.
+Guarantees: it binds free ports of 127.0.0.1 only. What arrives is in ``requests``, and log records are in ``records``,
+before the sender gets the response, in the order of arrival. A request that cannot be parsed is rejected (gRPC
+INTERNAL, HTTP 400) and not recorded. HTTP is as in the OTLP specification 1.x, "OTLP/HTTP": POST only; protobuf or
+JSON, plain, gzip or deflate; the response has the format of the request, and a length, so that the connection can be
+reused.
 
 Not guaranteed: what a collector does. Everything stays in memory, and no sender is refused.
 """
@@ -33,17 +34,9 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 
 from torchelastic_otel.export.otel.otlp_json import from_json, to_json_line
-from torchelastic_otel.testing.received import (
-    ReceivedMetric,
-    ReceivedRecord,
-    ReceivedSpan,
-    attributes_of,
-    metric_from,
-    record_from,
-    span_from,
-)
+from torchelastic_otel.testing.received import ReceivedRecord, ReceivedRequest, attributes_of, record_from
 
-__all__ = ["SIGNALS", "OtlpReceiver", "ReceivedMetric", "ReceivedRecord", "ReceivedSpan", "Signal", "items_of"]
+__all__ = ["SIGNALS", "OtlpReceiver", "ReceivedRecord", "ReceivedRequest", "Signal", "items_of"]
 
 logger = logging.getLogger("torchelastic_otel")
 
@@ -130,18 +123,16 @@ class OtlpReceiver:
         """
         self._on_record = on_record or (lambda record: None)
         self._changed = threading.Condition(threading.RLock())
-        self._requests: list[Any] = []
+        self._requests: list[ReceivedRequest] = []
         self._records: list[ReceivedRecord] = []
-        self._spans: list[ReceivedSpan] = []
-        self._metrics: list[ReceivedMetric] = []
         self._grpc_server: Any = None
         self._http_server: _HttpServer | None = None
         self.grpc_endpoint = ""
         self.http_endpoint = ""
 
     @property
-    def requests(self) -> list[Any]:
-        """Every request so far, as OTLP messages, in the order of arrival; a copy."""
+    def requests(self) -> list[ReceivedRequest]:
+        """Every request of any signal so far, in the order of arrival; a copy."""
         with self._changed:
             return list(self._requests)
 
@@ -150,18 +141,6 @@ class OtlpReceiver:
         """Every log record so far, in the order of arrival; a copy."""
         with self._changed:
             return list(self._records)
-
-    @property
-    def spans(self) -> list[ReceivedSpan]:
-        """Every span so far, in the order of arrival; a copy."""
-        with self._changed:
-            return list(self._spans)
-
-    @property
-    def metrics(self) -> list[ReceivedMetric]:
-        """Every metric so far, once for each export, in the order of arrival; a copy."""
-        with self._changed:
-            return list(self._metrics)
 
     def wait_until(self, predicate: Callable[[Sequence[ReceivedRecord]], bool], timeout_s: float) -> bool:
         """Wait until the predicate is true for the log records so far; evaluated at the arrival of any signal.
@@ -221,21 +200,16 @@ class OtlpReceiver:
 
     def _accept(self, signal: Signal, request: Any, protocol: str) -> Any:
         """Record a request; the response is complete success."""
-        items = items_of(request)
+        items = items_of(request) if signal is SIGNALS["logs"] else []
+        records = [record_from(record, resource, protocol) for resource, record in items]
         with self._changed:
-            self._requests.append(request)
-            if signal is SIGNALS["traces"]:
-                self._spans += [span_from(item, resource, protocol) for resource, item in items]
-            elif signal is SIGNALS["metrics"]:
-                self._metrics += [metric_from(item, resource, protocol) for resource, item in items]
-            else:
-                records = [record_from(item, resource, protocol) for resource, item in items]
-                self._records += records
-                for record in records:
-                    try:
-                        self._on_record(record)
-                    except Exception:
-                        logger.exception("on_record failed for %s", record.uid)
+            self._requests.append(ReceivedRequest(protocol, request))
+            self._records += records
+            for record in records:
+                try:
+                    self._on_record(record)
+                except Exception:
+                    logger.exception("on_record failed for %s", record.uid)
             self._changed.notify_all()
         return signal.response()
 

@@ -16,9 +16,10 @@ from typing import Any
 
 from tests.live.harness import is_beat, otlp
 from tests.live.scenarios.cluster import Cluster
+from tests.support.received import ReceivedMetric, ReceivedSpan
 from torchelastic_otel import semconv
 from torchelastic_otel.spool.reader import read_spool
-from torchelastic_otel.testing.otlp_receiver import ReceivedMetric, ReceivedRecord, ReceivedSpan
+from torchelastic_otel.testing.otlp_receiver import ReceivedRecord
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,8 @@ from collections import Counter
 
 from tests.live.scenarios.expected import expected_failure
 from tests.live.scenarios.findings import Case, S, changes, named
+from tests.support.received import ReceivedMetric
 from torchelastic_otel import semconv
-from torchelastic_otel.testing.otlp_receiver import ReceivedMetric
 
 NEAR_S = 0.3
 

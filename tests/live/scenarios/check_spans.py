@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 
 from tests.live.scenarios.findings import Case, S, inferred
+from tests.support.received import ReceivedSpan
 from torchelastic_otel import semconv
-from torchelastic_otel.testing.otlp_receiver import ReceivedSpan
 
 SLACK_S = 0.3
 

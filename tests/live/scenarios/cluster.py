@@ -18,7 +18,7 @@ from pathlib import Path
 from tests.live.environments import Environment
 from tests.live.harness import PROGRAMS, WORKERS, Agent, Agents, otlp, usual_way
 from tests.support.ports import free_port
-from torchelastic_otel.testing.otlp_receiver import OtlpReceiver
+from tests.support.received import Receiver
 
 PATIENCE_S = 180.0
 ENVIRONMENT = {
@@ -74,7 +74,7 @@ class Cluster:
     """
 
     agents: Agents
-    receiver: OtlpReceiver
+    receiver: Receiver
     torch: Environment
     directory: Path
     port: int
@@ -281,5 +281,5 @@ class Cluster:
 @contextlib.contextmanager
 def running_cluster(torch: Environment, directory: Path) -> Iterator[Cluster]:
     """A cluster with a receiver and ports of its own; its processes are gone at the end."""
-    with OtlpReceiver() as receiver, Agents(directory) as agents:
+    with Receiver() as receiver, Agents(directory) as agents:
         yield Cluster(agents, receiver, torch, directory, free_port(), free_port())
