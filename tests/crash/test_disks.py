@@ -44,7 +44,7 @@ def test_a_disk_that_fills_up_loses_nothing_while_the_agent_lives(drive: Drive) 
         assert len(instances) == 1
         status, _, errors = agent.ended()
         assert status == 0, errors
-        assert errors.count("kept in memory from here on") == 1
+        assert errors.count("stored in memory from here on") == 1
 
 
 @pytest.mark.parametrize("obstacle", ["a file", "a link", "too open", "a fifo"])

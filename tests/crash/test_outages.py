@@ -225,7 +225,7 @@ def test_a_disk_that_stops_answering_holds_neither_a_caller_nor_the_exit(drive: 
         status, (end,), errors = agent.ended()
         assert status == 0
         assert end["held_ns"] / 1e9 < DEADLINE_S + MARGIN_S
-        assert "30 events could not be kept" in errors
+        assert "30 events could not be stored" in errors
 
 
 def test_a_spool_that_somebody_locks_holds_neither_a_caller_nor_the_exit(drive: Drive, spools: Path) -> None:
@@ -243,7 +243,7 @@ def test_a_spool_that_somebody_locks_holds_neither_a_caller_nor_the_exit(drive: 
         assert status == 0, errors
         assert said["caller_ns"] / 1e9 < MARGIN_S
         assert said["held_ns"] / 1e9 < DEADLINE_S + MARGIN_S
-        assert "1 events could not be kept" in errors
+        assert "1 events could not be stored" in errors
         shell.execute("ROLLBACK")
         shell.close()
     assert wait_until(lambda: os.path.exists(path) or path.with_suffix(".delivered").exists())

@@ -18,6 +18,7 @@ from tests.support.drivers import Drive
 from torchelastic_otel.ingest.handler import SpoolHandler
 from torchelastic_otel.ingest.queue import IngestQueue
 from torchelastic_otel.ingest.writer import Writer
+from torchelastic_otel.processing.metrics.self_metrics import SelfMetrics
 from torchelastic_otel.spool import store
 
 PACKAGE = str(Path(torchelastic_otel.__file__).parent)
@@ -67,6 +68,9 @@ class _Landing:
 
     def on_commit(self) -> None:
         pass
+
+    def self_metrics(self) -> SelfMetrics:
+        return SelfMetrics()
 
 
 def _raise_at(moment: int) -> tuple[Callable[..., Any], list[str]]:

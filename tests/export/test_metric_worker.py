@@ -111,7 +111,7 @@ class Stand:
             lambda: sender,
             BatchConfig(),
             INTERVAL_NS,
-            metric_source=self.numbers,
+            metric_source=lambda: self.numbers,
             final_snapshots=last_numbers,
             current_source=lambda: self.own,
             clock_ns=self.numbers.clock_ns,

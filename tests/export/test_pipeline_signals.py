@@ -91,7 +91,7 @@ class Stand:
         self.registry.register("elsewhere", "memory")
         self.registry.set_default_exporters(self.registry.exporters("otlp"))
         self.spool = store.create_in_memory(BOUND)
-        options = {"config": TERMS, "adoption_interval_s": 0.02, "metric_source": Numbers(), **options}
+        options = {"config": TERMS, "adoption_interval_s": 0.02, "metric_source": Numbers, **options}
         self.pipeline = Pipeline(self.make_sender, self.registry.exporters_of, **options)
         self.pipeline.add(self.spool, origin("own"))
         self.pipeline.subscribe(("null", "dynamic_rendezvous"))
@@ -257,7 +257,7 @@ def test_of_a_dead_process_everything_is_delivered_with_its_own_resource(
 ) -> None:
     """Also where only its numbers are left to tell."""
     leave(tmp_path, pending=pending)
-    stand = make(directory=tmp_path, metric_source=None)
+    stand = make(directory=tmp_path, metric_source=lambda: None)
     assert wait_until(lambda: (tmp_path / "dead.delivered").exists())
     assert bodies(stand["otlp"]) == ["1"] * pending
     assert [delivery.origin.id for delivery in stand["otlp traces"].items] == ["dead"] * pending
@@ -269,7 +269,9 @@ def test_of_a_dead_process_everything_is_delivered_with_its_own_resource(
 def test_numbers_that_cannot_be_told_now_keep_the_spool_for_later(make: Make, tmp_path: Path) -> None:
     """The collector is away: the next look tries again."""
     left = leave(tmp_path, pending=False)
-    stand = make({"otlp metrics": ExportResult(Disposition.RETRY, "away")}, directory=tmp_path, metric_source=None)
+    stand = make(
+        {"otlp metrics": ExportResult(Disposition.RETRY, "away")}, directory=tmp_path, metric_source=lambda: None
+    )
     assert wait_until(lambda: bool(stand.pipeline.adopted()))
     assert left.exists()
     stand["otlp metrics"].answer = DELIVERED
@@ -279,6 +281,6 @@ def test_numbers_that_cannot_be_told_now_keep_the_spool_for_later(make: Make, tm
 def test_numbers_that_nobody_was_to_be_told_are_nobodys(make: Make, tmp_path: Path) -> None:
     """`OTEL_METRICS_EXPORTER=none` in that job."""
     left = leave(tmp_path, pending=True, metrics=False)
-    stand = make(directory=tmp_path, metric_source=None)
+    stand = make(directory=tmp_path, metric_source=lambda: None)
     assert wait_until(lambda: not left.exists())
     assert stand["otlp metrics"].items == []

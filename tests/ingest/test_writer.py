@@ -58,7 +58,7 @@ def test_when_the_disk_fails_memory_goes_on_with_order_and_sequence(
         assert keep(writer, seen("e")) == 0
     assert [(sequence, event.body) for sequence, event in landing.rows()] == list(enumerate("abcde", 1))
     assert [spool.path for spool in landing.spools] == [tmp_path / "a.spool", None]
-    assert len([r for r in caplog.records if "kept in memory from here on" in r.message]) == 1
+    assert len([r for r in caplog.records if "stored in memory from here on" in r.message]) == 1
 
 
 def test_a_new_destination_on_a_failed_disk_loses_nothing(tmp_path: Path) -> None:

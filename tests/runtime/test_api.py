@@ -338,7 +338,7 @@ def test_what_is_left_at_the_end_is_said_with_where_it_is(
     install("otlp_proto_http")
     record("e")
     torchelastic_otel.uninstall()
-    assert "not all events are delivered; they are kept in" in caplog.text
+    assert "some events are not delivered; they are stored in" in caplog.text
     assert str(tmp_path) in caplog.text
 
 
@@ -427,7 +427,7 @@ def test_what_an_old_handler_is_told_after_uninstall_starts_nothing(
     spools = list(tmp_path.rglob("*.spool"))
     handler.handle(logging.makeLogRecord({"msg": '{"name": "late"}'}))
     assert not installation.flush(1)
-    assert not installation.ready(1)
+    assert not installation.wait_until_ready(1)
     assert not installation._queue._running
     assert list(tmp_path.rglob("*.spool")) == spools
 
@@ -435,7 +435,7 @@ def test_what_an_old_handler_is_told_after_uninstall_starts_nothing(
 def test_a_keeper_that_is_made_again_uses_the_same_landing(tmp_path: Path) -> None:
     """What fails once must not cost a spool, a lock and three descriptors for each batch of events."""
     installation = install("memory")
-    assert installation.ready(60_000_000_000)
+    assert installation.wait_until_ready(60_000_000_000)
     landing = installation._own_runtime
     installation._make_writer()
     assert installation._own_runtime is landing

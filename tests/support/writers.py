@@ -11,6 +11,7 @@ from torchelastic_otel.ingest.writer import Writer
 from torchelastic_otel.model.event import ElasticEvent
 from torchelastic_otel.model.inferred_event import InferredEvent
 from torchelastic_otel.model.span import ElasticSpan
+from torchelastic_otel.processing.metrics.self_metrics import SelfMetrics
 from torchelastic_otel.processing.processor import SPANS
 from torchelastic_otel.spool import store
 
@@ -55,6 +56,10 @@ class Landing:
             self.spools[-1].subscribe({"x": sorted(new)})
             self.destinations |= new
         return {destination: destination for destination in destinations}
+
+    def self_metrics(self) -> SelfMetrics:
+        """None yet."""
+        return SelfMetrics()
 
     def on_commit(self) -> None:
         """Counts."""

@@ -69,7 +69,7 @@ class PeriodicMetricWorker(ExportWorker[MetricBatch]):
         make_sender: Makes the exporter's sender; called on the worker's thread.
         config: The backoff.
         interval_ns: Time from one snapshot to the next, nanoseconds (``OTEL_METRIC_EXPORT_INTERVAL``).
-        metric_source: This process's metrics; ``None`` if it has none.
+        metric_source: Returns this process's metrics; ``None`` if it has none yet.
         final_snapshots: Makes the last snapshots of an orphaned spool.
         current_source: This process's newest spool.
         clock_ns: A monotonic clock, nanoseconds.
@@ -86,7 +86,7 @@ class PeriodicMetricWorker(ExportWorker[MetricBatch]):
         config: BatchConfig,
         interval_ns: int,
         *,
-        metric_source: MetricSource | None,
+        metric_source: Callable[[], MetricSource | None],
         final_snapshots: FinalSnapshots = final_snapshots,
         current_source: Callable[[], SpoolSource | None],
         clock_ns: Callable[[], int] = time.monotonic_ns,
@@ -113,7 +113,8 @@ class PeriodicMetricWorker(ExportWorker[MetricBatch]):
 
     def _should_collect(self) -> bool:
         # after an error the backoff decides
-        return self._metric_source is not None and not self._error and self._metric_source.should_collect()
+        metric_source = self._metric_source()
+        return metric_source is not None and not self._error and metric_source.should_collect()
 
     def add(self, source: SpoolSource) -> None:
         """Send the remaining metrics of an orphaned spool."""
@@ -135,8 +136,9 @@ class PeriodicMetricWorker(ExportWorker[MetricBatch]):
 
     def _attempt(self, sender: Sender[MetricBatch], *, flushing: bool) -> int | None:
         waits = [self._send_remaining(sender, source) for source in self._sources]
-        if self._metric_source is not None:
-            waits.append(self._send_current(cast(MetricsSender, sender), self._metric_source, flushing))
+        metric_source = self._metric_source()
+        if metric_source is not None:
+            waits.append(self._send_current(cast(MetricsSender, sender), metric_source, flushing))
         return min((wait for wait in waits if wait is not None), default=None)
 
     def _send_current(self, sender: MetricsSender, metric_source: MetricSource, flushing: bool) -> int | None:

@@ -58,7 +58,7 @@ class Pipeline:
         make_sender: Makes an exporter's sender; called on the exporter's own thread.
         exporters_of: Resolves a destination to its exporters.
         config: Batch sizes, delays and sampling.
-        metric_source: This process's metrics, read on the threads of metric exporters; ``None`` if it has none.
+        metric_source: Returns this process's metrics, on the threads of metric exporters; ``None`` if it has none yet.
         detect: Runs OpenTelemetry's resource detectors; called once, on the maintenance thread.
         directory: The directory that is scanned for orphaned spools; ``None`` for no scan.
         max_bytes: The size limit of a spool, bytes.
@@ -73,7 +73,7 @@ class Pipeline:
         exporters_of: Callable[[str], tuple[Exporter, ...]],
         *,
         config: ExportConfig,
-        metric_source: MetricSource | None = None,
+        metric_source: Callable[[], MetricSource | None] = lambda: None,
         detect: Callable[[], dict[str, AttributeValue]] | None = None,
         directory: Path | None = None,
         max_bytes: int = 64 << 20,

@@ -1,8 +1,8 @@
-"""A ``logging.Handler`` for torch's event loggers, safe wherever torch calls it.
+"""A ``logging.Handler`` for torch's event loggers, safe on every thread of torch's.
 
-What always holds: it never raises, but for the signal that torch raised in the middle of it; it has no lock
-(torch shares one handler between its main and its heartbeat thread, and a lock that a signal leaks would
-stop the heartbeats); it does not wait longer than the inlet lets it.
+Guarantees: it never raises, except for a signal that torch turns into an exception meanwhile; it has no lock (torch
+shares one handler between its main and its heartbeat thread, and a lock that a signal leaks would stop the heartbeats);
+it waits no longer than :meth:`~torchelastic_otel.ingest.queue.IngestQueue.submit` does.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torchelastic_otel.ingest.queue import IngestQueue
 
 
 class SpoolHandler(logging.Handler):
-    """Puts what is logged into the inlet, as recorded to one destination."""
+    """Submits the message of each log record to the ingest queue, as recorded to one destination."""
 
     def __init__(self, destination: str, queue: IngestQueue) -> None:
         super().__init__(logging.NOTSET)
@@ -26,11 +26,11 @@ class SpoolHandler(logging.Handler):
         self.lock = None
 
     def handle(self, record: logging.LogRecord) -> bool:
-        """As ``logging.Handler.handle``, which from Python 3.13 on cannot do without a lock."""
+        """As ``logging.Handler.handle``, which needs a lock from Python 3.13 on."""
         self.emit(record)
         return True
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Hand the record's message over."""
+        """Submit the record's message."""
         with guard:
             self._queue.submit(self.destination, record.getMessage())

@@ -152,9 +152,9 @@ def install(
         watch_torch = "torch" in sys.modules or importlib.util.find_spec("torch") is not None
     installation = _install(settings, activation, redact, watch=_elastic_packages() if watch_torch else ())
     # a program that asks for it can wait until what it records next survives a kill
-    installation.ready(_MAX_READY_NS)
+    installation.wait_until_ready(_MAX_READY_NS)
     # what it imports next may be what our threads import: of two that do so in a circle Python refuses one
-    installation.loaded(_MAX_LOAD_NS)
+    installation.wait_until_loaded(_MAX_LOAD_NS)
     return installation
 
 

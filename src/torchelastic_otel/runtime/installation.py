@@ -1,8 +1,8 @@
-"""One installation in a process: the inlet, the hooks, and the landing that the writer thread makes.
+"""One installation in a process: the ingest queue, the hooks, and the process runtime that the writer thread makes.
 
-What always holds: making one costs the main thread little, since what is heavy is imported and opened on the
-writer thread; ``uninstall`` leaves torch and the drop-in events package as they were found; an exit is held
-up no longer than the flush timeout.
+Guarantees: creating one takes little time of the main thread, since everything heavy is imported and opened on the
+writer thread; ``uninstall`` leaves torch and the drop-in events package as they were found; an exit is delayed no
+longer than the flush timeout.
 """
 
 from __future__ import annotations
@@ -36,23 +36,23 @@ if TYPE_CHECKING:
 logger = logging.getLogger("torchelastic_otel")
 
 MAX_LOAD_NS: Final = 5 * NS_PER_S
-"""The longest that an agent on a torch older than 2.4 waits at its start for our threads to be idle."""
+"""The longest that an agent on a torch older than 2.4 waits at its start for the other threads to be idle."""
 MIN_FLUSH_NS: Final = NS_PER_S // 20
-"""What a disk that answers is given at ``uninstall`` to keep what was said before."""
+"""The shortest time, at ``uninstall``, to store what was recorded before."""
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What an installation is at.
+    """The status of an installation.
 
     Attributes:
         why: What activated it.
-        exporters: Names of the exporters that torch's own destinations reach.
-        spool: The file that events wait in; ``None`` for memory or "not yet".
-        hooks: The hooks against this torch; empty where torch is not watched.
-        routes: The exporters at work.
-        waiting: Events handed over and not yet kept.
-        lost: Events that could not be kept.
+        exporters: Names of the exporters of torch's own destinations.
+        spool: The file that events are stored in; ``None`` for memory, or if there is none yet.
+        hooks: The hooks in this torch; empty if torch is not observed.
+        routes: The running exporters.
+        waiting: Events that are submitted and not yet stored.
+        lost: Events that could not be stored.
     """
 
     why: str
@@ -68,12 +68,12 @@ class Installation:
     """See the header of this file.
 
     Args:
-        settings: Our settings.
-        registry: Which exporters a destination leads to.
+        settings: The settings.
+        registry: Resolves a destination to its exporters.
         environ: The environment.
-        why: What activated it, in a sentence.
-        redact: Called with every event before it is kept; returns the event to keep.
-        watch: The packages whose agents are watched: torch's own, copies of it, or none.
+        why: What activated it.
+        redact: Called with every event before it is stored; returns the event to store.
+        watch: The packages whose agents are observed: torch's own, copies of it, or none.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class Installation:
             self.flush(MAX_LOAD_NS)
 
     def watch(self, elastic: str) -> None:
-        """Watch the agents of a package too: torch's own, or a copy that a project brings."""
+        """Observe the agents of another package: torch's own, or a copy that a project brings."""
         if elastic not in self._hooks:
             self._hooks[elastic] = TorchHooks(
                 self._queue,
@@ -122,24 +122,21 @@ class Installation:
             self._hooks[elastic].install()
 
     def _torch_metrics(self) -> dict[str, TorchMetric]:
-        return {
-            name: value for hooks in list(self._hooks.values()) for name, value in hooks.torch_metrics.read().items()
-        }
+        return {key: value for hooks in list(self._hooks.values()) for key, value in hooks.torch_metrics.read().items()}
 
     def _make_writer(self) -> RecordWriter:
-        """On the writer thread; in each process once, and again where that failed: then with the same landing."""
+        """On the writer thread; once in each process, and again after a failure: then with the same runtime."""
         from torchelastic_otel.ingest.writer import Writer
         from torchelastic_otel.runtime.process import ProcessRuntime
 
-        landing = self._own_runtime
-        if landing is None:
+        runtime = self._own_runtime
+        if runtime is None:
             if self._runtime is not None:
-                # never closed, never collected: its connections came through a fork and are the parent's
+                # never closed, never collected: after a fork its connections are the parent's
                 self._inherited.append(self._runtime)
-            landing = ProcessRuntime(self.settings, self.registry, self._environ, self._torch_metrics)
-            self._runtime, self._runtime_pid = landing, os.getpid()
-        writer = Writer(landing, self._redact)
-        landing.set_metric_source(writer)
+            runtime = ProcessRuntime(self.settings, self.registry, self._environ, self._torch_metrics)
+            self._runtime, self._runtime_pid = runtime, os.getpid()
+        runtime.metric_source = writer = Writer(runtime, self._redact)
         return writer
 
     @property
@@ -149,7 +146,7 @@ class Installation:
     # --- destinations
 
     def bind(self, destination: str) -> None:
-        """Make a destination known to torch and to the drop-in, or lead it elsewhere."""
+        """Make a destination known to torch and to the drop-in, or change its exporters."""
         handlers.bind(destination, SpoolHandler(destination, self._queue))
         for hooks in list(self._hooks.values()):
             hooks.bind(destination)
@@ -161,90 +158,94 @@ class Installation:
             hooks.unbind(destination)
 
     def check_destination(self, name: str) -> None:
-        """Raise for a destination that nobody knows; make torch know one that a package brought."""
+        """Raise for an unknown destination; make torch know one that a package brought."""
         self.registry.exporters_of(name)
         if name not in self.registry.local_names():
             self.bind(name)
 
     # --- the end
 
-    def ready(self, timeout_ns: int) -> bool:
-        """Wait until what is recorded next is kept at once; whether it is."""
+    def wait_until_ready(self, timeout_ns: int) -> bool:
+        """Wait until what is recorded next is stored at once; returns whether it is."""
         return not self._uninstalled and self._queue.flush(timeout_ns / NS_PER_S)
 
-    def loaded(self, timeout_ns: int) -> bool:
-        """Wait until the SDK and the exporters are imported; whether they are."""
-        landing = self._own_runtime
-        return landing is not None and landing.pipeline.wait_until_started(timeout_ns)
+    def wait_until_loaded(self, timeout_ns: int) -> bool:
+        """Wait until the SDK and the exporters are imported; returns whether they are."""
+        runtime = self._own_runtime
+        return runtime is not None and runtime.pipeline.wait_until_started(timeout_ns)
 
     def flush(self, timeout_ns: int) -> bool:
-        """Deliver what there is now; whether nothing is left. Waits at most ``timeout_ns`` nanoseconds."""
+        """Deliver what is stored now; returns whether nothing is left. Waits at most ``timeout_ns`` nanoseconds."""
         if self._uninstalled:
-            return False  # asking the writer would start it anew
+            return False  # a request would start the writer again
         until = time.monotonic_ns() + timeout_ns
-        drained = self._queue.flush(timeout_ns / NS_PER_S)
-        landing = self._own_runtime
-        return drained and landing is not None and landing.pipeline.flush(max(0, until - time.monotonic_ns()))
+        stored = self._queue.flush(timeout_ns / NS_PER_S)
+        runtime = self._own_runtime
+        return stored and runtime is not None and runtime.pipeline.flush(max(0, until - time.monotonic_ns()))
+
+    def _remaining_ns(self) -> int:
+        """What is left of the flush timeout."""
+        return max(0, self.settings.flush_timeout_ns - self._exit_wait_ns)
 
     def load_exporters(self) -> None:
-        """Wait until exporters are loaded, where that cannot be done any more once the main thread has ended.
+        """Wait until exporters are loaded, if that is impossible once the main thread has ended.
 
-        The SDK's import (OpenTelemetry Python 1.45: ``Resource.create``) needs a thread, and Python 3.12 gives none out
-        from then on. What this takes of the flush timeout, the flush takes no more.
+        The SDK's import (OpenTelemetry Python 1.45: ``Resource.create``) needs a thread, and Python 3.12 starts none
+        from then on. The time counts towards the flush timeout.
         """
-        landing = self._own_runtime
-        if sys.version_info >= (3, 12) and landing is not None:
+        if sys.version_info >= (3, 12) and self._own_runtime is not None:
             began = time.monotonic_ns()
-            landing.pipeline.wait_until_started(max(0, self.settings.flush_timeout_ns - self._exit_wait_ns))
+            self.wait_until_loaded(self._remaining_ns())
             self._exit_wait_ns += time.monotonic_ns() - began
 
     def flush_at_end(self) -> None:
-        """Flush while threads can still be started; what this takes of the flush timeout, ``close`` takes no more."""
+        """Flush while threads can still be started. The time counts towards the flush timeout."""
         if self._queue.used:
             began = time.monotonic_ns()
-            self.flush(max(0, self.settings.flush_timeout_ns - self._exit_wait_ns))
+            self.flush(self._remaining_ns())
             self._exit_wait_ns += time.monotonic_ns() - began
 
     def close(self, *, for_good: bool = False) -> bool:
-        """Flush within the flush timeout and stop; what is left is in the spool for the next agent.
+        """Flush within the flush timeout and stop; what is left stays in the spool for the next agent.
 
         Args:
-            for_good: Whether the process goes on without us: what is said from here on is not kept, and the spool is
-                let go of.
+            for_good: Whether the process goes on without this installation: then later events are not stored, and the
+                spool is released.
 
         Returns:
             Whether nothing is left. In a forked child that recorded nothing there is nothing to do.
         """
         if not self._queue.used:
             return True
-        timeout_ns = max(0, self.settings.flush_timeout_ns - self._exit_wait_ns)
+        timeout_ns = self._remaining_ns()
         until = time.monotonic_ns() + timeout_ns
         delivered = self.flush(timeout_ns)
-        kept = False
+        stored = False
         if delivered or for_good:
-            # a heartbeat of torch's that comes later would find a spool that is closed; one that came is kept in it
+            # a later heartbeat of torch's would find a closed spool; an earlier one is stored in it
             self._queue.close()
-            kept = self._queue.flush(max(MIN_FLUSH_NS if for_good else 0, until - time.monotonic_ns()) / NS_PER_S)
-            delivered &= kept
+            wait_ns = max(MIN_FLUSH_NS if for_good else 0, until - time.monotonic_ns())
+            stored = self._queue.flush(wait_ns / NS_PER_S)
+            delivered &= stored
         lost = self._queue.lost + self._queue.pending
         if lost:
-            logger.warning("%d events could not be kept and are lost", lost)
-        landing = self._own_runtime
-        if landing is not None:
-            if not delivered and landing.path is not None:
+            logger.warning("%d events could not be stored and are lost", lost)
+        runtime = self._own_runtime
+        if runtime is not None:
+            if not delivered and runtime.path is not None:
                 logger.warning(
-                    "not all events are delivered; they are kept in %s, and the next agent of this user on this node"
+                    "some events are not delivered; they are stored in %s, and the next agent of this user on this node"
                     " delivers them, or `torchelastic-otel flush`",
-                    landing.path.parent,
+                    runtime.path.parent,
                 )
-            # what the writer has in hand still, it keeps in a spool that stays open
-            landing.close(max(0, until - time.monotonic_ns()), drained=delivered, for_good=for_good and kept)
+            # if the writer is still storing, the spool stays open
+            runtime.close(max(0, until - time.monotonic_ns()), drained=delivered, for_good=for_good and stored)
         if not for_good:
             wait_for_pending_calls(until)
         return delivered
 
     def uninstall(self) -> None:
-        """Leave torch and the drop-in as they were found; deliver what there is."""
+        """Leave torch and the drop-in as they were found; deliver what is stored."""
         for hooks in reversed(list(self._hooks.values())):
             hooks.uninstall()
         handlers.resolve_with(None)
@@ -252,22 +253,20 @@ class Installation:
             handlers.unbind(destination)
         self.close(for_good=True)
         self._uninstalled = True
-        # a logger of the program's may hold a handler of ours still
+        # a logger of the program may still have one of the handlers
         self._queue.close()
         self._queue.stop()
 
-    # --- looking at it
-
     @property
     def status(self) -> Status:
-        """What it is at."""
-        landing = self._own_runtime
+        """The current status."""
+        runtime = self._own_runtime
         return Status(
             self.why,
             tuple(dict.fromkeys(exporter.name for exporter in self.registry.exporters_of("null"))),
-            landing.path if landing is not None else None,
+            runtime.path if runtime is not None else None,
             tuple(report for hooks in list(self._hooks.values()) for report in hooks.reports),
-            tuple(landing.pipeline.states) if landing is not None else (),
+            tuple(runtime.pipeline.states) if runtime is not None else (),
             self._queue.pending,
             self._queue.lost,
         )
