@@ -35,7 +35,7 @@ WORDS: Final = (
     (r"\bdead agents? left\b", "orphaned spool"),
     (r"\btells?\b|\btelling\b|\btold\b", "report, emit, identify, distinguish"),
     (r"\bsays?\b|\bsaid\b|\bsaying\b", "state, report, mean, emit"),
-    (r"\bstands?\b(?! (for|by|out)\b)", "is, is stored"),
+    (r"\bstands?\b(?! (for|by|out)\b|$)", "is, is stored"),
     (r"\bwhoever\b", "the one that"),
     (r"\bwho asks\b", "the caller"),
     (r"\b(of|from|by) (ours|theirs)\b", "the bridge's, or leave it out"),
