@@ -1,7 +1,9 @@
-"""A read-only view of a spool that another process may own, for ``doctor``, ``flush``, ``timeline`` and ``demo``.
+"""Reading a spool: its rows and cursors; also a read-only view of one that another process may own.
 
-Guarantees: nothing is written, locked or created that the owner could notice, also while the owner writes; the result
-is one consistent state of the file.
+The view is for ``doctor``, ``flush``, ``timeline`` and ``demo``.
+
+Guarantees of the view: nothing is written, locked or created that the owner could notice, also while the owner writes;
+the result is one consistent state of the file.
 """
 
 from __future__ import annotations
@@ -12,11 +14,18 @@ from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from torchelastic_otel.errors import SpoolCorruptError, SpoolError
 from torchelastic_otel.spool.directory import DELIVERED_SUFFIX
-from torchelastic_otel.spool.records import CursorState, Row, read_cursors
-from torchelastic_otel.spool.store import ROWS, connect
+from torchelastic_otel.spool.records import CursorState, Row
+
+ROWS: Final = "SELECT sequence, destination, payload, raw FROM events"
+_CURSORS: Final = """SELECT c.name,
+    (SELECT GROUP_CONCAT(destination, char(10)) FROM subscriptions WHERE cursor = c.name),
+    c.position, (SELECT COUNT(*) FROM events e JOIN subscriptions s ON s.destination = e.destination
+    WHERE s.cursor = c.name AND e.sequence > c.position), c.delivered, c.rejected,
+    (SELECT COUNT(*) FROM set_aside WHERE cursor = c.name), c.dropped FROM cursors c ORDER BY c.name"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,3 +72,24 @@ def read_spool(path: Path, *, newest_only: bool = False) -> SpoolContents:
         raise SpoolError(f"spool {path}: {error}") from error
     except sqlite3.DatabaseError as error:
         raise SpoolCorruptError(f"spool {path}: {error}") from error
+
+
+def read_cursors(connection: sqlite3.Connection) -> dict[str, CursorState]:
+    """The progress of each cursor, by name."""
+    rows = connection.execute(_CURSORS).fetchall()
+    return {row[0]: CursorState(row[0], tuple(row[1].split("\n")) if row[1] else (), *row[2:]) for row in rows}
+
+
+def connect(path: Path, options: str) -> sqlite3.Connection:
+    """A connection to an existing file.
+
+    Raises:
+        SpoolError: It is a symbolic link.
+        sqlite3.Error: It cannot be opened.
+    """
+    if path.is_symlink():
+        raise SpoolError(f"spool {path} is a symbolic link; those are refused")
+    quoted = path.as_posix().replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+    return sqlite3.connect(
+        f"file:{quoted}?{options}", uri=True, check_same_thread=False, isolation_level=None, timeout=5.0
+    )

@@ -1,4 +1,4 @@
-"""Rows and cursors as they are read from a spool, and the size of a row.
+"""Rows and cursors of a spool, and the size of a row.
 
 Guarantees: the size of a row is its share of the pages that it needs, not its length; :func:`row_bytes` and
 :data:`ROW_BYTES`, the same in SQL, agree.
@@ -8,7 +8,6 @@ Not guaranteed: that rows fill pages as well as possible; a file may be full bef
 
 from __future__ import annotations
 
-import sqlite3
 from dataclasses import dataclass
 from typing import Final
 
@@ -22,11 +21,6 @@ _TEXT_BYTES: Final = f"(LENGTH(CAST(payload AS BLOB)) + LENGTH(CAST(destination 
 ROW_BYTES: Final = f"""CASE WHEN {_TEXT_BYTES} > {_LEAF} THEN ({_TEXT_BYTES} / {_LEAF} + 1) * {PAGE}
     ELSE {PAGE} / ({_LEAF} / {_TEXT_BYTES}) END"""
 """The size of a row, as SQL over ``events``."""
-_CURSORS: Final = """SELECT c.name,
-    (SELECT GROUP_CONCAT(destination, char(10)) FROM subscriptions WHERE cursor = c.name),
-    c.position, (SELECT COUNT(*) FROM events e JOIN subscriptions s ON s.destination = e.destination
-    WHERE s.cursor = c.name AND e.sequence > c.position), c.delivered, c.rejected,
-    (SELECT COUNT(*) FROM set_aside WHERE cursor = c.name), c.dropped FROM cursors c ORDER BY c.name"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +70,3 @@ def row_bytes(destination: str, payload: str) -> int:
     texts = destination + payload
     length = len(texts if texts.isascii() else texts.encode()) + _ROW_OVERHEAD
     return (length // _LEAF + 1) * PAGE if length > _LEAF else PAGE // (_LEAF // length)
-
-
-def read_cursors(connection: sqlite3.Connection) -> dict[str, CursorState]:
-    """The progress of each cursor, by name."""
-    rows = connection.execute(_CURSORS).fetchall()
-    return {row[0]: CursorState(row[0], tuple(row[1].split("\n")) if row[1] else (), *row[2:]) for row in rows}

@@ -30,7 +30,8 @@ from typing import Any, Final
 
 from torchelastic_otel.errors import SpoolCorruptError, SpoolError, SpoolTooSmallError
 from torchelastic_otel.spool.fork_safety import ForkLock
-from torchelastic_otel.spool.records import PAGE, ROW_BYTES, CursorState, Row, read_cursors, row_bytes
+from torchelastic_otel.spool.reader import ROWS, connect, read_cursors
+from torchelastic_otel.spool.records import PAGE, ROW_BYTES, CursorState, Row, row_bytes
 from torchelastic_otel.spool.retention import UNDELIVERED, RetentionLimits, evict
 from torchelastic_otel.spool.transaction import transaction, translate_errors
 
@@ -52,7 +53,6 @@ _CHECKPOINT_AFTER: Final = 60
 _INSERT: Final = "INSERT INTO events VALUES (?, ?, ?, ?)"
 _COMMIT_PROCESSED: Final = "UPDATE events SET payload = ?, raw = 0 WHERE sequence = ? AND raw"
 _PUT_META: Final = "INSERT OR REPLACE INTO meta VALUES (?, ?)"
-ROWS: Final = "SELECT sequence, destination, payload, raw FROM events"
 _NO_META: Final[Mapping[str, str]] = {}
 
 
@@ -345,18 +345,3 @@ def create_in_memory(max_bytes: int, first_sequence: int = 1) -> Spool:
         spool = Spool(sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None), None, max_bytes, lock)
     spool._last = first_sequence - 1
     return spool
-
-
-def connect(path: Path, options: str) -> sqlite3.Connection:
-    """A connection to an existing file.
-
-    Raises:
-        SpoolError: It is a symbolic link.
-        sqlite3.Error: It cannot be opened.
-    """
-    if path.is_symlink():
-        raise SpoolError(f"spool {path} is a symbolic link; those are refused")
-    quoted = path.as_posix().replace("%", "%25").replace("?", "%3f").replace("#", "%23")
-    return sqlite3.connect(
-        f"file:{quoted}?{options}", uri=True, check_same_thread=False, isolation_level=None, timeout=5.0
-    )
