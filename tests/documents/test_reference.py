@@ -19,7 +19,7 @@ from torchelastic_otel.export.destinations import BUILT_IN_DESTINATIONS
 from torchelastic_otel.history import types as history_types
 from torchelastic_otel.processing.metrics.catalogue import METRICS
 from torchelastic_otel.settings import SETTINGS, Setting
-from torchelastic_otel.torch_events import messages, parser, rendezvous_messages
+from torchelastic_otel.torch_events import catalogue
 
 REFERENCE = {path.stem: path.read_text() for path in files("docs/reference")}
 DOCUMENTS = {path: path.read_text() for path in files("README.md", "ARCHITECTURE.md", "docs", "collector-config")}
@@ -70,11 +70,10 @@ def test_every_built_in_destination_has_its_row(destination: str) -> None:
 def test_every_event_has_its_row() -> None:
     """Somebody who writes an alert needs the names."""
     rows = set(re.findall(r"\| `(torchelastic\.[a-z_.]+)` \| [A-Z]+ \|", REFERENCE["events"]))
-    of_torch = {*parser._STATES.values(), *parser._WATCHDOG.values()}
-    of_torch |= {wording.event for wording in rendezvous_messages.PATTERNS}
-    of_torch |= {semconv.UNKNOWN_EVENT, semconv.RENDEZVOUS_FAILED, semconv.RENDEZVOUS_MESSAGE}
+    of_torch = {event.name for event in catalogue.EVENTS if event.source}
+    assert {semconv.UNKNOWN_EVENT, semconv.RENDEZVOUS_FAILED, semconv.RENDEZVOUS_MESSAGE} < of_torch
     inferred = set(re.findall(r"^\| `(torchelastic\.[a-z_.]+)` \| [A-Z]+ \|", REFERENCE["events"], re.MULTILINE))
-    assert inferred == set(messages._MESSAGES)
+    assert inferred == set(catalogue.INFERRED)
     assert rows | inferred == of_torch | inferred
 
 

@@ -69,7 +69,7 @@ def test_with_a_hook_a_killed_agents_spans_are_still_ended(tmp_path: Path) -> No
     assert process_remaining(spool) == 0
     told = spans(landing)[before:]
     assert [span.name.removeprefix("torchelastic.") for span in told] == ["workers", "training"]
-    assert {span.error for span in told} == {"the agent's process ended without a word"}
+    assert {span.error for span in told} == {"the agent's process disappeared without reporting an end"}
 
 
 def test_a_text_too_long_to_be_kept_raw_is_read_behind_what_came_before_it(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def test_a_fact_comes_back_as_an_event_that_says_it_was_inferred() -> None:
     assert event == ElasticEvent(
         semconv.AGENT_STARTED,
         "null",
-        "Agent started: 1 to None nodes, 2 workers here, at most 0 restarts",
+        "Agent started: 1 to None nodes, 2 workers on this node, at most 0 restarts",
         10,
         11,
         12,

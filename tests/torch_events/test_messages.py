@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from torchelastic_otel import semconv
-from torchelastic_otel.torch_events.messages import failure, message_of
+from torchelastic_otel.torch_events.catalogue import message_of
+from torchelastic_otel.torch_events.messages import failure
 
 RANKS = {semconv.WORKER_RANK: 3, semconv.WORKER_LOCAL_RANK: 1, semconv.WORKER_PID: 41}
 CAUSE = {
@@ -52,22 +53,22 @@ def test_a_failure_says_who_and_how(more: dict[str, Any], text: str) -> None:
             {**RANKS, semconv.PROCESS_EXIT_CODE: 3},
             "Worker rank 3 (local rank 1, pid 41) exited with code 3",
         ),
-        (semconv.WORKER_EXITED, {**RANKS, semconv.PROCESS_EXIT_CODE: 0}, "Worker rank 3 (pid 41) ended"),
-        (semconv.AGENT_PHASE_ENTERED, {semconv.PHASE: "rendezvous"}, "Agent: rendezvous"),
+        (semconv.WORKER_EXITED, {**RANKS, semconv.PROCESS_EXIT_CODE: 0}, "Worker rank 3 (pid 41) exited with code 0"),
+        (semconv.AGENT_PHASE_ENTERED, {semconv.PHASE: "rendezvous"}, "Agent entered phase rendezvous"),
         (
             semconv.AGENT_PHASE_ENTERED,
             {semconv.PHASE: "assign_ranks", semconv.PHASE_PREVIOUS: "rendezvous", semconv.PHASE_DURATION: 1.5},
-            "Agent: assign ranks, after 1.500 s of rendezvous",
+            "Agent entered phase assign_ranks after 1.500 s in rendezvous",
         ),
         (
             semconv.RESTART_CAUSE_AGREED,
             {semconv.RESTART_REASON: "worker_failure", semconv.RESTART_AGREED: True, **CAUSE},
-            "All agents hold: a worker failed: on gpu-7, rank 3 (local rank 1, pid 41) was killed by SIGKILL",
+            "All agents agree: a worker failed: on gpu-7, rank 3 (local rank 1, pid 41) was killed by SIGKILL",
         ),
         (
             semconv.RESTART_CAUSE_AGREED,
             {semconv.RESTART_REASON: "node_lost", semconv.RESTART_AGREED: False, f"{semconv.CAUSE}.host": "gpu-7"},
-            "This agent, for itself, holds: a node was lost: gpu-7",
+            "This agent's local view: a node was lost: gpu-7",
         ),
         (
             semconv.RESTART_COMPLETED,
@@ -79,12 +80,12 @@ def test_a_failure_says_who_and_how(more: dict[str, Any], text: str) -> None:
                 **CAUSE,
             },
             "Restart 2 completed in 12.250 s: a worker failed: on gpu-7, rank 3 (local rank 1, pid 41) was killed by"
-            " SIGKILL (others failed within the error of the clock readings)",
+            " SIGKILL (ambiguous: the clock error is larger than the time between the failures)",
         ),
         (
             semconv.MEMBERSHIP_CHANGED,
             {semconv.MEMBERSHIP_JOINED: ("a_1_0",), semconv.MEMBERSHIP_LOST: tuple(f"n{i}" for i in range(10))},
-            "Membership changed; joined: a_1_0; lost: n0, n1, n2, n3, n4, n5, n6, n7 and 2 more",
+            "Membership changed: joined a_1_0; lost n0, n1, n2, n3, n4, n5, n6, n7 and 2 more",
         ),
         (
             semconv.RENDEZVOUS_WAITING,
@@ -95,7 +96,7 @@ def test_a_failure_says_who_and_how(more: dict[str, Any], text: str) -> None:
                 semconv.RENDEZVOUS_MISSING: 1,
                 semconv.RENDEZVOUS_MISSING_NODES: ("gpu-7, last rank 1 (gpu-7_9_0)",),
             },
-            "Rendezvous waits since 5.000 s: 1 node is there, 1 is missing: gpu-7, last rank 1 (gpu-7_9_0)",
+            "Rendezvous has been waiting for 5.000 s: 1 node present, 1 missing: gpu-7, last rank 1 (gpu-7_9_0)",
         ),
         (
             semconv.RENDEZVOUS_WAITING,
@@ -106,19 +107,19 @@ def test_a_failure_says_who_and_how(more: dict[str, Any], text: str) -> None:
                 semconv.RENDEZVOUS_MISSING: 500,
                 semconv.RENDEZVOUS_MISSING_NODES: (),
             },
-            "Rendezvous waits since 5.000 s: 500 nodes are there, 500 are missing",
+            "Rendezvous has been waiting for 5.000 s: 500 nodes present, 500 missing",
         ),
         (
             semconv.RENDEZVOUS_WAITING,
             {semconv.RENDEZVOUS_WAITED: 5.0, semconv.RENDEZVOUS_PRESENT: 2},
-            "Rendezvous waits since 5.000 s: 2 nodes are there",
+            "Rendezvous has been waiting for 5.000 s: 2 nodes present",
         ),
-        (semconv.RENDEZVOUS_WAITING, {semconv.RENDEZVOUS_WAITED: 5.0}, "Rendezvous waits since 5.000 s"),
-        (semconv.AGENT_LEAVING, {semconv.WORKER_SIGNAL: "SIGTERM"}, "Agent leaves: it got SIGTERM"),
+        (semconv.RENDEZVOUS_WAITING, {semconv.RENDEZVOUS_WAITED: 5.0}, "Rendezvous has been waiting for 5.000 s"),
+        (semconv.AGENT_LEAVING, {semconv.WORKER_SIGNAL: "SIGTERM"}, "Agent is leaving: it received SIGTERM"),
         (
             semconv.ROUND_STARTED,
             {semconv.RENDEZVOUS_ROUND: 4, semconv.GROUP_WORLD_SIZE: 3, semconv.ROUND_DURATION: 2.0},
-            "Round 4 runs on 3 nodes, brought up in 2.000 s",
+            "Round 4 started on 3 nodes; its bring-up took 2.000 s",
         ),
         ("of.tomorrow", {}, "of.tomorrow"),
     ],

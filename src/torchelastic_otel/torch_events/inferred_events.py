@@ -6,28 +6,13 @@ What always holds: it is marked as inferred, since torch did not say it; one tha
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
 from torchelastic_otel import semconv
 from torchelastic_otel.model.event import AttributeValue, ElasticEvent, Severity
 from torchelastic_otel.model.inferred_event import MARK
 from torchelastic_otel.model.text import MAX_BODY, bounded
-from torchelastic_otel.torch_events import error_files
-from torchelastic_otel.torch_events.messages import message_of
-
-_SEVERITIES: Final = {
-    semconv.AGENT_STARTED: Severity.INFO,
-    semconv.AGENT_SILENT: Severity.INFO,
-    semconv.TRAINING_STARTED: Severity.INFO,
-    semconv.ROUND_STARTED: Severity.INFO,
-    semconv.WORKER_FAILED: Severity.ERROR,
-    semconv.AGENT_LOST: Severity.WARN,
-    semconv.AGENT_LEAVING: Severity.WARN,
-    semconv.RESTART_STARTED: Severity.WARN,
-    semconv.RESTART_COMPLETED: Severity.WARN,
-    semconv.MEMBERSHIP_CHANGED: Severity.WARN,
-    semconv.RENDEZVOUS_WAITING: Severity.WARN,
-}
+from torchelastic_otel.torch_events import catalogue, error_files
 
 
 def is_inferred(recorded: object) -> bool:
@@ -65,6 +50,7 @@ def parse_inferred(
         attributes.update(error_files.from_error_file(recorded["error_file"]))
     if name == semconv.WORKER_FAILED:
         attributes.setdefault(semconv.ERROR_TYPE, attributes.get(semconv.WORKER_SIGNAL, "exit"))
-    body = bounded(message_of(name, attributes), MAX_BODY)
-    severity = _SEVERITIES.get(name, Severity.DEBUG)
+    body = bounded(catalogue.message_of(name, attributes), MAX_BODY)
+    known = catalogue.INFERRED.get(name)
+    severity = Severity.DEBUG if known is None else known.severity
     return ElasticEvent(name, destination, body, time_ns, observed_ns, monotonic_ns, severity, attributes)

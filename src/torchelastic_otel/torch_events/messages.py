@@ -1,8 +1,8 @@
-"""The line that a person reads, for each event that we say and torch does not: a pure function of its attributes."""
+"""The bodies of events: pure functions of their attributes, one for each inferred event."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Final
 
 from torchelastic_otel import semconv
@@ -15,22 +15,21 @@ REASONS: Final = {
     "membership_change": "the membership changed",
     "node_lost": "a node was lost",
     "node_left": "a node left",
-    "unknown": "nobody knows why",
+    "unknown": "cause unknown",
 }
 """The values of ``torchelastic.restart.reason``, as words."""
 
 
-def message_of(name: str, attributes: _Attributes) -> str:
-    """The body of one of our events."""
-    say = _MESSAGES.get(name)
-    return say(attributes) if say is not None else name
-
-
 def failure(attributes: _Attributes, *, prefix: str = "") -> str:
-    """How a worker ended, in words: ``rank 3 (local rank 1, pid 41) was killed by SIGKILL``."""
+    """How a worker ended, in words: ``rank 3 (local rank 1, pid 41) was killed by SIGKILL``.
+
+    Args:
+        attributes: The attributes of its event; or of another one, that names them with a prefix.
+        prefix: The prefix.
+    """
 
     def of(name: str) -> AttributeValue | None:
-        return attributes.get(f"{prefix}.{name}" if prefix else _PLAIN[name])
+        return attributes.get(f"{prefix}.{name}" if prefix else _FAILURE_ATTRIBUTES[name])
 
     text = f"rank {of('rank')} (local rank {of('local_rank')}, pid {of('pid')})"
     if of("error_type") == "uninterruptible_sleep":
@@ -42,13 +41,12 @@ def failure(attributes: _Attributes, *, prefix: str = "") -> str:
     else:
         text += " failed"
     if of("message"):
-        said = (None, "", "exit", of("signal"))
-        kind = "" if of("error_type") in said else f"{of('error_type')}: "
+        kind = "" if of("error_type") in (None, "", "exit", of("signal")) else f"{of('error_type')}: "
         text += f": {kind}{of('message')}"
     return text
 
 
-_PLAIN: Final = {
+_FAILURE_ATTRIBUTES: Final = {
     "rank": semconv.WORKER_RANK,
     "local_rank": semconv.WORKER_LOCAL_RANK,
     "pid": semconv.WORKER_PID,
@@ -63,44 +61,79 @@ def _seconds(value: object) -> str:
     return f"{value:.3f} s" if isinstance(value, (int, float)) else "an unknown time"
 
 
+def _count(number: object, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def _listed(value: object) -> str:
     texts = [str(part) for part in value] if isinstance(value, (tuple, list)) else []
     more = f" and {len(texts) - 8} more" if len(texts) > 8 else ""
     return ", ".join(texts[:8]) + more
 
 
-def _agent_started(of: _Attributes) -> str:
+def torch_event(name: str, attributes: _Attributes) -> str:
+    """The body of an event of torch's agents, workers and watchdog, whose own text is no sentence."""
+    of = attributes.get
+    words = name.rpartition(".")[2].replace("_", " ")
+    if name.startswith("torchelastic.worker."):
+        line = f"Worker rank {of(semconv.WORKER_RANK)} (pid {of(semconv.WORKER_PID)}) {words}"
+        if semconv.WORKER_SIGNAL in attributes:
+            line += f" by {of(semconv.WORKER_SIGNAL)}"
+        elif of(semconv.PROCESS_EXIT_CODE) is not None:
+            line += f" with exit code {of(semconv.PROCESS_EXIT_CODE)}"
+    elif name.startswith("torchelastic.watchdog."):
+        line = f"Watchdog: {words}"
+        if semconv.WORKER_PID in attributes:
+            line += f", worker pid {of(semconv.WORKER_PID)}"
+    else:
+        # torch's SUCCEEDED means that run() returned, also if the workers failed for good
+        line = "Agent finished" if name == semconv.AGENT_SUCCEEDED else f"Agent {words}"
+        if semconv.AGENT_STEP_DURATION in attributes:
+            line += f" after {_seconds(of(semconv.AGENT_STEP_DURATION))}"
+    if semconv.EXCEPTION_MESSAGE in attributes:
+        kind = f"{of(semconv.EXCEPTION_TYPE)}: " if semconv.EXCEPTION_TYPE in attributes else ""
+        line += f": {kind}{of(semconv.EXCEPTION_MESSAGE)}"
+    return line
+
+
+# --- inferred events, by their names in the catalogue
+
+
+def agent_started(of: _Attributes) -> str:
     return (
-        f"Agent started: {of.get(semconv.NODES_MIN)} to {of.get(semconv.NODES_MAX)} nodes,"
-        f" {of.get(semconv.LOCAL_WORLD_SIZE)} workers here, at most {of.get(semconv.RESTARTS_MAX)} restarts"
+        f"Agent started: {of.get(semconv.NODES_MIN)} to {_count(of.get(semconv.NODES_MAX), 'node')},"
+        f" {_count(of.get(semconv.LOCAL_WORLD_SIZE), 'worker')} on this node,"
+        f" at most {_count(of.get(semconv.RESTARTS_MAX), 'restart')}"
     )
 
 
-def _phase_entered(of: _Attributes) -> str:
-    phase = str(of.get(semconv.PHASE)).replace("_", " ")
+def phase_entered(of: _Attributes) -> str:
+    text = f"Agent entered phase {of.get(semconv.PHASE)}"
     if semconv.PHASE_PREVIOUS not in of:
-        return f"Agent: {phase}"
-    before = str(of.get(semconv.PHASE_PREVIOUS)).replace("_", " ")
-    return f"Agent: {phase}, after {_seconds(of.get(semconv.PHASE_DURATION))} of {before}"
+        return text
+    return f"{text} after {_seconds(of.get(semconv.PHASE_DURATION))} in {of.get(semconv.PHASE_PREVIOUS)}"
 
 
-def _worker_failed(of: _Attributes) -> str:
+def worker_failed(of: _Attributes) -> str:
     return "Worker " + failure(of)
 
 
-def _worker_exited(of: _Attributes) -> str:
+def worker_exited(of: _Attributes) -> str:
     if of.get(semconv.PROCESS_EXIT_CODE) == 0:
-        return f"Worker rank {of.get(semconv.WORKER_RANK)} (pid {of.get(semconv.WORKER_PID)}) ended"
-    return "Worker " + failure(of)
+        return f"Worker rank {of.get(semconv.WORKER_RANK)} (pid {of.get(semconv.WORKER_PID)}) exited with code 0"
+    return worker_failed(of)
 
 
-def _restart_started(of: _Attributes) -> str:
-    why = REASONS.get(str(of.get(semconv.RESTART_TRIGGER)), "")
-    return f"Agent restarts its workers; as seen from here: {why}"
+def restart_started(of: _Attributes) -> str:
+    return f"Agent restarts its workers; its local view: {_reason(of.get(semconv.RESTART_TRIGGER))}"
+
+
+def _reason(value: object) -> str:
+    return REASONS.get(str(value), REASONS["unknown"])
 
 
 def _cause(of: _Attributes) -> str:
-    text = REASONS.get(str(of.get(semconv.RESTART_REASON)), "")
+    text = _reason(of.get(semconv.RESTART_REASON))
     host = of.get(f"{semconv.CAUSE}.host") or of.get(f"{semconv.CAUSE}.node.id")
     if semconv.CAUSE + ".rank" in of:
         text += f": on {host}, {failure(of, prefix=semconv.CAUSE)}"
@@ -109,84 +142,66 @@ def _cause(of: _Attributes) -> str:
         if semconv.CAUSE + ".node.id" in of:
             text += f" ({of.get(semconv.CAUSE + '.node.id')}, last rank {of.get(semconv.CAUSE + '.group.rank')})"
     if of.get(semconv.FAILURE_AMBIGUOUS) is True:
-        text += " (others failed within the error of the clock readings)"
+        text += " (ambiguous: the clock error is larger than the time between the failures)"
     return text
 
 
-def _cause_agreed(of: _Attributes) -> str:
-    who = "All agents hold" if of.get(semconv.RESTART_AGREED) is True else "This agent, for itself, holds"
-    return f"{who}: {_cause(of)}"
+def cause_agreed(of: _Attributes) -> str:
+    view = "All agents agree" if of.get(semconv.RESTART_AGREED) is True else "This agent's local view"
+    return f"{view}: {_cause(of)}"
 
 
-def _restart_completed(of: _Attributes) -> str:
-    which = f"Restart {of.get(semconv.RESTART_INDEX)}" if semconv.RESTART_INDEX in of else "Restart"
-    return f"{which} completed in {_seconds(of.get(semconv.RESTART_DURATION))}: {_cause(of)}"
+def restart_completed(of: _Attributes) -> str:
+    restart = f"Restart {of.get(semconv.RESTART_INDEX)}" if semconv.RESTART_INDEX in of else "Restart"
+    return f"{restart} completed in {_seconds(of.get(semconv.RESTART_DURATION))}: {_cause(of)}"
 
 
-def _membership_changed(of: _Attributes) -> str:
+def membership_changed(of: _Attributes) -> str:
     parts = [
         f"{word} {_listed(of[name])}"
         for word, name in (
-            ("joined:", semconv.MEMBERSHIP_JOINED),
-            ("left:", semconv.MEMBERSHIP_LEFT),
-            ("lost:", semconv.MEMBERSHIP_LOST),
+            ("joined", semconv.MEMBERSHIP_JOINED),
+            ("left", semconv.MEMBERSHIP_LEFT),
+            ("lost", semconv.MEMBERSHIP_LOST),
         )
         if name in of
     ]
-    return "Membership changed; " + "; ".join(parts)
+    return "Membership changed: " + "; ".join(parts)
 
 
-def _agent_lost(of: _Attributes) -> str:
-    last = of.get(semconv.PEER_LAST_HEARTBEAT)
-    return f"Agent {of.get(semconv.PEER_NODE_ID)} is lost; its last heartbeat was at {last}"
+def agent_lost(of: _Attributes) -> str:
+    return (
+        f"Node {of.get(semconv.PEER_NODE_ID)} is lost; its last heartbeat was at {of.get(semconv.PEER_LAST_HEARTBEAT)}"
+    )
 
 
-def _agent_silent(of: _Attributes) -> str:
-    return f"Agent {of.get(semconv.PEER_NODE_ID)} sends no heartbeats, but may be well"
+def agent_silent(of: _Attributes) -> str:
+    return f"Node {of.get(semconv.PEER_NODE_ID)} sends no heartbeats, but may still be running"
 
 
-def _agent_leaving(of: _Attributes) -> str:
-    return f"Agent leaves: it got {of.get(semconv.WORKER_SIGNAL)}"
+def agent_leaving(of: _Attributes) -> str:
+    return f"Agent is leaving: it received {of.get(semconv.WORKER_SIGNAL)}"
 
 
-def _waiting(of: _Attributes) -> str:
-    text = f"Rendezvous waits since {_seconds(of.get(semconv.RENDEZVOUS_WAITED))}"
+def rendezvous_waiting(of: _Attributes) -> str:
+    text = f"Rendezvous has been waiting for {_seconds(of.get(semconv.RENDEZVOUS_WAITED))}"
     present, missing = of.get(semconv.RENDEZVOUS_PRESENT), of.get(semconv.RENDEZVOUS_MISSING)
-    counts = [] if present is None else [f"{present} {'node is' if present == 1 else 'nodes are'} there"]
-    counts += [] if missing is None else [f"{missing} {'is' if missing == 1 else 'are'} missing"]
+    counts = [] if present is None else [f"{_count(present, 'node')} present"]
+    counts += [] if missing is None else [f"{missing} missing"]
     listed = _listed(of.get(semconv.RENDEZVOUS_MISSING_NODES))
     return ": ".join(part for part in (text, ", ".join(counts), listed) if part)
 
 
-def _training_started(of: _Attributes) -> str:
-    return f"Worker rank {of.get(semconv.WORKER_RANK)} trains"
+def training_started(of: _Attributes) -> str:
+    return f"Worker rank {of.get(semconv.WORKER_RANK)} started training"
 
 
-def _round_started(of: _Attributes) -> str:
+def round_started(of: _Attributes) -> str:
     return (
-        f"Round {of.get(semconv.RENDEZVOUS_ROUND)} runs on {of.get(semconv.GROUP_WORLD_SIZE)} nodes, brought up in"
-        f" {_seconds(of.get(semconv.ROUND_DURATION))}"
+        f"Round {of.get(semconv.RENDEZVOUS_ROUND)} started on {_count(of.get(semconv.GROUP_WORLD_SIZE), 'node')};"
+        f" its bring-up took {_seconds(of.get(semconv.ROUND_DURATION))}"
     )
 
 
-def _identified(of: _Attributes) -> str:
-    return f"This run is {of.get(semconv.RUN_NONCE)}, by {of.get(semconv.INFERRED_FROM)}"
-
-
-_MESSAGES: Final[Mapping[str, Callable[[_Attributes], str]]] = {
-    semconv.AGENT_STARTED: _agent_started,
-    semconv.AGENT_PHASE_ENTERED: _phase_entered,
-    semconv.AGENT_LOST: _agent_lost,
-    semconv.AGENT_SILENT: _agent_silent,
-    semconv.AGENT_LEAVING: _agent_leaving,
-    semconv.WORKER_FAILED: _worker_failed,
-    semconv.WORKER_EXITED: _worker_exited,
-    semconv.RUN_IDENTIFIED: _identified,
-    semconv.ROUND_STARTED: _round_started,
-    semconv.RESTART_STARTED: _restart_started,
-    semconv.RESTART_CAUSE_AGREED: _cause_agreed,
-    semconv.RESTART_COMPLETED: _restart_completed,
-    semconv.MEMBERSHIP_CHANGED: _membership_changed,
-    semconv.RENDEZVOUS_WAITING: _waiting,
-    semconv.TRAINING_STARTED: _training_started,
-}
+def run_identified(of: _Attributes) -> str:
+    return f"The nonce of this run is {of.get(semconv.RUN_NONCE)}, from {of.get(semconv.INFERRED_FROM)}"

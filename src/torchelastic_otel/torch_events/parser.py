@@ -15,42 +15,12 @@ from typing import Any, Final
 from torchelastic_otel import semconv
 from torchelastic_otel.model.event import AttributeValue, ElasticEvent, Severity
 from torchelastic_otel.model.text import MAX_BODY, bounded
-from torchelastic_otel.torch_events import error_files, rendezvous_messages
+from torchelastic_otel.torch_events import catalogue, error_files, messages, rendezvous_messages
 from torchelastic_otel.torch_events.inferred_events import is_inferred, parse_inferred
 
 _Attributes = dict[str, AttributeValue]
 
 _STATUS: Final = "torchelastic.worker.status."
-_STATES: Final = {
-    ("AGENT", "RENDEZVOUS"): semconv.AGENT_RENDEZVOUS_FINISHED,
-    ("AGENT", "ASSIGN_WORKER_RANKS"): semconv.AGENT_RANKS_ASSIGNED,
-    ("AGENT", "SUCCEEDED"): semconv.AGENT_SUCCEEDED,
-    ("AGENT", "FAILED"): semconv.AGENT_FAILED,
-    ("WORKER", "START"): semconv.WORKER_STARTED,
-    ("WORKER", "SUCCEEDED"): semconv.WORKER_SUCCEEDED,
-    ("WORKER", "FAILED"): semconv.WORKER_FAILED,
-    ("WORKER", "TERMINATED"): semconv.WORKER_TERMINATED,
-}
-_WATCHDOG: Final = {
-    "watchdog started": semconv.WATCHDOG_STARTED,
-    "watchdog stopped": semconv.WATCHDOG_STOPPED,
-    "timer expired": semconv.WATCHDOG_TIMER_EXPIRED,
-    "kill worker process": semconv.WATCHDOG_WORKER_KILLED,
-}
-_SEVERITIES: Final = {
-    semconv.AGENT_FAILED: Severity.FATAL,
-    semconv.WORKER_FAILED: Severity.ERROR,
-    semconv.WATCHDOG_TIMER_EXPIRED: Severity.WARN,
-    semconv.WATCHDOG_WORKER_KILLED: Severity.WARN,
-    semconv.RENDEZVOUS_NODES_REMOVED: Severity.WARN,
-    semconv.RENDEZVOUS_FAILED: Severity.ERROR,
-    semconv.RENDEZVOUS_KEEP_ALIVE_FAILED: Severity.ERROR,
-    semconv.RENDEZVOUS_SHUTDOWN_FAILED: Severity.ERROR,
-    semconv.RENDEZVOUS_KEEP_ALIVE_UPDATED: Severity.DEBUG,
-    semconv.RENDEZVOUS_KEEP_ALIVE_SENT: Severity.DEBUG,
-    semconv.RENDEZVOUS_STATE_SYNCED: Severity.DEBUG,
-    semconv.RENDEZVOUS_STATE_STALE: Severity.DEBUG,
-}
 _MODULES: Final = {
     "dynamic_rendezvous.py": "torch.distributed.elastic.rendezvous.dynamic_rendezvous",
     "c10d_rendezvous_backend.py": "torch.distributed.elastic.rendezvous.c10d_rendezvous_backend",
@@ -131,7 +101,7 @@ def _rendezvous(event: dict[str, Any]) -> tuple[str, str, _Attributes, Severity]
             attributes.update(error_files.from_text(facts["error"]))
         attributes |= error_files.from_traceback(str(event.get("error_trace") or "")) | attributes
     body = message
-    severity = _SEVERITIES.get(reading.event, Severity.INFO)
+    severity = catalogue.SEVERITIES.get(reading.event, Severity.INFO)
     if reading.event == semconv.RENDEZVOUS_MESSAGE and state == "FAILED":
         severity = Severity.ERROR
     return reading.event, body, attributes, severity
@@ -147,8 +117,8 @@ def _agent_or_worker(event: dict[str, Any]) -> tuple[str, str, _Attributes, Seve
     if not isinstance(metadata, dict):
         return None
     torch_name, source = event["name"], event["source"]
-    name = _WATCHDOG.get(torch_name) or (
-        _STATES.get((source, torch_name.removeprefix(_STATUS))) if torch_name.startswith(_STATUS) else None
+    name = catalogue.WATCHDOG.get(torch_name) or (
+        catalogue.STATUSES.get((source, torch_name.removeprefix(_STATUS))) if torch_name.startswith(_STATUS) else None
     )
     if name is None:
         return None
@@ -178,7 +148,7 @@ def _agent_or_worker(event: dict[str, Any]) -> tuple[str, str, _Attributes, Seve
         _put_text(attributes, semconv.WATCHDOG_REASON, inner.get("scope_id"))
     elif isinstance(raw_error, str):
         attributes.update(error_files.from_traceback(raw_error))
-    return name, _message(name, attributes), attributes, _SEVERITIES.get(name, Severity.INFO)
+    return name, messages.torch_event(name, attributes), attributes, catalogue.SEVERITIES.get(name, Severity.INFO)
 
 
 def _put_worker(attributes: _Attributes, metadata: Mapping[str, Any], inner: Mapping[str, Any]) -> None:
@@ -192,35 +162,6 @@ def _put_worker(attributes: _Attributes, metadata: Mapping[str, Any], inner: Map
     exit_code = attributes.get(semconv.PROCESS_EXIT_CODE)
     if isinstance(exit_code, int):
         _put_text(attributes, semconv.WORKER_SIGNAL, error_files.signal_name(exit_code))
-
-
-def _message(name: str, attributes: Mapping[str, AttributeValue]) -> str:
-    """A line for a person: torch says nothing readable in agent and worker events."""
-    of = attributes.get
-    if name.startswith("torchelastic.worker."):
-        state = name.rpartition(".")[2]
-        line = f"Worker rank {of(semconv.WORKER_RANK)} (pid {of(semconv.WORKER_PID)}) {state}"
-        if semconv.WORKER_SIGNAL in attributes:
-            line += f" by {of(semconv.WORKER_SIGNAL)}"
-        elif of(semconv.PROCESS_EXIT_CODE) is not None:
-            line += f" with exit code {of(semconv.PROCESS_EXIT_CODE)}"
-    elif name.startswith("torchelastic.watchdog."):
-        line = f"Watchdog: {_words(name)}"
-        if semconv.WORKER_PID in attributes:
-            line += f", worker pid {of(semconv.WORKER_PID)}"
-    else:
-        # torch's SUCCEEDED says that run() returned, also where the workers failed for good
-        line = "Agent ran to its end" if name == semconv.AGENT_SUCCEEDED else f"Agent {_words(name)}"
-        if semconv.AGENT_STEP_DURATION in attributes:
-            line += f" after {of(semconv.AGENT_STEP_DURATION):.3f} s"
-    if semconv.EXCEPTION_MESSAGE in attributes:
-        kind = f"{of(semconv.EXCEPTION_TYPE)}: " if semconv.EXCEPTION_TYPE in attributes else ""
-        line += f": {kind}{of(semconv.EXCEPTION_MESSAGE)}"
-    return line
-
-
-def _words(name: str) -> str:
-    return name.rpartition(".")[2].replace("_", " ")
 
 
 def _unknown(event: dict[str, Any], text: str) -> tuple[str, str, _Attributes, Severity]:

@@ -15,7 +15,7 @@ from torchelastic_otel.model.phases import Phase
 from torchelastic_otel.model.span import ElasticSpan
 from torchelastic_otel.processing.tracing import TraceState, finish_orphaned, reduce
 
-WHY = "the agent's process ended without a word"
+WHY = "the agent's process disappeared without reporting an end"
 FIRST = [("rendezvous", 0, 2), ("assign_ranks", 2, 3), ("start_workers", 3, 4), ("round", 0, 4)]
 RAN = [("workers", 4, 50), ("training", 4, 50)]
 

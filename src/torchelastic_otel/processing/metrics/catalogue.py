@@ -16,6 +16,7 @@ from torchelastic_otel import semconv
 from torchelastic_otel.model.failure import REASONS
 from torchelastic_otel.model.metric import Kind
 from torchelastic_otel.model.phases import RESTART_PHASES, Phase
+from torchelastic_otel.torch_events.catalogue import EVENT_NAMES
 from torchelastic_otel.units import NS_PER_S
 
 
@@ -81,57 +82,6 @@ MEMBERSHIP_ATTRIBUTES: Final[Mapping[str, str]] = {
     "left": semconv.MEMBERSHIP_LEFT,
     "lost": semconv.MEMBERSHIP_LOST,
 }
-EVENT_NAMES: Final = (
-    semconv.RENDEZVOUS_STORE_HOSTED,
-    semconv.RENDEZVOUS_JOIN_ATTEMPTED,
-    semconv.RENDEZVOUS_JOINED,
-    semconv.RENDEZVOUS_PARTICIPANT_ADDED,
-    semconv.RENDEZVOUS_WAIT_LIST_ADDED,
-    semconv.RENDEZVOUS_REDUNDANCY_LIST_ADDED,
-    semconv.RENDEZVOUS_PARTICIPANT_REMOVED,
-    semconv.RENDEZVOUS_WAIT_LIST_REMOVED,
-    semconv.RENDEZVOUS_REDUNDANCY_LIST_REMOVED,
-    semconv.RENDEZVOUS_COMPLETED,
-    semconv.RENDEZVOUS_MARKED_CLOSED,
-    semconv.RENDEZVOUS_CLOSED,
-    semconv.RENDEZVOUS_STATE_SYNCED,
-    semconv.RENDEZVOUS_STATE_STALE,
-    semconv.RENDEZVOUS_KEEP_ALIVE_UPDATED,
-    semconv.RENDEZVOUS_KEEP_ALIVE_SENT,
-    semconv.RENDEZVOUS_KEEP_ALIVE_FAILED,
-    semconv.RENDEZVOUS_SHUTDOWN_FAILED,
-    semconv.RENDEZVOUS_NODES_REMOVED,
-    semconv.RENDEZVOUS_FAILED,
-    semconv.RENDEZVOUS_MESSAGE,
-    semconv.RENDEZVOUS_WAITING,
-    semconv.AGENT_RENDEZVOUS_FINISHED,
-    semconv.AGENT_RANKS_ASSIGNED,
-    semconv.AGENT_SUCCEEDED,
-    semconv.AGENT_FAILED,
-    semconv.AGENT_STARTED,
-    semconv.AGENT_PHASE_ENTERED,
-    semconv.AGENT_LOST,
-    semconv.AGENT_SILENT,
-    semconv.AGENT_LEAVING,
-    semconv.WORKER_STARTED,
-    semconv.WORKER_SUCCEEDED,
-    semconv.WORKER_FAILED,
-    semconv.WORKER_TERMINATED,
-    semconv.WORKER_EXITED,
-    semconv.WATCHDOG_STARTED,
-    semconv.WATCHDOG_STOPPED,
-    semconv.WATCHDOG_TIMER_EXPIRED,
-    semconv.WATCHDOG_WORKER_KILLED,
-    semconv.ROUND_STARTED,
-    semconv.RUN_IDENTIFIED,
-    semconv.TRAINING_STARTED,
-    semconv.RESTART_STARTED,
-    semconv.RESTART_CAUSE_AGREED,
-    semconv.RESTART_COMPLETED,
-    semconv.MEMBERSHIP_CHANGED,
-    semconv.UNKNOWN_EVENT,
-)
-"""Every event name; one that is not here is counted as :data:`~torchelastic_otel.semconv.UNKNOWN_EVENT`."""
 _DURATIONS: Final = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
 _STATES: Final = ((semconv.TIME_STATE, tuple(dict.fromkeys(TIME_STATES.values()))),)
 

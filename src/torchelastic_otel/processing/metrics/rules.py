@@ -19,9 +19,10 @@ from torchelastic_otel.model.event import ElasticEvent
 from torchelastic_otel.model.failure import REASONS, UNKNOWN
 from torchelastic_otel.model.phases import RESTART_PHASES, Phase
 from torchelastic_otel.processing.metrics import durations, failures
-from torchelastic_otel.processing.metrics.catalogue import EVENT_NAMES, MEMBERSHIP_ATTRIBUTES, series_key
+from torchelastic_otel.processing.metrics.catalogue import MEMBERSHIP_ATTRIBUTES, series_key
 from torchelastic_otel.processing.metrics.counters import RunCounters, add_exemplar, count, count_failures, observe
 from torchelastic_otel.processing.metrics.failures import Failures
+from torchelastic_otel.torch_events.catalogue import EVENT_NAMES
 from torchelastic_otel.units import NS_PER_S
 
 _EVENT_NAMES: Final = frozenset(EVENT_NAMES)

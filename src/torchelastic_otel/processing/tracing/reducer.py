@@ -117,7 +117,7 @@ def finish_orphaned(state: TraceState) -> tuple[TraceState, tuple[ElasticSpan, .
     if not state.is_open:
         return state, ()
     alone = state.is_last_reporter
-    error = "the agent's process ended without a word"
+    error = "the agent's process disappeared without reporting an end"
     end_ns = max(state.last_ns, state.phase_ns)
     spans = [*unfinished_spans(state, end_ns, error, root=alone)]
     spans += running_spans(state, end_ns, error, root=alone and state.reporter_round == state.last_round)

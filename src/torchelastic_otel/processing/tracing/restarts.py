@@ -16,7 +16,7 @@ from torchelastic_otel.model.failure import UNKNOWN
 from torchelastic_otel.model.phases import RESTART_PHASES, Phase
 from torchelastic_otel.processing.tracing.spans import common_attributes
 from torchelastic_otel.processing.tracing.state import TraceState
-from torchelastic_otel.torch_events.messages import message_of
+from torchelastic_otel.torch_events.catalogue import message_of
 
 UNKNOWN_CAUSE: Final[Mapping[str, AttributeValue]] = {semconv.RESTART_REASON: UNKNOWN, semconv.RESTART_AGREED: False}
 """What is ended where nobody said it."""
