@@ -1,16 +1,16 @@
 #!/bin/bash
-# Slurm's Epilog, as root on every node of a job, when its processes are gone: delivers what killed agents left.
+# Slurm's Epilog, as root on every node of a job, after its processes have ended: delivers orphaned spools.
 #
-# What always holds: it ends within TORCHELASTIC_OTEL_EPILOG_TIMEOUT and five seconds, whatever the Collector or the
-# disk does. Delivery runs as the job's user, who alone may read the spool. The exit status is 0 whatever happens: with
-# any other one Slurm drains the node. What is left stays in the spool, for the user's next job on this node.
+# Guarantees: it ends within TORCHELASTIC_OTEL_EPILOG_TIMEOUT and five seconds, whatever the Collector or the disk does.
+# Delivery runs as the job's user, since only the owner can read a spool. The exit status is always 0: after any other
+# one Slurm drains the node. Undelivered events stay in the spool, for the user's next job on this node.
 #
-# Settings, from the file that TORCHELASTIC_OTEL_SITE names (torchelastic-otel.env), or the environment:
+# Settings, from the file in TORCHELASTIC_OTEL_SITE (torchelastic-otel.env), or the environment:
 #   TORCHELASTIC_OTEL_SPOOL_DIR        as in prolog.sh
-#   TORCHELASTIC_OTEL_EPILOG_TIMEOUT   seconds, 15 where nothing is said
-#   TORCHELASTIC_OTEL_PROGRAM          the command; one installation for each node, which needs no torch
+#   TORCHELASTIC_OTEL_EPILOG_TIMEOUT   seconds, default 15
+#   TORCHELASTIC_OTEL_PROGRAM          the command; one installation per node, which needs no torch
 
-# Slurm gives these programs no search path
+# Slurm sets no PATH
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin
 umask 077
 
@@ -35,19 +35,19 @@ main() {
         seconds=15
     fi
     if ! [[ $gid =~ ^[0-9]+$ ]]; then gid=$(id -g "$uid" 2>/dev/null) || gid=$uid; fi
-    # most jobs leave nothing, and pay for one look into a folder
+    # after most jobs there is nothing to deliver
     local spools=("$TORCHELASTIC_OTEL_SPOOL_DIR/torchelastic-otel-$uid"/*.spool)
     [ -e "${spools[0]}" ] || return
     if ! [ -x "$program" ]; then
         say "$program is not there; what is left waits for the user's next job on this node"
         return
     fi
-    # the user's process gets what is ours of the environment, and nothing else of slurmd's
+    # the user's process gets only this project's variables of slurmd's environment
     local settings=() name
     for name in "${!OTEL_@}" "${!TORCHELASTIC_OTEL_@}"; do settings+=("$name=${!name}"); done
     local as_user=()
     if [ "$(id -u)" -ne "$uid" ]; then as_user=(setpriv --reuid="$uid" --regid="$gid" --clear-groups); fi
-    # the directory that slurmd runs in may be closed to the user
+    # the user may have no access to slurmd's working directory
     cd / || return
     timeout --kill-after=2 "$((seconds + 3))" \
         env -i "PATH=$PATH" HOME=/ "${settings[@]}" "${as_user[@]}" "$program" flush --timeout "$seconds" >&2

@@ -1,15 +1,14 @@
 #!/bin/bash
-# Slurm's Prolog, as root on every node of a job: makes the folder that the user's agents keep their spool in.
+# Slurm's Prolog, as root on every node of a job: creates the spool directory of the user's agents.
 #
-# What always holds: a folder that this makes belongs to the job's user alone (0700) from the moment it is there; one
-# that is there is never changed, since following a user's link as root is how others' files are given away. The exit
-# status is 0 whatever happens: with any other one Slurm drains the node, and no job is to be stopped by its telemetry.
-# What went wrong is on standard error.
+# Guarantees: a directory that this creates belongs only to the job's user (0700) from its first moment. An existing one
+# is never changed, since following a user's link as root would give away other files. The exit status is always 0:
+# after any other one Slurm drains the node, and telemetry must not stop a job. Errors are on standard error.
 #
-# Settings, from the file that TORCHELASTIC_OTEL_SITE names (torchelastic-otel.env), or the environment:
-#   TORCHELASTIC_OTEL_SPOOL_DIR   the parent of all users' folders, on a disk of the node; the default is below
+# Settings, from the file in TORCHELASTIC_OTEL_SITE (torchelastic-otel.env), or the environment:
+#   TORCHELASTIC_OTEL_SPOOL_DIR   the parent of all users' directories, on a disk of the node; the default is below
 
-# Slurm gives these programs no search path
+# Slurm sets no PATH
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin
 umask 022
 
@@ -28,7 +27,7 @@ main() {
     if ! [[ $gid =~ ^[0-9]+$ ]]; then gid=$(id -g "$uid" 2>/dev/null) || gid=$uid; fi
 
     mkdir -p "$base" || return
-    # the name that torchelastic-otel looks for below TORCHELASTIC_OTEL_SPOOL_DIR
+    # the name that torchelastic-otel uses below TORCHELASTIC_OTEL_SPOOL_DIR
     local folder=$base/torchelastic-otel-$uid
     if ! [ -e "$folder" ]; then
         # whole before it has its name: a kill in between must not leave a folder that is root's; -T goes into no
