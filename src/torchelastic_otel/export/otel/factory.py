@@ -32,7 +32,7 @@ from torchelastic_otel.export.destinations import BUILT_IN_EXPORTERS, EXPORTER_G
 from torchelastic_otel.export.otel import environment, otlp
 from torchelastic_otel.export.otel.generic import GenericSender
 from torchelastic_otel.export.otel.limits import log_limits, span_limits
-from torchelastic_otel.export.otel.projection import Projection
+from torchelastic_otel.export.otel.projection import Projection, load_codecs
 from torchelastic_otel.export.otel.sender import ProjectingSender
 from torchelastic_otel.model.signals import Signal
 from torchelastic_otel.settings import Settings
@@ -52,6 +52,8 @@ def preload(exporters: Iterable[Exporter], environ: Mapping[str, str]) -> None:
     """
     modules = {"logs", "spans", "metrics"}
     for exporter in exporters:
+        with contextlib.suppress(ImportError):
+            load_codecs(exporter.signal)
         name = otlp.resolve_name(exporter.name, environ, lambda what: None, exporter.signal)
         built_in = BUILT_IN_EXPORTERS.get(name)
         if exporter.instance is None and built_in is not None:

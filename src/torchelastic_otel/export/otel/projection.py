@@ -45,6 +45,13 @@ def encode(signal: Signal, data: Any) -> Any:
     return getattr(import_module(f"opentelemetry.exporter.otlp.proto.common.{module}"), function)(data)
 
 
+def load_codecs(signal: Signal) -> None:
+    """Import what :func:`encode` and :func:`empty_response` need, before a program's threads import, too."""
+    import_module(f"opentelemetry.exporter.otlp.proto.common.{_ENCODERS[signal][0]}")
+    package = _RESPONSES[signal][0]
+    import_module(f"opentelemetry.proto.collector.{package}.v1.{package}_service_pb2")
+
+
 def empty_response(signal: Signal) -> Any:
     """An empty OTLP response (protobuf)."""
     package, kind = _RESPONSES[signal]
