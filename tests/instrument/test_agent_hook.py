@@ -171,7 +171,7 @@ def test_hooks_that_fail_reach_nobody(stand: Stand, monkeypatch: pytest.MonkeyPa
     watch = stand.hooks._agents[agent].observer
     for name in [name for name in dir(watch) if not name.startswith("_") and callable(getattr(watch, name))]:
         monkeypatch.setattr(watch, name, fail)
-    monkeypatch.setattr(agent_hook, "_codes", fail)
+    monkeypatch.setattr(agent_hook, "_exit_codes", fail)
     assert agent.run().is_failed()
 
 

@@ -1,1 +1,1 @@
-"""The hooks in torch: everything that touches torch is in this package."""
+"""All that touches torch: where its events, agents, rendezvous and metrics are hooked."""

@@ -1,10 +1,10 @@
-"""What touches torch's agents: where they are watched, method by method, and what each method tells.
+"""Hooks in torch's agents: which methods are wrapped, and what each call reports to the observer.
 
-What always holds:
+Guarantees:
 
-- A wrapper does torch no harm (:mod:`~torchelastic_otel.instrument.patching` says how).
-- A method that a project overrode (NVRx overrides ``_monitor_workers``, ``_start_workers``, ``_stop_workers``) is
-  wrapped where it is overridden; where it calls torch's own, that is not seen a second time.
+- A wrapper does not change what torch does (:mod:`~torchelastic_otel.instrument.patching`).
+- A method that a project overrides (NVRx overrides ``_monitor_workers``, ``_start_workers``, ``_stop_workers``) is
+  wrapped where it is overridden; its call of torch's own method is not observed a second time.
 
 Facts (torch 2.2 to 2.15): the hook points of ``SimpleElasticAgent`` and ``PContext.close`` kept their names;
 ``next_rendezvous`` returns a tuple in 2.2 and ``RendezvousInfo`` later; ``_stop_workers`` takes one more argument from
@@ -51,12 +51,12 @@ HOOK_POINTS: Final = (
     ("workers: environment", _LOCAL, None, "start_processes"),
     ("rendezvous: node death", ".rendezvous.dynamic_rendezvous", "_BackendRendezvousStateHolder", "_sanitize"),
 )
-"""Where an agent is watched (torch 2.2 to 2.15): what for, module, class, name. One that is missing is left out."""
+"""Where an agent is observed (torch 2.2 to 2.15): purpose, module, class, name. A missing one is left out."""
 
 
-@dataclass(eq=False)  # without slots: it is held weakly
+@dataclass(eq=False)  # without slots: it is referenced weakly
 class _ObservedAgent:
-    """One agent under watch."""
+    """One agent under observation."""
 
     observer: AgentObserver
     job: JobCoordinator
@@ -65,14 +65,14 @@ class _ObservedAgent:
 
 
 class AgentHooks:
-    """The watch over all agents of this process.
+    """The hooks in all agents of this process.
 
     Args:
-        patches: Where what is replaced is noted.
-        say: Takes what there is to say.
+        patches: Records the replaced attributes.
+        emit: Takes the events.
         store_is_safe: Whether this torch's store can be used beside other threads.
         hosts_store: Whether this process hosts the store of the dynamic rendezvous.
-        hands_context_on: Whether workers get the context of their span.
+        set_traceparent: Whether workers get the context of their span.
         at_end: Called when an agent's ``run`` is over.
     """
 
@@ -96,21 +96,21 @@ class AgentHooks:
         self._thread = EventLoopThread()
         self._with_environment: set[Any] = set()
         self._starting_agent: _ObservedAgent | None = None
-        # by identity: an agent's class may have its own idea of equality
+        # by identity: an agent's class may define its own equality
         self._watched: weakref.WeakValueDictionary[int, _ObservedAgent] = weakref.WeakValueDictionary()
         self._agents: weakref.WeakKeyDictionary[Any, _ObservedAgent] = weakref.WeakKeyDictionary()
         self._contexts: weakref.WeakKeyDictionary[Any, _ObservedAgent] = weakref.WeakKeyDictionary()
 
     def stop(self) -> None:
-        """No agent is watched any more."""
+        """Observe no agent any more."""
         self._thread.stop()
 
     def on_agent_created(self, agent: Any, spec: Any) -> None:
-        """Watch an agent, whatever class it is of."""
+        """Observe an agent of any class."""
         handler = spec.rdzv_handler
         rendezvous = TorchRendezvous(handler)
         nodes_min, nodes_max = rendezvous.nodes()
-        described = AgentConfig(
+        config = AgentConfig(
             rendezvous.run_id,
             rendezvous.backend,
             str(spec.role),
@@ -123,91 +123,66 @@ class AgentHooks:
         holder = rendezvous.holder
         job = JobCoordinator(
             rendezvous.run_id,
-            lambda: watch.id,
+            lambda: observer.id,
             bounded(configured_host_name(os.environ) or socket.gethostname()),
             self._emit,
             self._thread,
             shared_rounds=holder is not None,
         )
-        watch = AgentObserver(described, self._emit, self._thread, job, rendezvous.view)
-        watched = _ObservedAgent(watch, job, rendezvous)
-        self._agents[agent] = watched
-        self._watched[id(handler)] = watched
+        observer = AgentObserver(config, self._emit, self._thread, job, rendezvous.view)
+        observed = _ObservedAgent(observer, job, rendezvous)
+        self._agents[agent] = observed
+        self._watched[id(handler)] = observed
         if holder is not None:
-            self._watched[id(holder)] = watched
-            self._methods.wrap(type(holder), "_sanitize", lambda original: wrap_sanitize(original, self._sanitized))
-        kind = type(agent)
+            self._watched[id(holder)] = observed
+            self._methods.wrap(type(holder), "_sanitize", lambda original: wrap_sanitize(original, self._on_sanitize))
         around = self._methods.around
-        for name, (before, after) in _AROUND.items():
-            around(kind, name, self._agents, before, after)
-        around(kind, "run", self._agents, nothing, self._ran)
-        around(kind, "_rendezvous", self._agents, self._rendezvous_begins, nothing)
-        around(kind, "_start_workers", self._agents, self._starting, self._started)
-        self._environment_hook(kind)
-        around(type(handler), "next_rendezvous", IdentityMap(self._watched), nothing, self._joined)
+        hooks = {
+            **_AROUND,
+            "run": (nothing, self._after_run),
+            "_rendezvous": (self._before_rendezvous, nothing),
+            "_start_workers": (self._before_start, self._after_start),
+        }
+        for name, (before, after) in hooks.items():
+            around(type(agent), name, self._agents, before, after)
+        self._hook_environment(type(agent))
+        around(type(handler), "next_rendezvous", IdentityMap(self._watched), nothing, self._after_next_rendezvous)
 
-    # --- what needs the hooks themselves
+    # --- around methods, with the state of all hooks
 
-    def _joined(self, watched: _ObservedAgent, handler: Any, args: Any, info: Any, error: BaseException | None) -> None:
-        if error is not None or info is None:
-            return
-        self._use_store(watched)
-        _, rank, world_size = info if isinstance(info, tuple) and len(info) == 3 else (None, info.rank, info.world_size)
-        watched.observer.on_rendezvous_end(int(rank), int(world_size))
+    def _after_next_rendezvous(
+        self, observed: _ObservedAgent, handler: Any, args: Any, info: Any, error: BaseException | None
+    ) -> None:
+        if error is None and info is not None:
+            self._connect_store(observed)
+            is_tuple = isinstance(info, tuple) and len(info) == 3
+            _, rank, world_size = info if is_tuple else (None, info.rank, info.world_size)
+            observed.observer.on_rendezvous_end(int(rank), int(world_size))
 
-    def _use_store(self, watched: _ObservedAgent) -> None:
-        watched.rendezvous.connect_store(watched.job, is_safe=self._store_is_safe, hosts_store=self._hosts_store)
+    def _connect_store(self, observed: _ObservedAgent) -> None:
+        observed.rendezvous.connect_store(observed.job, is_safe=self._store_is_safe, hosts_store=self._hosts_store)
 
-    def _ran(self, watched: _ObservedAgent, agent: Any, args: Any, result: Any, error: BaseException | None) -> None:
+    def _after_run(self, observed: _ObservedAgent, agent: Any, args: Any, result: Any, error: Any) -> None:
         if error is not None:
             signal = getattr(error, "sigval", None)
-            watched.observer.on_exit("terminated" if signal is not None else "error", type(error).__name__)
+            observed.observer.on_exit("terminated" if signal is not None else "error", type(error).__name__)
         elif result is None:
-            watched.observer.on_exit("left", "RendezvousGracefulExitError")
+            observed.observer.on_exit("left", "RendezvousGracefulExitError")
         else:
-            # a worker that hangs for good leaves the group unhealthy, which torch does not call failed (2.13 to 2.15)
+            # a worker that hangs for good leaves the group unhealthy, which is no failure for torch (2.13 to 2.15)
             failed = result.is_failed() or result.state.name == "UNHEALTHY"
-            watched.observer.on_exit("failed" if failed else "succeeded", None)
+            observed.observer.on_exit("failed" if failed else "succeeded", None)
         self._at_end()
 
-    def _rendezvous_begins(self, watched: _ObservedAgent, agent: Any, args: Any, result: Any, error: Any) -> None:
-        self._use_store(watched)
-        watched.observer.on_rendezvous_begin()
+    def _before_rendezvous(self, observed: _ObservedAgent, agent: Any, args: Any, result: Any, error: Any) -> None:
+        self._connect_store(observed)
+        observed.observer.on_rendezvous_begin()
 
-    def _environment_hook(self, kind: type) -> None:
-        """Add to the environment of workers, where the agent's ``_start_workers`` hands it to ``start_processes``."""
-        # one that overrides it may call the one that it overrides
-        for base in kind.__mro__:
-            local = sys.modules.get(base.__module__) if "_start_workers" in vars(base) else None
-            if local not in self._with_environment and callable(getattr(local, "start_processes", None)):
-                self._with_environment.add(local)
-                self._hook_environment_in(local)
+    def _before_start(self, observed: _ObservedAgent, agent: Any, args: Any, result: Any, error: Any) -> None:
+        self._starting_agent = observed
+        observed.observer.on_start_begin()
 
-    def _hook_environment_in(self, local: Any) -> None:
-        original = local.start_processes
-
-        def start_processes(*args: Any, **kwargs: Any) -> Any:
-            watched = self._starting_agent
-            if watched is not None:
-                with guard:
-                    self._add_to(kwargs.get("envs") or {}, watched.observer)
-            return original(*args, **kwargs)
-
-        start_processes.__wrapped__ = original  # type: ignore[attr-defined]
-        self._patches.put(local, "start_processes", start_processes)
-
-    def _add_to(self, environments: Mapping[int, dict[str, str]], watch: AgentObserver) -> None:
-        traceparent = watch.traceparent() if self._set_traceparent else None
-        for rank, environment in environments.items():
-            environment.setdefault(TRAINING_FILE, watch.training.path(rank))
-            if traceparent is not None:
-                environment.setdefault(TRACEPARENT, traceparent)
-
-    def _starting(self, watched: _ObservedAgent, agent: Any, args: Any, result: Any, error: Any) -> None:
-        self._starting_agent = watched
-        watched.observer.on_start_begin()
-
-    def _started(self, watched: _ObservedAgent, agent: Any, args: Any, pids: Any, error: BaseException | None) -> None:
+    def _after_start(self, observed: _ObservedAgent, agent: Any, args: Any, pids: Any, error: Any) -> None:
         self._starting_agent = None
         if error is not None or not pids:
             return
@@ -215,20 +190,54 @@ class AgentHooks:
         context = getattr(agent, "_pcontext", None)
         files = getattr(context, "error_files", {})
         ranks = {worker.local_rank: worker.global_rank for worker in agent._worker_group.workers}
-        watched.observer.on_start_end(
+        observed.observer.on_start_end(
             Worker(int(local), ranks.get(local), int(pid), files.get(local)) for local, pid in sorted(pids.items())
         )
         if context is not None:
-            self._contexts[context] = watched
-            self._methods.around(type(context), "close", self._contexts, _closing, _closed)
+            self._contexts[context] = observed
+            self._methods.around(type(context), "close", self._contexts, _before_close, _after_close)
 
-    def _sanitized(self, holder: Any, before: StateBeforeSync) -> None:
-        watched = self._watched.get(id(holder))
-        if watched is not None:
-            watched.job.on_silent(watched.rendezvous.silent_nodes(holder, before))
+    def _on_sanitize(self, holder: Any, before: StateBeforeSync) -> None:
+        observed = self._watched.get(id(holder))
+        if observed is not None:
+            observed.job.on_silent(observed.rendezvous.silent_nodes(holder, before))
+
+    # --- the environment of workers
+
+    def _hook_environment(self, kind: type) -> None:
+        """Wrap ``start_processes``, to which the agent's ``_start_workers`` passes the workers' environment."""
+        # a method that overrides another one may call it
+        for base in kind.__mro__:
+            module = sys.modules.get(base.__module__) if "_start_workers" in vars(base) else None
+            if module not in self._with_environment and callable(getattr(module, "start_processes", None)):
+                self._with_environment.add(module)
+                self._wrap_start_processes(module)
+
+    def _wrap_start_processes(self, module: Any) -> None:
+        original = module.start_processes
+
+        def start_processes(*args: Any, **kwargs: Any) -> Any:
+            observed = self._starting_agent
+            if observed is not None:
+                with guard:
+                    self._extend(kwargs.get("envs") or {}, observed.observer)
+            return original(*args, **kwargs)
+
+        start_processes.__wrapped__ = original  # type: ignore[attr-defined]
+        self._patches.put(module, "start_processes", start_processes)
+
+    def _extend(self, environments: Mapping[int, dict[str, str]], observer: AgentObserver) -> None:
+        traceparent = observer.traceparent() if self._set_traceparent else None
+        for rank, environment in environments.items():
+            environment.setdefault(TRAINING_FILE, observer.training.path(rank))
+            if traceparent is not None:
+                environment.setdefault(TRACEPARENT, traceparent)
 
 
-def _codes(context: Any) -> dict[int, int | None]:
+# --- around methods: the observed agent, the object, its arguments, its result, what it raised
+
+
+def _exit_codes(context: Any) -> dict[int, int | None]:
     """Exit codes by local rank, as torch knows them; nothing is polled."""
     handlers = getattr(context, "subprocess_handlers", None)
     if handlers is not None:
@@ -237,52 +246,41 @@ def _codes(context: Any) -> dict[int, int | None]:
     return {rank: getattr(getattr(p, "_popen", None), "returncode", None) for rank, p in enumerate(processes)}
 
 
-# --- around each method: watched, the object, its arguments, its result, what it raised
+def _before_close(observed: _ObservedAgent, context: Any, *_: Any) -> None:
+    observed.observer.on_close_begin(_exit_codes(context))
 
 
-def _closing(watched: _ObservedAgent, context: Any, args: Any, result: Any, error: BaseException | None) -> None:
-    watched.observer.on_close_begin(_codes(context))
+def _after_close(observed: _ObservedAgent, context: Any, *_: Any) -> None:
+    observed.observer.on_close_end(_exit_codes(context))
 
 
-def _closed(watched: _ObservedAgent, context: Any, args: Any, result: Any, error: BaseException | None) -> None:
-    watched.observer.on_close_end(_codes(context))
-
-
-def _monitored(watched: _ObservedAgent, agent: Any, args: Any, result: Any, error: BaseException | None) -> None:
+def _after_monitor(observed: _ObservedAgent, agent: Any, args: Any, result: Any, error: BaseException | None) -> None:
     if error is not None or result is None:
         return
     if result.state.name in ("UNHEALTHY", "FAILED"):
         failed = {failure.pid: failure.exitcode for failure in result.failures.values()}
         hanging = () if failed else tuple(getattr(agent, "_uninterruptible_state_first_seen", ()))
-        watched.observer.on_result(failed, hanging)
-    watched.observer.on_poll()
+        observed.observer.on_result(failed, hanging)
+    observed.observer.on_poll()
 
 
-def _restarting(watched: _ObservedAgent, agent: Any, args: Any, result: Any, error: BaseException | None) -> None:
+def _before_restart(observed: _ObservedAgent, agent: Any, args: Any, result: Any, error: Any) -> None:
     group = args[0] if args else agent._worker_group
     trigger = MEMBERSHIP_CHANGE if group.state.name == "HEALTHY" else WORKER_FAILURE
-    watched.observer.on_restart(trigger, group.spec.max_restarts - agent._remaining_restarts)
+    observed.observer.on_restart(trigger, group.spec.max_restarts - agent._remaining_restarts)
 
 
-def _stopping(watched: _ObservedAgent, agent: Any, args: Any, result: Any, error: BaseException | None) -> None:
-    watched.observer.on_stop()
-
-
-def _at_barrier(watched: _ObservedAgent, agent: Any, args: Any, result: Any, error: BaseException | None) -> None:
-    watched.observer.on_exit_barrier()
-
-
-def _shutting_down(watched: _ObservedAgent, agent: Any, args: Any, result: Any, error: BaseException | None) -> None:
+def _before_shutdown(observed: _ObservedAgent, *_: Any) -> None:
     # torch calls it while it handles its own SignalException, and again, without one, at every other end
     signal = getattr(sys.exc_info()[1], "sigval", None)
     if signal is not None:
-        watched.observer.on_leave(getattr(signal, "name", str(signal)))
+        observed.observer.on_leave(getattr(signal, "name", str(signal)))
 
 
 _AROUND: Final[Mapping[str, tuple[AroundFunction[_ObservedAgent], AroundFunction[_ObservedAgent]]]] = {
-    "_monitor_workers": (nothing, _monitored),
-    "_restart_workers": (_restarting, nothing),
-    "_stop_workers": (_stopping, nothing),
-    "_exit_barrier": (_at_barrier, nothing),
-    "_shutdown": (_shutting_down, nothing),
+    "_monitor_workers": (nothing, _after_monitor),
+    "_restart_workers": (_before_restart, nothing),
+    "_stop_workers": (lambda observed, *_: observed.observer.on_stop(), nothing),
+    "_exit_barrier": (lambda observed, *_: observed.observer.on_exit_barrier(), nothing),
+    "_shutdown": (_before_shutdown, nothing),
 }

@@ -1,7 +1,7 @@
-"""The light half of what touches torch: how to wait until this process turns out to be an agent.
+"""The light part of what touches torch: waits until this process turns out to be an agent.
 
-What always holds: importing this costs a worker well under a millisecond (no dataclass, no logging handler, no
-torch), and a process that never takes part in a rendezvous gets one wrapper and nothing else.
+Guarantees: importing this costs a worker well under a millisecond (no dataclass, no logging handler, no
+torch), and a process without a rendezvous gets one wrapper and nothing else.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from torchelastic_otel.guard import guard
 
 TORCH_ELASTIC: Final = "torch.distributed.elastic"
 VENDORED_COPIES: Final = ("nvidia_resiliency_ext.fault_tolerance._torch_elastic_compat",)
-"""Packages that are copies of torch's, for launchers that bring their own (NVRx 0.4, ``ft_launcher``)."""
+"""Copies of torch's package, in launchers that bring their own (NVRx 0.4, ``ft_launcher``)."""
 ELASTIC_PACKAGES: Final = (TORCH_ELASTIC, *VENDORED_COPIES)
 _MISSING: Final = object()
 
 
 class Patches:
-    """Attributes that were replaced, and what stood there."""
+    """The replaced attributes and their previous values."""
 
     def __init__(self) -> None:
         self._replaced: list[tuple[Any, str, object, object]] = []
@@ -35,7 +35,7 @@ class Patches:
         setattr(owner, name, value)
 
     def undo(self) -> None:
-        """Put everything back, last first; what somebody else replaced since then is left alone."""
+        """Restore everything, last first, except for what other code has replaced since then."""
         while self._replaced:
             owner, name, before, ours = self._replaced.pop()
             if vars(owner).get(name) is not ours:
@@ -47,7 +47,7 @@ class Patches:
 
 
 def loaded() -> tuple[str, ...]:
-    """Those of :data:`ELASTICS` whose rendezvous is imported."""
+    """Those of :data:`ELASTIC_PACKAGES` whose rendezvous is imported."""
     return tuple(elastic for elastic in ELASTIC_PACKAGES if elastic + ".rendezvous.api" in sys.modules)
 
 
@@ -56,18 +56,18 @@ def at_first_rendezvous(
     elastic: str = TORCH_ELASTIC,
     refused: Callable[[], object] = lambda: None,
 ) -> Callable[[], None]:
-    """Have ``arm`` called whenever this process is about to take part in a rendezvous, which makes it an agent.
+    """Call ``arm`` whenever this process is about to create a rendezvous, which makes it an agent.
 
     Workers that load the entry point get this one wrapper and nothing else (torch 2.8 and newer load it with
     ``torch.distributed.checkpoint``). Torch may be half imported at this time, so nothing else is touched.
 
     Args:
-        arm: Returns what raises for the name of an event handler that nobody knows; ``None`` where nobody cares.
-        elastic: Which of :data:`ELASTICS` is meant.
-        refused: Called where there is no rendezvous to be had; the process is about to end.
+        arm: Returns a function that raises for an unknown event handler; ``None`` for no check.
+        elastic: One of :data:`ELASTIC_PACKAGES`.
+        refused: Called if the rendezvous cannot be created; the process is about to end.
 
     Returns:
-        Takes the wrapper off again.
+        Removes the wrapper.
 
     Raises:
         IncompatibleTorchError: This torch has no registry to wrap.
@@ -96,10 +96,10 @@ def at_first_rendezvous(
 
 
 def _event_handler_of_launch() -> str | None:
-    """The event handler's name that ``launch_agent`` was given.
+    """The name of the event handler in the configuration of ``launch_agent``.
 
-    It makes the rendezvous, which hosts the store, before it makes the agent (torch 2.8 to 2.15): until then the name
-    is nowhere but in its frame.
+    It creates the rendezvous, which hosts the store, before the agent (torch 2.8 to 2.15): until then the name is only
+    in its frame.
     """
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_code.co_name != "launch_agent":
@@ -108,20 +108,20 @@ def _event_handler_of_launch() -> str | None:
 
 
 def check_unless_torch_knows(name: str | None, check: Callable[[str], object], elastic: str = TORCH_ELASTIC) -> None:
-    """Raise for the name of an event handler that neither we nor torch's own registry know."""
-    # a program may have put a handler of its own into torch's registry: that is no affair of ours
+    """Raise for an event handler that neither ``check`` nor torch's own registry knows."""
+    # a program may have put a handler of its own into torch's registry
     known = getattr(sys.modules.get(elastic + ".events.handlers"), "_log_handlers", {})
     if name is not None and name not in known:
         check(name)
 
 
 def module(name: str) -> Any:
-    """A module of torch's; ``ImportError`` where this torch has none of that name."""
+    """A module of torch's; ``ImportError`` if this torch has none of that name."""
     return importlib.import_module(name)
 
 
 def of_type(owner: Any, name: str, kind: type) -> Any:
-    """An attribute that must be of a kind; raises :class:`IncompatibleTorchError`."""
+    """An attribute of the given type; otherwise raises :class:`IncompatibleTorchError`."""
     value = getattr(owner, name, None)
     if not isinstance(value, kind):
         raise IncompatibleTorchError(f"{owner.__name__}.{name} is no {kind.__name__}")
@@ -129,7 +129,7 @@ def of_type(owner: Any, name: str, kind: type) -> Any:
 
 
 def takes(function: Callable[..., Any], *parameters: str) -> None:
-    """Raises :class:`IncompatibleTorchError` where the function does not take these parameters."""
+    """Raise :class:`IncompatibleTorchError` if the function does not take these parameters."""
     missing = set(parameters) - inspect.signature(function).parameters.keys()
     if missing:
         raise IncompatibleTorchError(f"{function.__qualname__} takes no {', '.join(sorted(missing))}")

@@ -1,14 +1,14 @@
-"""What touches torch in an agent: where its events are tapped, and how it is left as it was found.
+"""Hooks in torch's events, and the installation of all hooks in one package.
 
-What always holds:
+Guarantees:
 
-- Each hook is tried against the torch that is there; one that does not fit stays off, is named in one
-  warning with the others, and leaves the rest working.
-- A replaced function is replaced everywhere torch has bound it, and put back everywhere.
-- Nothing of ours raises into torch but the error for an unknown event handler, before any rendezvous.
+- Each hook is tried with the installed torch; one that does not fit stays off, one warning lists all of them, and the
+  others work.
+- A function is replaced everywhere torch has bound it, and restored everywhere.
+- Nothing raises into torch except the error for an unknown event handler, before any rendezvous.
 
-Facts (torch 1.13 to 2.15): callers bind ``record`` and ``construct_and_record_rdzv_event`` by name, so
-destinations are taken over below them, at the logging handler. ``construct_and_record_rdzv_event`` and
+Facts (torch 1.13 to 2.15): callers bind ``record`` and ``construct_and_record_rdzv_event`` by name, so that
+destinations are hooked below them, at the logging handler. ``construct_and_record_rdzv_event`` and
 ``dynamic_rendezvous.get_method_name`` walk the whole stack with ``inspect.stack()``, even with events off.
 """
 
@@ -40,7 +40,7 @@ logger = logging.getLogger("torchelastic_otel")
 
 @dataclass(frozen=True, slots=True)
 class HookReport:
-    """One hook against the torch that is there, for ``doctor``.
+    """One hook in the installed torch, for ``doctor``.
 
     Attributes:
         name: The hook's name.
@@ -57,11 +57,11 @@ class TorchHooks:
     """The hooks of one installation.
 
     Args:
-        inlet: Where events go.
-        destinations: The destinations to take over; torch learns the new ones among them.
-        check_destination: Raises for the name of an event handler that nobody knows.
-        hands_context_on: Whether workers get the context of their span.
-        elastic: The package that is hooked: torch's own, or a copy that a project brings.
+        queue: Takes the events.
+        destinations: The destinations to bind; torch gets to know the new ones among them.
+        check_destination: Raises for an unknown destination.
+        set_traceparent: Whether workers get the context of their span.
+        elastic: The hooked package: torch's own, or a copy that a project brings.
         at_end: Called when an agent's ``run`` is over.
     """
 
@@ -91,7 +91,7 @@ class TorchHooks:
         self.reports: list[HookReport] = []
 
     def install(self) -> None:
-        """Put every hook that fits in place; warn once of those that do not."""
+        """Install every hook that fits; one warning lists the others."""
         hooks: list[tuple[str, str, Callable[[], object]]] = [
             ("destinations", "1.13 to 2.15", self._destinations_hook),
             ("construct_and_record_rdzv_event", "1.13 to 2.15", self._construct_hook),
@@ -99,7 +99,7 @@ class TorchHooks:
             ("agents", "2.2 to 2.15", self._agent_hook),
             ("torch's metrics", "2.2 to 2.15", lambda: self.torch_metrics.install(self._patches)),
         ]
-        # these are put in place when an agent is made, on the class that it is of; that they are there shows now
+        # these are installed when an agent is created, on its class; whether they exist is checked now
         hooks += [(name, "2.2 to 2.15", partial(self._must_have, *where)) for name, *where in HOOK_POINTS]
         for name, fits, install in hooks:
             trouble = ""
@@ -110,17 +110,17 @@ class TorchHooks:
             self.reports.append(HookReport(name, fits, trouble))
         off = [f"{report.name} ({report.trouble})" for report in self.reports if report.trouble]
         if off:
-            logger.warning("these hooks do not fit this torch and stay off, the rest works: %s", "; ".join(off))
+            logger.warning("these hooks do not fit this torch and stay off, the others work: %s", "; ".join(off))
 
     def bind(self, destination: str) -> None:
-        """Take over one more destination, or one anew."""
+        """Bind one more destination, or rebind one."""
         from torchelastic_otel.ingest.handler import SpoolHandler
 
         if self._registry is not None:
             self._registry.bind(destination, SpoolHandler(destination, self._queue))
 
     def unbind(self, destination: str) -> None:
-        """Give one destination back."""
+        """Restore one destination."""
         if self._registry is not None:
             self._registry.unbind(destination)
 
@@ -162,9 +162,9 @@ class TorchHooks:
             if destination not in entries:
                 with guard:
                     try:
-                        resolve(destination)  # a package may have brought it; then torch knows it from here on
+                        resolve(destination)  # a package may have brought it; then torch knows it from now on
                     except KeyError:
-                        pass  # torch's own error comes next
+                        pass  # torch's own error follows
             handler: logging.Handler = original(destination)
             return handler
 
@@ -191,13 +191,13 @@ class TorchHooks:
         ) -> None:
             with guard:
                 file, function = caller(2)
-                # the one who hosts the store says so, and nobody else does (torch 1.13 to 2.15)
+                # recorded by the process that hosts the store, and by no other (torch 1.13 to 2.15)
                 self._hosts_store = self._hosts_store or function == "_create_tcp_store"
                 event = make(
                     name=f"{file}:{name or function}",
                     run_id=run_id,
                     message=message,
-                    # torch asks the DNS here; the host's own name is as good, and known without
+                    # torch queries the DNS here; the host's own name needs no query
                     hostname=hostname or socket.gethostname(),
                     pid=pid or os.getpid(),
                     node_state=node_state,
@@ -210,7 +210,7 @@ class TorchHooks:
 
         construct_and_record_rdzv_event.__doc__ = original.__doc__
         self._rebind(original, construct_and_record_rdzv_event)
-        # c10d_rendezvous_backend may be imported later and then binds ours: it is looked at again at the end
+        # c10d_rendezvous_backend may be imported later and then binds the replacement: it is restored, too
         self._at_uninstall = lambda: self._rebind(construct_and_record_rdzv_event, original)
 
     def _rebind(self, before: object, after: object) -> None:
@@ -235,7 +235,7 @@ class TorchHooks:
         check, elastic = self._check_destination, self._elastic
         hooks = self._agents = AgentHooks(
             self._patches,
-            lambda fact: self._queue.submit("null", fact.to_text()),
+            lambda event: self._queue.submit("null", event.to_text()),
             store_is_safe=not store_needs_idle_threads(),
             hosts_store=lambda: self._hosts_store,
             set_traceparent=self._set_traceparent,
@@ -253,16 +253,16 @@ class TorchHooks:
 
 
 def store_needs_idle_threads() -> bool:
-    """Whether this torch's store crashes the process when other threads are busy while it compares and sets.
+    """Whether this torch's store may crash the process if other threads run Python during a ``compare_set``.
 
-    Before torch 2.4 ``Store.compare_set`` makes its answer, a Python object, without the interpreter's lock (pytorch
-    pull request 128212): whatever another thread does in that moment, such as importing, may end in a segmentation
-    fault. The rendezvous begins with one.
+    Before torch 2.4 ``Store.compare_set`` creates its result, a Python object, without the interpreter's lock (pytorch
+    pull request 128212): an import on another thread at that moment may end in a segmentation fault. The rendezvous
+    begins with a ``compare_set``.
     """
     release = (torch_version() or "").split(".")[:2]
     return all(number.isdecimal() for number in release) and tuple(map(int, release)) < (2, 4)
 
 
 def torch_version() -> str | None:
-    """The version of the torch that is imported; ``None`` where none is."""
+    """The version of the imported torch; ``None`` if none is imported."""
     return getattr(sys.modules.get("torch"), "__version__", None)

@@ -1,16 +1,16 @@
-"""What torch measures of its own agent, seen on its way to the handler that the user configured.
+"""Torch's metrics of its own agent, observed on their way to the configured handler.
 
-What always holds:
+Guarantees:
 
-- The user's handler gets each value as before, first, outside of any guard of ours; which handler that is
-  (``configure``) is none of our business.
-- No lock: a value is kept by one store into a dictionary, which a signal at any bytecode either precedes or follows.
-  Torch puts values on the agent's main thread; two threads that put the same name at once may lose one of the two.
-- At most :data:`MAX_NAMES` names are kept, the first ones; torch's own are there from the beginning, at nothing.
+- The user's handler (``configure``) gets each value as before, first, outside of the guard.
+- No lock: a value is stored by one assignment into a dictionary, which a signal at any bytecode either precedes or
+  follows. Torch puts values on the agent's main thread; of two threads that put the same name at once one may be lost.
+- At most :data:`MAX_NAMES` names are stored, the first ones; torch's own exist from the beginning, as 0.
 
 Facts (torch 2.2 to 2.15): ``put_metric``, ``publish_metric`` and what ``prof`` wraps all end in
-``MetricStream.add_value``, looked up on the class at each call, so that whoever has bound the others by name is seen
-as well. ``prof`` names a method by its ``__qualname__``. Values are put at each poll, ten times a second by default.
+``MetricStream.add_value``, looked up on the class at each call, so that callers that bound the others by name are
+observed as well. ``prof`` names a method by its ``__qualname__``. Values are put at each poll, ten times a second by
+default.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class TorchMetrics:
     """See the header of this file.
 
     Args:
-        elastic: The package that measures: torch's own, or a copy that a project brings.
+        elastic: The hooked package: torch's own, or a copy that a project brings.
     """
 
     def __init__(self, elastic: str = TORCH_ELASTIC) -> None:
@@ -48,7 +48,7 @@ class TorchMetrics:
         self._series: dict[tuple[str, str], _Sums] = {}
 
     def install(self, patches: Patches) -> None:
-        """Put the hook in place; ``patches`` takes it off again.
+        """Install the hook; ``patches`` removes it.
 
         Raises:
             IncompatibleTorchError: This torch has no such stream of metrics.
@@ -72,7 +72,7 @@ class TorchMetrics:
         patches.put(stream, "add_value", add_value)
 
     def read(self) -> Mapping[str, TorchMetric]:
-        """What was put so far, by group and name; from any thread of ours."""
+        """The values so far, by group and name; from any thread."""
         from torchelastic_otel.processing.metrics.self_metrics import TorchMetric
 
         return {
@@ -84,28 +84,28 @@ class TorchMetrics:
         if not isinstance(value, (int, float)) or not math.isfinite(value):
             return
         series = (str(group)[:_MAX_NAME], str(name)[:_MAX_NAME])
-        kept = self._series.get(series)
-        if kept is None:
+        sums = self._series.get(series)
+        if sums is None:
             if len(self._series) >= MAX_NAMES:
                 return
-            kept = _NOTHING
-        count, total, _, most = kept
-        if value < 0:  # a sum that falls would be taken for one that began anew
+            sums = _NOTHING
+        count, total, _, most = sums
+        if value < 0:  # a sum that falls would look like a reset
             self._series[series] = (count, total, value, most)
         else:
             self._series[series] = (count + 1, total + value, value, max(most, value))
 
 
 def _profiled(api: Any, elastic: str) -> Iterator[str]:
-    """The methods of torch's agents that ``prof`` has wrapped, by the names that it puts."""
+    """The methods of torch's agents that ``prof`` has wrapped, by the names of their values."""
     for where, name in _AGENTS:
         try:
             agent = getattr(module(elastic + where), name)
         except (ImportError, AttributeError):
-            continue  # half imported, or another torch: its names come when they are put
+            continue  # half imported, or another torch: its names appear when values are put
         for method in vars(agent).values():
             code = getattr(method, "__code__", None)
-            # our own hooks may stand before it, and wrap it in their turn
+            # this package's own hooks may wrap it in turn
             while code is not None and code.co_filename != api.__file__:
                 method = getattr(method, "__wrapped__", None)
                 code = getattr(method, "__code__", None)

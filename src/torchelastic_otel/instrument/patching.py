@@ -1,11 +1,11 @@
-"""How a method of torch's is wrapped, on the class that really defines it.
+"""Wrapping a method of torch's, on the class that defines it.
 
-What always holds:
+Guarantees:
 
-- A wrapper calls the original exactly once, with what it was given, and returns or raises what that did.
-- What we do around it is guarded; a signal that torch turns into an exception passes.
-- A method is wrapped where it is defined, once for all classes that inherit it; where one that overrides it calls it,
-  that is not seen a second time.
+- A wrapper calls the original exactly once, with its arguments, and returns or raises what the original does.
+- The functions around it are guarded; a signal that torch turns into an exception passes.
+- A method is wrapped where it is defined, once for all classes that inherit it; the call from a method that overrides
+  it is not observed a second time.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torchelastic_otel.instrument.arming import Patches
 
 
 class Wrapped(Protocol):
-    """What is known of one object whose methods are wrapped; ``inside`` names those that are running."""
+    """What belongs to one object with wrapped methods; ``inside`` has the names of those that are running."""
 
     inside: set[str]
 
@@ -26,32 +26,32 @@ class Wrapped(Protocol):
 W = TypeVar("W", bound=Wrapped)
 Found = TypeVar("Found", bound=Wrapped, covariant=True)
 AroundFunction = Callable[[W, Any, tuple[Any, ...], Any, "BaseException | None"], None]
-"""Takes what is known of the object, the object, its arguments, its result, and what it raised."""
+"""Takes what belongs to the object, the object, its arguments, its result, and what it raised."""
 
 
 class Lookup(Protocol[Found]):
-    """Finds what is known of an object."""
+    """Finds what belongs to an object."""
 
     def get(self, key: Any, /) -> Found | None:
-        """``None`` for an object that is not watched."""
+        """``None`` for an object that is not observed."""
 
 
 class IdentityMap(Generic[W]):
-    """Looks up by identity: a class may have its own idea of equality."""
+    """Looks up by identity: a class may define its own equality."""
 
-    def __init__(self, known: Mapping[int, W]) -> None:
-        self._known = known
+    def __init__(self, by_id: Mapping[int, W]) -> None:
+        self._by_id = by_id
 
     def get(self, key: Any, /) -> W | None:
         """As a mapping's."""
-        return self._known.get(id(key))
+        return self._by_id.get(id(key))
 
 
 class MethodPatcher:
-    """The methods that are wrapped.
+    """The wrapped methods.
 
     Args:
-        patches: Where what is replaced is noted.
+        patches: Records the replaced attributes.
     """
 
     def __init__(self, patches: Patches) -> None:
@@ -59,30 +59,30 @@ class MethodPatcher:
         self._wrapped: set[tuple[type, str]] = set()
 
     def around(self, kind: type, name: str, of: Lookup[W], before: AroundFunction[W], after: AroundFunction[W]) -> None:
-        """Call one function before and one after a method, of those of its objects that are known."""
+        """Call one function before and one after a method, for those of its objects that ``of`` finds."""
 
         def make(original: Callable[..., Any]) -> Callable[..., Any]:
             def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
-                watched = None
-                with guard:  # a class may have its own idea of what its objects are told by
-                    watched = of.get(self)
-                if watched is None or name in watched.inside:
+                found = None
+                with guard:  # a class may define its own equality and hash
+                    found = of.get(self)
+                if found is None or name in found.inside:
                     return original(self, *args, **kwargs)
-                watched.inside.add(name)
+                found.inside.add(name)
                 try:
                     with guard:
-                        before(watched, self, args, None, None)
+                        before(found, self, args, None, None)
                     try:
                         result = original(self, *args, **kwargs)
                     except BaseException as error:
                         with guard:
-                            after(watched, self, args, None, error)
+                            after(found, self, args, None, error)
                         raise
                     with guard:
-                        after(watched, self, args, result, None)
+                        after(found, self, args, result, None)
                     return result
                 finally:
-                    watched.inside.discard(name)
+                    found.inside.discard(name)
 
             return wrapper
 
@@ -95,7 +95,7 @@ class MethodPatcher:
             return
         original = vars(owner)[name]
         if not callable(original):
-            return  # a static or class method: not as any torch has it
+            return  # a static or class method, which no torch has here
         wrapper = make(original)
         wrapper.__wrapped__ = original  # type: ignore[attr-defined]
         wrapper.__name__, wrapper.__doc__ = name, original.__doc__
@@ -103,5 +103,5 @@ class MethodPatcher:
         self._patches.put(owner, name, wrapper)
 
 
-def nothing(watched: object, owner: Any, args: tuple[Any, ...], result: Any, error: BaseException | None) -> None:
-    """Nothing before, or after, a method."""
+def nothing(found: object, owner: Any, args: tuple[Any, ...], result: Any, error: BaseException | None) -> None:
+    """Do nothing before, or after, a method."""

@@ -1,13 +1,13 @@
-"""What is seen of a rendezvous of torch's: how it stands, who has gone from it, and where the job's store is.
+"""Torch's rendezvous: its state, the nodes that are silent, and the job's store.
 
-What always holds:
+Guarantees:
 
-- Torch's own state is read and never changed; its own client of the store is never used, since one mutex covers all of
-  it, and who waits on it stops torch's heartbeats.
-- A node whose heartbeats stopped is named once, and again when it was back in between.
+- Torch's state is read and never changed; torch's client of the store is never used, since one mutex covers all of it,
+  and waiting for it stops torch's heartbeats.
+- A node whose heartbeats stopped is reported once, and again if it was back in between.
 
-Facts (torch 2.2 to 2.15): only the dynamic rendezvous has a state, and each sync deletes nodes whose heartbeats stopped
-from this node's copy of it, before anybody can ask, until somebody writes them away.
+Facts (torch 2.2 to 2.15): only the dynamic rendezvous has a state. Each sync deletes nodes whose heartbeats stopped
+from this node's copy of it, before other code can read it, until one node writes the deletion to the store.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ _BACKENDS_WITH_A_STORE_OF_THEIR_OWN: Final = frozenset({"static"})
 
 @dataclass(frozen=True, slots=True)
 class StateBeforeSync:
-    """What torch knew before a sync deleted nodes.
+    """The state before a sync deleted nodes.
 
     Attributes:
         beats: Last heartbeats, by node.
         participants: Ranks, by node.
-        round: The round; ``None`` where nothing could be read.
+        round: The round; ``None`` if the state could not be read.
     """
 
     beats: Mapping[Any, datetime] = field(default_factory=dict)
@@ -57,11 +57,11 @@ class TorchRendezvous:
 
     @property
     def holder(self) -> Any:
-        """What holds the state that all agents share; ``None`` where there is none."""
+        """The holder of the state that all agents share; ``None`` if there is none."""
         return getattr(self._handler, "_state_holder", None)
 
     def nodes(self) -> tuple[int | None, int | None]:
-        """How many nodes a round needs, and takes; ``None`` where that is not known."""
+        """How many nodes a round needs and accepts; ``None`` if unknown."""
         settings = getattr(self._handler, "_settings", None)
         nodes = getattr(self._handler, "world_size", None)
         return getattr(settings, "min_nodes", nodes), getattr(settings, "max_nodes", nodes)
@@ -83,10 +83,10 @@ class TorchRendezvous:
         )
 
     def connect_store(self, job: JobCoordinator, *, is_safe: bool, hosts_store: Callable[[], bool]) -> None:
-        """Give the job's store to who asks it, as soon as there is one.
+        """Give the coordinator the job's store, as soon as there is one.
 
         Args:
-            job: Who asks it.
+            job: The coordinator.
             is_safe: Whether this torch's store can be used beside other threads.
             hosts_store: Whether this process hosts the store of the dynamic rendezvous.
         """
@@ -95,23 +95,23 @@ class TorchRendezvous:
         host, port = getattr(store, "host", None), getattr(store, "port", None)
         static = self.backend in _BACKENDS_WITH_A_STORE_OF_THEIR_OWN
         if store is None and static:
-            return  # it comes with the first rendezvous
+            return  # it exists from the first rendezvous on
         if not is_safe or not isinstance(host, str) or not isinstance(port, int) or not hasattr(store, "check"):
             job.set_store(None, hosts_store=False)
             return
         hosts = getattr(self._handler, "rank", None) == 0 if static else hosts_store()
-        job.set_store(JobStore(_connecting(host, port), f"torchelastic_otel/{self.run_id}/"), hosts_store=hosts)
+        job.set_store(JobStore(_connector(host, port), f"torchelastic_otel/{self.run_id}/"), hosts_store=hosts)
 
     def silent_nodes(self, holder: Any, before: StateBeforeSync) -> list[SilentNode]:
-        """The nodes that this sync deleted, and none before it; this agent's own is not among them."""
+        """The nodes that this sync deleted, except for this agent's own and those reported before."""
         left = holder._state.last_heartbeats
-        # a thousand nodes are looked through only where one of them went, or may be back
+        # a thousand nodes are compared only if one of them is gone, or may be back
         if len(left) >= len(before.beats) and not self._silent:
             return []
         gone = [node for node in before.beats if node not in left]
         new = [node for node in gone if str(node) not in self._silent]
         if self._silent:
-            self._silent &= {str(node) for node in gone}  # the others are back, and may go once more
+            self._silent &= {str(node) for node in gone}  # the others are back, and may be silent once more
         self._silent.update(str(node) for node in new)
         if not new:
             return []
@@ -134,9 +134,9 @@ class TorchRendezvous:
 
 
 def wrap_sanitize(
-    original: Callable[[Any], Any], look: Callable[[Any, StateBeforeSync], object]
+    original: Callable[[Any], Any], on_sanitized: Callable[[Any, StateBeforeSync], object]
 ) -> Callable[[Any], Any]:
-    """The state holder's ``_sanitize``, with a look at what it deletes."""
+    """The state holder's ``_sanitize``, followed by a call with the state before it."""
 
     def _sanitize(self: Any) -> Any:
         before = StateBeforeSync()
@@ -145,23 +145,23 @@ def wrap_sanitize(
             before = StateBeforeSync(dict(state.last_heartbeats), dict(state.participants), int(state.round))
         result = original(self)
         with guard:
-            look(self, before)
+            on_sanitized(self, before)
         return result
 
     return _sanitize
 
 
-def _connecting(host: str, port: int) -> Callable[[], Any]:
+def _connector(host: str, port: int) -> Callable[[], Any]:
     def connect() -> Any:
         from datetime import timedelta
 
         store = sys.modules["torch.distributed"].TCPStore
-        # long: torch asks the DNS for each address on its way (2.8 to 2.15), and nobody but this thread waits
+        # long: torch resolves each address (2.8 to 2.15), and only this thread waits
         return store(host, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=30))
 
     return connect
 
 
 def _epoch_s(beat: datetime) -> float:
-    # torch before 2.5 writes UTC without saying so
+    # before torch 2.5 the time is UTC without a time zone
     return (beat if beat.tzinfo is not None else beat.replace(tzinfo=timezone.utc)).timestamp()
