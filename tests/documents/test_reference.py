@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import re
 from pathlib import Path
 
@@ -143,6 +144,25 @@ def test_architecture_md_names_every_package() -> None:
             assert f"`{path.name}/`" in text, path.name
         elif path.suffix == ".py" and not path.name.startswith("__"):
             assert f"`{path.stem}`" in text, path.name
+
+
+def test_the_record_that_the_readme_shows_has_the_body_of_this_version() -> None:
+    """It was recorded by an earlier one: a changed message must be recorded anew."""
+    bodies = set()
+    for path in (ROOT / "tests" / "recordings" / "llama-finetune").glob("*.logs.jsonl"):
+        for line in path.read_text().splitlines():
+            scopes = [scope for resource in json.loads(line)["resourceLogs"] for scope in resource["scopeLogs"]]
+            records = [record for scope in scopes for record in scope["logRecords"]]
+            for record in (each for each in records if each.get("eventName") == semconv.RESTART_COMPLETED):
+                attributes = {}
+                for attribute in record["attributes"]:
+                    ((kind, value),) = attribute["value"].items()
+                    attributes[attribute["key"]] = int(value) if kind == "intValue" else value
+                message = catalogue.INFERRED[semconv.RESTART_COMPLETED].message
+                assert message is not None
+                assert record["body"]["stringValue"] == message(attributes)
+                bodies.add(record["body"]["stringValue"])
+    assert any(body in DOCUMENTS[ROOT / "README.md"] for body in bodies)
 
 
 @pytest.mark.parametrize(("path", "most"), [("README.md", 150), ("ARCHITECTURE.md", 200)])
