@@ -174,13 +174,12 @@ def test_a_system_without_a_thread_to_spare_costs_that_task_and_the_next_one_beg
     thread: EventLoopThread, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What could not begin once must not wait for ever for a thread that nobody starts."""
-    from torchelastic_otel import event_loop
 
     def refuse(*_: object) -> int:
         raise RuntimeError("can't start new thread")
 
     with monkeypatch.context() as patched:
-        patched.setattr(event_loop._thread, "start_new_thread", refuse)
+        patched.setattr("_thread.start_new_thread", refuse)
         with pytest.raises(RuntimeError, match="new thread"):
             thread.call_soon(lambda: None)
     ran: list[str] = []

@@ -52,7 +52,7 @@ def the_last(job: SyntheticJob, most: int, but: int | None = None) -> list[int]:
     return [node for node in reversed(range(job.nodes)) if node != but][:most]
 
 
-def _by_host(job: SyntheticJob, value: Callable[[int], float]) -> Answers:
+def _by_host(job: SyntheticJob, value: Callable[[int], float]) -> Any:
     return pytest.approx({f"node-{node}": value(node) for node in the_last(job, 10)})
 
 
@@ -61,7 +61,7 @@ def _failures(job: SyntheticJob, most: int) -> list[tuple[int, int, int]]:
     return [(job.first, 2, 0), *((node, 0, node + 1) for node in the_last(job, most - 1, but=job.first))]
 
 
-def _node_states(job: SyntheticJob) -> Answers:
+def _node_states(job: SyntheticJob) -> Any:
     return pytest.approx({state: job.nodes * seconds / 600 for state, seconds in STATES.items()})
 
 

@@ -36,7 +36,7 @@ def all_there(stack: Stack, job: Job) -> bool:
     selector = f'torchelastic_run_id="{job.run_id}"'
     ended = f'torchelastic_events_total{{{selector}, torchelastic_event_name="torchelastic.agent.succeeded"}}'
     counted = sum(value for _, value in stack.prometheus.query(f"last_over_time({ended}[1h])"))
-    stores = [stack.victorialogs, *([stack.loki] if stack.loki else [])]
+    stores: list[LogStore] = [stack.victorialogs, *([stack.loki] if stack.loki else [])]
     stored = [
         len(store.query(store.selector({"torchelastic.run.id": job.run_id}), start_ns=job.truth.began_ns))
         for store in stores
@@ -56,7 +56,7 @@ def job(stack: Stack, failed_job: Job) -> Job:
     return failed_job
 
 
-def view_of(name: str, stack: Stack, of: Job, log_store: str = "victorialogs", **chosen: str) -> View:
+def view_of(name: str, stack: Stack, of: Job, log_store: str = "victorialogs", **chosen: Any) -> View:
     """A dashboard shortly after the end of the job; everything is chosen but its run."""
     board = read(name, log_store)
     times = (of.truth.began_ns / S, of.truth.ended_ns / S + AFTER_S)
@@ -212,7 +212,14 @@ def test_pictures_are_drawn_of_what_the_panels_answer(stack: Stack, job: Job, tm
         kept[name] = {"answers": answers, "annotations": view.annotations() if name == "job" else {}}
     where = Path(os.environ.get("DASHBOARD_ANSWERS") or tmp_path / "answers.json")
     where.write_text(json.dumps(kept))
-    draw = [sys.executable, ROOT / "scripts" / "dashboard-pictures", "--answers", where, "--into", tmp_path]
+    draw: list[str | Path] = [
+        sys.executable,
+        ROOT / "scripts" / "dashboard-pictures",
+        "--answers",
+        where,
+        "--into",
+        tmp_path,
+    ]
     subprocess.run(draw, check=True, timeout=120)
     for name in NAMES:
         picture = (tmp_path / f"{name}.png").read_bytes()

@@ -40,7 +40,7 @@ def job(request: pytest.FixtureRequest, stack: Stack) -> SyntheticJob:
             f'count(torchelastic_agent_time_seconds_total{{{selector}, torchelastic_time_state="running"}} == 540)',
             job.end_ns / S,
         )
-        stores = [stack.victorialogs, *([stack.loki] if stack.loki else [])]
+        stores: list[LogStore] = [stack.victorialogs, *([stack.loki] if stack.loki else [])]
         stored = [store.count({"torchelastic.run.id": job.run_id}) for store in stores]
         assert stored == [job.records] * len(stores)
         return [n for _, n in (*counted, *lost)] == [job.nodes, job.nodes]

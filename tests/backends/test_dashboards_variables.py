@@ -39,7 +39,7 @@ class Sent:
     stack: Stack
     jobs: Sequence[SyntheticJob]
 
-    def view(self, name: str, **chosen: Chosen) -> View:
+    def view(self, name: str, **chosen: Any) -> View:
         """A dashboard at their end; what is not chosen is everything."""
         last, first = max(job.end_ns for job in self.jobs), min(job.start_ns for job in self.jobs)
         run = chosen.pop("run_id", self.jobs[0].run_id)

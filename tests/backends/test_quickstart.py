@@ -112,7 +112,7 @@ def words(command: str) -> list[str]:
 def answer(query: str) -> list[dict[str, Any]]:
     """The JSON documents of a backend's answer, one a line; none as long as it has no result."""
     found = [json.loads(line) for line in typed(query, 30).stdout.splitlines()]
-    empty = ([], {"resultType": "vector", "result": []})
+    empty: tuple[Any, ...] = ([], {"resultType": "vector", "result": []})
     return [] if any(each.get("data", each) in empty for each in found) else found
 
 

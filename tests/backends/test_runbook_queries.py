@@ -251,7 +251,7 @@ def refused_items(answer: list[Sample], _: Job) -> None:
     assert told >= {("otlp", "log_records"), ("otlp", "spans"), ("otlp", "metric_points")}
 
 
-def memory(answer: list[Sample], _: Job) -> None:
+def memory(answer: list[Sample], job: Job) -> None:
     """In bytes: a Collector takes some tens of megabytes."""
     ((_, value),) = answer
     assert 10_000_000 < value < 10_000_000_000

@@ -67,7 +67,7 @@ def way(
             taker = tiers.consumer(
                 place / "consumer", kafka, stack, shared, overrides=SAMPLING, TRACE_SAMPLE_PERCENT="0"
             )
-            behind = (gate, running.enter_context(taker))
+            behind = (gate, running.enter_context(taker))  # type: ignore[assignment]
         node = running.enter_context(tiers.agent(place / "agent", tiers.nodes_of(gate), shared))
         itself = tiers.peer_of(gate) if request.param == "gateway" else "no peers"
         job = play_failed_job(node, place / "job", nodes=2, name=f"by-{request.param}")

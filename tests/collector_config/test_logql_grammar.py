@@ -45,7 +45,7 @@ def grammar() -> Path:
 def errors(grammar: Path, folder: Path, queries: list[str]) -> dict[str, list[int]]:
     """The queries that are no LogQL, with the places of the errors."""
     (folder / "parse.mjs").write_text(PARSE)
-    command = ["node", folder / "parse.mjs", grammar / "package.json", json.dumps(queries)]
+    command: list[str | Path] = ["node", folder / "parse.mjs", grammar / "package.json", json.dumps(queries)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     return {query: places for query, places in zip(queries, json.loads(done.stdout), strict=True) if places}
 

@@ -157,8 +157,8 @@ def test_an_update_leaves_what_the_site_has_edited(tmp_path: Path) -> None:
             "otelcol-torchelastic/agent.yaml",
         )
     )
-    for path in (settings, of_jobs, config):
-        path.write_text("edited")
+    for file in (settings, of_jobs, config):
+        file.write_text("edited")
     subprocess.run(command, cwd=tmp_path / "source", check=True, timeout=60)
     assert (settings.read_text(), stat.S_IMODE(settings.stat().st_mode)) == ("edited", 0o600)
     assert of_jobs.read_text() == "edited"

@@ -252,7 +252,7 @@ def test_a_source_that_cannot_be_read_now_is_tried_again_and_holds_up_no_other(
             raise SpoolError("disk I/O error")
         return read(*arguments)
 
-    busy.spool.read = fails  # type: ignore[method-assign]
+    busy.spool.read = fails  # type: ignore[method-assign, assignment]
     sender = TestSender()
     route = start(routes, sender, busy, good)
     assert sender.wait_for_taken(1)
@@ -273,7 +273,7 @@ def test_a_disk_that_cannot_be_read_any_more_holds_up_what_is_in_memory_for_thre
     def fails(*arguments: Any) -> Any:
         raise SpoolError("disk I/O error")
 
-    failed.spool.read = fails  # type: ignore[method-assign]
+    failed.spool.read = fails  # type: ignore[method-assign, assignment]
     start(routes, sender, failed, memory)
     assert sender.wait_for_taken(1)
     assert sender.taken == ["a-2"]

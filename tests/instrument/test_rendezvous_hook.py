@@ -63,7 +63,7 @@ def test_torchs_own_client_is_never_used(stand: Stand) -> None:
     used: list[int] = []
     watched = stand.agent(local_agent(), "exit 0", handler=handler)
     ours = stand.hooks._agents[watched].job
-    ours.set_store = lambda made, hosts_store: used.append(id(made._connect()))  # type: ignore[method-assign]
+    ours.set_store = lambda made, hosts_store: used.append(id(made._connect()))  # type: ignore[method-assign, assignment]
     watched.run()
     assert used
     assert id(store) not in used
@@ -77,7 +77,7 @@ def test_a_node_whose_heartbeats_stop_is_judged_once_and_again_when_it_was_back(
     handler = dynamic(tcp_store())
     agent = stand.agent(local_agent(), "exit 0", handler=handler)
     judged: list[SilentNode] = []
-    stand.hooks._agents[agent].job.on_silent = judged.extend  # type: ignore[method-assign]
+    stand.hooks._agents[agent].job.on_silent = judged.extend  # type: ignore[method-assign, assignment]
     holder, own, peer = handler._state_holder, handler._this_node, _NodeDesc("gpu_7", 41, 0)
     fresh = datetime.now(timezone.utc)
     stale = datetime(2023, 11, 14, 22, 13, 20, 250_000, tzinfo=timezone.utc)

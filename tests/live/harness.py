@@ -254,7 +254,7 @@ class Agents:
     def start(
         self,
         command: Sequence[str],
-        *arguments: str | Path,
+        *arguments: object,
         env: Mapping[str, str] | None = None,
         spools: Path | None = None,
     ) -> Agent:

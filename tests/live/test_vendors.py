@@ -74,7 +74,7 @@ def test_datadog_gets_the_key_and_deltas_and_no_traces(agents: Agents) -> None:
     assert set(headers) == {"logs", "metrics"}
     assert {of_signal["dd-api-key"] for of_signal in headers.values()} == {"dd_secret"}
     kinds = {
-        metric.WhichOneof("data"): getattr(metric, metric.WhichOneof("data")).aggregation_temporality
+        metric.WhichOneof("data"): getattr(metric, str(metric.WhichOneof("data"))).aggregation_temporality
         for _, metric in server.metrics()
         if metric.WhichOneof("data") != "gauge"
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -57,7 +58,7 @@ def test_a_workers_spans_are_joined_to_those_of_its_node(agents: Agents, receive
         "below": {"parent": list(USERS), "links": [node]},
     }
     # nobody asked for it
-    nothing = {"parent": None, "links": []}
+    nothing: dict[str, Any] = {"parent": None, "links": []}
     assert made_in(tmp_path / "off") == {"linked": nothing, "below": nothing}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -257,7 +258,8 @@ def test_a_hook_that_raises_hides_the_row_and_costs_no_other() -> None:
     _, done = process(ProcessorState.initial(0), ROWS, redact)
     assert sum(event.name == semconv.UNKNOWN_EVENT for event in done.events) == 1
     assert len(done.events) == len(ROWS)
-    for written in (*done.events, *done.derived, *done.spans):
+    stored: tuple[Any, ...] = (*done.events, *done.derived, *done.spans)
+    for written in stored:
         assert "an error" not in written.to_json()
 
 
@@ -268,7 +270,8 @@ def test_what_a_hook_takes_away_is_in_nothing_that_follows() -> None:
         return ElasticEvent.from_json(event.to_json().replace("an error", "***"))
 
     known, done = process(ProcessorState.initial(0), ROWS, redact)
-    for written in (*done.events, *done.derived, *done.spans, known.trace, known.metrics):
+    stored: tuple[Any, ...] = (*done.events, *done.derived, *done.spans, known.trace, known.metrics)
+    for written in stored:
         assert "an error" not in written.to_json()
     assert any("***" in span.to_json() for span in done.spans)
     _, plain = process(ProcessorState.initial(0), ROWS)

@@ -54,7 +54,7 @@ def attributes(readable: ReadableLogRecord) -> dict[str, object]:
     return dict(readable.log_record.attributes or {})
 
 
-def install(*destinations: str, **options: object) -> api.Installation:
+def install(*destinations: str, **options: object) -> torchelastic_otel.Installation:
     """Install without torch."""
     return torchelastic_otel.install(*destinations, watch_torch=False, **options)  # type: ignore[arg-type]
 

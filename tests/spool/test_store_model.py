@@ -116,7 +116,7 @@ class SpoolAgainstModel(RuleBasedStateMachine):
         rows = self.spool.read(cursor, self.positions[cursor], limit, 1 << 30)
         assert [row.sequence for row in rows] == self._owed(cursor)[:limit]
         assert [row.payload for row in rows] == [self.rows[row.sequence][1] for row in rows]
-        if rows and data.draw(st.booleans()):
+        if data.draw(st.booleans()) and rows:
             self.spool.acknowledge(cursor, rows[-1].sequence, delivered=len(rows))
             self.positions[cursor] = rows[-1].sequence
             self.delivered[cursor] += len(rows)

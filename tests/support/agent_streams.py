@@ -91,7 +91,10 @@ class AgentStream:
 
     def snapshot(self, at_s: float, **options: Any) -> dict[str, dict[tuple[str, ...], Any]]:
         """All values at a moment, by metric and attribute values; what was told stays told."""
-        now = {"now_wall_ns": EPOCH_NS + round(at_s * S), "now_monotonic_ns": BOOTED_NS + round(at_s * S)}
+        now: dict[str, Any] = {
+            "now_wall_ns": EPOCH_NS + round(at_s * S),
+            "now_monotonic_ns": BOOTED_NS + round(at_s * S),
+        }
         told, self.tally = snapshot(self.tally, **now, **options)
         self.tally = acknowledge(self.tally, told)
         return values(told)

@@ -157,7 +157,9 @@ class SyntheticJob:
             }
             for said, value in points
         ]  # fmt: skip
-        kind = {"sum": {"aggregationTemporality": 2, "isMonotonic": True}} if counts else {"gauge": {}}
+        kind: dict[str, dict[str, Any]] = (
+            {"sum": {"aggregationTemporality": 2, "isMonotonic": True}} if counts else {"gauge": {}}
+        )
         next(iter(kind.values()))["dataPoints"] = data
         return {"name": f"torchelastic.{name}", "unit": unit, **kind}
 

@@ -181,6 +181,7 @@ def test_spans_and_metrics_can_be_read(receiver: Receiver) -> None:
     reader = InMemoryMetricReader()
     MeterProvider([reader]).get_meter("m").create_counter("c").add(1)
     data = reader.get_metrics_data()
+    assert data is not None
     for spans in (
         GrpcSpanExporter(endpoint=receiver.grpc_endpoint, insecure=True),
         HttpSpanExporter(endpoint=f"{receiver.http_endpoint}/v1/traces"),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.support.observers import moment
 from torchelastic_otel import semconv
-from torchelastic_otel.model.event import ElasticEvent, Severity
+from torchelastic_otel.model.event import AttributeValue, ElasticEvent, Severity
 from torchelastic_otel.model.inferred_event import ClockReading, InferredEvent
 from torchelastic_otel.torch_events.inferred_events import is_inferred
 from torchelastic_otel.torch_events.parser import parse
@@ -42,8 +42,13 @@ def read(fact: InferredEvent) -> ElasticEvent:
 
 def test_a_fact_comes_back_as_an_event_that_says_it_was_inferred() -> None:
     """Nobody must take what we conclude for what torch said."""
-    told = {semconv.RUN_ID: "r", semconv.NODES_MIN: 1, semconv.LOCAL_WORLD_SIZE: 2, semconv.RESTARTS_MAX: 0}
-    event = read(InferredEvent(semconv.AGENT_STARTED, told))
+    attributes: dict[str, AttributeValue] = {
+        semconv.RUN_ID: "r",
+        semconv.NODES_MIN: 1,
+        semconv.LOCAL_WORLD_SIZE: 2,
+        semconv.RESTARTS_MAX: 0,
+    }
+    event = read(InferredEvent(semconv.AGENT_STARTED, attributes))
     assert event == ElasticEvent(
         semconv.AGENT_STARTED,
         "null",
@@ -52,7 +57,7 @@ def test_a_fact_comes_back_as_an_event_that_says_it_was_inferred() -> None:
         11,
         12,
         Severity.INFO,
-        {semconv.INFERRED: True, **told},
+        {semconv.INFERRED: True, **attributes},
     )
 
 

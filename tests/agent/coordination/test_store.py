@@ -198,7 +198,7 @@ def test_one_that_cannot_be_connected_to_is_given_up(clock: Clock) -> None:
 @pytest.mark.tests_own_faults
 def test_a_fault_of_ours_on_its_thread_is_kept_in_and_said(store: JobStore, faults: list[Exception]) -> None:
     """Torch raises RuntimeError for what goes wrong out there; anything else is a fault of ours."""
-    store.submit(lambda keys: {}["no such"])
+    store.submit(lambda keys: {"a": None}["no such"])
     until = threading.Event()
     while not store.given_up and not until.wait(0.001):
         pass

@@ -168,7 +168,7 @@ def test_agents_without_events_of_a_rendezvous_are_told_apart_by_host_and_rank(
 ) -> None:
     """Nothing tells of processes there; a rank may change from round to round, but not under static."""
     lines = []
-    for host, rank in agents:
+    for host, rank in map(tuple, agents):
         told = {"hostname": host, "run_id": "j", "rdzv_backend": backend, "group_rank": int(rank), "state": "START"}
         lines.append(json.dumps({"name": "torchelastic.worker.status.START", "source": "WORKER", "metadata": told}))
     path = tmp_path / "stderr.log"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,7 +27,7 @@ def rows(agents: Sequence[AgentTape], gone: Collection[str] = ()) -> list[str]:
     return [line.strip() for line in page.text().splitlines()]
 
 
-def two(**options: int) -> list[AgentTape]:
+def two(**options: Any) -> list[AgentTape]:
     """Two nodes that train from second 4 on."""
     agents = [AgentTape(f"node-{name}", **options) for name in "ab"]
     for rank, agent in enumerate(agents):

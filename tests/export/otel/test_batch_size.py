@@ -35,9 +35,9 @@ SHAPES: dict[str, Callable[[int], ElasticEvent]] = {
     "emoji body": lambda size: event("\U0001f525" * (size // 12)),
     "body of quotes": lambda size: event('"' * (size // 2)),
     "many of our names with negative numbers": lambda size: event(
-        **{f"{semconv.WORKER_RANK}.{n}": -1 for n in range(min(127, size // 37))}
+        "", **{f"{semconv.WORKER_RANK}.{n}": -1 for n in range(min(127, size // 37))}
     ),
-    "lists of empty texts": lambda size: event(**{semconv.NODES_REMOVED_IDS: ("",) * (size // 4)}),
+    "lists of empty texts": lambda size: event("", **{semconv.NODES_REMOVED_IDS: ("",) * (size // 4)}),
 }
 
 

@@ -15,6 +15,7 @@ import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from opentelemetry._logs import LogRecord, SeverityNumber
@@ -34,8 +35,15 @@ SUCCESS, FAILURE = LogRecordExportResult.SUCCESS, LogRecordExportResult.FAILURE
 
 def a_record(number: int = 1, body: str = "a message") -> ReadableLogRecord:
     """A record with every kind of attribute."""
+    attributes: dict[str, Any] = {
+        "log.record.uid": f"o-{number}",
+        "n": 2**53 + 1,
+        "f": 0.5,
+        "ok": True,
+        "ids": ("a", "b"),
+    }
     return ReadableLogRecord(
-        log_record=LogRecord(
+        log_record=LogRecord(  # type: ignore[call-overload]
             timestamp=1_700_000_000_000_000_001,
             observed_timestamp=1_700_000_000_000_000_002,
             context=Context(),
@@ -46,7 +54,7 @@ def a_record(number: int = 1, body: str = "a message") -> ReadableLogRecord:
             severity_text="INFO",
             body=body,
             event_name="torchelastic.rendezvous.joined",
-            attributes={"log.record.uid": f"o-{number}", "n": 2**53 + 1, "f": 0.5, "ok": True, "ids": ("a", "b")},
+            attributes=attributes,
         ),
         resource=Resource({"host.name": "node-a"}, "https://example.test/schema"),
         instrumentation_scope=InstrumentationScope("torchelastic_otel", "1"),

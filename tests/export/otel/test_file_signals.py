@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
@@ -35,7 +36,7 @@ def written(directory: Path) -> list[Path]:
 
 def test_spans_and_metrics_have_files_of_their_own(tmp_path: Path) -> None:
     """A Collector reads all three; each signal's exporter writes on a thread of its own."""
-    logs, spans, metrics = (file.EXPORTERS[signal](tmp_path) for signal in Signal)
+    logs, spans, metrics = (cast(Any, file.EXPORTERS[signal](tmp_path)) for signal in Signal)
     assert logs.export([log_record(delivery(), LogRecordLimits())]) is LogRecordExportResult.SUCCESS
     assert spans.export([readable_span(span_delivery(), span_limits({}, pytest.fail))]) is SpanExportResult.SUCCESS
     told = metrics_data(MetricBatch(ORIGIN, snapshot(1, failures=1)), frozenset())

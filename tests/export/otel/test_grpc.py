@@ -122,7 +122,7 @@ def test_gzip_is_on_the_wire(collector: GrpcCollector) -> None:
     sizes = {}
     for kind in ("none", "gzip"):
         with Relay(collector.port) as relay:
-            variables = {
+            variables: dict[str, Any] = {
                 "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT": f"http://127.0.0.1:{relay.port}",
                 "OTEL_EXPORTER_OTLP_COMPRESSION": kind,
             }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from email.utils import formatdate
+from typing import Any
 
 import pytest
 import requests
@@ -165,7 +166,10 @@ def test_an_endpoint_that_is_none_holds_the_queue(collector: HttpCollector, endp
 
 def test_a_certificate_file_that_is_not_there_holds_the_queue(collector: HttpCollector) -> None:
     """The same for certificates: nobody's data is at fault."""
-    missing = {"OTEL_EXPORTER_OTLP_LOGS_ENDPOINT": "https://127.0.0.1:9", "OTEL_EXPORTER_OTLP_CERTIFICATE": "/none"}
+    missing: dict[str, Any] = {
+        "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT": "https://127.0.0.1:9",
+        "OTEL_EXPORTER_OTLP_CERTIFICATE": "/none",
+    }
     with sender_to(collector, **missing) as sender:
         assert sender.send(deliveries(1)).disposition is Disposition.BLOCKED
 
@@ -181,7 +185,7 @@ def test_the_reason_of_a_connection_error_has_no_url() -> None:
 def test_one_connection_serves_many_sends(collector: HttpCollector) -> None:
     """Over TLS a connection for each batch would cost more than the batch."""
     with Relay(collector.port) as relay:
-        endpoint = {"OTEL_EXPORTER_OTLP_LOGS_ENDPOINT": f"http://127.0.0.1:{relay.port}/v1/logs"}
+        endpoint: dict[str, Any] = {"OTEL_EXPORTER_OTLP_LOGS_ENDPOINT": f"http://127.0.0.1:{relay.port}/v1/logs"}
         with sender_to(collector, **endpoint) as sender:
             for answer in (OK, Answer(rejected=1), UNAVAILABLE, Answer(503, body=b"sorry"), OK):
                 collector.behaviour = answer

@@ -242,7 +242,10 @@ def test_compression_of_the_specification_is_taken(collector: Collector, value: 
 
 def test_headers_of_the_signal_reach_the_wire_and_win(collector: Collector) -> None:
     """OTEL_EXPORTER_OTLP_LOGS_HEADERS goes before OTEL_EXPORTER_OTLP_HEADERS."""
-    headers = {"OTEL_EXPORTER_OTLP_HEADERS": "x-key=general", "OTEL_EXPORTER_OTLP_LOGS_HEADERS": "x-key=for%20logs"}
+    headers: dict[str, Any] = {
+        "OTEL_EXPORTER_OTLP_HEADERS": "x-key=general",
+        "OTEL_EXPORTER_OTLP_LOGS_HEADERS": "x-key=for%20logs",
+    }
     with sender_to(collector, **headers) as sender:
         sender.send(deliveries(1))
     assert collector.headers[0]["x-key"] == "for logs"

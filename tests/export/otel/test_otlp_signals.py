@@ -61,7 +61,11 @@ def test_a_batch_arrives_by_the_observed_exporter(collector: Collector, signal: 
         assert type(sender) is (GrpcSender if collector.protocol == "grpc" else HttpSender)
         outcome = sender.send(BATCHES[signal])
     assert (outcome.disposition, outcome.rejected_count) == (Disposition.DELIVERED, 0)
-    taken = {"logs": collector.records(), "traces": collector.spans(), "metrics": collector.metrics()}
+    taken: dict[str, list[Any]] = {
+        "logs": collector.records(),
+        "traces": collector.spans(),
+        "metrics": collector.metrics(),
+    }
     assert [len(items) > 0 for name, items in taken.items() if name == signal.value] == [True]
     assert [items for name, items in taken.items() if name != signal.value] == [[], []]
     if collector.protocol != "grpc":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from typing import Any
 
 from tests.live.scenarios.expected import expected_failure
 from tests.live.scenarios.findings import SLACK_S, Case, S, inferred, named, pid_of, slack_s
@@ -120,7 +121,9 @@ def _restarts(case: Case, name: str) -> None:
             case.check_equal(
                 cause_node and pid_of(cause_node), case.pid(gone), f"{name}: who was gone before restart {round_}"
             )
-        phases = [restart.get(semconv.RESTART_PHASE_DURATION.format(phase=phase)) for phase in RESTART_PHASES]
+        phases: list[Any] = [
+            restart.get(semconv.RESTART_PHASE_DURATION.format(phase=phase)) for phase in RESTART_PHASES
+        ]
         case.check(all(isinstance(each, (int, float)) and each >= 0 for each in phases), f"{name}: phases {phases}")
         total = restart.get(semconv.RESTART_DURATION, 0)
         case.check(abs(sum(phases) - total) < 0.01, f"{name}: the phases of restart {round_} do not sum up")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.support.agent_streams import AgentStream
@@ -73,7 +75,7 @@ def test_torchs_own_word_at_the_end_repeats_ours_and_counts_nothing() -> None:
     stream.fail(10, rank=0)
     stream.enter(11, Phase.STOP)
     for rank, signal in ((0, None), (1, "SIGTERM")):
-        told = {} if signal is None else {"worker_signal": signal}
+        told: dict[str, Any] = {} if signal is None else {"worker_signal": signal}
         stream.say(12, semconv.WORKER_FAILED, worker_rank=rank, worker_pid=100 + rank, **told)
     stream.enter(13, Phase.ENDED, agent_outcome="failed")
     stream.say(14, semconv.WORKER_FAILED, worker_rank=0, worker_pid=100)

@@ -109,7 +109,11 @@ def test_the_jobs_gauges_are_told_by_the_one_that_speaks_and_no_longer() -> None
     stream.enter(10, Phase.RENDEZVOUS)
     named = ("a",) * 64
     for second, present, missing in ((15, 72, 28), (17, 101, 0)):
-        waiting = {"rendezvous_present": present, "rendezvous_participants": named, "rendezvous_missing": missing}
+        waiting: dict[str, Any] = {
+            "rendezvous_present": present,
+            "rendezvous_participants": named,
+            "rendezvous_missing": missing,
+        }
         stream.say(second, semconv.RENDEZVOUS_WAITING, **waiting)
         told = stream.snapshot(second + 1)
         assert [told[name][()] for name in gauges] == [3, 2, present, missing]
@@ -216,7 +220,7 @@ def test_an_agent_has_as_many_series_in_a_job_of_ten_thousand_nodes_as_of_two() 
     assert few == many
     assert len(set(many)) == len(many) < 120
     forbidden = {semconv.WORKER_PID, semconv.NODE_ID, semconv.WORKER_RANK, semconv.EXCEPTION_MESSAGE, semconv.HOST_NAME}
-    assert not forbidden & {name for series in many for name, _ in series[1:]}  # type: ignore[misc]
+    assert not forbidden & {label for series in many for label, _ in series[1:]}  # type: ignore[misc, has-type]
 
 
 def test_every_point_says_its_run_once_that_is_known() -> None:

@@ -35,7 +35,7 @@ server that does not answer takes five seconds at a time."""
 _pending_calls: list[_thread.LockType] = []
 """Of closed stores with a pending call: released when the call has returned."""
 
-Request = Callable[[JobKeys], None]
+Request = Callable[[JobKeys], object]
 
 
 def wait_for_pending_calls(until_ns: int) -> None:
