@@ -287,7 +287,7 @@ class Agents:
             # these tests are about torch's own events, each of them
             "TORCHELASTIC_OTEL_HEARTBEATS": "metrics,logs",
             # beside other processes that import torch, an exporter's own import is slow on a small machine
-            "TORCHELASTIC_OTEL_FLUSH_TIMEOUT": "20",
+            "TORCHELASTIC_OTEL_FLUSH_TIMEOUT": "60",
             **(env or {}),
         }
         with log.open("wb") as output:

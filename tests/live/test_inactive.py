@@ -51,6 +51,7 @@ def test_a_worker_gets_nothing_of_ours(agents: Agents, receiver: Receiver, torch
     ours = {name for name in modules if name.startswith("torchelastic_otel")}
     assert ours <= {
         "torchelastic_otel",
+        "torchelastic_otel.errors",
         "torchelastic_otel.runtime.entry_point",
         "torchelastic_otel.instrument",
         "torchelastic_otel.runtime",

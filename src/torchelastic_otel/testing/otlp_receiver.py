@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import grpc
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # protobuf ships no types
@@ -35,6 +35,9 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 
 from torchelastic_otel.export.otel.otlp_json import from_json, to_json_line
 from torchelastic_otel.testing.received import ReceivedRecord, ReceivedRequest, attributes_of, record_from
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["SIGNALS", "OtlpReceiver", "ReceivedRecord", "ReceivedRequest", "Signal", "items_of"]
 
@@ -151,7 +154,7 @@ class OtlpReceiver:
         with self._changed:
             return self._changed.wait_for(lambda: predicate(self._records), timeout_s)
 
-    def start(self) -> OtlpReceiver:
+    def start(self) -> Self:
         """Bind both ports and serve.
 
         Raises:
@@ -182,7 +185,7 @@ class OtlpReceiver:
         if http_server is not None:
             http_server.stop()
 
-    def __enter__(self) -> OtlpReceiver:
+    def __enter__(self) -> Self:
         return self.start()
 
     def __exit__(
