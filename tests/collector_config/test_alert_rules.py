@@ -29,7 +29,7 @@ from tests.support.alert_rules import (
 sys.path.insert(0, str(ROOT / "scripts"))
 from prometheus_names import series_names
 
-from torchelastic_otel.processing.metrics.catalogue import EVENT_NAMES
+from torchelastic_otel.torch_events.catalogue import EVENT_NAMES
 
 PROMETHEUS = alerts_of(*FILES)
 ALL = {**PROMETHEUS, **alerts_of(LOKI)}

@@ -11,8 +11,8 @@ from tests.support.agent_streams import AgentStream
 from torchelastic_otel import semconv
 from torchelastic_otel.model.phases import Phase
 from torchelastic_otel.processing.metrics import MetricState
-from torchelastic_otel.processing.metrics.catalogue import EVENT_NAMES
 from torchelastic_otel.processing.metrics.state import MAX_RUNS
+from torchelastic_otel.torch_events.catalogue import EVENT_NAMES
 
 
 def a_life() -> AgentStream:
