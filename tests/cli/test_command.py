@@ -64,14 +64,14 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "name a command: run, demo, flush, replay, timeline, doctor"),
+        ([], "give a command: run, demo, flush, replay, timeline, doctor"),
         (["flus"], "invalid choice: 'flus'"),
         (["--nonsense"], "unrecognized arguments: --nonsense"),
         (["flush", "--timeot", "3"], "unrecognized arguments: --timeot"),
         (["flush", "--timeout", "soon"], "'soon' is not allowed; give seconds, from 0 to 86400"),
         (["flush", "--timeout", "-1"], "'-1' is not allowed"),
         (["flush", "--timeout", "nan"], "'nan' is not allowed"),
-        (["flush"], "nothing to deliver to"),
+        (["flush"], "no exporter is configured"),
         (["replay"], "FILE"),
         (["replay", "/no/such/file"], "/no/such/file: No such file or directory"),
         (["replay", "--destination", "otpl", "/dev/null"], "unknown destination 'otpl' (did you mean 'otlp'?); known:"),

@@ -85,7 +85,7 @@ def test_the_text_says_what_was_delivered(spools: Spools, setenv: SetEnv, capsys
 
 @pytest.mark.parametrize(
     ("answer", "why", "timeout"),
-    [(UNAVAILABLE, "HTTP 503", "5"), (UNAUTHORIZED, "HTTP 401", "5"), (HANG, "no answer in time", "0.5")],
+    [(UNAVAILABLE, "HTTP 503", "5"), (UNAUTHORIZED, "HTTP 401", "5"), (HANG, "no response in time", "0.5")],
 )
 def test_a_collector_that_does_not_take_it_leaves_everything_and_the_reason(
     answer: Any, why: str, timeout: str, spools: Spools, setenv: SetEnv, capsys: pytest.CaptureFixture[str]
@@ -132,10 +132,10 @@ def test_what_belongs_to_another_exporter_is_left_with_its_name(
     assert sorted(lines) == [
         "4 events of 1 process delivered; 6 events of 2 processes left in " + str(spools.directory),
         "delivered: node-a pid 4711 run run-1: otlp 4",
-        "left: node-a pid 4711 run run-1: 2 pending for otlp_proto_grpc: no such exporter is configured here;"
-        " name it in TORCHELASTIC_OTEL_DESTINATIONS",
-        "left: node-a pid 4711 run run-1: 4 pending for vendor: no such exporter is configured here;"
-        " name it in TORCHELASTIC_OTEL_DESTINATIONS",
+        "left: node-a pid 4711 run run-1: 2 pending for otlp_proto_grpc: this exporter is not configured here;"
+        " add it to TORCHELASTIC_OTEL_DESTINATIONS",
+        "left: node-a pid 4711 run run-1: 4 pending for vendor: this exporter is not configured here;"
+        " add it to TORCHELASTIC_OTEL_DESTINATIONS",
     ]
 
 
@@ -180,7 +180,7 @@ def test_a_living_agents_spool_is_waited_for_and_told(
         setenv(collector.env())
         assert main(["flush", "--timeout", "0.2"]) == 1
         out = capsys.readouterr().out
-        assert "left: node-live pid 4711 run run-1: live agent, 1 pending for otlp\n" in out
+        assert "left: node-live pid 4711 run run-1: running agent, 1 pending for otlp\n" in out
         assert collector.uids() == []
         assert agent.stdin is not None
         agent.stdin.write("deliver\n")
@@ -238,20 +238,21 @@ def test_what_a_receiver_refuses_for_good_is_not_called_delivered(
         collector.behaviour = BAD_REQUEST
         assert main(["flush"]) == 1
     out = capsys.readouterr().out
-    assert "delivered: node-a pid 4711 run run-1: otlp 0 (2 refused by the receiver)" in out
-    assert "2 events refused; nothing is left" in out
+    assert "delivered: node-a pid 4711 run run-1: otlp 0 (2 rejected by the receiver)" in out
+    assert "2 events rejected; nothing is left" in out
 
 
 @pytest.mark.parametrize(
     ("variables", "said"),
     [
-        ({"TORCHELASTIC_OTEL": "off"}, "nothing to deliver to: TORCHELASTIC_OTEL=off switches it off"),
+        ({"TORCHELASTIC_OTEL": "off"}, "export is disabled: TORCHELASTIC_OTEL=off; unset it here"),
         (
             {f"OTEL_{signal.name}_EXPORTER": "none" for signal in Signal},
-            "nothing to deliver to (OTEL_LOGS_EXPORTER=none, OTEL_TRACES_EXPORTER=none, OTEL_METRICS_EXPORTER=none)",
+            "no exporter is configured"
+            " (OTEL_LOGS_EXPORTER=none, OTEL_TRACES_EXPORTER=none, OTEL_METRICS_EXPORTER=none)",
         ),
         ({"OTEL_LOGS_EXPORTER": "otpl"}, "unknown exporter 'otpl'"),
-        ({"TORCHELASTIC_OTEL_DESTINATIONS": "null"}, "leads to no exporter"),
+        ({"TORCHELASTIC_OTEL_DESTINATIONS": "null"}, "has no exporter"),
         ({"OTEL_LOGS_EXPORTER": "otlp", "TORCHELASTIC_OTEL_SPOOL_DIR": "/proc/nowhere"}, "/proc/nowhere"),
     ],
 )
@@ -361,7 +362,7 @@ def test_events_spans_and_last_numbers_of_the_dead_are_delivered(
         assert collector.requests == requests
     out = capsys.readouterr().out.splitlines()
     assert "node-a pid 4711" in out[0]
-    assert "otlp 3, otlp traces 2, otlp metrics its last numbers" in out[0]
+    assert "otlp 3, otlp traces 2, otlp metrics its last metrics" in out[0]
     assert out[1] == "3 events and 2 spans of 1 process delivered; nothing is left"
     assert len(spools.files(DELIVERED_SUFFIX)) == 1
 
@@ -376,7 +377,7 @@ def test_spans_that_have_nowhere_to_go_here_are_left_and_told(
         assert main(["flush"]) == 1
         assert len(collector.records()) == 3
     out = capsys.readouterr().out
-    assert "2 pending for otlp traces: no such exporter is configured here" in out
+    assert "2 pending for otlp traces: this exporter is not configured here" in out
     assert "0 events and 2 spans of 1 process left" in out
 
 

@@ -43,7 +43,7 @@ def test_a_time_that_is_none_makes_a_bad_line(seconds: str) -> None:
     """A guess would put the event anywhere; huge exponents must cost nothing."""
     capture = read(b'{"t": %s, "dest": "null", "event": {}}' % seconds.encode())
     assert capture.recorded == ()
-    assert capture.bad == (BadLine(1, 'JSON, and no capture: "t" is seconds since the epoch'),)
+    assert capture.bad == (BadLine(1, 'JSON, but not a capture: "t" is seconds since the epoch'),)
 
 
 def test_torchs_own_lines_have_no_time_and_are_kept_to_the_letter() -> None:
@@ -72,13 +72,13 @@ def test_lines_that_are_no_events_are_named_and_the_rest_is_read() -> None:
     capture = read(b"\n".join(lines))
     assert [each.number for each in capture.recorded] == [3]
     assert capture.bad == (
-        BadLine(1, "no JSON"),
-        BadLine(4, "no UTF-8"),
-        BadLine(5, "JSON, and no event of torch's"),
-        BadLine(6, "JSON, and no event"),
-        BadLine(7, 'JSON, and no capture: "event" is the event, "dest" the name of its destination'),
-        BadLine(8, "no JSON"),
-        BadLine(9, "no JSON"),
+        BadLine(1, "not JSON"),
+        BadLine(4, "not UTF-8"),
+        BadLine(5, "JSON, but not one of torch's events"),
+        BadLine(6, "JSON, but not an event"),
+        BadLine(7, 'JSON, but not a capture: "event" is the event, "dest" the name of its destination'),
+        BadLine(8, "not JSON"),
+        BadLine(9, "not JSON"),
     )
 
 

@@ -160,7 +160,7 @@ def test_what_a_receiver_refuses_is_told(spools: Spools, setenv: SetEnv, capsys:
         collector.behaviour = BAD_REQUEST
         setenv(collector.env())
         assert main(["replay", str(CAPTURES[12])]) == 1
-    assert "1 events were refused by the receiver" in capsys.readouterr().out
+    assert "1 event rejected" in capsys.readouterr().out
 
 
 def test_torchs_raw_lines_among_other_text_are_read_from_stdin(
@@ -177,8 +177,8 @@ def test_torchs_raw_lines_among_other_text_are_read_from_stdin(
     assert result["files"][0]["events"] == len(events)
     assert result["unknown"] == 0
     assert shown.err.splitlines() == [
-        "torchelastic-otel replay: <stdin>:1: no JSON; skipped",
-        f"torchelastic-otel replay: <stdin>:{len(events) + 3}: no JSON; skipped",
+        "torchelastic-otel replay: <stdin>:1: not JSON; skipped",
+        f"torchelastic-otel replay: <stdin>:{len(events) + 3}: not JSON; skipped",
     ]
 
 
@@ -190,7 +190,7 @@ def test_strict_stops_at_a_bad_line_and_delivers_nothing(
     file.write_bytes(CAPTURES[0].read_bytes() + b'{"t": 12, "ev')
     assert main(["replay", "--strict", "--destination", "console", str(file)]) == 1
     shown = capsys.readouterr()
-    assert shown.err == f"torchelastic-otel replay: {file}:46: no JSON; nothing was delivered (--strict)\n"
+    assert shown.err == f"torchelastic-otel replay: {file}:46: not JSON; nothing was delivered (--strict)\n"
     assert shown.out == ""
     assert list(spools.directory.iterdir()) == []
 

@@ -105,7 +105,7 @@ def test_torchruns_own_mistakes_and_help_are_torchruns() -> None:
     assert done.stdout.startswith("usage: torchrun ")
     done = run("--help")
     assert done.returncode == 0
-    assert 'its own help is "torchrun --help"' in done.stdout
+    assert '"torchrun --help" shows them' in done.stdout
 
 
 def test_without_torch_one_line_says_what_to_install() -> None:

@@ -96,4 +96,4 @@ def test_an_agent_that_ends_before_exporters_are_loaded_still_delivers(agents: A
     agent = agents.run("end_at_once.py", env=otlp(receiver))
     (record,) = assert_arrived(agent, receiver)
     assert record.event_name == "torchelastic.rendezvous.failed"
-    assert "is off" not in agent.output
+    assert "is disabled" not in agent.output

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 from torchelastic_otel.cli import log_captures
-from torchelastic_otel.cli.log_streams import stream_of
 from torchelastic_otel.model.event import Origin, StoredEvent
 
 DIRECTORY = Path(__file__).parents[1] / "captures"
@@ -16,7 +16,7 @@ def recorded(path: Path) -> list[StoredEvent]:
     """One recording's events, each with its own times."""
     capture = log_captures.read(path.read_bytes())
     origin = Origin(capture.digest, capture.host_name, capture.pid, 0)
-    return [StoredEvent(number, event, origin) for number, event in enumerate(stream_of(path.name, capture).events, 1)]
+    return [StoredEvent(number, event, origin) for number, event in enumerate(capture.events(time.time_ns())[0], 1)]
 
 
 def scenario(name: str) -> list[StoredEvent]:

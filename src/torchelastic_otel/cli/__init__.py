@@ -1,7 +1,7 @@
-"""``torchelastic-otel``: the commands, and the one place where their errors end.
+"""``torchelastic-otel``: the commands and the handling of their errors.
 
-What always holds: importing this imports neither torch nor the OpenTelemetry SDK; a user's mistake is one line on
-stderr and a status; ``--help`` tells every option and every exit status.
+Guarantees: importing this imports neither torch nor the OpenTelemetry SDK; a user's mistake is one line on stderr and
+an exit status; ``--help`` shows every option and every exit status.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ COMMANDS: Final[tuple[Command, ...]] = (Run(), Demo(), Flush(), Replay(), Timeli
 
 
 class _Parser(argparse.ArgumentParser):
-    """The standard library's parser, whose errors are errors of a command: one line, status 2."""
+    """The standard library's parser, with errors of one line and status 2."""
 
     def error(self, message: str) -> NoReturn:
         raise CommandError(f"{message}; see {self.prog} --help")
@@ -39,12 +39,12 @@ def make_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog=PROGRAM,
         description="Rendezvous, restarts and failures of a distributed PyTorch job, visible in OpenTelemetry.",
-        epilog="Each command tells its options and exit statuses with --help. Settings are environment variables:"
-        " OTEL_EXPORTER_OTLP_ENDPOINT and its kin mean what OpenTelemetry says, TORCHELASTIC_OTEL* are in the README;"
-        f" '{PROGRAM} doctor' shows those in force.",
+        epilog="Each command shows its options and exit statuses with --help. Settings are environment variables:"
+        " OpenTelemetry's (OTEL_EXPORTER_OTLP_ENDPOINT, ...) and TORCHELASTIC_OTEL*, which the documentation lists;"
+        f" '{PROGRAM} doctor' shows their values.",
     )
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
-    # not required: what is missing is told by us, with the names of all commands
+    # not required: the error for a missing command lists all commands
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", parser_class=_Parser)
     for command in COMMANDS:
         text = inspect.cleandoc(type(command).__doc__ or "")
@@ -90,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             raise CommandError("interrupted", exit_code=128 + signal.SIGINT) from None
         except BrokenPipeError:
-            # whoever read our output has seen enough; the interpreter must not stumble over it again at its end
+            # the reader has closed the pipe; the interpreter must not fail on it again at its end
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 128 + signal.SIGPIPE
     except CommandError as error:
@@ -101,12 +101,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parse(given: list[str]) -> tuple[Command, argparse.Namespace]:
     named = {command.name: command for command in COMMANDS}
     if not given:
-        raise CommandError(f"name a command: {', '.join(named)}; see {PROGRAM} --help")
+        raise CommandError(f"give a command: {', '.join(named)}; see {PROGRAM} --help")
     command = named.get(given[0])
-    # argparse.REMAINDER would take options that stand first for ours, and eat "--"
+    # argparse.REMAINDER would parse leading options as this program's, and drop "--"
     if command is not None and command.verbatim and given[1:2] not in (["-h"], ["--help"]):
         return command, argparse.Namespace(rest=given[1:])
     arguments = make_parser().parse_args(given)
     if arguments.command is None:
-        raise CommandError(f"name a command: {', '.join(named)}; see {PROGRAM} --help")
+        raise CommandError(f"give a command: {', '.join(named)}; see {PROGRAM} --help")
     return named[arguments.command], arguments

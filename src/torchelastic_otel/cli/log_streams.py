@@ -1,46 +1,43 @@
-"""Recorded streams on their way: each in a spool of its own, as if its agent had just written it.
+"""Recorded streams as spools: each in one of its own, as if its agent had just written it.
 
-What always holds: the spool of a content has a name of its own, so that a replay that was cut short is completed
-and never doubled; the events carry what their agent knew, and nothing of the process that replays.
+Guarantees: the spool's name is the digest of the content, so that an interrupted replay is completed and never
+duplicated; the events have the context of their agent, and nothing of the process that replays.
 """
 
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from torchelastic_otel.cli.command import PROGRAM
-from torchelastic_otel.cli.delivery import make_pipeline, try_until
+from torchelastic_otel.cli.command import Command
+from torchelastic_otel.cli.delivery import retry_until, start_pipeline
 from torchelastic_otel.cli.doctor.masking import Masks
 from torchelastic_otel.cli.log_captures import Capture
 from torchelastic_otel.errors import CommandError, SpoolError
 from torchelastic_otel.export.destinations import Exporter
 from torchelastic_otel.model.event import ElasticEvent, Origin
-from torchelastic_otel.processing.enrichment import AgentContext, enrich
 from torchelastic_otel.settings import Settings
 from torchelastic_otel.spool import adoption, store
 from torchelastic_otel.spool.directory import LOCK_SUFFIX, SPOOL_SUFFIX
 from torchelastic_otel.spool.location import spool_directory
 from torchelastic_otel.spool.lock import acquire
 from torchelastic_otel.spool.records import CursorState, row_bytes
-from torchelastic_otel.torch_events.parser import parse
 from torchelastic_otel.units import NS_PER_S
 
 
 @dataclass(slots=True)
 class Stream:
-    """One file on its way.
+    """One recorded stream.
 
     Attributes:
         file: Its name.
-        capture: What it holds.
-        events: Its events as capture would have kept them.
-        run_id: The run of the last of them; empty where none tells.
-        cursors: How far each exporter got, once delivery has ended.
+        capture: Its content.
+        events: Its events, as an agent would have stored them.
+        run_id: The run of the last of them; empty if unknown.
+        cursors: The progress of each exporter, after the delivery.
     """
 
     file: str
@@ -50,31 +47,25 @@ class Stream:
     cursors: dict[str, CursorState] | None = None
 
 
-def stream_of(file: str, capture: Capture) -> Stream:
-    """A file's stream, not yet on its way."""
-    now_ns = time.time_ns()
-    standing = AgentContext(restart_count=0)
-    events = []
-    for each in capture.recorded:
-        event = parse(each.text, each.destination, time_ns=each.time_ns, observed_ns=now_ns)
-        standing, event = enrich(standing, event)
-        events.append(event)
-    return Stream(file, capture, events, standing.run_id or "")
+def make_stream(file: str, capture: Capture) -> Stream:
+    """The stream of a file."""
+    events, context = capture.events(time.time_ns())
+    return Stream(file, capture, events, context.run_id or "")
 
 
 def deliver(
-    streams: Sequence[Stream], settings: Settings, exporters: Sequence[Exporter], timeout_s: float
+    command: Command, streams: Sequence[Stream], settings: Settings, exporters: Sequence[Exporter], timeout_s: float
 ) -> tuple[dict[str, str], Path | None]:
     """Spool and deliver.
 
     Returns:
-        Each exporter's trouble, by its name, and the spool directory; ``None`` where there is none.
+        The last error of each exporter, by its name, and the spool directory; ``None`` if there is none.
 
     Raises:
         CommandError: A spool cannot be made, or an exporter.
     """
-    directory = spool_directory(settings, lambda what: print(f"{PROGRAM} replay: {what}", file=sys.stderr))
-    pipeline = make_pipeline(exporters, settings, directory)
+    directory = spool_directory(settings, command.warn)
+    pipeline = start_pipeline(command, exporters, settings, directory)
     owned: list[adoption.OwnedSpool] = []
     spools: list[store.Spool] = []
     try:
@@ -84,27 +75,27 @@ def deliver(
             pipeline.subscribe({event.destination for event in stream.events})
             pipeline.add(spool, _origin(stream), continues=False)
             try:
-                _keep(spool, stream.events)
+                _append(spool, stream.events)
             except SpoolError as error:
                 raise CommandError(f"{stream.file}: {error}", exit_code=1) from None
             pipeline.wake()
-        try_until(pipeline.flush, timeout_s)
+        retry_until(pipeline.flush, timeout_s)
         masks = Masks(os.environ)
-        troubles = {state.name: masks.text(state.error) for state in pipeline.states}
+        errors = {state.name: masks.text(state.error) for state in pipeline.states}
     finally:
         pipeline.stop(NS_PER_S)
-        for stream, spool in zip(streams, spools, strict=False):  # fewer spools where one could not be made
-            # of an earlier replay there may be cursors of other exporters, which were not asked for now
+        for stream, spool in zip(streams, spools, strict=False):  # fewer spools if one could not be made
+            # an earlier replay may have left cursors of other exporters
             names = {exporter.name for exporter in exporters}
             stream.cursors = {name: cursor for name, cursor in spool.cursors().items() if name in names}
         for each in owned:
             each.release()
-    return troubles, directory
+    return errors, directory
 
 
 def _spool(stream: Stream, settings: Settings, directory: Path | None, owned: list[adoption.OwnedSpool]) -> store.Spool:
-    """The stream's spool: new, or the one that an earlier replay of the same content left."""
-    # large enough to hold all of it whatever the receiver does: nothing goes to make room
+    """The stream's spool: new, or the one of an earlier replay of the same content."""
+    # large enough for the whole stream: no row is dropped, whatever the receiver does
     max_bytes = max(settings.spool_max_bytes, 8 * sum(len(each.text) + 1_024 for each in stream.capture.recorded))
     if directory is None:
         return store.create_in_memory(max_bytes)
@@ -128,8 +119,8 @@ def _spool(stream: Stream, settings: Settings, directory: Path | None, owned: li
     return owned[-1].spool
 
 
-def _keep(spool: store.Spool, events: Sequence[ElasticEvent]) -> None:
-    """Append in as few transactions as are allowed; what an earlier replay has kept is not kept again."""
+def _append(spool: store.Spool, events: Sequence[ElasticEvent]) -> None:
+    """Append in as few transactions as possible, without what an earlier replay has stored."""
     rows: list[tuple[str, str]] = []
     size = 0
     for event in events[spool.last_sequence :]:
@@ -145,12 +136,12 @@ def _keep(spool: store.Spool, events: Sequence[ElasticEvent]) -> None:
 
 def _origin(stream: Stream) -> Origin:
     times = [event.time_ns for event in stream.events if event.time_ns is not None]
-    # the node that replays is not the job's: only what the person who replays says of it holds
-    said = {name: os.environ[name] for name in ("OTEL_SERVICE_NAME", "OTEL_RESOURCE_ATTRIBUTES") if name in os.environ}
+    # the replaying node is not the job's: only the user's resource settings apply
+    names = ("OTEL_SERVICE_NAME", "OTEL_RESOURCE_ATTRIBUTES")
     return Origin(
         id=stream.capture.digest,
         host_name=stream.capture.host_name,
         pid=stream.capture.pid,
         started_ns=times[0] if times else time.time_ns(),
-        environment=said,
+        environment={name: os.environ[name] for name in names if name in os.environ},
     )

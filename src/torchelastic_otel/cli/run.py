@@ -1,7 +1,7 @@
-"""``run``: torchrun with the bridge in it, on any torch.
+"""``run``: torchrun with the bridge, on any torch.
 
-What always holds: torchrun gets its arguments as they were given, and its exit status is ours; where the
-environment says no, it runs all the same, without the bridge.
+Guarantees: torchrun gets its arguments unchanged, and its exit status is the command's; if the environment disables the
+bridge, torchrun runs without it.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ LAUNCHERS: Final = {
     "torchrun": ("torch.distributed.run", "'torchelastic-otel[torch]'"),
     "ft_launcher": ("nvidia_resiliency_ext.fault_tolerance.launcher", "nvidia-resiliency-ext"),
 }
-"""Programs that run agents: where their ``main`` is, and what brings it."""
+"""Programs that run agents: the module of their ``main``, and the package that contains it."""
 
 
 class Run(Command):
     """Run torchrun and deliver its events, on torch 2.2 and newer.
 
-    All arguments after "run" go to torchrun untouched; its own help is "torchrun --help". Torch 2.8 and newer find
-    the bridge by themselves (plain "torchrun ..." does, where an OpenTelemetry destination is configured); older ones
-    need this command. "run ft_launcher ..." runs the launcher of NVIDIA's resiliency extension, which brings a copy of
-    torch's agent, in torchrun's place.
+    All arguments after "run" are torchrun's; "torchrun --help" shows them. Torch 2.8 and newer load the bridge by
+    themselves (with plain "torchrun ...", if an exporter is configured); older versions need this command.
+    "run ft_launcher ..." runs the launcher of NVIDIA's resiliency extension, which contains a copy of torch's agent,
+    instead of torchrun.
 
-    Where events go is said by the environment: OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_LOGS_EXPORTER,
-    TORCHELASTIC_OTEL_DESTINATIONS. Without any of them: OTLP to its default endpoint on this host.
-    TORCHELASTIC_OTEL=off and OTEL_SDK_DISABLED=true run torchrun without the bridge. The exit status is torchrun's.
+    The environment configures the exporters: OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_LOGS_EXPORTER,
+    TORCHELASTIC_OTEL_DESTINATIONS. The default is OTLP to its default endpoint on this host. TORCHELASTIC_OTEL=off and
+    OTEL_SDK_DISABLED=true run torchrun without the bridge. The exit status is torchrun's.
     """
 
     exit_codes: ClassVar = {
         0: "the job succeeded",
-        1: "the job failed: a worker failed for good, or the rendezvous did",
-        2: "torchrun does not understand its arguments, or it is not installed",
+        1: "the job failed: a worker failed after all restarts, or the rendezvous failed",
+        2: "torchrun rejects its arguments, or it is not installed",
     }
     examples = (
         "torchelastic-otel run --standalone --nproc-per-node 2 train.py --epochs 3",
@@ -52,16 +52,16 @@ class Run(Command):
     verbatim = True
 
     def prepare_parser(self, parser: argparse.ArgumentParser) -> None:
-        """For the help only: the arguments are torchrun's."""
+        """The usage, for the help: the arguments are torchrun's."""
         parser.usage = "torchelastic-otel run TORCHRUN_ARGUMENTS..."
 
     def run(self, arguments: argparse.Namespace) -> int:
-        """Install, and hand over to torchrun, or to the launcher that is named first."""
+        """Install the bridge, and run torchrun or the launcher that the first argument names."""
         name, rest = "torchrun", list(arguments.rest)
-        # a script of that name in this directory is what torchrun would run
+        # torchrun would run a script of that name in this directory
         if rest and rest[0] in LAUNCHERS and not os.path.exists(rest[0]):
             name = rest.pop(0)
-        # a launcher names itself by it in its help and errors
+        # a launcher shows it in its help and errors
         sys.argv = [os.path.join(os.path.dirname(sys.executable), name), *rest]
         module, package = LAUNCHERS[name]
         try:
@@ -76,7 +76,7 @@ class Run(Command):
 
 
 def install() -> None:
-    """Install as the environment says; who runs this command has asked for it, so that ``auto`` means ``on``."""
+    """Install the bridge as configured; this command is a request for it, so ``auto`` means ``on``."""
     from torchelastic_otel.runtime import api
     from torchelastic_otel.runtime.activation import decide
     from torchelastic_otel.settings import Mode, from_environment

@@ -75,14 +75,14 @@ def test_the_text_has_every_section_and_can_be_pasted(
         setenv(collector.env())
         assert main(["doctor"]) == 1
     out = capsys.readouterr().out
-    for section in ("versions", "activation", "settings in force", "environment", "ways in", "hooks", "spool"):
+    for section in ("versions", "activation", "settings", "environment", "entry points", "hooks", "spool"):
         assert f"\n{section}" in out
-    assert "dead, node-a pid 4711 run run-1, 3 events" in out
-    assert "otlp: pending 3, delivered 0, rejected 0, set aside 0, dropped 0" in out
+    assert "orphaned, node-a pid 4711 run run-1, 3 events" in out
+    assert "otlp: pending 3, delivered 0, rejected 0, quarantined 0, dropped 0" in out
     assert "logs: otlp" in out
     assert out.splitlines()[-2:] == [
-        "wrong (1):",
-        "  - node-a pid 4711 run run-1 ended and left events (3 for otlp): run 'torchelastic-otel flush'",
+        "problems (1):",
+        "  - node-a pid 4711 run run-1 ended with pending events (3 for otlp): run 'torchelastic-otel flush'",
     ]
     assert "\x1b" not in out
 
@@ -204,7 +204,7 @@ def test_what_lies_in_the_spool_directory_is_told(
     dropped = told["node-full"]["cursors"]["otlp"]["dropped"]
     assert dropped > 0
     assert (
-        f"node-full pid 4711 run run-1: {dropped} events were dropped before otlp got them: the spool was full"
+        f"node-full pid 4711 run run-1: {dropped} events were dropped before otlp received them: the spool was full"
         in (report["problems"])
     )
     assert [problem for problem in report["problems"] if "node-live" in problem] == []
@@ -297,7 +297,7 @@ def test_a_hook_that_does_not_fit_is_named(
     status, report = doctor(capsys)
     assert status == 1
     assert [each["name"] for each in report["hooks"] if each["trouble"]] == ["get_method_name"]
-    assert [problem for problem in report["problems"] if "get_method_name" in problem and "is off" in problem]
+    assert [problem for problem in report["problems"] if "get_method_name" in problem and "is disabled" in problem]
 
 
 def test_without_torch_it_says_so_and_is_healthy(spools: Spools, setenv: SetEnv) -> None:

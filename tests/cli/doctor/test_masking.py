@@ -32,7 +32,7 @@ from torchelastic_otel.cli.doctor.masking import Masks
 def test_secrets_are_hidden_and_the_rest_is_shown(name: str, value: str, shown: str) -> None:
     """Each place where OpenTelemetry lets people put a secret."""
     masks = Masks({name: value, "HOME": "/root"})
-    assert masks.shown == {name: shown}
+    assert masks.variables == {name: shown}
     if "s3cr3t" in value:
         assert "s3cr3t" not in masks.text(f"could not reach {value}: no")
 
@@ -47,5 +47,5 @@ def test_a_secret_is_hidden_wherever_it_stands() -> None:
 def test_a_short_value_does_not_blank_the_report() -> None:
     """``x=1`` as a header must not hide every 1."""
     masks = Masks({"OTEL_EXPORTER_OTLP_HEADERS": "x=1"})
-    assert masks.shown == {"OTEL_EXPORTER_OTLP_HEADERS": "x=***"}
+    assert masks.variables == {"OTEL_EXPORTER_OTLP_HEADERS": "x=***"}
     assert masks.text("HTTP 401") == "HTTP 401"

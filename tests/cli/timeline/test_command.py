@@ -296,7 +296,7 @@ def test_bad_lines_torn_ends_and_torn_gzip_cost_no_other_line(
     assert main(["timeline", "--json", str(torn)]) == 0
     shown = capsys.readouterr()
     assert json.loads(shown.out)["runs"][0]["outcome"] == "succeeded"
-    assert "torn.jsonl:1: no JSON; skipped" in shown.err
+    assert "torn.jsonl:1: not JSON; skipped" in shown.err
     packed = tmp_path / "torn.jsonl.gz"
     packed.write_bytes(gzip.compress(whole) + gzip.compress(whole)[:-30])
     assert main(["timeline", "--json", str(packed)]) == 0

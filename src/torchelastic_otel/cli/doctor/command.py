@@ -1,4 +1,4 @@
-"""``doctor``: what is active and why, and whether events would arrive; for a ticket."""
+"""``doctor``: what is active and why, and whether events arrive; for a ticket."""
 
 from __future__ import annotations
 
@@ -6,37 +6,38 @@ import argparse
 import json
 import os
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
-from torchelastic_otel.cli.command import Command, seconds
+from torchelastic_otel.cli.command import Command, add_timeout, process_label
+
+_LABELS: Final = {"set_aside": "quarantined"}
+"""Keys of the JSON that are shown as another word."""
 
 
 class Doctor(Command):
-    """Look at everything that decides whether events arrive, and say what is wrong.
+    """Check everything that events need to arrive, and report problems.
 
     Shows what is active and why, settings and versions, which hooks fit the installed torch, the spool directory and
-    what waits in it, and what the endpoint answers to an empty export of each signal. Nothing is delivered or
+    its pending events, and the response of the endpoint to an empty export of each signal. Nothing is delivered or
     changed. Run it where the agents run: same user, environment and node. Secrets in headers, URLs and variables are
-    hidden, so that the report can be pasted into a ticket.
+    masked, so that the report can be pasted into a ticket.
     """
 
     exit_codes: ClassVar = {
-        0: "healthy, or switched off on purpose",
-        1: "something is wrong; the last lines say what",
-        2: "wrong option",
+        0: "healthy, or disabled on purpose",
+        1: "there are problems, shown in the last lines",
+        2: "a wrong option",
         130: "interrupted",
     }
     examples = ("torchelastic-otel doctor", "torchelastic-otel doctor --json | jq .problems")
 
     def prepare_parser(self, parser: argparse.ArgumentParser) -> None:
         """The options."""
-        parser.add_argument(
-            "--timeout", type=seconds, default=5.0, metavar="S", help="wait S seconds for each endpoint (default: 5)"
-        )
+        add_timeout(parser, 5.0, "wait S seconds for each endpoint")
         parser.add_argument("--json", action="store_true", help="the report as one JSON object on stdout")
 
     def run(self, arguments: argparse.Namespace) -> int:
-        """Look, tell, judge."""
+        """Check and report."""
         from torchelastic_otel.cli.doctor.diagnosis import diagnose
 
         report = diagnose(dict(os.environ), arguments.timeout)
@@ -59,19 +60,21 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
         {
             "active": "yes" if activation["active"] else "no",
             "why": activation["why"],
-            **{f"{signal} go to": _leads_to(report, signal) for signal in ("logs", "traces", "metrics")},
+            **{f"exporters of {signal}": _exporters(report, signal) for signal in ("logs", "traces", "metrics")},
         },
     )
-    yield from _table("settings in force", report["settings"])
+    yield from _table("settings", report["settings"])
     yield from _table("environment", report["environment"])
-    yield from _table("ways in", {group: "found" if ours else "missing" for group, ours in report["ways_in"].items()})
+    yield from _table(
+        "entry points", {group: "found" if found else "missing" for group, found in report["ways_in"].items()}
+    )
     yield from _table(
         "hooks (torch versions they are known to fit)",
         {hook["name"]: hook["trouble"] or f"fits ({hook['fits']})" for hook in report["hooks"]},
     )
     yield from _spool(report["spool"])
     yield from _table(
-        "exporters (an empty export, and the answer)",
+        "endpoints (the response to an empty export)",
         {f"{each['signal']}: {each['name']}": _answer(each) for each in report["exporters"]} | report["unused_signals"],
     )
     for note in report["notes"]:
@@ -80,14 +83,14 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
     if report["healthy"]:
         yield "healthy"
         return
-    yield f"wrong ({len(report['problems'])}):"
+    yield f"problems ({len(report['problems'])}):"
     for problem in report["problems"]:
         yield f"  - {problem}"
 
 
-def _leads_to(report: Mapping[str, Any], signal: str) -> str:
+def _exporters(report: Mapping[str, Any], signal: str) -> str:
     named = [each["name"] for each in report["exporters"] if each["signal"] == signal]
-    return ", ".join(named) or "nowhere"
+    return ", ".join(named) or "none"
 
 
 def _spool(spool: Mapping[str, Any]) -> Iterator[str]:
@@ -100,24 +103,24 @@ def _spool(spool: Mapping[str, Any]) -> Iterator[str]:
         {
             "directory": spool["directory"],
             "free": f"{spool['free_bytes'] >> 20} MiB",
-            "delivered, as history": f"{delivered['spools']} spools, {delivered['bytes'] >> 10} KiB",
-            "corrupt, set aside": ", ".join(spool.get("corrupt", ())) or "none",
+            "delivered": f"{delivered['spools']} spools, {delivered['bytes'] >> 10} KiB",
+            "corrupt, quarantined": ", ".join(spool.get("corrupt", ())) or "none",
             "spools": str(len(spool["spools"])),
         },
     )
     for each in spool["spools"]:
-        whose = f"{each['host']} pid {each['pid'] or '?'} run {each['run'] or '?'}" if each["host"] else "nobody said"
-        yield f"    {each['file']}: {'live' if each['live'] else 'dead'}, {whose}, {each['events']} events"
+        label = process_label(each["host"], each["pid"], each["run"], "unknown process")
+        yield f"    {each['file']}: {'running' if each['live'] else 'orphaned'}, {label}, {each['events']} events"
         if each["trouble"]:
             yield f"      {each['trouble']}"
         for name, counts in each["cursors"].items():
-            yield f"      {name}: " + ", ".join(f"{what.replace('_', ' ')} {count}" for what, count in counts.items())
+            yield f"      {name}: " + ", ".join(f"{_LABELS.get(key, key)} {count}" for key, count in counts.items())
 
 
-def _answer(told: Mapping[str, Any]) -> str:
-    if told.get("endpoint"):
-        return f"{told['endpoint']} ({told['protocol']}): {told['answer']}"
-    return str(told["answer"])
+def _answer(exporter: Mapping[str, Any]) -> str:
+    if exporter.get("endpoint"):
+        return f"{exporter['endpoint']} ({exporter['protocol']}): {exporter['answer']}"
+    return str(exporter["answer"])
 
 
 def _table(title: str, rows: Mapping[str, object]) -> Iterator[str]:

@@ -1,7 +1,7 @@
-"""What ``doctor`` looks at, as data: each look is a function that tells what is, and what is wrong with it.
+"""The checks of ``doctor``, as data: each is a function that adds its findings and problems to the report.
 
-What always holds: nothing is delivered, adopted or changed (but for the spool folder, made as an agent would make
-it); torch is left as found; a look that fails is a problem in the report and no traceback.
+Guarantees: nothing is delivered, adopted or changed (except that the spool directory is created, as an agent would
+create it); torch is restored; a check that fails is a problem in the report, not a traceback.
 """
 
 from __future__ import annotations
@@ -14,13 +14,16 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib import metadata
-from typing import Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from torchelastic_otel.cli.doctor.masking import Masks
 from torchelastic_otel.cli.doctor.report import Diagnosis
 from torchelastic_otel.runtime.activation import Activation, decide
 from torchelastic_otel.settings import SETTINGS, Mode, Settings, from_environment
 from torchelastic_otel.units import NS_PER_S
+
+if TYPE_CHECKING:
+    from torchelastic_otel.cli.spool_inventory import SpoolEntry
 
 _PACKAGES: Final = (
     "torch",
@@ -37,11 +40,11 @@ _ENTRY_POINTS: Final = ("torchrun.handlers", "opentelemetry_instrumentor")
 
 
 def diagnose(environ: Mapping[str, str], timeout_s: float) -> dict[str, Any]:
-    """Look at everything.
+    """Run all checks.
 
     Args:
         environ: The process environment (exporters read it themselves).
-        timeout_s: How long one endpoint may take to answer, seconds.
+        timeout_s: The time limit for the response of one endpoint, seconds.
 
     Returns:
         A :class:`Diagnosis` as a dictionary, without secrets.
@@ -51,22 +54,22 @@ def diagnose(environ: Mapping[str, str], timeout_s: float) -> dict[str, Any]:
     settings, complaints = from_environment(environ)
     activation = decide(environ, settings)
     found.problems += complaints
-    found.environment = masks.shown
+    found.environment = masks.variables
     with _warnings_to(found.problems):
-        _look_at_activation(found, settings, activation)
+        _check_activation(found, settings, activation)
         from torchelastic_otel.cli.doctor import endpoints
 
-        looks: tuple[tuple[str, Callable[[], None]], ...] = (
-            ("versions", lambda: _look_at_versions(found)),
-            ("hooks", lambda: _look_at_hooks(found)),
-            ("spool", lambda: _look_at_spool(found, settings)),
-            ("exporters", lambda: endpoints.look_at(found, environ, settings, activation, timeout_s)),
+        checks: tuple[tuple[str, Callable[[], None]], ...] = (
+            ("versions", lambda: _check_versions(found)),
+            ("hooks", lambda: _check_hooks(found)),
+            ("spool", lambda: _check_spool(found, settings)),
+            ("exporters", lambda: endpoints.check(found, environ, settings, activation, timeout_s)),
         )
-        for name, look in looks:
+        for name, check in checks:
             try:
-                look()
-            except Exception as error:  # noqa: BLE001 - a doctor must tell about the rest all the same
-                found.problems.append(f"{name} could not be looked at: {type(error).__name__}: {error}")
+                check()
+            except Exception as error:  # noqa: BLE001 - the other checks must run all the same
+                found.problems.append(f"the check of the {name} failed: {type(error).__name__}: {error}")
     found.problems = list(dict.fromkeys(found.problems))
     report: dict[str, Any] = masks.everywhere(asdict(found))
     return report
@@ -74,7 +77,7 @@ def diagnose(environ: Mapping[str, str], timeout_s: float) -> dict[str, Any]:
 
 @contextmanager
 def _warnings_to(problems: list[str]) -> Iterator[None]:
-    """What our own parts would log as warnings belongs into the report."""
+    """Add this package's warnings to the report."""
     logger = logging.getLogger("torchelastic_otel")
 
     class Handler(logging.Handler):
@@ -91,7 +94,7 @@ def _warnings_to(problems: list[str]) -> Iterator[None]:
         logger.propagate = propagate
 
 
-def _look_at_versions(found: Diagnosis) -> None:
+def _check_versions(found: Diagnosis) -> None:
     from torchelastic_otel.version import __version__
 
     found.versions = {"torchelastic-otel": __version__, "python": platform.python_version()}
@@ -106,11 +109,11 @@ def _look_at_versions(found: Diagnosis) -> None:
         found.ways_in[group] = any(point.value.startswith("torchelastic_otel.") for point in points)
     if not found.ways_in["torchrun.handlers"]:
         found.problems.append(
-            "torchrun does not find the bridge: this package is importable and not installed; pip install it"
+            "torchrun does not find the bridge: this package is importable but not installed; pip install it"
         )
 
 
-def _look_at_activation(found: Diagnosis, settings: Settings, activation: Activation) -> None:
+def _check_activation(found: Diagnosis, settings: Settings, activation: Activation) -> None:
     found.activation = {
         "active": activation.active,
         "why": activation.why,
@@ -126,45 +129,44 @@ def _look_at_activation(found: Diagnosis, settings: Settings, activation: Activa
             value = value / NS_PER_S
         found.settings[setting.variable] = value if value or value == 0 else setting.default
     if not activation.active:
-        told = f"agents are not watched: {activation.why}"
-        (found.notes if activation.refused else found.problems).append(told)
+        text = f"agents are not instrumented: {activation.why}"
+        (found.notes if activation.refused else found.problems).append(text)
 
 
-def _look_at_hooks(found: Diagnosis) -> None:
+def _check_hooks(found: Diagnosis) -> None:
     from torchelastic_otel.export.destinations import Registry
     from torchelastic_otel.ingest.queue import IngestQueue
     from torchelastic_otel.instrument.events_hook import TorchHooks, torch_version
 
     if found.versions.get("torch") is None:
-        found.notes.append("torch is not installed here: no agent can be watched; flush, replay and doctor work")
+        found.notes.append("torch is not installed here: no agent can be instrumented; flush, replay and doctor work")
         return
     try:
         importlib.import_module("torch.distributed.elastic.rendezvous")
-    except Exception as error:  # noqa: BLE001 - a torch that cannot be imported fails in many ways
+    except Exception as error:  # noqa: BLE001 - an import of torch fails in many ways
         found.problems.append(f"torch cannot be imported: {type(error).__name__}: {error}")
         return
     found.versions["torch"] = torch_version()
-    # the hooks are tried, never fed: nothing records between install and uninstall
-    inlet = IngestQueue(_keep_nothing)
-    hooks = TorchHooks(inlet, Registry().local_names(), lambda name: None)
+    # nothing records between install and uninstall
+    hooks = TorchHooks(IngestQueue(_reject_records), Registry().local_names(), lambda name: None)
     try:
-        with _warnings_to([]):  # each hook is told by itself
+        with _warnings_to([]):  # each hook has its own report
             hooks.install()
     finally:
         hooks.uninstall()
     found.hooks = [{"name": each.name, "fits": each.fits, "trouble": each.trouble} for each in hooks.reports]
     found.problems += [
-        f"hook {each.name!r} does not fit torch {found.versions['torch']} and is off: {each.trouble}"
+        f"hook {each.name!r} does not fit torch {found.versions['torch']} and is disabled: {each.trouble}"
         for each in hooks.reports
         if each.trouble
     ]
 
 
-def _keep_nothing() -> NoReturn:
+def _reject_records() -> NoReturn:
     raise NotImplementedError("doctor records nothing")
 
 
-def _look_at_spool(found: Diagnosis, settings: Settings) -> None:
+def _check_spool(found: Diagnosis, settings: Settings) -> None:
     from torchelastic_otel.cli import spool_inventory
     from torchelastic_otel.spool.location import spool_directory
 
@@ -176,17 +178,17 @@ def _look_at_spool(found: Diagnosis, settings: Settings) -> None:
     found.spool["free_bytes"] = disk.f_bavail * disk.f_frsize
     if found.spool["free_bytes"] < settings.spool_max_bytes:
         found.problems.append(
-            f"the disk of {directory} has {found.spool['free_bytes']} bytes left, less than one spool may take"
+            f"the disk of {directory} has {found.spool['free_bytes']} bytes free, less than one spool may need"
         )
-    for view in spool_inventory.survey(directory):
+    for entry in spool_inventory.list_spools(directory):
         found.spool["spools"].append(
             {
-                "file": view.path.name,
-                "live": view.live,
-                "host": view.host_name,
-                "pid": view.pid,
-                "run": view.run_id,
-                "events": view.events,
+                "file": entry.path.name,
+                "live": entry.live,
+                "host": entry.host_name,
+                "pid": entry.pid,
+                "run": entry.run_id,
+                "events": entry.events,
                 "cursors": {
                     name: {
                         "pending": cursor.pending,
@@ -195,26 +197,26 @@ def _look_at_spool(found: Diagnosis, settings: Settings) -> None:
                         "set_aside": cursor.quarantined,
                         "dropped": cursor.dropped,
                     }
-                    for name, cursor in view.cursors.items()
+                    for name, cursor in entry.cursors.items()
                 },
-                "trouble": view.trouble,
+                "trouble": entry.error,
             }
         )
-        found.problems += _wrong_with(view)
-    history = spool_inventory.retired(directory)
-    found.spool["delivered"] = {"spools": history.delivered, "bytes": history.delivered_bytes}
-    found.spool["corrupt"] = [path.name for path in history.corrupt]
-    found.problems += [f"{path} is corrupt and was set aside; its events are not delivered" for path in history.corrupt]
+        found.problems += _spool_problems(entry)
+    sizes, corrupt = spool_inventory.delivered_sizes(directory), spool_inventory.corrupt_files(directory)
+    found.spool["delivered"] = {"spools": len(sizes), "bytes": sum(sizes)}
+    found.spool["corrupt"] = [path.name for path in corrupt]
+    found.problems += [f"{path} is corrupt and quarantined; its events are not delivered" for path in corrupt]
 
 
-def _wrong_with(view: Any) -> Iterator[str]:
-    if view.trouble:
-        yield view.trouble
-    if view.pending and not view.live:
-        waiting = ", ".join(f"{count} for {name}" for name, count in view.pending.items())
-        yield f"{view.whose} ended and left events ({waiting}): run 'torchelastic-otel flush'"
-    for name, cursor in view.cursors.items():
+def _spool_problems(entry: SpoolEntry) -> Iterator[str]:
+    if entry.error:
+        yield entry.error
+    if entry.pending and not entry.live:
+        pending = ", ".join(f"{count} for {name}" for name, count in entry.pending.items())
+        yield f"{entry.label} ended with pending events ({pending}): run 'torchelastic-otel flush'"
+    for name, cursor in entry.cursors.items():
         if cursor.dropped:
-            yield f"{view.whose}: {cursor.dropped} events were dropped before {name} got them: the spool was full"
+            yield f"{entry.label}: {cursor.dropped} events were dropped before {name} received them: the spool was full"
         if cursor.quarantined or cursor.rejected:
-            yield f"{view.whose}: the receiver of {name} refused {cursor.quarantined + cursor.rejected} events"
+            yield f"{entry.label}: the receiver of {name} rejected {cursor.quarantined + cursor.rejected} events"

@@ -1,4 +1,4 @@
-"""What the endpoints answer: the exporters themselves are made and asked, for ``doctor``."""
+"""The check of the endpoints, for ``doctor``: the exporters are made, and export an empty batch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torchelastic_otel.cli.delivery import exporters_asked_for
+from torchelastic_otel.cli.delivery import resolve_exporters
 from torchelastic_otel.cli.doctor.report import Diagnosis
 from torchelastic_otel.errors import CommandError, ExporterError
 from torchelastic_otel.export.config import export_config
@@ -19,32 +19,32 @@ from torchelastic_otel.runtime.activation import OTLP, Activation
 from torchelastic_otel.settings import Settings
 
 
-def look_at(
+def check(
     found: Diagnosis,
     environ: Mapping[str, str],
     settings: Settings,
     activation: Activation,
     timeout_s: float,
 ) -> None:
-    """Make each exporter that is asked for, and send it nothing; say of the other signals why they go nowhere."""
-    asked: set[Signal] = set()
+    """Probe each configured exporter; report why the other signals are not exported."""
+    used: set[Signal] = set()
     if activation.active:
         try:
-            exporters = exporters_asked_for(environ, settings)
+            exporters = resolve_exporters(environ, settings)
         except CommandError as error:
             found.problems.append(str(error))
             exporters = ()
-        asked = {exporter.signal for exporter in exporters}
-        _ask(found, environ, settings, exporters, timeout_s)
+        used = {exporter.signal for exporter in exporters}
+        _probe(found, environ, settings, exporters, timeout_s)
         export_config(environ, settings, found.problems.append)
     for signal in Signal:
-        if signal not in asked:
+        if signal not in used:
             variable = f"OTEL_{signal.name}_EXPORTER"
-            said_no = "none" in environ.get(variable, "")
-            found.unused_signals[signal.value] = f"not sent ({variable}=none)" if said_no else "not sent"
+            disabled = "none" in environ.get(variable, "")
+            found.unused_signals[signal.value] = f"not sent ({variable}=none)" if disabled else "not sent"
 
 
-def _ask(
+def _probe(
     found: Diagnosis,
     environ: Mapping[str, str],
     settings: Settings,
@@ -55,24 +55,23 @@ def _ask(
     limited = with_attempt_timeout(environ, timeout_s)
     for exporter in exporters:
         signal = exporter.signal
-        told: dict[str, Any] = {"signal": signal.value, "name": exporter.name, "endpoint": None, "protocol": None}
-        found.exporters.append(told)
+        entry: dict[str, Any] = {"signal": signal.value, "name": exporter.name, "endpoint": None, "protocol": None}
+        found.exporters.append(entry)
         try:
             sender = make_sender(exporter, limited, found.problems.append, settings=settings, folder=folder)
         except ExporterError as error:
-            told["answer"] = f"off: {error.why}"
+            entry["answer"] = f"disabled: {error.why}"
             found.problems.append(str(error))
             continue
         try:
             if exporter.name not in OTLP:
-                told["answer"] = "ready (it has no endpoint that could be asked)"
+                entry["answer"] = "ready (it has no endpoint to probe)"
                 continue
-            asked = {"otlp_proto_grpc": "grpc", "otlp_proto_http": "http/protobuf"}.get(exporter.name)
-            spoken = asked or protocol(environ, lambda what: None, signal)
-            endpoint = resolve_endpoint(signal, spoken, environ)
-            outcome = sender.probe()
-            told.update(endpoint=endpoint.url, protocol=endpoint.protocol, answer=outcome.reason or "accepted")
-            if outcome.disposition is not Disposition.DELIVERED:
-                found.problems.append(f"{signal.value}: {endpoint.url} ({endpoint.protocol}) answers: {outcome.reason}")
+            fixed = {"otlp_proto_grpc": "grpc", "otlp_proto_http": "http/protobuf"}.get(exporter.name)
+            endpoint = resolve_endpoint(signal, fixed or protocol(environ, lambda what: None, signal), environ)
+            result = sender.probe()
+            entry.update(endpoint=endpoint.url, protocol=endpoint.protocol, answer=result.reason or "accepted")
+            if result.disposition is not Disposition.DELIVERED:
+                found.problems.append(f"{signal.value}: {endpoint.url} ({endpoint.protocol}): {result.reason}")
         finally:
             sender.close()

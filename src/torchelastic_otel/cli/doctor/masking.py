@@ -1,9 +1,8 @@
-"""What may be secret in settings, hidden before anybody sees it: a report is made to be pasted into a ticket.
+"""Masking of secrets in settings: a report is made to be pasted into a ticket.
 
-What always holds: a value is hidden as a whole rather than shown in part; what was hidden once is hidden wherever
-else in a report it stands.
+Guarantees: a value is masked as a whole, not in part; a masked value is masked everywhere in the report.
 
-Not promised: that a secret in a place that says nothing of secrets (the path of a URL) is known for one.
+Not guaranteed: that a secret in an unusual place (the path of a URL) is detected.
 """
 
 from __future__ import annotations
@@ -21,11 +20,11 @@ _CREDENTIALS: Final = re.compile(r"(?<=://)[^/\s?#]*(?=@)")
 _QUERY: Final = re.compile(r"(?<=[?&])([^=&#\s]+)=([^&#\s]*)")
 _PAIR: Final = re.compile(r"(?:^|(?<=[,;]))(\s*[^=,;\s?/]+)=([^,;]*)")
 _SHORTEST: Final = 4
-"""Characters; a shorter value is hidden in its place and not looked for elsewhere: it may stand anywhere."""
+"""Characters; a shorter value is masked in its place only: elsewhere it may be part of another word."""
 
 
 class Masks:
-    """The secrets of one environment, hidden in it and in any text.
+    """The secrets of one environment, masked in it and in any text.
 
     Args:
         environ: The environment.
@@ -33,12 +32,12 @@ class Masks:
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._secrets: set[str] = set()
-        self._shown = {name: self._value(name, value) for name, value in environ.items() if _is_shown(name)}
+        self._variables = {name: self._value(name, value) for name, value in environ.items() if _is_shown(name)}
 
     @property
-    def shown(self) -> dict[str, str]:
-        """The variables of OpenTelemetry and of ours, sorted, without their secrets."""
-        return dict(sorted(self._shown.items()))
+    def variables(self) -> dict[str, str]:
+        """The variables of OpenTelemetry and of this package, sorted, without secrets."""
+        return dict(sorted(self._variables.items()))
 
     def text(self, text: str) -> str:
         """The text without the environment's secrets, and without credentials in URLs."""
@@ -60,26 +59,26 @@ class Masks:
         if name.endswith("HEADERS"):
             return ",".join(self._header(pair) for pair in value.split(",") if pair.strip())
         if _SECRET.search(name):
-            self._learn(value)
+            self._add(value)
             return MASK if value else ""
         for part in (*_CREDENTIALS.findall(value), *(secret for _, secret in _QUERY.findall(value))):
-            self._learn(part)
-            self._learn(part.partition(":")[2])
+            self._add(part)
+            self._add(part.partition(":")[2])
 
         def pair(match: re.Match[str]) -> str:
             if not _SECRET.search(match[1]):
                 return match[0]
-            self._learn(match[2])
+            self._add(match[2])
             return f"{match[1]}={MASK}"
 
         return _PAIR.sub(pair, _QUERY.sub(rf"\1={MASK}", _CREDENTIALS.sub(MASK, value)))
 
     def _header(self, pair: str) -> str:
         name, is_pair, value = pair.partition("=")
-        self._learn(value if is_pair else name)
+        self._add(value if is_pair else name)
         return f"{name.strip()}={MASK}" if is_pair else MASK
 
-    def _learn(self, secret: str) -> None:
+    def _add(self, secret: str) -> None:
         self._secrets.update(form for form in _forms(secret) if len(form) >= _SHORTEST)
 
 
@@ -88,7 +87,7 @@ def _is_shown(name: str) -> bool:
 
 
 def _forms(secret: str) -> Iterator[str]:
-    """How a secret may stand elsewhere: as it is, decoded, and the credential behind ``Bearer``."""
+    """The forms of a secret elsewhere: unchanged, decoded, and the credential after ``Bearer``."""
     for form in (secret.strip(), unquote(secret).strip()):
         yield form
         if " " in form:

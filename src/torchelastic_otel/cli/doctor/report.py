@@ -1,4 +1,4 @@
-"""What ``torchelastic-otel doctor`` found, as its JSON has it."""
+"""The report of ``torchelastic-otel doctor``, in the form of its JSON."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import Any
 
 @dataclass(slots=True)
 class Diagnosis:
-    """Everything that was found; the names are the keys of ``--json``.
+    """The findings; the names are the keys of ``--json``.
 
     Attributes:
-        versions: Package to version, ``None`` where it is not installed.
-        activation: Whether agents are watched, and why.
-        settings: Our settings in force, by variable.
-        environment: The variables of OpenTelemetry and of ours, without secrets.
-        ways_in: Entry-point group to whether ours is installed there.
-        hooks: Each hook against the torch that is there.
-        spool: The directory and what is in it.
-        exporters: Each exporter of each signal, and what its endpoint answered.
-        unused_signals: Signals that go nowhere, and why.
-        problems: What is wrong, in sentences.
-        notes: What is worth knowing and is not wrong.
+        versions: Package to version, ``None`` if it is not installed.
+        activation: Whether agents are instrumented, and why.
+        settings: The settings of this package, by variable.
+        environment: The variables of OpenTelemetry and of this package, without secrets.
+        ways_in: Entry-point group to whether this package is installed there.
+        hooks: Whether each hook fits the installed torch.
+        spool: The spool directory and its files.
+        exporters: Each exporter of each signal, and the response of its endpoint.
+        unused_signals: Signals that are not exported, and why.
+        problems: The problems, in sentences.
+        notes: Other information.
     """
 
     versions: dict[str, str | None] = field(default_factory=dict)

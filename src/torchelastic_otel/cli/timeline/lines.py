@@ -16,13 +16,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from torchelastic_otel.cli import log_captures
-from torchelastic_otel.cli.log_captures import Capture, Recorded
+from torchelastic_otel.cli.log_captures import Capture, RecordedEvent
 from torchelastic_otel.cli.timeline.otlp import events_in, is_request
 from torchelastic_otel.errors import CommandError, UnreadableError
 from torchelastic_otel.history.caveats import names_of
 from torchelastic_otel.model.event import Origin, StoredEvent
-from torchelastic_otel.processing.enrichment import AgentContext, enrich
-from torchelastic_otel.torch_events.parser import parse
 
 SUPPORTED: Final = (
     "allowed are spools, OTLP JSON lines, captures and torch's JSON lines, plain or gzip, and directories of those"
@@ -111,13 +109,7 @@ def _recorded_events(capture: Capture) -> list[StoredEvent]:
     times = [each.time_ns for each in capture.recorded if each.time_ns is not None]
     host_name = socket.gethostname() if capture.host_name == "" else capture.host_name
     origin = Origin(capture.digest, host_name, capture.pid, min(times, default=0))
-    context = AgentContext(restart_count=0)
-    events = []
-    for sequence, each in enumerate(capture.recorded, 1):
-        event = parse(each.text, each.destination, time_ns=each.time_ns, observed_ns=each.time_ns or 0)
-        context, event = enrich(context, event)
-        events.append(StoredEvent(sequence, event, origin))
-    return events
+    return [StoredEvent(sequence, event, origin) for sequence, event in enumerate(capture.events()[0], 1)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +145,7 @@ def _mixed_agents(capture: Capture) -> tuple[str, ...]:
     return ()
 
 
-def _writer(each: Recorded) -> _Writer | None:
+def _writer(each: RecordedEvent) -> _Writer | None:
     try:
         event = json.loads(each.text)
     except (ValueError, RecursionError):
