@@ -24,7 +24,7 @@ PROCESS_PID: Final = "process.pid"
 SERVICE_INSTANCE_ID: Final = "service.instance.id"
 SERVICE_NAME: Final = "service.name"
 
-# --- attributes of ours
+# --- attributes of this bridge
 RUN_ID: Final = "torchelastic.run.id"
 NODE_ID: Final = "torchelastic.node.id"
 NODE_STATE: Final = "torchelastic.node.state"
@@ -51,7 +51,7 @@ INFERRED: Final = "torchelastic.inferred"
 WATCHDOG_REASON: Final = "torchelastic.watchdog.reason"
 NODES_REMOVED_IDS: Final = "torchelastic.rendezvous.removed_nodes"
 
-# --- attributes of what we say and torch does not (all with INFERRED)
+# --- attributes of inferred events (all with INFERRED)
 INFERRED_FROM: Final = "torchelastic.inferred.from"
 """What it was inferred from: pidfd, error_file, poll, result, hook, rendezvous_state, store, own_view, adoption."""
 RUN_NONCE: Final = "torchelastic.run.nonce"
@@ -83,7 +83,7 @@ RENDEZVOUS_LAST_JOINER: Final = "torchelastic.rendezvous.last_joiner"
 FAILURE_KIND: Final = "torchelastic.failure.kind"
 FAILURE_ROLE: Final = "torchelastic.failure.role"
 FAILURE_TIME_ERROR: Final = "torchelastic.failure.time_error"
-"""Seconds by which the failure may have happened earlier than its time says."""
+"""Seconds by which the failure may have happened before its time."""
 FAILURE_AMBIGUOUS: Final = "torchelastic.failure.ambiguous"
 RESTART_REASON: Final = "torchelastic.restart.reason"
 RESTART_INDEX: Final = "torchelastic.restart.index"
@@ -110,7 +110,7 @@ WRITER: Final = "torchelastic.round.writer"
 """Whether this agent is the one that exports what is the whole job's in this round."""
 TIME_STATE: Final = "torchelastic.time.state"
 
-# --- what is a user's own and torch does not define
+# --- attributes of events that torch does not define
 EVENT_NAME: Final = "torchelastic.event.name"
 EVENT_SOURCE: Final = "torchelastic.event.source"
 EVENT_METADATA: Final = "torchelastic.event.metadata"
@@ -139,7 +139,7 @@ RENDEZVOUS_NODES_REMOVED: Final = _RENDEZVOUS + "nodes_removed"
 RENDEZVOUS_FAILED: Final = _RENDEZVOUS + "failed"
 RENDEZVOUS_MESSAGE: Final = _RENDEZVOUS + "message"
 
-# --- events: agent, worker, watchdog, and what torch does not define
+# --- events: agent, worker, watchdog, and unknown
 AGENT_RENDEZVOUS_FINISHED: Final = "torchelastic.agent.rendezvous_finished"
 AGENT_RANKS_ASSIGNED: Final = "torchelastic.agent.ranks_assigned"
 AGENT_SUCCEEDED: Final = "torchelastic.agent.succeeded"
@@ -154,7 +154,7 @@ WATCHDOG_TIMER_EXPIRED: Final = "torchelastic.watchdog.timer_expired"
 WATCHDOG_WORKER_KILLED: Final = "torchelastic.watchdog.worker_killed"
 UNKNOWN_EVENT: Final = "torchelastic.event"
 
-# --- events: what we say and torch does not
+# --- events: inferred
 ROUND_STARTED: Final = "torchelastic.round.started"
 RUN_IDENTIFIED: Final = "torchelastic.run.identified"
 AGENT_STARTED: Final = "torchelastic.agent.started"
@@ -212,6 +212,6 @@ OUTCOME_OF_RENDEZVOUS: Final = "torchelastic.rendezvous.outcome"
 EXPORT_DESTINATION: Final = "torchelastic.export.destination"
 EXPORT_SIGNAL: Final = "torchelastic.export.signal"
 
-# --- what a worker's resource says besides
+# --- attributes of a worker's resource
 WORLD_SIZE: Final = "torchelastic.worker.world_size"
 """Worker processes of the whole job; ``torchelastic.group.world_size`` counts nodes."""

@@ -183,7 +183,7 @@ def test_damaged_spools_are_set_aside_and_keep_no_other_waiting(
         assert wait_until(lambda: (tmp_path / "good.delivered").exists())
     assert not list(tmp_path.glob("*.spool"))
     assert wait_until(lambda: not list(tmp_path.glob("*.lock")))
-    assert len([r for r in caplog.records if "set aside as" in r.message]) == 3
+    assert len([r for r in caplog.records if "quarantined as" in r.message]) == 3
 
 
 def test_two_pipelines_of_one_process_do_not_adopt_the_same_spool(pipelines: list[Pipeline], tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def test_a_corrupt_spool_is_set_aside_whole_and_the_others_are_adopted(
     assert (tmp_path / "bad.corrupt").read_bytes() == b"garbage" * 1_000
     assert not bad.exists()
     assert not (tmp_path / "bad.lock").exists()
-    assert [r for r in caplog.records if "set aside" in r.message and "bad" in r.message]
+    assert [r for r in caplog.records if "quarantined" in r.message and "bad" in r.message]
     caplog.clear()
     for owned in adoption.adopt(tmp_path, BOUND):
         owned.release()

@@ -159,7 +159,7 @@ class OrphanAdopter:
             except Exception as error:
                 # a full disk, or a fault of this package: other processes may succeed, and must not find it locked
                 logger.warning("spool %s cannot be adopted: %s", owned.path, error)
-                owned.release(owes=True)
+                owned.release(incomplete=True)
                 if not isinstance(error, (SpoolError, OSError)):
                     raise
 
@@ -231,7 +231,7 @@ class OrphanAdopter:
             return True
         except SpoolError as error:
             logger.warning("%s; it is not changed", error)
-            owned.release(owes=True)
+            owned.release(incomplete=True)
             return True
         metrics = tuple(
             worker.name
@@ -241,5 +241,5 @@ class OrphanAdopter:
         self._results.append(
             AdoptedSpool(owned.path, source.origin, adopted.pending, pending, adopted.cursors, cursors, metrics)
         )
-        owned.release(owes=bool(unsent))
+        owned.release(incomplete=bool(unsent))
         return bool(pending or unsent)

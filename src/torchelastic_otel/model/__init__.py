@@ -1,1 +1,1 @@
-"""What an event is, said without torch and without OpenTelemetry: pure data, pure functions."""
+"""Events, spans, metrics and what describes them: pure data, without torch and without OpenTelemetry."""

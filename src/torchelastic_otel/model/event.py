@@ -1,10 +1,10 @@
-"""The one event model that capture writes, the spool keeps and deliver projects.
+"""The event that the bridge records, stores and exports.
 
-What always holds:
+Guarantees:
 
 - An event is frozen; its attribute values are JSON scalars or lists of them, valid UTF-8 and bounded.
 - ``to_json`` and ``from_json`` are inverse to each other, and the JSON is ASCII.
-- Times are integer nanoseconds; ``None`` means that nobody said when, never "now".
+- Times are integer nanoseconds; ``None`` means unknown, never "now".
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ class Severity(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class ElasticEvent(Serializable):
-    """One thing that torchelastic said, normalised and enriched.
+    """One event of torch elastic, parsed and enriched.
 
     Attributes:
         name: The event's name from :mod:`torchelastic_otel.semconv`; never built from data.
         destination: The destination it was recorded to (``null``, ``dynamic_rendezvous``, ...).
-        body: The message a person reads; for an unknown event, what was recorded, untouched.
-        time_ns: Wall clock, nanoseconds since the epoch, when it happened; ``None`` where the source
-            does not say (torch's ``Event.timestamp`` is always 0, torch 1.13 to 2.15).
+        body: The message a person reads; for an unknown event, the recorded text, unchanged.
+        time_ns: Wall clock, nanoseconds since the epoch, when it happened; ``None`` if the source
+            has no time (torch's ``Event.timestamp`` is always 0, torch 1.13 to 2.15).
         observed_ns: Wall clock, nanoseconds since the epoch, when capture or replay saw it.
         monotonic_ns: ``time.monotonic_ns()`` of the capturing process; ``None`` in a replay.
         severity: How bad it is.
         attributes: Attributes by the names of :mod:`torchelastic_otel.semconv`.
-        trace_id: The trace that it belongs to, 32 hex digits; ``None`` for none.
-        span_id: The span of that trace in which it happened, 16 hex digits; ``None`` for none.
+        trace_id: Its trace, 32 hex digits; ``None`` for none.
+        span_id: The span in which it happened, 16 hex digits; ``None`` for none.
     """
 
     LAYOUT: ClassVar[Layout] = "array"
@@ -64,12 +64,12 @@ class ElasticEvent(Serializable):
 
 @dataclass(frozen=True, slots=True)
 class Origin(Serializable):
-    """The process that events come from; it stays with them when another process delivers them.
+    """The process that events come from, also if another process exports them.
 
     Attributes:
         id: Unique for each capturing process (32 hex digits); the stem of every ``log.record.uid``
             and the value of ``service.instance.id``.
-        host_name: What ``OTEL_RESOURCE_ATTRIBUTES`` calls the capturing machine, else its ``socket.gethostname()``.
+        host_name: The ``host.name`` in ``OTEL_RESOURCE_ATTRIBUTES``, else the machine's ``socket.gethostname()``.
         pid: Process id of the agent.
         started_ns: Wall clock, nanoseconds since the epoch, when capture started.
         environment: The environment variables that name the job (``OTEL_SERVICE_NAME``,
@@ -87,7 +87,7 @@ class Origin(Serializable):
 
 @dataclass(frozen=True, slots=True)
 class StoredEvent:
-    """One event on its way to an exporter: the event, where it stands in its spool, where it is from.
+    """One event as it is stored: with its sequence and the process it comes from.
 
     Attributes:
         sequence: Its number in the spool of its origin, from 1, without gaps as written.

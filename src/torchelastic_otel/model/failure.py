@@ -1,7 +1,7 @@
-"""Why a round ended, as agents tell it to each other: proposals, of which the earliest holds.
+"""Why a round ended, as agents propose it to each other: the earliest proposal is the cause.
 
-What always holds: ``earlier`` is commutative, and associative but for what it says of doubt, so that agents may come in
-any order and agree; two proposals whose error bounds overlap leave a doubt, and the doubt is kept.
+Guarantees: ``earlier`` is commutative, and associative but for ambiguity, so that agents may propose in any order and
+agree; if the error bounds of two proposals overlap, the cause is ambiguous, and stays so.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Cause(Serializable):
     ambiguous: bool = False
 
     def attributes(self) -> Mapping[str, Any]:
-        """As attributes; the reason and the doubt by names of their own."""
+        """As attributes; the reason and the ambiguity have names of their own."""
         of = {
             "host": self.host,
             "node.id": self.node_id,
@@ -76,20 +76,20 @@ class Cause(Serializable):
             "time": self.time_ns,
             "time_error": self.error_ns / 1e9,
         }
-        told: dict[str, Any] = {f"{semconv.CAUSE}.{key}": value for key, value in of.items() if value is not None}
-        told[semconv.RESTART_REASON] = self.kind
-        told[semconv.FAILURE_AMBIGUOUS] = self.ambiguous
-        return told
+        attributes: dict[str, Any] = {f"{semconv.CAUSE}.{key}": value for key, value in of.items() if value is not None}
+        attributes[semconv.RESTART_REASON] = self.kind
+        attributes[semconv.FAILURE_AMBIGUOUS] = self.ambiguous
+        return attributes
 
 
 def earlier(one: Cause, other: Cause) -> Cause:
-    """Of two causes the one that holds: a lost node's or the earlier one, doubted where their error bounds overlap."""
-    # the doubt is not looked at: it may come and go with the order in which agents propose
+    """The earlier of two causes; ambiguous if their error bounds overlap."""
+    # ambiguity does not count: it may depend on the order in which agents propose
     first, second = sorted((one, other), key=lambda cause: (cause.time_ns, replace(cause, ambiguous=False).to_json()))
     same = replace(first, ambiguous=False) == replace(second, ambiguous=False)
-    # a last heartbeat is always before what its node's death did to others: no doubt in that
+    # a last heartbeat always precedes what the loss of its node did to others: never ambiguous
     overlap = (
         not same and first.kind == second.kind == WORKER_FAILURE and second.time_ns - second.error_ns <= first.time_ns
     )
-    # who proposes again what is held, without knowing of the doubt, does not take it away
+    # a repeated proposal, without knowledge of the ambiguity, does not remove it
     return replace(first, ambiguous=first.ambiguous or overlap or (same and second.ambiguous))

@@ -1,7 +1,7 @@
-"""What our own hooks say, on its way through the spool: one text.
+"""What the bridge's own hooks observed, on its way through the spool: one text.
 
-What always holds: a fact says when it happened by both clocks where that was not "now". Torch's main thread pays for
-the imports of this file, so reading a fact back is :mod:`~torchelastic_otel.torch_events.inferred_events`.
+Guarantees: an event that did not happen just now has its time by both clocks. Torch's main thread pays for the imports
+of this file, so parsing is in :mod:`~torchelastic_otel.torch_events.inferred_events`.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 MARK: Final = "torchelastic_otel"
-"""The key by which a fact is told from what torch or a user records."""
+"""The key that distinguishes an inferred event from what torch or a user records."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClockReading:
-    """One moment by both clocks.
+    """One time by both clocks.
 
     Attributes:
         wall_ns: Nanoseconds since the epoch.
-        monotonic_ns: ``time.monotonic_ns()`` of the process that says it.
+        monotonic_ns: ``time.monotonic_ns()`` of the process that read it.
     """
 
     wall_ns: int
@@ -30,13 +30,13 @@ class ClockReading:
 
 @dataclass(frozen=True, slots=True)
 class InferredEvent:
-    """One thing that we say and torch does not.
+    """One event that torch does not record.
 
     Attributes:
         name: An event name of :mod:`torchelastic_otel.semconv`.
-        attributes: By the names of :mod:`torchelastic_otel.semconv`; ``None`` and empty texts are left out.
-        at: When it happened; ``None`` for the moment it is handed over.
-        error_file: The text of a worker's error file, read where nobody waits; ``None`` where it left none.
+        attributes: By the names of :mod:`torchelastic_otel.semconv`; ``None`` and empty values are left out.
+        at: When it happened; ``None`` for the time at which it is submitted.
+        error_file: The text of a worker's error file, parsed where no thread of torch waits; ``None`` if there is none.
     """
 
     name: str
@@ -45,8 +45,8 @@ class InferredEvent:
     error_file: str | None = None
 
     def to_text(self) -> str:
-        """The fact as the inlet takes it."""
+        """The event as the ingest queue takes it."""
         at = None if self.at is None else [self.at.wall_ns, self.at.monotonic_ns]
         attributes = {key: value for key, value in self.attributes.items() if value not in (None, "", ())}
-        told = {MARK: self.name, "at": at, "attributes": attributes, "error_file": self.error_file}
-        return json.dumps(told, separators=(",", ":"))
+        text = {MARK: self.name, "at": at, "attributes": attributes, "error_file": self.error_file}
+        return json.dumps(text, separators=(",", ":"))

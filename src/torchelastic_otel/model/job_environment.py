@@ -1,7 +1,7 @@
-"""The environment variables that say which job a process belongs to.
+"""The environment variables that identify the job of a process.
 
-Capture keeps them in the origin, because the process that delivers may be another one, on another day, with
-another environment. Here, and not beside OpenTelemetry's resource, because capture must not import that.
+They are stored in the origin, because another process may export the events, on another day, with another environment.
+They are not beside OpenTelemetry's resource, because the ingest path must not import that.
 """
 
 from __future__ import annotations
@@ -53,15 +53,15 @@ JOB_VARIABLES: Final[tuple[str, ...]] = (
     POD_VARIABLE,
     *JOB_ATTRIBUTES,
 )
-"""The names that capture keeps in ``Origin.environment``, where they are set."""
+"""The variables that are stored in ``Origin.environment``, if they are set."""
 
 
 def configured_host_name(environ: Mapping[str, str]) -> str:
-    """The ``host.name`` that ``OTEL_RESOURCE_ATTRIBUTES`` gives this machine; empty where it gives none.
+    """The ``host.name`` that ``OTEL_RESOURCE_ATTRIBUTES`` gives this machine; empty if it has none.
 
-    It is the resource's, so that whoever reads in a record on which host a worker failed can look for that host. The
-    last one holds, as in OpenTelemetry's own reading.
+    It is the host name of the resource, so that the host in a record of a failure can be looked up. The last one wins,
+    as in OpenTelemetry's own parser.
     """
     pairs = (item.partition("=") for item in environ.get("OTEL_RESOURCE_ATTRIBUTES", "").split(","))
-    said = [unquote(value.strip()) for name, _, value in pairs if unquote(name.strip()) == HOST_NAME and value.strip()]
-    return said[-1] if said else ""
+    names = [unquote(value.strip()) for name, _, value in pairs if unquote(name.strip()) == HOST_NAME and value.strip()]
+    return names[-1] if names else ""

@@ -1,6 +1,6 @@
-"""Metrics as data: what an agent knows of its own numbers at one moment, in no library's terms.
+"""Metrics as data: the metrics of an agent at one moment, without any library's types.
 
-What always holds: a snapshot is frozen and cumulative; its counters and histograms never fall from one snapshot of an
+Guarantees: a snapshot is frozen and cumulative; its counters and histograms never decrease from one snapshot of an
 agent to the next; times are integer nanoseconds since the epoch.
 """
 
@@ -24,7 +24,7 @@ class Kind(str, enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Exemplar:
-    """One measurement that a trace tells more of.
+    """One measurement with its trace.
 
     Attributes:
         value: What was measured.
@@ -47,8 +47,8 @@ class Distribution:
         bounds: Upper bounds of all buckets but the last, rising.
         buckets: Counts, one more than there are bounds.
         sum: Sum of all that was measured.
-        min: The smallest; ``None`` where nothing was measured.
-        max: The largest; ``None`` where nothing was measured.
+        min: The smallest value; ``None`` if there is none.
+        max: The largest value; ``None`` if there is none.
     """
 
     bounds: tuple[float, ...]
@@ -63,9 +63,9 @@ class Point:
     """One series of a metric.
 
     Attributes:
-        attributes: What tells it from the other series, by the names of :mod:`torchelastic_otel.semconv`.
+        attributes: The attributes of the series, by the names of :mod:`torchelastic_otel.semconv`.
         value: The number, or the distribution of a histogram.
-        exemplars: Measurements since the snapshot before that a trace tells more of.
+        exemplars: Measurements with their traces, since the snapshot before.
     """
 
     attributes: Mapping[str, AttributeValue]

@@ -10,7 +10,7 @@ class Phase(str, enum.Enum):
     """The values of ``torchelastic.phase``.
 
     ``rendezvous``: waiting for, and agreeing with, the other nodes. ``assign_ranks``: from the rendezvous to the
-    start of workers. ``start``: starting worker processes. ``running``: worker processes are alive, no more is said.
+    start of workers. ``start``: starting worker processes. ``running``: worker processes are alive.
     ``detect``: a worker has failed and the agent has not noticed yet. ``stop``: stopping workers. ``exit_barrier``: own
     workers are done, waiting for other nodes. ``ended``: the agent's ``run`` is over.
     """

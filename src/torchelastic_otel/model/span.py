@@ -1,7 +1,7 @@
-"""A finished span as the spool keeps it: ids and times are explicit, nothing is taken from where it is read.
+"""A finished span as it is stored: ids and times are explicit, nothing is taken from the process that reads it.
 
-What always holds: a span is frozen; ``to_json`` and ``from_json`` are inverse to each other, and the JSON is ASCII;
-times are integer nanoseconds since the epoch and ``end_ns`` is never before ``start_ns``.
+Guarantees: a span is frozen; ``to_json`` and ``from_json`` are inverse to each other, and the JSON is ASCII; times are
+integer nanoseconds since the epoch and ``end_ns`` is never before ``start_ns``.
 """
 
 from __future__ import annotations

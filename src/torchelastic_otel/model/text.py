@@ -1,7 +1,7 @@
-"""Strings fit to leave the process: valid UTF-8 and bounded. A cut says that it was made, and where.
+"""Strings fit for export: valid UTF-8 and bounded. A cut is marked where it was made.
 
-One lone surrogate in one attribute raises out of the gRPC exporter and fails a whole HTTP batch; one
-endless traceback fills a spool. Both are settled here, at capture, for everything that comes after.
+One lone surrogate in one attribute raises out of the gRPC exporter and fails a whole HTTP batch; one endless traceback
+fills a spool. Both are excluded here, when an event is recorded, for everything that comes after.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ MAX_VALUE: Final = 4_096
 MAX_BODY: Final = 8_192
 """Characters of a body."""
 MAX_STACKTRACE: Final = 16_384
-"""Characters of ``exception.stacktrace``; the middle goes, since both ends of a traceback tell the most."""
+"""Characters of ``exception.stacktrace``; the middle is cut: both ends of a traceback matter most."""
 
 _CUT = "... [{} characters cut] ..."
 

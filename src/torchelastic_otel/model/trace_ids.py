@@ -1,7 +1,7 @@
-"""Ids of spans that all agents of a run compute alike, without asking each other: a pure function of who they are.
+"""Ids of spans that all agents of a run compute alike, without communication: a pure function of run, round and agent.
 
-What always holds: two runs never share a trace, though they share their run id, since the nonce is in every id; whoever
-has the same facts computes the same ids. No random number is drawn.
+Guarantees: two runs never share a trace, though they may share their run id, since the nonce is in every id; equal
+input gives equal ids. No random number is drawn.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class RoundIds:
     """The ids of one round's two traces.
 
     Attributes:
-        run: What the run is told by: its id and its nonce; where an agent counts rounds of its own, its id too.
+        run: What identifies the run: its id and its nonce; and the agent, if it counts rounds of its own.
         round: The round.
     """
 
@@ -42,7 +42,7 @@ def round_ids(
 
     Args:
         run_id: The run's id.
-        nonce: What tells the run from others of that id.
+        nonce: What distinguishes the run from others of that id.
         round_: The round.
         agreed: Whether all agents have that nonce.
         backend: The rendezvous backend. Under ``static`` an agent's rounds after the first are its own affair: its

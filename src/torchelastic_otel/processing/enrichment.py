@@ -1,11 +1,11 @@
-"""Where an agent stands, folded over its own events; what every event of it is added with.
+"""The context of an agent, reduced from its own events, and the attributes that it adds to each of them.
 
-Torch sets the rank on one rendezvous event in ten, and its agent events carry the rank and the world size
-of the round before (torch 2.4 to 2.15, ``_construct_event`` runs before the worker group is updated). So
-what the agent last learned goes onto every event: round, node rank, world size, restart count.
+Torch sets the rank on one rendezvous event in ten, and its agent events carry the rank and the world size of the round
+before (torch 2.4 to 2.15, ``_construct_event`` runs before the worker group is updated). So the last known values are
+added to every event: round, node rank, world size, restart count.
 
-What always holds: an event's own round is never overwritten; ``enrich`` is pure; an intent that a stale
-sync rolled back leaves no trace in the context.
+Guarantees: an event's own round is never overwritten; ``enrich`` is pure; an intent that a stale sync rolled back
+leaves no trace in the context.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ _PER_ROUND: Final = frozenset({semconv.GROUP_RANK, semconv.GROUP_WORLD_SIZE})
 _PREVIOUS_ROUND: Final = frozenset({semconv.AGENT_RENDEZVOUS_FINISHED, semconv.AGENT_RANKS_ASSIGNED})
 """Agent events whose rank and world size are the last round's."""
 _POSSIBLY_PREVIOUS_ROUND: Final = frozenset({*_PREVIOUS_ROUND, semconv.AGENT_SUCCEEDED, semconv.AGENT_FAILED})
-"""Agent events whose rank and world size are the last round's where the next one was begun."""
+"""Agent events whose rank and world size are the last round's if the next one has begun."""
 _BACKENDS_WITHOUT_EVENTS: Final = frozenset({"static", "etcd"})
 
 
 @dataclass(frozen=True, slots=True)
 class AgentContext(Serializable):
-    """What an agent last knew of itself; ``None`` is "not yet".
+    """The last known values of an agent; ``None`` is unknown.
 
     Attributes:
         run_id: The run it takes part in.
@@ -49,7 +49,7 @@ class AgentContext(Serializable):
         restart_count: How often this agent restarted its workers after a failure of their own.
         intents: Names of the events that wait for the next sync.
         round_before_intents: The round to go back to when that sync is stale.
-        hooked: Whether our own hooks say where the agent is; then nothing is concluded from torch's events.
+        hooked: Whether hooks report the agent's phases; then they are not inferred from torch's events.
     """
 
     LAYOUT: ClassVar[Layout] = "array"
@@ -67,11 +67,11 @@ class AgentContext(Serializable):
 
 
 def enrich(context: AgentContext, event: ElasticEvent) -> tuple[AgentContext, ElasticEvent]:
-    """The event with what its agent last knew, and what the agent knows after it.
+    """The event with the values of its context, and the context after it.
 
     Args:
-        context: What the agent knew before the event.
-        event: The event as torch said it.
+        context: The context before the event.
+        event: The event as it was parsed.
     """
     run_id = event.attributes.get(semconv.RUN_ID)
     if event.name == semconv.AGENT_STARTED or (run_id is not None and context.run_id not in (None, run_id)):
@@ -103,7 +103,7 @@ def _update(context: AgentContext, event: ElasticEvent) -> tuple[AgentContext, d
     if event.name == semconv.AGENT_PHASE_ENTERED:
         changes["hooked"] = True
         if attributes.get(semconv.PHASE) == Phase.RENDEZVOUS.value:
-            # of the round that is coming nothing is known, and of the one that was nothing holds
+            # the next round is unknown, and the values of the last one no longer apply
             changes.update(round=None, group_rank=None, world_size=None)
     if attributes.get(semconv.RENDEZVOUS_INTENT) is True:
         if not context.intents:

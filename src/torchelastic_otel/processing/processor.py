@@ -1,9 +1,9 @@
-"""From what was received in haste to events: reading comes after the commit that a caller of torch's waits for.
+"""Unprocessed records to events, spans and metrics, after the commit that a caller in torch waits for.
 
-What always holds: a raw row says all that capture knew (the text and two clock readings), so that whoever
-finds it, also in a dead process's spool, makes the same event of it; what is known of the agent is kept with the last
-row that was settled, and what follows from the rows is appended, all in the same transaction; a row that anything goes
-wrong with is told as it is, and costs no other: one that stayed raw would hold up every row behind it for good.
+Guarantees: an unprocessed record contains all that was observed (the text and two clock readings), so that every
+process that reads it, also from an orphaned spool, derives the same event; the state is stored with the last processed
+record, and derived rows are appended, all in the same transaction; a record that cannot be processed becomes an unknown
+event and affects no other: if it stayed unprocessed, it would block every row behind it.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ ORIGIN_KEY: Final = "origin"
 
 
 def encode_record(text: str, wall_ns: int, monotonic_ns: int) -> str:
-    """What was seen, as ASCII; nothing of it is looked at."""
+    """What was observed, as ASCII; nothing of it is parsed."""
     written = "-" + text if text.isascii() and "\0" not in text else "=" + json.dumps(text)
     return f"{wall_ns} {monotonic_ns} {written}"
 
 
 def parse_record(destination: str, payload: str) -> ElasticEvent:
-    """The event that a raw row tells of.
+    """The event of an unprocessed record.
 
     Raises:
         Exception: Of any kind: it cannot be read.
@@ -59,12 +59,12 @@ def parse_record(destination: str, payload: str) -> ElasticEvent:
 
 @dataclass(frozen=True, slots=True)
 class ProcessorState:
-    """What is known of a process's agents after its events so far.
+    """The state of a process after its events so far.
 
     Attributes:
-        standing: What goes onto the next event.
-        narrative: How far the story is told.
-        tally: The numbers.
+        context: What is added to the next event.
+        trace: The open spans.
+        metrics: The counters.
     """
 
     context: AgentContext
@@ -73,7 +73,7 @@ class ProcessorState:
 
     @staticmethod
     def initial(started_ns: int) -> ProcessorState:
-        """What is known of a process that has said nothing yet; it began at ``started_ns``, wall clock nanoseconds."""
+        """The state of a process without events; it began at ``started_ns``, wall clock nanoseconds."""
         return ProcessorState(AgentContext(restart_count=0), TraceState(), MetricState(started_ns))
 
     def to_meta(self) -> dict[str, str]:
@@ -87,10 +87,10 @@ class ProcessorState:
 
 @dataclass(frozen=True, slots=True)
 class ProcessResult:
-    """What rows told.
+    """The result of processing records.
 
     Attributes:
-        events: The event of each row.
+        events: The event of each record.
         more: Events that follow from them.
         spans: Spans that ended with them.
     """
@@ -103,39 +103,39 @@ class ProcessResult:
 def process(
     state: ProcessorState, rows: Iterable[tuple[str, str]], redact: Callable[[ElasticEvent], ElasticEvent] | None = None
 ) -> tuple[ProcessorState, ProcessResult]:
-    """The events of raw rows (destination and payload), enriched, what follows from them, and what is known then.
+    """Process records: the state after them, and their events, enriched, with what is derived.
 
     Args:
         state: The state before them.
         rows: Destination and payload of each.
-        redact: What an event goes through before anything is concluded from it; so what it takes away is in no span.
+        redact: Applied to an event before anything is derived from it, so that what it removes is in no span.
     """
     done = ProcessResult([], [], [])
     for destination, payload in rows:
-        told: Derived | None = None
+        derived: Derived | None = None
         with guard:
-            state, told = _process_record(state, destination, payload, redact)
-        if told is None:
-            # nothing is known of what to hide in it: the hook may look only at what the row would have been read to
+            state, derived = _process_record(state, destination, payload, redact)
+        if derived is None:
+            # it is unknown what to redact: the hook takes only parsed events
             body = bounded(payload, MAX_BODY) if redact is None else WITHHELD
-            told = Derived(ElasticEvent(semconv.UNKNOWN_EVENT, destination, body, None, 0))
-        done.events.append(told.event)
-        done.derived.extend(told.events)
-        done.spans.extend(told.spans)
+            derived = Derived(ElasticEvent(semconv.UNKNOWN_EVENT, destination, body, None, 0))
+        done.events.append(derived.event)
+        done.derived.extend(derived.events)
+        done.spans.extend(derived.spans)
     return state, done
 
 
 def _process_record(
     state: ProcessorState, destination: str, payload: str, redact: Callable[[ElasticEvent], ElasticEvent] | None
 ) -> tuple[ProcessorState, Derived]:
-    standing, event = enrich(state.context, parse_record(destination, payload))
-    narrative, told = reduce(state.trace, event if redact is None else redact(event))
+    context, event = enrich(state.context, parse_record(destination, payload))
+    trace, derived = reduce(state.trace, event if redact is None else redact(event))
     if redact is not None:
-        told = replace(told, events=tuple(map(redact, told.events)))
-    tally = state.metrics
-    for each in (told.event, *told.events):
-        tally = update(tally, each)
-    return ProcessorState(standing, narrative, tally), told
+        derived = replace(derived, events=tuple(map(redact, derived.events)))
+    metrics = state.metrics
+    for each in (derived.event, *derived.events):
+        metrics = update(metrics, each)
+    return ProcessorState(context, trace, metrics), derived
 
 
 def load_state(meta: Callable[[str], str | None], started_ns: int, path: Path | None) -> ProcessorState:
@@ -167,17 +167,17 @@ def load_state(meta: Callable[[str], str | None], started_ns: int, path: Path | 
 
 
 def process_remaining(spool: Spool) -> int:
-    """Settle the raw rows of a spool whose process is gone, and end what it left open.
+    """Process what an orphaned spool has not processed, and end its open spans.
 
     Returns:
-        How many raw rows there were.
+        How many unprocessed records there were.
     """
     rows = spool.unprocessed()
     origin = spool.meta(ORIGIN_KEY)
     known = load_state(spool.meta, Origin.from_json(origin).started_ns if origin is not None else 0, spool.path)
     known, done = process(known, [(row.destination, row.payload) for row in rows])
     narrative, spans = known.trace, tuple[ElasticSpan, ...]()
-    with guard:  # its rows must go out all the same
+    with guard:  # its rows must be delivered all the same
         narrative, spans = finish_orphaned(known.trace)
     if rows or narrative is not known.trace:
         payloads = [(row.sequence, event.to_json()) for row, event in zip(rows, done.events, strict=True)]

@@ -211,7 +211,7 @@ class ProcessRuntime:
         with guard:
             if self._owned is not None and self._stop(MAX_STOP_NS):
                 try:
-                    self._owned.release(owes=owes)
+                    self._owned.release(incomplete=owes)
                 except (SpoolError, OSError) as error:
                     logger.debug("%s", error)  # a disk that failed: the writer has logged it
 

@@ -1,1 +1,1 @@
-"""The durable outbox: one SQLite file for each capturing process, on the standard library's ``sqlite3``."""
+"""The durable outbox: one SQLite file for each process, on the standard library's ``sqlite3``."""

@@ -1,7 +1,7 @@
-"""What dead processes left: found, adopted by exactly one process at a time, delivered, retired.
+"""Ownership of spools: creating one, adopting orphaned ones, retiring delivered ones.
 
-What always holds: a spool whose owner lives is never touched; a corrupt one is set aside under another
-name, whole; a delivered one stays as history until it is old or its space is needed.
+Guarantees: a spool whose owner lives is never changed; one process at a time adopts a spool; a corrupt one is
+quarantined under another name, unchanged; a delivered one stays as history until it expires or its space is needed.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ _COMPANIONS: Final = ("-wal", "-shm")
 
 @dataclass(frozen=True, slots=True)
 class OwnedSpool:
-    """A spool file and the lock that makes it ours."""
+    """A spool and its lock."""
 
     spool: store.Spool
     path: Path
     lock: SpoolLock
 
-    def release(self, *, owes: bool = False) -> None:
-        """Close the spool; retire it where everything is delivered, else leave it to the next adopter.
+    def release(self, *, incomplete: bool = False) -> None:
+        """Close the spool; retire it if everything is delivered, else leave it to the next adopter.
 
         Args:
-            owes: Whether something is left to do with it though every row is delivered.
+            incomplete: Whether something other than rows is not delivered.
 
         Raises:
-            SpoolError: The spool cannot be asked or closed; it is let go of all the same.
+            SpoolError: The spool cannot be read or closed; it is released all the same.
             OSError: It cannot be renamed; likewise.
         """
         delivered = False
         try:
-            delivered = self.spool.pending() == 0 and not owes
+            delivered = self.spool.pending() == 0 and not incomplete
         finally:
             try:
                 self.spool.close()
@@ -58,19 +58,19 @@ class OwnedSpool:
                 self.lock.release(remove=delivered)
 
     def refresh(self) -> None:
-        """Touch its files, and have its lock again where it was removed: cleaners go by age (tmpfiles.d).
+        """Touch its files, and restore its lock if it was removed: cleaners delete by age (tmpfiles.d).
 
         Raises:
             OSError: The spool is gone, or somebody else has its lock.
         """
-        os.utime(self.path, follow_symlinks=False)  # first: where the spool is gone, its lock is of no use
+        os.utime(self.path, follow_symlinks=False)  # first: without the spool, its lock is of no use
         self.lock.refresh()
         for companion in _COMPANIONS:
-            with contextlib.suppress(OSError):  # not there, or on a disk that fails, as the writer says
+            with contextlib.suppress(OSError):  # missing, or on a disk that fails, as the writer reports
                 os.utime(f"{self.path}{companion}", follow_symlinks=False)
 
     def discard(self) -> None:
-        """Close a spool of our own that holds nothing, and remove its file."""
+        """Close an empty spool, and remove its file."""
         try:
             self.spool.close()
             self.path.unlink()
@@ -79,11 +79,11 @@ class OwnedSpool:
         self.lock.release(remove=True)
 
     def quarantine(self, why: str) -> None:
-        """Close a spool that turned out corrupt, and set it aside."""
+        """Close a corrupt spool, and quarantine it."""
         try:
             self.spool.close()
         except SpoolError:
-            pass  # it is set aside as it is
+            pass  # it is quarantined as it is
         quarantine(self.path, why)
         self.lock.release(remove=True)
 
@@ -134,7 +134,7 @@ def is_owned(path: Path) -> bool:
 def adopt(directory: Path, max_bytes: int) -> Iterator[OwnedSpool]:
     """Take over, one after the other, the spools whose processes are gone.
 
-    The caller lets go of each. A file that is no spool is set aside as ``*.corrupt`` with one warning.
+    The caller releases each. A file that is not a spool is quarantined as ``*.corrupt`` with one warning.
     """
     for path in undelivered_spools(directory):
         try:
@@ -160,13 +160,13 @@ def adopt(directory: Path, max_bytes: int) -> Iterator[OwnedSpool]:
 
 
 def quarantine(path: Path, why: str) -> None:
-    """Move a file that is no spool, and what belongs to it, out of the way; nothing is deleted."""
+    """Rename a file that is not a spool, with its log; nothing is deleted."""
     for companion in ("", *_COMPANIONS):
         try:
             os.replace(f"{path}{companion}", f"{path.with_suffix(CORRUPT_SUFFIX)}{companion}")
         except FileNotFoundError:
             continue
-    logger.warning("%s; set aside as %s", why, path.with_suffix(CORRUPT_SUFFIX))
+    logger.warning("%s; quarantined as %s", why, path.with_suffix(CORRUPT_SUFFIX))
 
 
 def delete_expired(directory: Path, now_ns: int, max_bytes: int) -> int:

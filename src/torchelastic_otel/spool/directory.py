@@ -1,8 +1,8 @@
-"""Where spool files live, and who may look into them.
+"""The directory of spool files, and who may read it.
 
-What always holds of a directory that :func:`prepare` returns: it is a real directory (no symbolic link),
-owned by this user, open to nobody else, on a disk of this node. Anything else is refused with the reason
-and what to do; nothing is ever repaired in place, since another user may have put it there on purpose.
+Guarantees for a directory that :func:`prepare_directory` returns: it is a real directory (no symbolic link), owned by
+this user, open to nobody else, on a disk of this node. Anything else is refused with the reason and the remedy; nothing
+is repaired in place, since another user may have put it there on purpose.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def prepare_directory(base: Path, uid: int, mounts: str | None = None) -> Path:
         mounts: The text of ``/proc/self/mountinfo``; ``None`` reads it.
 
     Raises:
-        SpoolUnavailableError: It cannot be made, or is not what the header of this file says.
+        SpoolUnavailableError: It cannot be created, or does not meet the guarantees of this file.
     """
     path = user_directory(base, uid)
     try:
@@ -69,7 +69,7 @@ def prepare_directory(base: Path, uid: int, mounts: str | None = None) -> Path:
 
 
 def _file_system(path: Path, mounts: str | None) -> str | None:
-    """The type of the file system that ``path`` is on, from mountinfo; ``None`` where that is not told."""
+    """The type of the file system that ``path`` is on, from mountinfo; ``None`` if unknown."""
     if mounts is None:
         try:
             mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace")

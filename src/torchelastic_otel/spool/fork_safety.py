@@ -1,11 +1,11 @@
-"""Locks that a fork waits for, so that a child never begins in the middle of what another thread did.
+"""Locks that a fork waits for, so that a child never begins in the middle of another thread's SQLite call.
 
-What always holds:
+Guarantees:
 
-- While a process forks, no thread of ours is inside SQLite: SQLite's own mutexes would stay locked in the child for
-  ever, and hang its first ``sqlite3.connect``.
-- A fork waits 50 ms at most (a disk that hangs). ``subprocess`` is no fork in this sense, and waits for nothing.
-- What runs at a fork runs on torch's thread. A signal's exception that is raised in there CPython drops (``os.fork``
+- While a process forks, no thread of this package is inside SQLite: SQLite's own mutexes would stay locked in the child
+  for ever, and block its first ``sqlite3.connect``.
+- A fork waits 50 ms at most (a disk that hangs). ``subprocess`` is no fork in this sense, and does not wait.
+- What runs at a fork runs on torch's thread. CPython drops an exception that a signal handler raises there (``os.fork``
   writes it as unraisable); then the signal is sent again, and nothing stays locked.
 """
 
@@ -45,7 +45,7 @@ class ForkLock:
         self._lock.acquire(timeout=max(0.0, until - time.monotonic()))
 
     def release_all(self) -> None:
-        """Release it where this thread has it, whether it knows or not."""
+        """Release it if this thread has it."""
         while self._lock._is_owned():  # type: ignore[attr-defined]
             self._lock.release()
 
@@ -82,7 +82,7 @@ def _after_fork_in_child() -> None:
 
 
 def _resend_signal(error: BaseException) -> None:
-    """Torch's ``SignalException`` knows its signal, and ``KeyboardInterrupt`` is one; nobody knows of another."""
+    """Torch's ``SignalException`` knows its signal, and ``KeyboardInterrupt`` is one; others are unknown."""
     number = getattr(error, "sigval", signal.SIGINT if isinstance(error, KeyboardInterrupt) else None)
     if number is not None:
         again = threading.Timer(_RESEND_AFTER_S, os.kill, (os.getpid(), number))

@@ -1,6 +1,6 @@
-"""Where this user's spools are on this node, and what is said where they cannot be on a disk.
+"""The directory of this user's spools on this node, and the warnings if there can be none on a disk.
 
-What always holds: a directory that cannot be had is said, with why; the temporary directory is tried then; nothing
+Guarantees: a directory that cannot be used is reported with the reason; the temporary directory is tried next; nothing
 raises.
 """
 
@@ -17,7 +17,7 @@ from torchelastic_otel.spool.directory import prepare_directory, user_directory
 
 
 def spool_directory(settings: Settings, warn: Callable[[str], object]) -> Path | None:
-    """The folder of this user's spools; ``None``, with a warning, where there can be none."""
+    """The folder of this user's spools; ``None``, with a warning, if there can be none."""
     temporary = Path(tempfile.gettempdir())
     asked = Path(settings.spool_dir) if settings.spool_dir else temporary
     trouble: SpoolUnavailableError | None = None
@@ -35,5 +35,5 @@ def spool_directory(settings: Settings, warn: Callable[[str], object]) -> Path |
 
 
 def warn_memory_only(why: Exception | None, warn: Callable[[str], object]) -> None:
-    """Say that there is no spool on a disk, and what that means."""
+    """Warn that there is no spool on a disk, and what that means."""
     warn(f"no spool on disk: {why}; events are kept in memory and are lost if the agent is killed")

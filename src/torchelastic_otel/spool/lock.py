@@ -1,13 +1,12 @@
-"""Who owns a spool file: the process that holds the lock beside it.
+"""The owner of a spool file: the process that has the lock beside it.
 
-What always holds: a lock has at most one holder on the node, across processes and within one; the kernel
-lets go of it when its process ends, however it ends; a forked child does not inherit it. That is POSIX
-record locks (``fcntl``): they belong to a process. Within a process they do not exclude, so the files held
-here are listed, and nobody in this process opens a lock file but this module (closing any descriptor of a
-file lets go of all of the process's locks on it).
+Guarantees: a lock has at most one owner on the node, across processes and within one; the kernel releases it when its
+process ends, however it ends; a forked child does not inherit it. These are POSIX record locks (``fcntl``), which
+belong to a process. Within a process they do not exclude, so the locked files are listed, and no other module of this
+process opens a lock file (closing any descriptor of a file releases all of the process's locks on it).
 
-What is not promised: that nobody takes a spool whose lock file somebody else removes, in the time until the
-owner's next :meth:`Ownership.refresh`.
+Not guaranteed: that no other process takes a spool whose lock file was removed, until the owner's next
+:meth:`SpoolLock.refresh`.
 """
 
 from __future__ import annotations
@@ -68,7 +67,7 @@ class SpoolLock:
             os.utime(self._descriptor)
 
     def release(self, *, remove: bool = False) -> None:
-        """Let go of the lock; with ``remove`` its file goes too. In a forked child: nothing."""
+        """Release the lock; with ``remove`` delete its file. In a forked child: nothing."""
         if self._pid != os.getpid():
             return
         with _locked_guard:
@@ -95,7 +94,7 @@ def _is_same_file(descriptor: int, name: str) -> bool:
 
 
 def acquire(path: Path) -> SpoolLock | None:
-    """The lock at ``path``, made if it is not there; ``None`` where somebody else holds it.
+    """The lock at ``path``, made if it is not there; ``None`` if it has an owner.
 
     Raises:
         OSError: The file cannot be opened (a symbolic link, no permission).
@@ -111,7 +110,7 @@ def acquire(path: Path) -> SpoolLock | None:
             # the holder before us may have removed the file while we opened it: then this lock locks nothing
             same = _is_same_file(descriptor, name)
         except (BlockingIOError, PermissionError):
-            pass  # somebody else's
+            pass  # it has another owner
         finally:
             if not same:
                 os.close(descriptor)

@@ -1,7 +1,7 @@
-"""What a bounded spool may take, and how room is made in it.
+"""The limits of a bounded spool, and the eviction of rows.
 
-What always holds: what every cursor has got goes first, oldest first; then the oldest. Every row that goes before a
-cursor got it is counted for that cursor, in the same transaction.
+Guarantees: rows that every cursor has read are evicted first, oldest first; then the oldest. Each row that is evicted
+before a cursor read it is counted for that cursor, in the same transaction.
 """
 
 from __future__ import annotations

@@ -325,7 +325,7 @@ def open_file(path: Path, max_bytes: int) -> Spool:
         SpoolError: It cannot be opened.
     """
     connection: sqlite3.Connection | None = None
-    lock = ForkLock()  # not made inside: whoever makes a lock waits for the fork that waits for this one
+    lock = ForkLock()  # not made inside: a thread that creates a lock waits for the fork that waits for this one
     with lock:
         try:
             connection = connect(path, "mode=rw")

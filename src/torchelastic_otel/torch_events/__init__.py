@@ -1,1 +1,1 @@
-"""From torch's event texts and error files to events: one catalogue."""
+"""Torch's event texts and error files to events; one catalogue of all events."""

@@ -1,10 +1,10 @@
-"""What torch says of an error, in three shapes, told in OpenTelemetry's three attributes.
+"""Errors in torch's three forms to OpenTelemetry's exception attributes.
 
-The shapes (torch 1.13 to 2.15): a rendezvous event's ``error_trace`` and an agent's ``raw_error`` are
-tracebacks as ``traceback.format_exc`` writes them; a worker's ``raw_error`` is the JSON text of its error
-file, whose ``message`` is a mapping with ``message`` and ``extraInfo.py_callstack``, or a plain string.
+The forms (torch 1.13 to 2.15): a rendezvous event's ``error_trace`` and an agent's ``raw_error`` are tracebacks as
+``traceback.format_exc`` writes them; a worker's ``raw_error`` is the JSON text of its error file, whose ``message`` is
+a mapping with ``message`` and ``extraInfo.py_callstack``, or a plain string.
 
-What always holds: no text raises, whatever a worker has written into its error file.
+Guarantees: no text raises, whatever a worker has written into its error file.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 _TYPE_AND_MESSAGE: Final = re.compile(r"(?P<type>[A-Za-z_][\w.]*)(?::\s*(?P<message>.*))?\Z", re.DOTALL)
 _AT_THE_MARGIN: Final = re.compile(r"[A-Za-z_][\w.]*(:|\Z)")
 _NO_EXCEPTION: Final = "NoneType: None"
-"""What ``traceback.format_exc()`` says where no exception is being handled."""
+"""The result of ``traceback.format_exc()`` while no exception is handled."""
 _NO_MESSAGE: Final = "<NONE>"
-"""What torch writes where a worker left no error file (``ProcessFailure``, 2.13)."""
+"""Torch's message if a worker left no error file (``ProcessFailure``, 2.13)."""
 
 
 def from_text(text: str) -> dict[str, AttributeValue]:

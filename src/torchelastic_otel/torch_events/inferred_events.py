@@ -1,6 +1,6 @@
-"""What our own hooks said, read back as an event.
+"""The records of the bridge's own hooks to events.
 
-What always holds: it is marked as inferred, since torch did not say it; one that cannot be read is told as it is.
+Guarantees: such an event is marked as inferred, since torch did not record it.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from torchelastic_otel.torch_events import catalogue, error_files
 
 
 def is_inferred(recorded: object) -> bool:
-    """Whether a recorded JSON value is a fact of ours."""
+    """Whether a recorded JSON value is an inferred event."""
     return isinstance(recorded, dict) and isinstance(recorded.get(MARK), str)
 
 
 def parse_inferred(
     recorded: Mapping[str, Any], destination: str, *, time_ns: int | None, observed_ns: int, monotonic_ns: int | None
 ) -> ElasticEvent:
-    """The event that a fact tells of.
+    """The event of such a record.
 
     Args:
-        recorded: What :meth:`~torchelastic_otel.model.inferred_event.Fact.to_text` wrote, parsed.
-        destination: The destination it was handed over to.
-        time_ns: When it was handed over, wall clock nanoseconds.
+        recorded: What :meth:`~torchelastic_otel.model.inferred_event.InferredEvent.to_text` wrote, parsed.
+        destination: The destination it was recorded to.
+        time_ns: When it was recorded, wall clock nanoseconds.
         observed_ns: When it was seen, wall clock nanoseconds.
-        monotonic_ns: When it was handed over, ``time.monotonic_ns()``.
+        monotonic_ns: When it was recorded, ``time.monotonic_ns()``.
     """
     name = bounded(str(recorded[MARK]), 256)
     at = recorded.get("at")
@@ -45,7 +45,7 @@ def parse_inferred(
             attributes[bounded(key, 256)] = tuple(bounded(str(part), 512) for part in value)
         elif isinstance(value, (bool, int, float)):
             attributes[bounded(key, 256)] = value
-    attributes[semconv.INFERRED] = True  # whatever was written: torch did not say it
+    attributes[semconv.INFERRED] = True  # whatever was written: torch did not record it
     if isinstance(recorded.get("error_file"), str):
         attributes.update(error_files.from_error_file(recorded["error_file"]))
     if name == semconv.WORKER_FAILED:

@@ -1,9 +1,9 @@
-"""Torch's JSON to an :class:`ElasticEvent`: a pure function that never raises and never loses a word.
+"""Torch's JSON to an :class:`ElasticEvent`: a pure function that never raises and never loses text.
 
-What always holds: every text gives an event. What torch does not define becomes ``torchelastic.event``, a
-rendezvous message with other words ``torchelastic.rendezvous.message``; in both the body is what was
-recorded, untouched but for its bound. Torch's JSON is read as any version wrote it (1.13 to 2.15): a
-missing, ``null`` or ill-typed field leaves its attribute out.
+Guarantees: every text gives an event. What torch does not define becomes ``torchelastic.event``, a rendezvous message
+with unknown words ``torchelastic.rendezvous.message``; in both the body is the recorded text, unchanged but for its
+bound. Torch's JSON is parsed as any version wrote it (1.13 to 2.15): a missing, ``null`` or ill-typed field leaves its
+attribute out.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def parse(
     Args:
         text: What was recorded: ``Event.serialize()`` or ``RdzvEvent.serialize()`` of any torch, or anything.
         destination: The destination it was recorded to.
-        time_ns: When it was recorded, wall clock nanoseconds; ``None`` where that is not known. An event that says
-            itself when it happened is believed.
+        time_ns: When it was recorded, wall clock nanoseconds; ``None`` if unknown. An event's own time takes
+            precedence.
         observed_ns: Wall clock nanoseconds now.
         monotonic_ns: ``time.monotonic_ns()`` when it was recorded.
     """
@@ -55,10 +55,10 @@ def parse(
 
 
 def _event_time_ns(event: Any) -> int | None:
-    """When an event says that it happened: ``Event.timestamp`` is in milliseconds, and always 0 in torch's own."""
-    said = event.get("timestamp") if isinstance(event, dict) else None
-    if isinstance(said, int) and not isinstance(said, bool) and 0 < said < _YEAR_3000_MS:
-        return said * 1_000_000
+    """The time in an event: ``Event.timestamp`` is in milliseconds, and always 0 in torch's own events."""
+    time_ms = event.get("timestamp") if isinstance(event, dict) else None
+    if isinstance(time_ms, int) and not isinstance(time_ms, bool) and 0 < time_ms < _YEAR_3000_MS:
+        return time_ms * 1_000_000
     return None
 
 
@@ -94,7 +94,7 @@ def _rendezvous(event: dict[str, Any]) -> tuple[str, str, _Attributes, Severity]
         if file:
             attributes[semconv.CODE_FILE_PATH] = bounded(module.replace(".", "/") + ".py" if module else file)
     if state == "FAILED":
-        # only these two say what failed: elsewhere FAILED is a node's state, and the words are no exception
+        # only these two name an error: elsewhere FAILED is a node's state, and the text is no exception
         if reading.event == semconv.RENDEZVOUS_FAILED:
             attributes.update(error_files.from_text(message))
         elif facts.get("error"):

@@ -1,9 +1,9 @@
-"""Torch's rendezvous messages: which event each one is, and the facts in its words.
+"""Torch's rendezvous messages: the event of each one, and the values in its text.
 
-Torch tells the kind of a rendezvous event only in free text and in the last part of the event's name
-(``dynamic_rendezvous.py`` and ``c10d_rendezvous_backend.py``, 1.13 to 2.15). The kind is taken from that
-part, and only where the words agree; run ids and node addresses are free text too, so the words are held
-against the event's own run id. What does not fit is ``rendezvous.message``: exported, never guessed at.
+Torch gives the kind of a rendezvous event only in free text and in the last part of the event's name
+(``dynamic_rendezvous.py`` and ``c10d_rendezvous_backend.py``, 1.13 to 2.15). The kind is taken from that part, and only
+if the text matches; run ids and node addresses are free text too, so the text is compared with the event's own run id.
+What does not match is ``rendezvous.message``: exported, never guessed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FAILING_CALLS: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class ParsedMessage:
-    """What a message said.
+    """A parsed message.
 
     Attributes:
         event: The event's name.
@@ -38,7 +38,7 @@ class ParsedMessage:
 
 
 def parse_message(name: str, run_id: str, message: str, failed: bool) -> ParsedMessage:
-    """What one rendezvous message tells.
+    """Parse one rendezvous message.
 
     Args:
         name: The event's name, ``<file>:<Class.method>``.
@@ -47,10 +47,10 @@ def parse_message(name: str, run_id: str, message: str, failed: bool) -> ParsedM
         failed: Whether the event's node state is FAILED.
 
     Returns:
-        The reading; ``rendezvous.message`` for words that no known torch writes.
+        The event and its values; ``rendezvous.message`` for text that no known torch writes.
     """
     where = name.rpartition(":")[2]
-    # The run id stands last in every sentence that has it; a node's address may hold the same letters.
+    # The run id is last in every sentence that has it; a node's address may contain the same letters.
     head, quoted, tail = message.rpartition(f"'{run_id}'")
     words = f"{head}'\0'{tail}" if quoted else message
     intent = words.endswith(_PENDING)

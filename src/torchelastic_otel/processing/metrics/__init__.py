@@ -1,4 +1,4 @@
-"""One agent's own numbers, and the metrics of one moment (``snapshot``); ``fold`` is the way in."""
+"""The metrics of one process: ``update`` reduces its events, ``snapshot`` gives the metrics of one moment."""
 
 from torchelastic_otel.processing.metrics.state import MetricState, update
 

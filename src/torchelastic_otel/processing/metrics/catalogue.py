@@ -1,6 +1,6 @@
-"""Every metric that is folded from events, once: name, instrument, unit, scope, and all of its series.
+"""Every metric that is counted from events, once: name, instrument, unit, scope, and all of its series.
 
-What always holds: the attribute values of a series are written down here and never come from data, so that an agent
+Guarantees: the attribute values of a series are constants in this file and never come from data, so that an agent
 has the same number of series in a job of two nodes and of ten thousand.
 """
 
@@ -21,12 +21,12 @@ from torchelastic_otel.units import NS_PER_S
 
 
 class Scope(enum.Enum):
-    """Whom a metric tells of, and so who exports it."""
+    """What a metric describes, and so which agent exports it."""
 
     AGENT = "agent"
     """What this agent did."""
     JOB = "job"
-    """What the whole job did: exported by the agent that speaks for all, so that a sum over agents is right."""
+    """What the whole job did: exported by the job reporter alone, so that a sum over agents is right."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +38,10 @@ class MetricDefinition:
         unit: In UCUM.
         description: One sentence.
         kind: Its instrument.
-        scope: Whom it tells of.
+        scope: What it describes.
         dimensions: Attribute names, each with all values that it may have.
         bounds: A histogram's upper bounds, all but the last.
-        divisor: What a kept number is divided by to be told in the unit.
+        divisor: Stored numbers are divided by it to give the unit.
     """
 
     name: str
@@ -61,7 +61,7 @@ class MetricDefinition:
 
 
 def series_key(name: str, *values: str) -> str:
-    """What a series is kept by."""
+    """The key of a series."""
     return "|".join((name, *values))
 
 
@@ -174,7 +174,7 @@ METRICS: Final = (
     MetricDefinition(
         semconv.METRIC_TIME,
         "s",
-        "Where the job's time went, as the agent that speaks for it saw it; the states sum to wall time.",
+        "Where the job's time went, as the job reporter observed it; the states sum to wall time.",
         Kind.COUNTER,
         Scope.JOB,
         _STATES,

@@ -1,7 +1,6 @@
-"""One run's numbers, and how a counter, a histogram and an exemplar are kept in them.
+"""The counters, histograms, gauges and exemplars of one run.
 
-What always holds: a run's numbers are frozen, bounded, and never fall; ``from_plain`` is the inverse of how a spool
-keeps them.
+Guarantees: they are frozen and bounded, and counters never decrease.
 """
 
 from __future__ import annotations
@@ -32,19 +31,19 @@ class RunCounters:
     """One run's numbers.
 
     Attributes:
-        id: The run's id; ``None`` where no event has said it.
-        counts: Counters by :func:`~torchelastic_otel.processing.metrics.catalogue.key`; those at 0 are left out.
+        id: The run's id; ``None`` until an event names it.
+        counts: Counters by :func:`~torchelastic_otel.processing.metrics.catalogue.series_key`; those at 0 are left out.
         histograms: Histograms by key; empty ones are left out.
-        exemplars: Exemplars that no acknowledged snapshot has held yet, by key.
+        exemplars: Exemplars that no acknowledged snapshot contained yet, by key.
         gauges: The newest values, by metric.
         durations: Where the time went.
         failures: Which workers failed.
         round: The round that this agent joined last.
         keep_alive_ns: When the last heartbeat was sent, monotonic nanoseconds; ``None`` while none is due.
         rendezvous_ns: What a rendezvous took of which it is not known yet how it ended.
-        was_reporter: Whether this agent ever spoke for the job, so that it exports what is the job's.
-        hosts_store: Whether its process hosts the job's store, so that it speaks for the first rendezvous.
-        exported_scopes: The scopes whose series an acknowledged snapshot has held.
+        was_reporter: Whether this agent was ever the job reporter, so that it exports the metrics of the job.
+        hosts_store: Whether its process hosts the job's store, so that it reports for the first rendezvous.
+        exported_scopes: The scopes whose series an acknowledged snapshot contained.
     """
 
     id: str | None = None
@@ -67,7 +66,7 @@ class RunCounters:
 
     @property
     def exists(self) -> bool:
-        """Whether there is anything to tell: series that begin before their run is known would end when it is."""
+        """Whether it has series: those that begin before their run is known would end when it is."""
         return self.id is not None or bool(self.counts)
 
 
@@ -93,7 +92,7 @@ def observe(run: RunCounters, series: str, value: float) -> RunCounters:
 def add_exemplar(
     run: RunCounters, series: str, value: float, time_ns: int, trace_id: str | None, span_id: str | None
 ) -> RunCounters:
-    """An exemplar kept, where a trace tells of the value."""
+    """Add an exemplar, if the value has a trace."""
     if trace_id is None or span_id is None:
         return run
     exemplars = (*run.exemplars.get(series, ()), (value, time_ns, trace_id, span_id))[-MAX_EXEMPLARS:]

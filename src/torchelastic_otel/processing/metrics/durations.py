@@ -36,7 +36,7 @@ class StateDurations:
         phase: The phase that the agent is at; ``None`` before the first one and after the end.
         began_ns: When it began.
         counted_until_ns: Up to when its time is counted.
-        overcounted_ns: Time that was told as running and was none.
+        overcounted_ns: Time that was counted as running and was not.
         agent: Nanoseconds by state, of this agent.
         job: Nanoseconds by state, of the job, as far as this agent is_reporter for it.
         unassigned: What would be the job's if this agent was_reporter for the round, since it began to be brought up.

@@ -1,11 +1,10 @@
-"""Workers' failures, each counted once, as cause or victim by what the agents agreed on.
+"""Failures of workers, each counted once, as cause or victim according to the agreement of all agents.
 
-What always holds: a failure is known by its round, rank and process id, and only those of the newest round are
-remembered, at most a bounded number; a failure waits for its role until the cause of its round is agreed on, or the
-agent ends.
+Guarantees: a failure is identified by its round, rank and process id; only those of the newest round are remembered,
+at most a bounded number; a failure waits for its role until the cause of its round is agreed, or the agent ends.
 
-Facts: torch says failures at the end of a job only, again for those that our hooks have said before, and as well for
-workers that the agent itself stopped, with exit code -15 (torch 2.13 to 2.15).
+Facts: torch records failures at the end of a job only, also those that were inferred before, and workers that the
+agent itself stopped, with exit code -15 (torch 2.13 to 2.15).
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from torchelastic_otel.model.serialization import stored_as
 from torchelastic_otel.processing.metrics.catalogue import FAILURE_KINDS, FAILURE_ROLES
 
 MAX_REMEMBERED: Final = 1024
-"""Failures of one round on one node that are seen from each other; what comes above it counts each time."""
+"""Failures of one round on one node that are distinguished; further ones count each time."""
 _STOPPED: Final = ("SIGTERM", "SIGKILL")
 
 
@@ -30,14 +29,14 @@ class Failure:
     """One worker's failure.
 
     Attributes:
-        round: The round; ``None`` where it is not known.
+        round: The round; ``None`` if unknown.
         rank: The worker's global rank.
         pid: Its process id.
         kind: One of :data:`~torchelastic_otel.processing.metrics.catalogue.FAILURE_KINDS`.
-        role: ``cause`` or ``victim``, as this agent sees it.
+        role: ``cause`` or ``victim``, in this agent's local view.
         time_ns: When, nanoseconds since the epoch.
-        trace_id: The trace that tells of it.
-        span_id: The span of that trace.
+        trace_id: Its trace.
+        span_id: Its span.
     """
 
     round: int | None
@@ -64,7 +63,7 @@ class Failures:
 
 
 def add(failures: Failures, event: ElasticEvent) -> Failures:
-    """A worker's failure was seen, by us or by torch."""
+    """Add a failure of a worker, inferred or recorded by torch."""
     of = event.attributes.get
     failure = Failure(
         _number(of(semconv.RENDEZVOUS_ROUND)),
@@ -95,7 +94,7 @@ def decide(failures: Failures, agreed: ElasticEvent | None = None) -> tuple[Fail
 
     Args:
         failures: The failures so far.
-        agreed: What says the cause; ``None`` where nobody will, so that this agent's own view holds.
+        agreed: The event with the cause; ``None`` if there will be none, so that this agent's local view applies.
     """
     if agreed is None:
         return replace(failures, undecided=()), failures.undecided

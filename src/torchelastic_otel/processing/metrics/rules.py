@@ -1,11 +1,11 @@
-"""What one event teaches a run's numbers.
+"""The rules by which one event changes the metrics of a run.
 
-What always holds: functions of the numbers, the event and its monotonic time; an event that lacks what is needed
-teaches nothing, and never raises.
+Guarantees: functions of the counters, the event and its monotonic time; an event that lacks what is needed changes
+nothing, and never raises.
 
-Facts: who speaks for the job in a round is agreed on after the round was joined, often after its workers run, and
-told by ``torchelastic.round.writer``; that a node joined, left or was lost is told by one agent alone, whoever
-speaks.
+Facts: the job reporter of a round is agreed after the round was joined, often after its workers run, and is given by
+``torchelastic.round.writer``; that a node joined, left or was lost is reported by one agent alone, whether it is the
+job reporter or not.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ def apply_event(run: RunCounters, event: ElasticEvent, at_ns: int) -> RunCounter
     """The run's numbers after one more event, which happened at a monotonic time."""
     name = event.name if event.name in _EVENT_NAMES else semconv.UNKNOWN_EVENT
     run = count(run, series_key(semconv.METRIC_EVENTS, name))
-    taught = _RULES.get(event.name)
-    if taught is not None:
-        run = taught(run, event, at_ns)
+    rule = _RULES.get(event.name)
+    if rule is not None:
+        run = rule(run, event, at_ns)
     return _update_reporter(run, event)
 
 
@@ -52,7 +52,7 @@ def _phase_entered(run: RunCounters, event: ElasticEvent, at_ns: int) -> RunCoun
         phase = Phase(event.attributes.get(semconv.PHASE))
     except ValueError:
         return run  # of a newer version
-    before, began_ns, spoke = run.durations.phase, run.durations.began_ns, run.durations.is_reporter
+    before, began_ns, was_reporter = run.durations.phase, run.durations.began_ns, run.durations.is_reporter
     run = replace(run, durations=durations.enter_phase(run.durations, phase, at_ns))
     if before is Phase.RENDEZVOUS:
         run = replace(run, rendezvous_ns=run.durations.began_ns - began_ns)
@@ -61,8 +61,8 @@ def _phase_entered(run: RunCounters, event: ElasticEvent, at_ns: int) -> RunCoun
     elif phase is Phase.RENDEZVOUS:
         run = _rendezvous_ended(run, "failed")
     if phase in (Phase.ASSIGN_RANKS, Phase.RUNNING):
-        # until it is known who speaks in this round, this agent does not
-        run = replace(run, round=_round(event, run.round), gauges=run.gauges if spoke else {})
+        # until the job reporter of this round is known, it is not this agent
+        run = replace(run, round=_round(event, run.round), gauges=run.gauges if was_reporter else {})
     if phase is Phase.RUNNING:
         run = _round_gauges(run, event)
     if phase is Phase.ENDED:
@@ -82,7 +82,7 @@ def _rendezvous_ended(run: RunCounters, outcome: str) -> RunCounters:
 def _worker_failed(run: RunCounters, event: ElasticEvent, at_ns: int) -> RunCounters:
     run = replace(run, failures=failures.add(run.failures, event))
     if run.durations.phase is None or len(run.failures.undecided) > failures.MAX_REMEMBERED:
-        return count_failures(run)  # nobody will agree on more
+        return count_failures(run)  # no agreement will follow
     return run
 
 
@@ -113,7 +113,7 @@ def _membership_changed(run: RunCounters, event: ElasticEvent, at_ns: int) -> Ru
         nodes = event.attributes.get(attribute)
         if isinstance(nodes, tuple) and nodes:
             run = count(run, series_key(semconv.METRIC_MEMBERSHIP_CHANGES, change), len(nodes))
-    return replace(run, was_reporter=True)  # one agent alone says it, so that its count is the job's
+    return replace(run, was_reporter=True)  # one agent alone reports it, so that its count is the job's
 
 
 def _run_identified(run: RunCounters, event: ElasticEvent, at_ns: int) -> RunCounters:
@@ -122,17 +122,17 @@ def _run_identified(run: RunCounters, event: ElasticEvent, at_ns: int) -> RunCou
 
 def _rendezvous_waiting(run: RunCounters, event: ElasticEvent, at_ns: int) -> RunCounters:
     if run.round is None and run.hosts_store:
-        # nobody was elected yet, and this agent will be: without it nothing said how many a job lacks that never starts
+        # no job reporter is elected yet, and it will be this agent: without it, a job that never starts has no counts
         run = replace(run, was_reporter=True)
     elif not (run.durations.is_reporter or run.durations.was_reporter):
         return run
     of = event.attributes.get
-    told = {
+    counts = {
         semconv.METRIC_PARTICIPANTS: of(semconv.RENDEZVOUS_PRESENT),
         semconv.METRIC_MISSING: of(semconv.RENDEZVOUS_MISSING),
     }
     return replace(
-        run, gauges={**run.gauges, **{name: count for name, count in told.items() if isinstance(count, int)}}
+        run, gauges={**run.gauges, **{name: count for name, count in counts.items() if isinstance(count, int)}}
     )
 
 
@@ -156,13 +156,13 @@ def _update_reporter(run: RunCounters, event: ElasticEvent) -> RunCounters:
     if not run.durations.is_reporter:
         took = event.attributes.get(semconv.ROUND_DURATION)
         bring_up_ns = round(took * NS_PER_S) if isinstance(took, (int, float)) else None
-        spoken = durations.become_reporter(run.durations, first_round=not run.round, bring_up_ns=bring_up_ns)
-        run = replace(run, durations=spoken, was_reporter=True)
+        as_reporter = durations.become_reporter(run.durations, first_round=not run.round, bring_up_ns=bring_up_ns)
+        run = replace(run, durations=as_reporter, was_reporter=True)
     return _round_gauges(run, event)
 
 
 def _round_gauges(run: RunCounters, event: ElasticEvent) -> RunCounters:
-    """The round's gauges, where this agent speaks for it."""
+    """The gauges of the round, if this agent is its job reporter."""
     size = event.attributes.get(semconv.GROUP_WORLD_SIZE)
     if not run.durations.is_reporter or run.round is None or not isinstance(size, int):
         return run

@@ -1,6 +1,6 @@
-"""Numbers of an agent that do not come from its events: of its spool, its exporters, and torch's own metrics.
+"""Metrics of an agent that do not come from its events: of its spool, its exporters, and torch's own metrics.
 
-What always holds: frozen and cumulative since the process began; who fills it in reads each number once.
+Guarantees: frozen and cumulative since the process began.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from torchelastic_otel.model.signals import Signal
 
 @dataclass(frozen=True, slots=True)
 class ExportCounters:
-    """What became of one destination's records of one signal.
+    """The outcome of one destination's records of one signal.
 
     Attributes:
         delivered: Records that were accepted.
-        failed: Records that were set aside because no attempt could succeed.
-        rejected: Records that a receiver said it did not take (partial success).
+        failed: Records that no attempt could deliver; they are quarantined.
+        rejected: Records that a receiver rejected (partial success).
     """
 
     delivered: int = 0

@@ -1,13 +1,12 @@
-"""From a state to the metrics of one moment, and what the state learns from having told them.
+"""From the state to the metrics of one moment, and the state after their export.
 
-What always holds:
+Guarantees:
 
 - No series of a counter or histogram begins with anything but 0: a backend takes the first sample for the beginning,
-  so that a failure counted in it would be none (Prometheus, ``increase``). Until a snapshot that was accepted has
-  held a series, it is told as 0, and what it counts is held back.
-- Counters and histograms never fall, and the times of an agent's snapshots rise, also where the wall clock steps
-  back.
-- What is the job's is told by agents that spoke for it; gauges only while they do.
+  so that a failure counted in it would be none (Prometheus, ``increase``). Until an accepted snapshot contained a
+  series, it is exported as 0, and its value is withheld.
+- Counters and histograms never decrease, and the times of an agent's snapshots rise, also if the wall clock steps back.
+- The metrics of the job are exported by agents that were job reporter; gauges only while they are.
 """
 
 from __future__ import annotations
@@ -54,16 +53,16 @@ def snapshot(
 ) -> tuple[Snapshot, MetricState]:
     """All metrics of one moment, and the state to go on with.
 
-    Call it where ``fold`` is called, keep the state (also in the spool, before anything is sent: what was told must
-    never be taken back), and tell :func:`acknowledge` once the snapshot was accepted.
+    Call it on the thread that calls ``update``, store the state (also in the spool, before anything is sent: counters
+    never decrease), and call :func:`acknowledge` once the snapshot was accepted.
 
     Args:
         state: The state so far.
         now_wall_ns: The moment, nanoseconds since the epoch.
         now_monotonic_ns: The same by the monotonic clock of the state's process.
         self_metrics: What does not come from events.
-        final: Whether the process is gone: its time ends with its last event, no gauge is told, and nobody will
-            agree any more on whose fault a failure was.
+        final: Whether the process is gone: its time ends with its last event, gauges are left out, and no
+            agreement about failures will follow.
     """
     now_ns = state.last_ns if final else now_monotonic_ns
     runs = tuple(replace(run, durations=advance(run.durations, now_ns)) for run in state.runs)
@@ -81,13 +80,13 @@ def snapshot(
 
 
 def acknowledge(state: MetricState, accepted: Snapshot) -> MetricState:
-    """The state after a snapshot was accepted: its series have begun, and its exemplars need not be told again."""
+    """The state after a snapshot was accepted: its series have begun, and its exemplars are not exported again."""
     names = {metric.name: metric for metric in accepted.metrics}
     scopes: dict[AttributeValue | None, set[str]] = {}
     for name, scope in _SCOPE_MARKERS:
         for point in names[name].points if name in names else ():
             scopes.setdefault(point.attributes.get(semconv.RUN_ID), set()).add(scope.value)
-    told = {
+    exported = {
         (exemplar.time_ns, exemplar.trace_id, exemplar.span_id)
         for metric in accepted.metrics
         for point in metric.points
@@ -95,7 +94,7 @@ def acknowledge(state: MetricState, accepted: Snapshot) -> MetricState:
     }
     runs = []
     for run in state.runs:
-        examples = {series: tuple(e for e in es if e[1:] not in told) for series, es in run.exemplars.items()}
+        examples = {series: tuple(e for e in es if e[1:] not in exported) for series, es in run.exemplars.items()}
         shown = run.exported_scopes | scopes.get(run.id, set())
         runs.append(
             replace(run, exported_scopes=shown, exemplars={series: es for series, es in examples.items() if es})

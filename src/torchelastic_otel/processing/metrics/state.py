@@ -1,11 +1,11 @@
-"""An agent's own numbers, folded over its events; what metrics are read from (``snapshot``).
+"""The metric state of a process, reduced from its events; the source of its metrics (``snapshot``).
 
-What always holds:
+Guarantees:
 
-- ``fold`` is pure; ``to_json`` and ``from_json`` are inverse to each other, and the JSON is ASCII and bounded.
-- A state grows with the metrics and not with the job: no node, worker or message is kept by name.
-- A process that runs one job after another keeps each run's numbers apart, by its run id; what came before the first
-  run id was known belongs to that run.
+- ``update`` is pure; ``to_json`` and ``from_json`` are inverse to each other, and the JSON is ASCII and bounded.
+- The state grows with the number of metrics and not with the job: no node, worker or message is stored by name.
+- A process that runs one job after another has the counters of each run apart, by its run id; what came before the
+  first run id was known belongs to that run.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What torch measures of its own agent, by names and instruments of OpenTelemetry.
 
-What always holds: a name is ours to read only if torch's agent is known to put it (torch 2.2 to 2.15); any other,
-which a program put, is a histogram without bounds: count, sum and largest, whatever it means. A role is an attribute
+Guarantees: a name is interpreted only if torch's agent is known to put it (torch 2.2 to 2.15); any other, put by a
+program, is a histogram without bounds: count, sum and largest. A role is an attribute
 and no part of a name. Names are bounded by who collects them.
 
 Facts: ``prof`` puts ``<qualified name>.success``, ``.failure`` (1 each time) and ``.duration.ms``; the agent puts

@@ -1,4 +1,4 @@
-"""One agent's own story as it goes on; ``narrate`` is the way in."""
+"""The trace of one agent: ``reduce`` derives spans and events from its events."""
 
 from torchelastic_otel.processing.tracing.reducer import Derived, finish_orphaned, reduce
 from torchelastic_otel.processing.tracing.state import TraceState

@@ -1,7 +1,7 @@
-"""Where an event belongs: the trace and the span in which it happened, and whether that span shows it.
+"""The trace and the span in which an event happened, and the events that a span shows.
 
-What always holds: what is remembered for a span is bounded, in number and in length; an event whose round or trace is
-not known keeps what it had.
+Guarantees: the events that are remembered for a span are bounded, in number and in length; an event whose round or
+trace is not known is unchanged.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _SPAN_EVENT_ATTRIBUTES: Final = frozenset(
 
 
 def with_span_event(state: TraceState, event: ElasticEvent, time_ns: int) -> TraceState:
-    """Remember the event for its span, where the span is one that shows what happened."""
+    """Remember the event for its span, if that span shows events."""
     if event.name in semconv.HEARTBEATS or event.name == semconv.AGENT_PHASE_ENTERED:
         return state
     shown = state.phase in (Phase.RENDEZVOUS, Phase.RUNNING, Phase.DETECT)
@@ -60,7 +60,7 @@ def with_span_event(state: TraceState, event: ElasticEvent, time_ns: int) -> Tra
 
 
 def with_span_context(state: TraceState, event: ElasticEvent) -> ElasticEvent:
-    """The event with the trace and the span in which it happened, where those are known."""
+    """The event with the trace and the span in which it happened, if they are known."""
     which, name = RUNNING, semconv.SPAN_WORKERS
     round_ = state.last_round
     agent = state.agent_id or ""
@@ -76,6 +76,6 @@ def with_span_context(state: TraceState, event: ElasticEvent) -> ElasticEvent:
 
 
 def round_of(event: ElasticEvent) -> int | None:
-    """The round that an event says; ``None`` where it says none."""
+    """The round in an event; ``None`` if it has none."""
     value = event.attributes.get(semconv.RENDEZVOUS_ROUND)
     return value if isinstance(value, int) and not isinstance(value, bool) else None

@@ -1,12 +1,12 @@
-"""One agent's own story as it goes on: what follows from its events, ended as more events and as finished spans.
+"""The trace of one agent, reduced from its events: what is derived from each, as more events and as finished spans.
 
-What always holds:
+Guarantees:
 
-- ``narrate`` is pure: a state and an event give a state, the event with its trace, more events, and spans.
-- A span is ended once, when it has ended; a round has two traces, its bring-up and its running, and each comes whole.
+- ``reduce`` is pure: a state and an event give a state, the event with its trace, derived events, and spans.
+- A span is emitted once, when it has ended; a round has two traces, its bring-up and its running, and each is complete.
 - A span never ends before it begins, whatever the wall clock does.
-- Who speaks for the whole job tells the roots; where nothing is agreed, each agent tells a trace of its own.
-- The state is kept with the spool's rows, so that whoever finds a dead agent's spool can end its spans.
+- The job reporter emits the roots; without agreement, each agent has traces of its own.
+- The state is stored with the rows of the spool, so that an adopter can end the spans of a killed agent.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from torchelastic_otel.processing.tracing.state import BRING_UP_SPANS, OpenPhase
 
 MAX_PHASES: Final = 64
 _AFTER_RUNNING: Final = frozenset({Phase.STOP, Phase.RENDEZVOUS, Phase.EXIT_BARRIER, Phase.ENDED})
-"""Workers have run; the rendezvous follows at once where an agent stops them in a way of its own."""
+"""Workers have run; the rendezvous follows at once if an agent stops them in a way of its own."""
 _ROUND_EVENTS: Final = frozenset(
     {
         semconv.RENDEZVOUS_PARTICIPANT_ADDED,
@@ -43,11 +43,11 @@ _ROUND_EVENTS: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Derived:
-    """What follows from one event.
+    """What is derived from one event.
 
     Attributes:
         event: The event, with the trace and span that it belongs to.
-        events: Events that follow from it.
+        events: Derived events.
         spans: Spans that ended with it.
     """
 
@@ -57,7 +57,7 @@ class Derived:
 
 
 def reduce(state: TraceState, event: ElasticEvent) -> tuple[TraceState, Derived]:
-    """Go on with one event, enriched; what follows from it."""
+    """The state after one event, enriched, and what is derived from it."""
     time_ns = event.time_ns or event.observed_ns
     events: list[ElasticEvent] = []
     spans: list[ElasticSpan] = []
@@ -77,7 +77,7 @@ def reduce(state: TraceState, event: ElasticEvent) -> tuple[TraceState, Derived]
             state, spans = _bring_up_ended(state)
     elif event.name == semconv.AGENT_PHASE_ENTERED:
         if state.restarted_ns is not None and of.get(semconv.PHASE) != Phase.RUNNING.value:
-            # it runs no longer, and nobody has said error it restarted: ended with what is known
+            # it runs no longer, and no cause was reported: emitted with what is known
             state, completed = restart_completed(replace(state, cause=UNKNOWN_CAUSE), event)
             events.append(completed)
         state, spans = _phase_entered(state, event, time_ns)
@@ -110,9 +110,9 @@ def reduce(state: TraceState, event: ElasticEvent) -> tuple[TraceState, Derived]
 
 
 def finish_orphaned(state: TraceState) -> tuple[TraceState, tuple[ElasticSpan, ...]]:
-    """What there is to tell of an agent whose process is gone and that did not say so: its open spans, as errors.
+    """The open spans of an agent whose process disappeared without reporting an end, as errors.
 
-    They end with the last sign of it. The roots are ended where no other agent can: it was alone, or hosted the store.
+    They end with its last event. The roots are emitted if no other agent can: it was alone, or hosted the store.
     """
     if not state.is_open:
         return state, ()
@@ -147,7 +147,7 @@ def _phase_entered(state: TraceState, event: ElasticEvent, time_ns: int) -> tupl
     durations = dict(state.durations or {})
     if before is not None and state.phase_monotonic_ns is not None and event.monotonic_ns is not None:
         durations[before.value] = durations.get(before.value, 0) + max(0, event.monotonic_ns - state.phase_monotonic_ns)
-    phases = tuple(phase_ if phase_.end_ns is not None else replace(phase_, end_ns=time_ns) for phase_ in state.phases)
+    phases = tuple(each if each.end_ns is not None else replace(each, end_ns=time_ns) for each in state.phases)
     state = replace(
         state,
         phases=phases,

@@ -1,7 +1,7 @@
-"""A restart that is over: why it was, and how long each of its phases took.
+"""A completed restart: its cause, and how long each of its phases took.
 
-What always holds: a restart is ended once its workers run again and its cause is known, or nobody will say it any more;
-phases are measured by this agent's monotonic clock, but for what went by unnoticed, which is known by wall clocks only.
+Guarantees: a restart is emitted once its workers run again and its cause is known, or will not be known; phases are
+measured by this agent's monotonic clock, but for the time until it noticed, which only wall clocks give.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from torchelastic_otel.processing.tracing.state import TraceState
 from torchelastic_otel.torch_events.catalogue import message_of
 
 UNKNOWN_CAUSE: Final[Mapping[str, AttributeValue]] = {semconv.RESTART_REASON: UNKNOWN, semconv.RESTART_AGREED: False}
-"""What is ended where nobody said it."""
+"""The attributes if no cause was reported."""
 
 
 def restart_completed(state: TraceState, event: ElasticEvent) -> tuple[TraceState, ElasticEvent]:
-    """The state after a restart, and the event that tells of it, which follows from this one."""
+    """The state after a restart, and its event, which is derived from this one."""
     durations = dict(state.durations or {})
     durations[Phase.DETECT.value] = durations.get(Phase.DETECT.value, 0) + _undetected_ns(state)
     seconds = {phase: durations.get(phase, 0) / 1e9 for phase in RESTART_PHASES}
@@ -62,7 +62,7 @@ def _undetected_ns(state: TraceState) -> int:
 
 
 def is_cause_attribute(name: str) -> bool:
-    """Whether an attribute of ``torchelastic.restart.cause_agreed`` is ended of the restart as well."""
+    """Whether an attribute of ``torchelastic.restart.cause_agreed`` is an attribute of the restart as well."""
     return name.startswith((semconv.CAUSE + ".", "torchelastic.restart.")) or name in (
         semconv.FAILURE_AMBIGUOUS,
         semconv.WRITER,

@@ -1,9 +1,9 @@
-"""From a state to finished spans: the bring-up of a round, and its running.
+"""Finished spans from a state: the bring-up of a round, and its running.
 
-What always holds: pure; a span never ends before it begins; nothing is ended while the run is not identified.
+Guarantees: pure; a span never ends before it begins; there are no spans while the run is not identified.
 
-Not promised: that the root of a running encloses it. It is the phase_ of who speaks for the job, ended when that has
-ended; another node's phase_ may begin before it and end after it.
+Not guaranteed: that the root of a running encloses it. It is the part of the job reporter, emitted when that has ended;
+another node's part may begin before it and end after it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torchelastic_otel.processing.tracing.state import BRING_UP_SPANS, TraceStat
 
 
 def common_attributes(state: TraceState, round_: int) -> dict[str, AttributeValue]:
-    """What every span of a round carries."""
+    """The attributes of every span of a round."""
     known = {
         semconv.RUN_ID: state.run_id,
         semconv.RENDEZVOUS_ROUND: round_,
@@ -40,33 +40,33 @@ def bring_up_spans(state: TraceState, round_: int, end_ns: int, error: str | Non
         return
     root, agent = ids.span(BRING_UP, ROOT), state.agent_id or ""
     times: dict[str, int] = {}
-    for number, phase_ in enumerate(state.phases):
-        name = BRING_UP_SPANS[phase_.phase]
+    for number, part in enumerate(state.phases):
+        name = BRING_UP_SPANS[part.phase]
         again = times[name] = times.get(name, -1) + 1
-        end = max(phase_.start_ns, phase_.end_ns if phase_.end_ns is not None else end_ns)
-        happened = state.events if phase_.phase is Phase.RENDEZVOUS else ()
+        end = max(part.start_ns, part.end_ns if part.end_ns is not None else end_ns)
+        happened = state.events if part.phase is Phase.RENDEZVOUS else ()
         last = number == len(state.phases) - 1
         yield ElasticSpan(
             name,
             ids.trace(BRING_UP),
             ids.span(BRING_UP, f"{name}{again or ''}", agent),
             root,
-            phase_.start_ns,
+            part.start_ns,
             end,
             common_attributes(state, round_),
-            tuple(each for each in happened if phase_.start_ns <= each.time_ns <= end),
+            tuple(each for each in happened if part.start_ns <= each.time_ns <= end),
             error=error if last else None,
         )
 
 
 def local_root(state: TraceState, round_: int, end_ns: int, error: str | None) -> Iterator[ElasticSpan]:
-    """The root of a bring-up that this agent tells by itself."""
+    """The root of a bring-up in a trace of this agent alone."""
     began = state.began_ns if state.began_ns is not None else end_ns
     yield from _root_span(state, round_, began, max(began, end_ns), error, {})
 
 
 def agreed_root(state: TraceState, event: ElasticEvent, round_: int | None) -> Iterator[ElasticSpan]:
-    """The root of a bring-up, ended by who speaks for the whole job, once all nodes' workers run."""
+    """The root of a bring-up, from the job reporter, once the workers of all nodes run."""
     began, seconds = event.attributes.get(semconv.ROUND_BEGAN), event.attributes.get(semconv.ROUND_DURATION)
     if round_ is None or state.owns_root(round_) or not isinstance(began, int):
         return
@@ -105,27 +105,27 @@ def _root_span(
 
 
 def unfinished_spans(state: TraceState, end_ns: int, why: str, *, root: bool) -> Iterator[ElasticSpan]:
-    """The spans of a bring-up that came to nothing; a stop that no rendezvous followed belongs to the running trace."""
+    """The spans of a bring-up that failed; a stop without a rendezvous after it belongs to the running trace."""
     if not state.phases:
         return
-    if all(phase_.phase is Phase.STOP for phase_ in state.phases):
+    if all(part.phase is Phase.STOP for part in state.phases):
         round_ = state.last_round
         ids = None if round_ is None else state.ids(round_)
         if ids is None or round_ is None:
             return
-        for number, phase_ in enumerate(state.phases):
+        for number, part in enumerate(state.phases):
             yield ElasticSpan(
                 semconv.SPAN_STOP_WORKERS,
                 ids.trace(RUNNING),
                 ids.span(RUNNING, f"{semconv.SPAN_STOP_WORKERS}{number or ''}", state.agent_id or ""),
                 ids.span(RUNNING, ROOT),
-                phase_.start_ns,
-                max(phase_.start_ns, phase_.end_ns if phase_.end_ns is not None else end_ns),
+                part.start_ns,
+                max(part.start_ns, part.end_ns if part.end_ns is not None else end_ns),
                 common_attributes(state, round_),
             )
         return
     if state.expected_round is None:
-        # it was never let in: what it tried has no place in a round of the others
+        # it never joined: its attempt belongs to no round of the others
         state, root = replace(state, agreed=False), True
     expected = state.expected_round or 0
     yield from bring_up_spans(state, expected, end_ns, why)
@@ -134,7 +134,7 @@ def unfinished_spans(state: TraceState, end_ns: int, why: str, *, root: bool) ->
 
 
 def running_spans(state: TraceState, end_ns: int, error: str, *, root: bool | None) -> list[ElasticSpan]:
-    """The spans of a round's running, this node's and, from who speaks for the job, the root."""
+    """The spans of a round's running, this node's and, from the job reporter, the root."""
     round_, start_ns = state.last_round, state.running_ns
     ids = None if round_ is None else state.ids(round_)
     if round_ is None or start_ns is None or ids is None:

@@ -1,7 +1,7 @@
-"""What is found of an agent's story so far: the state that goes from event to event, and into the spool.
+"""The trace state of an agent: what is carried from event to event, and stored in the spool.
 
-What always holds: it is frozen, and small (what it remembers is bounded); ``to_json`` and ``from_json`` are inverse to
-each other, so that whoever finds a dead agent's spool can go on.
+Guarantees: it is frozen, and small (what it remembers is bounded); ``to_json`` and ``from_json`` are inverse to each
+other, so that an adopter of an orphaned spool can go on.
 """
 
 from __future__ import annotations
@@ -43,19 +43,19 @@ class OpenPhase:
 
 @dataclass(frozen=True, slots=True)
 class TraceState(Serializable):
-    """How far the story of an agent is told.
+    """The trace state of one agent.
 
     Attributes:
         agent_id: The agent's.
         run_id: Its run's.
-        nonce: What tells the run from others of that id; ``None`` until it is found.
+        nonce: What distinguishes the run from others of that id; ``None`` until it is known.
         agreed: Whether all agents of the run have that nonce.
         hosts_store: Whether this process hosts the job's store: with it, the job ends.
         backend: The rendezvous backend's name.
-        phase: What the agent is at.
+        phase: The current phase.
         phase_ns: Since when, wall clock nanoseconds.
         phase_monotonic_ns: The same by the agent's monotonic clock.
-        last_ns: The last sign of the agent, wall clock nanoseconds.
+        last_ns: The time of its last event, wall clock nanoseconds.
         last_round: The round that it was in last.
         expected_round: The round that is being brought up, where that is found.
         group_rank: Its rank in that round.
@@ -65,12 +65,12 @@ class TraceState(Serializable):
         events: What happened in the phase's span so far.
         running_ns: When the workers of the last round ran.
         failure: Why the running of the round failure here; the empty string where it did not.
-        reporter_round: The round in which it speaks for the whole job.
+        reporter_round: The round in which it is the job reporter.
         restarting: Whether workers are being restarted.
         restart_count: How often this agent restarted its workers after failures of their own.
         durations: Nanoseconds of each phase since the workers last ran.
         cause: What the agents agreed on about the restart, as attributes; empty until then.
-        restarted_ns: When the restarted workers ran, while the restart is not told yet.
+        restarted_ns: When the restarted workers ran, while the restart is not emitted yet.
         restarted_monotonic_ns: The same by the agent's monotonic clock.
     """
 
@@ -113,11 +113,11 @@ class TraceState(Serializable):
 
     @property
     def is_last_reporter(self) -> bool:
-        """Whether no other agent can speak for the job once this one has ended."""
+        """Whether no other agent can report for the job once this one has ended."""
         return self.hosts_store or self.world_size == 1
 
     def owns_root(self, round_: int) -> bool:
-        """Whether this agent tells the roots of a round by itself, since its traces are its own."""
+        """Whether this agent emits the roots of a round, since its traces are its own."""
         found = self._ids(round_)
         return found is not None and not found[1]
 
