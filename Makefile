@@ -70,7 +70,8 @@ unit-torch: environment  ## the other unit tests: with torch, and of collector-c
 
 coverage: environment  ## branch coverage of the unit tests; it must reach the floor in pyproject.toml
 	@rm -f .coverage .coverage.*
-	@$(BIN)/python -m pytest $(PARALLEL) --cov --cov-report= -m "not (build or live or crash or backends)" $(PYTEST_FLAGS)
+	@$(BIN)/python -m pytest $(PARALLEL) --cov --cov-report= \
+	    -m "not (unmeasured or torch_unloaded or build or live or crash or backends)" $(PYTEST_FLAGS)
 	@$(BIN)/coverage report --skip-covered --sort=miss
 
 build: light  ## build sdist and wheel into dist/; install and start the wheel in an empty environment

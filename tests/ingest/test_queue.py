@@ -335,6 +335,7 @@ def threads_of_a_child() -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
+@pytest.mark.unmeasured
 def test_a_child_that_records_nothing_gets_no_thread() -> None:
     """A forked worker runs no thread of this package."""
     without = threads_of_a_child()
@@ -344,6 +345,7 @@ def test_a_child_that_records_nothing_gets_no_thread() -> None:
     assert in_child(lambda: tasks() == without) == 0
 
 
+@pytest.mark.unmeasured
 def test_a_child_that_is_forked_after_the_end_keeps_nothing() -> None:
     """After ``uninstall`` an old handler is of no use in a worker either, and must not bring all our threads back."""
     without = threads_of_a_child()

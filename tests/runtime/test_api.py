@@ -492,6 +492,7 @@ print(sorted({name.partition(".")[0] + "." + name.rpartition(".")[2] for name in
 """
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("destination", ["otlp_proto_http", "otlp_proto_grpc", "otlp", "file", "console"])
 def test_once_install_is_back_our_threads_import_nothing_that_a_program_may_import(
     destination: str, tmp_path: Path
