@@ -119,7 +119,7 @@ class CannotRunError(TorchelasticOtelError):
 
 
 class BadRequestError(TorchelasticOtelError):
-    """The demonstration's receiver rejects a request.
+    """The OTLP receiver rejects a request.
 
     Attributes:
         status: The HTTP status of the response.

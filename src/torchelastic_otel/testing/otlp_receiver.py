@@ -33,6 +33,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceResponse,
 )
 
+from torchelastic_otel.errors import BadRequestError
 from torchelastic_otel.export.otel.otlp_json import from_json, to_json_line
 from torchelastic_otel.testing.received import ReceivedRecord, ReceivedRequest, attributes_of, record_from
 
@@ -243,14 +244,6 @@ class _HttpServer(ThreadingHTTPServer):
         """A client that disconnects prints no traceback."""
 
 
-class _RejectedError(Exception):
-    """The request gets this status and text."""
-
-    def __init__(self, status: int, text: str) -> None:
-        super().__init__(text)
-        self.status = status
-
-
 class _HttpHandler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: _HttpServer
@@ -258,7 +251,7 @@ class _HttpHandler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         try:
             content_type, response = self._accepted()
-        except _RejectedError as error:
+        except BadRequestError as error:
             # an unread body could not be distinguished from the next request on this connection
             self.close_connection = True
             self._respond(error.status, _TEXT, f"{error}\n".encode())
@@ -278,10 +271,10 @@ class _HttpHandler(BaseHTTPRequestHandler):
         path = self.path.partition("?")[0]
         signal = next((signal for signal in SIGNALS.values() if signal.path == path), None)
         if signal is None:
-            raise _RejectedError(404, f"no such path: {path}; known: {', '.join(s.path for s in SIGNALS.values())}")
+            raise BadRequestError(404, f"no such path: {path}; known: {', '.join(s.path for s in SIGNALS.values())}")
         content_type = self.headers.get("Content-Type", "").partition(";")[0].strip().lower()
         if content_type not in _PROTOCOLS:
-            raise _RejectedError(415, f"content type {content_type!r}; known: {', '.join(_PROTOCOLS)}")
+            raise BadRequestError(415, f"content type {content_type!r}; known: {', '.join(_PROTOCOLS)}")
         body, request = self._body(), signal.request()
         try:
             if content_type == _JSON:
@@ -289,32 +282,32 @@ class _HttpHandler(BaseHTTPRequestHandler):
             else:
                 request.ParseFromString(body)
         except (DecodeError, ValueError) as error:
-            raise _RejectedError(400, f"not an OTLP request: {error}") from error
+            raise BadRequestError(400, f"not an OTLP request: {error}") from error
         response = self.server.accept(signal, request, _PROTOCOLS[content_type])
         return content_type, to_json_line(response) if content_type == _JSON else response.SerializeToString()
 
     def _body(self) -> bytes:
         length = self.headers.get("Content-Length", "")
         if not length.isdecimal():
-            raise _RejectedError(411, "Content-Length is required")
+            raise BadRequestError(411, "Content-Length is required")
         if int(length) > _MAX_BODY_BYTES:
-            raise _RejectedError(413, f"{length} bytes; at most {_MAX_BODY_BYTES} are accepted")
+            raise BadRequestError(413, f"{length} bytes; at most {_MAX_BODY_BYTES} are accepted")
         body = self.rfile.read(int(length))
         if len(body) != int(length):
-            raise _RejectedError(400, f"{len(body)} of {length} bytes arrived")
+            raise BadRequestError(400, f"{len(body)} of {length} bytes arrived")
         encoding = self.headers.get("Content-Encoding", "identity").strip().lower()
         if encoding in ("identity", ""):
             return body
         if encoding not in _WINDOWS:
-            raise _RejectedError(415, f"content encoding {encoding!r}; known: {', '.join(_WINDOWS)}")
+            raise BadRequestError(415, f"content encoding {encoding!r}; known: {', '.join(_WINDOWS)}")
         inflate = zlib.decompressobj(_WINDOWS[encoding])
         try:
             plain = inflate.decompress(body, _MAX_BODY_BYTES)
         except zlib.error as error:
-            raise _RejectedError(400, f"not {encoding}: {error}") from error
+            raise BadRequestError(400, f"not {encoding}: {error}") from error
         if not inflate.eof:
             too_large = bool(inflate.unconsumed_tail)
-            raise _RejectedError(
+            raise BadRequestError(
                 413 if too_large else 400, f"{encoding} body {'too large' if too_large else 'cut off'}"
             )
         return plain
