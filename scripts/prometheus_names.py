@@ -21,11 +21,11 @@ OF_DELIVERY = (
     (semconv.METRIC_EXPORT_FAILED, "{event}", Kind.COUNTER),
     (semconv.METRIC_EXPORT_REJECTED, "{event}", Kind.COUNTER),
 )
-"""What tells of delivery itself, and is folded from no event."""
+"""Metrics of delivery, which no event updates."""
 
 
 def prometheus_name(name: str, unit: str, kind: Kind) -> str:
-    """The name, of a histogram without what its three parts end in."""
+    """The name; of a histogram without the endings of its three parts."""
     words = name.replace(".", "_")
     if spelled := UNITS.get(unit):
         words = words if words.endswith(f"_{spelled}") else f"{words}_{spelled}"

@@ -1,7 +1,6 @@
-"""The dashboard of all jobs: which of them lose time, on which hosts, and whether the telemetry itself can be trusted.
+"""The dashboard of all jobs: which of them lose time, on which hosts, and whether the telemetry is complete.
 
-What always holds: no query returns more than twenty rows or a fixed set of states, however many jobs and hosts there
-are.
+No query returns more than twenty rows or a fixed set of states, for any number of jobs and hosts.
 """
 
 from grafana_foundation_sdk.builders import dashboard
@@ -96,35 +95,35 @@ def _at_a_glance():
     return (
         panels.number(
             "How many jobs run now?",
-            "Runs of which at least one node had worker processes alive in the last minutes. Fewer than your scheduler"
-            " says: sort the table below by what is lost.",
+            "Runs with worker processes on at least one node in the last minutes. Fewer than the scheduler"
+            " reports: sort the table below by lost node-hours.",
             [now(f"count({running_now}) or vector(0)")],
             unit="none", nothing="0", width=4, decimals=0,
         ),
         panels.number(
             "How much could jobs train?",
-            "Effective training time at most, of all jobs together, each by its own wall time. Low: the first rows of"
-            " the table below are where to begin.",
+            "Effective training time, an upper bound, of all jobs, each weighted by its wall time. Low: start"
+            " with the first rows of the table below.",
             [now(f"sum({grown(JOB_TIME, RUNS, RUNNING)}) / (sum({grown(JOB_TIME, RUNS)}) > 0)")],
             unit="percentunit", nothing="no job", width=4, decimals=1, steps=panels.SHARE_OF_TIME,
         ),
         panels.number(
             "How many node-hours are lost?",
-            "Time of all nodes in which their workers did not run. Multiply by what a node costs you.",
+            "The time of all nodes in which their workers did not run. Multiply by the cost of a node.",
             [now(f"sum({grown(NODE_TIME, RUNS, NOT_RUNNING)}) / 3600")],
             unit="suffix: h", nothing="no job", width=4,
         ),
         panels.number(
             "How often did jobs restart?",
-            "Restarts of all jobs in the time range. A jump: see which jobs, and for which reason.",
+            "Restarts of all jobs in the time range. A sudden increase: see which jobs, and for which reason.",
             [now(f"sum({grown(RESTARTS, RUNS)})")],
             unit="none", nothing="no job", width=4, decimals=0,
         ),
         panels.number(
             "What is mean time to failure?",
-            "Time in which workers ran, for each failure (a worker that was a cause, or nodes lost at once): of a job,"
-            " and of a node. Set the interval of checkpoints by the job's; compare the node's with what your supplier"
-            " promises.",
+            "Time with running workers per failure (a worker that was a cause, or nodes lost at the same time):"
+            " of a job, and of a node. Set the checkpoint interval by the job's value; compare the node's value"
+            " with the supplier's specification.",
             [
                 now(f"sum({grown(JOB_TIME, RUNS, RUNNING)}) / ({failures} > 0)", "a job"),
                 now(f"sum({grown(NODE_TIME, RUNS, RUNNING)}) / ({failures} > 0)", "a node", "B"),
@@ -133,8 +132,9 @@ def _at_a_glance():
         ),
         panels.number(
             "Does telemetry lose anything?",
-            "What agents lost (dropped by full spools, not deliverable, refused), and what Collectors gave up. Above"
-            " 0: the last row says where. No word of Collectors: nobody scrapes their own metrics, and nobody knows.",
+            "Records that agents lost (dropped by full spools, not deliverable, rejected), and records that"
+            " Collectors discarded. Above 0: the last row has the details. Without a value for Collectors, nothing"
+            " scrapes their metrics, and their loss is unknown.",
             [now(f"sum({lost_by_agents(RUNS)})", "agents"), now(all_lost_by_collectors(), "Collectors", "B")],
             unit="none", nothing="not known", width=4, decimals=0, named=True, steps=panels.NONE_IS_GOOD,
         ),
@@ -192,28 +192,28 @@ def _course():
     return (
         panels.lines(
             "What do all nodes do, over time?",
-            "Nodes of all jobs by what their agents are at. A wave that is not green and hits many jobs at once is"
-            " shared: network, storage, a store's host.",
+            "Nodes of all jobs by the state of their agents. A change that affects many jobs at the same time has"
+            " a shared cause: network, storage, the host of a store.",
             [over_time(nodes, f"{{{{{STATE}}}}}")],
-            unit="none", nothing="no agent told its time", stacked=True, colours=panels.STATES,
+            unit="none", nothing="no agent reported its time", stacked=True, colours=panels.STATES,
         ),
         panels.ranked(
             "Why did jobs restart?",
             "Restarts by reason. worker_failure: programs and GPUs. node_lost: hosts, network, preemption."
-            " membership_change: nodes came or went. unknown: agents ended without a word.",
+            " membership_change: nodes joined or left. unknown: agents disappeared without reporting a reason.",
             [now(f"sum by ({REASON}) ({grown(RESTARTS, RUNS)}) > 0", f"{{{{{REASON}}}}}")],
             unit="none", nothing="no restart", width=6,
         ),
         panels.ranked(
             "Where did the nodes' time go?",
-            "Time of all nodes by state. Everything but running is lost; the largest part of it is what to work on.",
+            "Time of all nodes by state. All states except running are lost; start with the largest.",
             [now(f"sort_desc(sum by ({STATE}) ({grown(NODE_TIME, RUNS)}))", f"{{{{{STATE}}}}}")],
             unit="s", nothing="no job", colours=panels.STATES, width=6,
         ),
         panels.lines(
             "When did jobs restart?",
-            "Restarts by reason, for each step of the graph. Many jobs at once: look for what they share. One job again"
-            " and again: a restart storm; stop it, or take out its host.",
+            "Restarts by reason, per step of the graph. Many jobs at the same time: look for a shared cause. One"
+            " job repeatedly: a restart storm; stop the job, or cordon its host.",
             [over_time(each, f"{{{{{REASON}}}}}")],
             unit="none", nothing="no restart", stacked=True, bars=True, width=24, height=6, at_least="5m",
         ),
@@ -228,28 +228,29 @@ def _rendezvous():
     return (
         panels.ranked(
             "Which jobs wait for nodes?",
-            "Jobs whose rendezvous still needs nodes, by how many. Open the job to see who is missing.",
+            "Jobs whose rendezvous still needs nodes, by their number. Open the job to see who is missing.",
             [now(f"topk(10, max by ({BY_RUN}) ({of_the_round(MISSING, RUNS)}) > 0)", f"{{{{{RUN}}}}}")],
             unit="none", nothing="none", steps=panels.ANY_IS_BAD, width=6,
         ),
         panels.ranked(
             "In which jobs do nodes collide?",
-            "Changes of the rendezvous state that lost against another node's and had to be made again. It grows with"
-            " the square of the nodes that join at once: give torch 2.15's cas_backoff_max_seconds (--rdzv-conf).",
+            "Changes of the rendezvous state that lost against a concurrent change and were repeated. The number"
+            " grows with the square of the nodes that join at once: set cas_backoff_max_seconds (--rdzv-conf,"
+            " torch 2.15).",
             [now(conflicts, f"{{{{{RUN}}}}}")],
             unit="none", nothing="none", width=6,
         ),
         panels.ranked(
             "How many conflicts per heartbeat?",
-            "The same for each heartbeat that was sent. Above 1 nodes are busier with trying again than with"
-            " heartbeats, and those come late.",
+            "The same per heartbeat that was sent. Above 1, nodes spend more time on repeated changes than on"
+            " heartbeats, and heartbeats are late.",
             [now(f"topk(10, {by_run(STALE)} / ({by_run(BEATS_SENT)} > 0))", f"{{{{{RUN}}}}}")],
             unit="short", nothing="none", steps=((None, "green"), (0.5, "yellow"), (1, "red")), width=6,
         ),
         panels.ranked(
             "Which hosts fail to send heartbeats?",
-            "The ten hosts with most heartbeats that could not be sent. Hosts of one rack: its network. Hosts of one"
-            " job: its store's host.",
+            "The ten hosts with most heartbeats that could not be sent. Hosts of one rack: its network. Hosts of"
+            " one job: the host of its store.",
             [now(f"topk(10, sum by ({HOST}) ({grown(BEATS_FAILED, RUNS, ONE_HOST)}) > 0)", f"{{{{{HOST}}}}}")],
             unit="none", nothing="none", steps=panels.NONE_IS_GOOD, width=6,
         ),
@@ -263,37 +264,36 @@ def _telemetry():
     return (
         panels.ranked(
             "What did agents lose?",
-            "dropped: the spool was full, give it more room or repair the way to the Collector. not deliverable and"
-            " refused: the Collector's own log says why.",
+            "dropped: the spool was full; enlarge it or repair the connection to the Collector. not deliverable"
+            " and refused: the Collector's log has the reason.",
             [now(f"sum by (lost) ({of_agents})", "{{lost}}")],
             unit="none", nothing="not known", steps=panels.NONE_IS_GOOD, width=6,
         ),
         panels.ranked(
             "Which destination refuses?",
-            "Records of agents that were refused or could not be delivered, by destination.",
+            "Records of agents that were rejected or could not be delivered, by destination.",
             [now(f"sum by ({DESTINATION}) ({together('lost', refused)}) > 0", f"{{{{{DESTINATION}}}}}")],
             unit="none", nothing="none", steps=panels.NONE_IS_GOOD, width=6,
         ),
         panels.ranked(
             "What do Collectors throw away?",
-            "Items that a Collector gave up since a backend refused them for good (400, 401, 403, 413 ...), of whatever"
-            " job: they do not come back. Its own log says what the backend said. Collectors are known by their own"
-            " metrics: scrape them.",
+            "Items of any job that a Collector discarded after a permanent rejection by a backend (400, 401, 403,"
+            " 413 ...): they are lost. The Collector's log has the backend's answer. This needs the Collectors'"
+            " own metrics: scrape them.",
             [now(f"topk(10, {of_collectors} > 0)", "{{instance}} to {{exporter}}: {{lost}}")],
             unit="none", nothing="nothing that is known", steps=panels.NONE_IS_GOOD, width=12,
         ),
         panels.ranked(
             "Whose spool is the largest?",
-            "The ten hosts with the largest spools. At TORCHELASTIC_OTEL_SPOOL_MAX_BYTES (64 MiB where you set none)"
-            " the oldest events go.",
+            "The ten hosts with the largest spools. At TORCHELASTIC_OTEL_SPOOL_MAX_BYTES (64 MiB by default) the"
+            " oldest events are dropped.",
             [now(f"topk(10, max by ({HOST}) ({series(SPOOL_SIZE, RUNS, ONE_HOST)}))", f"{{{{{HOST}}}}}")],
             unit="bytes", nothing="not known", width=12,
             steps=((None, "green"), (32 << 20, "yellow"), (56 << 20, "red")),
         ),
         panels.ranked(
             "Who is behind with delivering?",
-            "The ten hosts whose oldest undelivered record is the oldest. Minutes: the Collector is slow, or not"
-            " there.",
+            "The ten hosts with the oldest undelivered records. Minutes: the Collector is slow or unreachable.",
             [now(f"topk(10, max by ({HOST}) ({series(SPOOL_AGE, RUNS, ONE_HOST)}))", f"{{{{{HOST}}}}}")],
             unit="s", nothing="nobody", steps=((None, "green"), (60, "yellow"), (600, "red")), width=12,
         ),

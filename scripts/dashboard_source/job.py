@@ -1,7 +1,7 @@
-"""The dashboard of one job: what the person on call asks of it, in the order of asking.
+"""The dashboard of one job: the questions of the person on call, in their order.
 
-What always holds: each panel shows as much of a job of a thousand nodes as of one: sums by a fixed set of states, the
-few that stand out, or what one agent tells for all.
+Each panel shows as much of a job of a thousand nodes as of one: sums by a fixed set of states, a few outliers, or the
+records of the job reporter.
 """
 
 from grafana_foundation_sdk.builders import dashboard
@@ -97,24 +97,25 @@ def _at_a_glance(logs: LogQueries):
     return (
         panels.number(
             "Is it running now?",
-            "What most of its nodes do, and how many. 'running' means that worker processes are alive, not that they"
-            " make progress. Rendezvous for minutes: look at who is missing. Nothing: all agents are silent; see how it"
-            " ended, and if it did not end, whether the hosts or their way to the Collector are gone.",
+            "The state of most nodes, and their number. 'running' means that worker processes exist, not that"
+            " they make progress. Rendezvous for minutes: see who is missing. Empty: all agents are silent; see"
+            " how the job ended, and if it did not, check the hosts and their connection to the Collector.",
             [now(f"topk(1, {last_two} > 0)", f"{{{{{STATE}}}}}")],
             unit="suffix: nodes", nothing="silent for 3 min", width=4, decimals=0, colours=panels.STATES, named=True,
         ),
         panels.number(
             "Has it ended, and how?",
-            "How many agents ended, and whether they succeeded. If not: the newest round's first failure is"
-            " why. An agent that was killed (SIGKILL, node gone) is counted once what it left is delivered, or never.",
+            "The number of agents that ended, with and without success. Without: the first failure of the newest"
+            " round is the cause. A killed agent (SIGKILL, lost node) is counted only after its orphaned spool is"
+            " delivered.",
             [logs.count(each, ref) for each, ref in zip(ended, "AB", strict=True)],
             unit="suffix: agents", nothing="not ended", width=4, decimals=0, named=True,
             by_query={"A": ("succeeded", "green"), "B": ("not succeeded", "red")},
         ),
         panels.number(
             "Is anybody missing?",
-            "Nodes of the newest round, and nodes that a rendezvous still needs. Fewer in than you asked for: the job"
-            " shrank, see the membership changes. Missing above 0: see who is missing.",
+            "Nodes of the newest round, and nodes that a rendezvous still needs. Fewer nodes than requested: the"
+            " job shrank, see the membership changes. Missing above 0: see who is missing.",
             [
                 now(f"max({of_the_round(WORLD_SIZE, ONE_RUN)})", "in"),
                 now(f"max({of_the_round(MISSING, ONE_RUN)})", "missing", "B"),
@@ -124,30 +125,30 @@ def _at_a_glance(logs: LogQueries):
         ),
         panels.number(
             "How many restarts?",
-            "Restarts in the time range, whatever the reason. Many in a row with the same host or message: cordon that"
-            " host, or stop the job: it will not get better by itself.",
+            "Restarts in the time range, for any reason. Many in a row with the same host or message: cordon that"
+            " host, or stop the job, since it will not recover.",
             [now(f"sum({grown(RESTARTS, ONE_RUN)})")],
             unit="none", nothing="not known", width=3, decimals=0, steps=panels.ANY_IS_BAD,
         ),
         panels.number(
             "How long was the last?",
-            "From the failure to the moment when all workers run again. Above what you are used to: see which part of"
-            " it takes long.",
+            "The time from the failure until all workers run again. Longer than usual: see which phase takes"
+            " long.",
             [logs.newest_value(restarts, semconv.RESTART_DURATION)],
             unit="s", nothing="none yet", width=3, decimals=1, steps=((None, "green"), (60, "yellow"), (300, "red")),
         ),
         panels.number(
             "How much could it train?",
-            "Effective training time at most: the share of the job's time in which its workers ran. Work that was lost"
-            " since the last checkpoint is not known here. A bring-up counts once its round runs. Low: see where the"
-            " time went.",
+            "Effective training time, an upper bound: the share of the job's time in which its workers ran. Work"
+            " lost since the last checkpoint is not known here. A bring-up counts after its round starts. Low: see"
+            " the job's time by state.",
             [now(f"sum({grown(JOB_TIME, ONE_RUN, RUNNING)}) / (sum({spent}) > 0)")],
             unit="percentunit", nothing="not known", width=3, decimals=1, steps=panels.SHARE_OF_TIME,
         ),
         panels.number(
             "How much is lost?",
-            "Node-hours: time of all nodes together in which their workers did not run, also while a rendezvous"
-            " waits. Multiply by what a node costs you.",
+            "Node-hours: the time of all nodes in which their workers did not run, including a waiting"
+            " rendezvous. Multiply by the cost of a node.",
             [now(f"sum({grown(NODE_TIME, ONE_RUN, NOT_RUNNING)}) / 3600")],
             unit="suffix: node-h", nothing="not known", width=3,
         ),
@@ -165,10 +166,10 @@ def _causes(logs: LogQueries, traces: str):
     return (
         tables.columns(
             "Why did it restart, who failed first, and how long did it take?",
-            "Each restart once, the newest first, with the cause that all agents agreed on. The same host again: cordon"
-            " it and look at its hardware. Another host each time and the same message: the program. node_lost and"
-            " node_left name the node that went. 'Agreed' false: torch below 2.4, or another store than c10d; then"
-            " it is one agent's own view.",
+            "Each restart once, the newest first, with the cause that all agents agreed on. The same host"
+            " repeatedly: cordon it and check its hardware. Different hosts with the same message: the program."
+            " node_lost and node_left name the node. 'Agreed' false: torch below 2.4, or a store other than c10d;"
+            " then it is one agent's local view.",
             [logs.records(logs.of_event(semconv.RESTART_COMPLETED, logs.reported_once(), in_round))],
             {
                 "Time": "Time", field(semconv.RENDEZVOUS_ROUND): "Into round", field(semconv.RESTART_REASON): "Reason",
@@ -183,8 +184,8 @@ def _causes(logs: LogQueries, traces: str):
         ),
         tables.columns(
             "Who failed first in the newest round?",
-            "The earliest twenty failures of the newest of the chosen rounds, by the hosts' clocks: the first is the"
-            " cause, what follows within seconds are most likely its victims. Look here when no restart followed:"
+            "The earliest twenty failures of the newest of the chosen rounds, by the hosts' clocks: the first is"
+            " the cause, those within seconds of it are probably its victims. Use this if no restart followed:"
             " restarts are exhausted, or the rendezvous waits. Open the trace, or the event log for the traceback.",
             [logs.records(first, most=20, newest_first=False)],
             {

@@ -1,6 +1,6 @@
-"""The dashboard of one job, below the first screen: its course, what restarts cost, its nodes, and the event log.
+"""The dashboard of one job, below the first screen: the time line, the cost of restarts, the nodes, and the event log.
 
-What always holds: what holds for ``job.py``.
+As in ``job.py``, the size of a panel does not depend on the number of nodes.
 """
 
 from dashboard_source import panels, tables
@@ -42,21 +42,21 @@ RUNNING = f'{STATE}="running"'
 
 
 def course():
-    """What happened when."""
+    """States, sizes and rounds over time."""
     nodes = f"sum by ({STATE}) (rate({series(NODE_TIME, ONE_RUN)}[$__rate_interval]))"
     return (
         panels.lines(
             "What do the nodes do, over time?",
-            "Nodes by what their agents are at. All that is not green is time lost. One state that stays: rendezvous is"
-            " waiting for nodes, starting is slow images or imports, exit_barrier is nodes that ended waiting for"
-            " others.",
+            "Nodes by the state of their agents. All states except running are lost time. A state that persists:"
+            " rendezvous waits for nodes, starting is slow images or imports, exit_barrier waits for other nodes"
+            " to end.",
             [over_time(nodes, f"{{{{{STATE}}}}}")],
-            unit="none", nothing="no agent told its time", stacked=True, colours=panels.STATES,
+            unit="none", nothing="no agent reported its time", stacked=True, colours=panels.STATES,
         ),
         panels.lines(
             "How large is the job, over time?",
-            "Nodes in the round, nodes that take part or have come to the rendezvous, and nodes still missing. World"
-            " size that falls: nodes were lost and the job goes on without them.",
+            "Nodes in the round, nodes in the rendezvous, and missing nodes. A falling number in the round: nodes"
+            " were lost and the job continues without them.",
             [
                 over_time(f"max({of_the_round(WORLD_SIZE, ONE_RUN)})", "in the round"),
                 over_time(f"max({of_the_round(PARTICIPANTS, ONE_RUN)})", "take part", "B"),
@@ -67,7 +67,7 @@ def course():
         ),
         panels.lines(
             "Which round is it in?",
-            "Each step is a restart; a staircase is a restart storm. The annotations say why.",
+            "Each step is a restart; many steps in a row are a restart storm. The annotations have the reasons.",
             [over_time(f"max({series(ROUND_NOW, ONE_RUN)})", "round")],
             unit="none", nothing="no round yet", steps_between=True, width=6, colours={"round": "purple"},
         ),
@@ -75,7 +75,7 @@ def course():
 
 
 def costs(logs: LogQueries):
-    """What restarts and waiting cost."""
+    """The cost of restarts and waiting."""
     ran = series(JOB_TIME, ONE_RUN, RUNNING)
     spent = f"sum by ({STATE}) ({grown(JOB_TIME, ONE_RUN)})"
     in_round = logs.chosen(semconv.RENDEZVOUS_ROUND, "round")
@@ -85,32 +85,31 @@ def costs(logs: LogQueries):
     return (
         tables.stack_of_each(
             "Which part of a restart takes long?",
-            "Each restart by its phases, as the agent that speaks for the job saw it. detect: worker monitoring, or a"
-            " lost node's keep-alive timeout. stop: workers that ignore SIGTERM. rendezvous: nodes that come late, or"
-            " torch's last-call timeout. assign_ranks and start: the store, images, imports.",
+            "Each restart by its phases, as the job reporter observed it. detect: worker monitoring, or a lost"
+            " node's keep-alive timeout. stop: workers that ignore SIGTERM. rendezvous: late nodes, or torch's"
+            " last-call timeout. assign_ranks and start: the store, images, imports.",
             [logs.records(restarts, most=30)],
             (logs.field(semconv.RENDEZVOUS_ROUND), "Round"), parts,
             unit="s", nothing="no restart", colours=panels.PHASES, width=9,
         ),
         panels.ranked(
             "Where did the job's time go?",
-            "The job's own time by state, in the time range. Everything but running is lost; the largest of it is"
-            " what to work on.",
+            "The job's time by state, in the time range. All states except running are lost; start with the"
+            " largest.",
             [now(f"sort_desc({spent})", f"{{{{{STATE}}}}}")],
             unit="s", nothing="not known", colours=panels.STATES, width=5,
         ),
         panels.ranked(
             "Why did it restart?",
             "Restarts by reason. worker_failure: the program or its GPUs. node_lost: hosts, network, preemption."
-            " membership_change: nodes came or went.",
+            " membership_change: nodes joined or left.",
             [now(f"sum by ({REASON}) ({grown(RESTARTS, ONE_RUN)}) > 0", f"{{{{{REASON}}}}}")],
             unit="none", nothing="no restart", width=4,
         ),
         panels.lines(
             "Does it get better or worse?",
-            "Effective training time at most: the share of time in which workers ran. A dip is a"
-            " restart; dips that come closer together are a"
-            " host or a memory leak that gets worse.",
+            "Effective training time, an upper bound: the share of time in which workers ran. A dip is a restart;"
+            " increasingly frequent dips suggest a failing host or a memory leak.",
             [over_time(f"{running} / ({all_of_it} > 0)", "could train")],
             unit="percentunit", nothing="not known", width=6, most=1, colours={"could train": "green"},
         ),
@@ -118,7 +117,7 @@ def costs(logs: LogQueries):
 
 
 def nodes(logs: LogQueries):
-    """Who is waited for, which nodes stand out, and whether the telemetry is whole."""
+    """Missing nodes, outliers, and whether the telemetry is complete."""
     causes, victims = (f'{label(semconv.FAILURE_ROLE)}="{role}", {ONE_HOST}' for role in ("cause", "victim"))
     caused, suffered = (f"sum by ({HOST}) ({grown(FAILURES, ONE_RUN, role)})" for role in (causes, victims))
     top = f"topk(10, {caused} * 1000000 + {suffered} > 0)"
@@ -129,9 +128,9 @@ def nodes(logs: LogQueries):
     return (
         tables.columns(
             "Who is missing?",
-            "What agents said of a rendezvous that is held up, the newest first: how many nodes are there, how many are"
-            " missing, and which of the round before did not come back. Missing nodes without a name never came: look"
-            " in the scheduler whether they were started at all.",
+            "Reports of agents about a delayed rendezvous, the newest first: the number of nodes that are present"
+            " and missing, and the nodes of the previous round that did not return. Missing nodes without a name"
+            " never joined: check in the scheduler whether they were started.",
             [logs.records(waiting, most=20)],
             {
                 "Time": "Time", logs.field(semconv.HOST_NAME): "Reported by",
@@ -144,8 +143,8 @@ def nodes(logs: LogQueries):
         ),
         tables.columns(
             "Which hosts fail most?",
-            "The ten hosts with most worker failures, causes before victims. A host with causes is a suspect,"
-            " one with victims only is not.",
+            "The ten hosts with most worker failures, causes before victims. A host with causes is a suspect; a"
+            " host with victims only is not.",
             [
                 rows(f"{caused} and {top}"),
                 rows(f"{suffered} and {top}", "B"),
@@ -155,30 +154,33 @@ def nodes(logs: LogQueries):
         ),
         panels.ranked(
             "Whose heartbeats are late?",
-            "The ten oldest heartbeats, by what agents said last. Torch sends one every 5 s and gives a node up after"
-            " three. Old ones: the host is overloaded, frozen, or cut off from the store.",
+            "The ten oldest heartbeats, by the agents' last reports. Torch sends one every 5 s and removes a node"
+            " after three missing ones. Old heartbeats: the host is overloaded, frozen, or has lost its connection"
+            " to the store.",
             [now(f"topk(10, max by ({HOST}) ({series(BEAT_AGE, ONE_RUN, ONE_HOST)}))", f"{{{{{HOST}}}}}")],
             unit="s", nothing="no agent waits for heartbeats", width=6,
             steps=((None, "green"), (10, "yellow"), (15, "red")),
         ),
         panels.ranked(
             "Which nodes came, went or were lost?",
-            "Changes of membership in the time range. Lost: heartbeats stopped; see the event log for the node's name.",
+            "Membership changes in the time range. Lost: the heartbeats stopped; the event log has the name of"
+            " the node.",
             [now(f"sum by ({CHANGE}) ({grown(MEMBERSHIP, ONE_RUN)}) > 0", f"{{{{{CHANGE}}}}}")],
             unit="none", nothing="none", width=6, height=6,
         ),
         panels.ranked(
             "Which hosts fail to send heartbeats?",
-            "The ten hosts with most heartbeats that could not be sent: the store's host is slow or the way to it is"
-            " broken.",
+            "The ten hosts with most heartbeats that could not be sent: the host of the store is slow, or the"
+            " connection to it is broken.",
             [now(f"topk(10, sum by ({HOST}) ({grown(BEATS_FAILED, ONE_RUN, ONE_HOST)}) > 0)", f"{{{{{HOST}}}}}")],
             unit="none", nothing="none", width=6, height=6, steps=panels.NONE_IS_GOOD,
         ),
         panels.number(
             "Is anything missing from this?",
-            "What agents of this job lost (dropped by full spools, set aside, refused), and what Collectors gave up, of"
-            " whatever job; no word of Collectors: nobody scrapes them. Above 0 this dashboard has gaps: give spools"
-            " more room (TORCHELASTIC_OTEL_SPOOL_MAX_BYTES), or see in a Collector's log what its backend says.",
+            "Records that this job's agents lost (dropped by full spools, quarantined, rejected), and records"
+            " that Collectors discarded, of any job; without a value for Collectors, nothing scrapes them. Above 0"
+            " this dashboard is incomplete: raise TORCHELASTIC_OTEL_SPOOL_MAX_BYTES, or read the Collector's log"
+            " for its backend's error.",
             [
                 now(f"sum({lost_by_agents(ONE_RUN)})", "its agents"),
                 now(all_lost_by_collectors(), "Collectors", "B"),
@@ -187,22 +189,24 @@ def nodes(logs: LogQueries):
         ),
         panels.ranked(
             "Who refused what was sent?",
-            "Records that a destination refused, or that no attempt could deliver. The Collector's own log says why.",
-            [now(lost[0], f"set aside: {{{{{DESTINATION}}}}}"), now(lost[1], f"refused: {{{{{DESTINATION}}}}}", "B")],
+            "Records that a destination rejected, or that no attempt could deliver. The Collector's log has the"
+            " reason.",
+            [now(lost[0], f"quarantined: {{{{{DESTINATION}}}}}"), now(lost[1], f"refused: {{{{{DESTINATION}}}}}", "B")],
             unit="none", nothing="nobody", width=6, height=6, steps=panels.NONE_IS_GOOD,
         ),
     )  # fmt: skip
 
 
 def event_log(logs: LogQueries):
-    """Everything, line by line."""
+    """All events, line by line."""
     chosen = logs.of_run(
         logs.chosen(semconv.HOST_NAME, "host"), logs.chosen(semconv.RENDEZVOUS_ROUND, "round"),
         logs.differs("severity_text", "DEBUG"),
     )  # fmt: skip
     return panels.event_log(
         "What happened, step by step?",
-        "Everything but DEBUG, the newest first, of the chosen round and hosts. Open a line for its attributes (a"
-        " failure has its traceback there); its trace id leads to the bring-up or the run that it belongs to.",
+        "All events except DEBUG, the newest first, of the chosen rounds and hosts. Open a line for its"
+        " attributes (a failure has its traceback there); its trace id leads to the bring-up or the training phase"
+        " that it belongs to.",
         [logs.records(logs.prefixed(chosen, semconv.HOST_NAME), most=500)],
     )

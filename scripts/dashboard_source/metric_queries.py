@@ -1,9 +1,9 @@
-"""What panels ask, in the words of PromQL and LogQL, with the dashboards' variables in it.
+"""The queries of metrics, in PromQL, with the dashboards' variables in them.
 
-What always holds: a counter is read as what it grew by in a window, summed over the instances that export it. A counter
-of ours begins with 0 and never falls while its process lives, and each process is an instance of its own: so its growth
-is the largest value less the smallest, exactly. ``increase()`` guesses what lay beyond the first and the last sample,
-and makes 1.5 restarts of 1 in a short run.
+A counter is read as its growth in a window, summed over the instances that export it. The agents' counters start at 0
+and never fall while their process lives, and each process is a separate instance: the growth is exactly the largest
+value minus the smallest. ``increase()`` extrapolates beyond the first and the last sample, and makes 1.5 restarts of 1
+in a short run.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ METRICS = DataSourceRef(type_val="prometheus", uid="${prometheus}")
 
 
 def label(name: str) -> str:
-    """An attribute as both backends call it."""
+    """The label of an attribute."""
     return name.replace(".", "_")
 
 
@@ -49,16 +49,16 @@ DESTINATION = label(semconv.EXPORT_DESTINATION)
 CLUSTER = 'cluster=~"$cluster"'
 JOB = f'{CLUSTER}, job=~"(.*/)?$job"'
 ONE_RUN = f'{JOB}, {RUN}="$run_id"'
-"""The series of the run that the job dashboard looks at."""
+"""The series of the run that the job dashboard shows."""
 RUNS = f'{JOB}, {RUN}=~"$run_id"'
-"""The series of all runs that the fleet dashboard looks at."""
+"""The series of all runs that the fleet dashboard shows."""
 BY_RUN = f"cluster, job, {RUN}"
 ONE_HOST = f'{HOST}=~"$host"'
 """The chosen hosts."""
 NODE = "node"
 """The label that :func:`by_node` gives."""
 COLLECTORS = 'cluster=~"$cluster|"'
-"""The Collectors of the chosen clusters, and those that nobody gave a cluster."""
+"""The Collectors of the chosen clusters, and those without a cluster."""
 
 
 def series(metric: str, where: str, more: str = "") -> str:
@@ -67,36 +67,36 @@ def series(metric: str, where: str, more: str = "") -> str:
 
 
 def grown(metric: str, where: str, more: str = "", at: str = "") -> str:
-    """What each series of a counter grew by in the dashboard's window (see the header of this file)."""
+    """The growth of each series of a counter in the dashboard's window (see the header of this file)."""
     selected = f"{series(metric, where, more)}[$__range]{at}"
     return f"(max_over_time({selected}) - min_over_time({selected}))"
 
 
 def by_node(expr: str) -> str:
-    """Each series with the machine that it is about: Kubernetes' node, and elsewhere the host.
+    """Each series with its machine: the node of Kubernetes, and elsewhere the host.
 
-    On Kubernetes host.name is the pod's, and a pod is another one after each start.
+    On Kubernetes host.name is the pod's, which changes with each start.
     """
     hosts = f'label_replace({expr}, "{NODE}", "$1", "{HOST}", "(.*)")'
     return f'label_replace({hosts}, "{NODE}", "$1", "k8s_node_name", "(.+)")'
 
 
 def together(label_name: str, parts: Mapping[str, str]) -> str:
-    """The series of all parts, each with its part's name as a label: else `or` would take two of them for one."""
+    """The series of all parts, each with its part's name as a label: otherwise `or` would merge two of them."""
     return " or ".join(f'label_replace({expr}, "{label_name}", "{name}", "", "")' for name, expr in parts.items())
 
 
 def lost_by_agents(where: str, more: str = "") -> str:
-    """What agents lost for good, by what became of it; nothing where no agent tells."""
+    """Records that agents lost permanently, by kind; no series if no agent reports."""
     metrics = {"dropped": SPOOL_DROPPED, "not deliverable": SET_ASIDE, "refused": REJECTED}
     return together("lost", {name: grown(metric, where, more) for name, metric in metrics.items()})
 
 
 def lost_by_collectors() -> str:
-    """What Collectors gave up in the dashboard's window, by signal and exporter, by their own counters.
+    """Items that Collectors discarded in the dashboard's window, by signal and exporter, by their own counters.
 
-    Such a counter begins with its first failure, and not with 0: its first value is loss too, unless it was there
-    before the window. Where it began anew (another process at the same address) increase() says about how much.
+    Such a counter starts at its first failure, not at 0: its first value is loss too, unless the series is older than
+    the window. After a reset (another process at the same address) increase() gives an estimate.
     """
 
     def of(signal: str) -> str:
@@ -113,15 +113,15 @@ def lost_by_collectors() -> str:
 
 
 def all_lost_by_collectors() -> str:
-    """The sum of it; 0 only where a Collector tells its own numbers, and nothing where none does."""
-    told = f'{{__name__=~"otelcol_process_uptime(_seconds)?(_total)?", {COLLECTORS}}}'
-    return f"sum({lost_by_collectors()}) or 0 * sum(last_over_time({told}[$__range]))"
+    """The sum of it; 0 only if a Collector is scraped, and no series if none is."""
+    uptime = f'{{__name__=~"otelcol_process_uptime(_seconds)?(_total)?", {COLLECTORS}}}'
+    return f"sum({lost_by_collectors()}) or 0 * sum(last_over_time({uptime}[$__range]))"
 
 
 def grown_each_step(metric: str, where: str) -> str:
-    """What each series grew by from one point of a graph to the next: each event is in one step, and in one only.
+    """The growth of each series from one point of a graph to the next: each event is in exactly one step.
 
-    The largest value of a step less that of the step before; of a series that is new, or that paused, less its
+    The largest value of a step minus that of the step before; for a series that is new, or that paused, minus its
     smallest.
     """
     step = f"{series(metric, where)}[$__interval]"
@@ -129,9 +129,9 @@ def grown_each_step(metric: str, where: str) -> str:
 
 
 def of_the_round(metric: str, where: str) -> str:
-    """A gauge of the job, from the agent that speaks in its newest round.
+    """A gauge of the job, from the job reporter of its newest round.
 
-    When another agent begins to speak, the series of the one before stays for five minutes at its last value.
+    After a change of the reporter, the previous one's series stays at its last value for five minutes.
     """
     newest = f"max by (cluster, {RUN}) ({series(ROUND_NOW, where)})"
     return (

@@ -1,7 +1,7 @@
-"""How panels look: one function for each kind, with what they have in common.
+"""Panels: one function for each kind, with their common settings.
 
-What always holds: every panel has a title that asks, a description that says what to do, a unit, and words for when
-there is nothing to show; a colour means the same on every panel.
+Every panel has a question as its title, a description with advice, a unit, and a text for an empty answer; a colour has
+the same meaning on every panel.
 """
 
 from collections.abc import Mapping, Sequence
@@ -54,7 +54,7 @@ def coloured(panel, colours: Mapping[str, str]):
 
 
 def titled(panel, title: str, does: str, queries: Queries, size: tuple[int, int], unit: str, nothing: str):
-    """A panel with what every panel has; ``size`` is its width and height on the grid."""
+    """A panel with the common settings; ``size`` is its width and height on the grid."""
     panel = panel.title(title).description(does).span(size[0]).height(size[1]).unit(unit).no_value(nothing)
     for query in queries:
         panel = panel.with_target(query)
@@ -80,18 +80,18 @@ def number(
     """One number, or a few, in large type.
 
     Args:
-        title: What it answers.
-        does: What to do about it.
-        queries: What it asks; each gives one value, or a few.
+        title: The question.
+        does: The advice.
+        queries: Each returns one value, or a few.
         unit: Grafana's name of the unit.
-        nothing: The words for no answer.
+        nothing: The text for an empty answer.
         width: Of 24.
         height: In rows of the grid.
         steps: From which value on which colour.
         decimals: Digits behind the point; ``None`` leaves it to Grafana.
         colours: A colour for each name, in place of the steps.
         named: Whether each value has its series' name.
-        by_query: A name and a colour for each query, by its letter: Loki's numbers have no names of their own.
+        by_query: A name and a colour for each query, by its letter: numbers of a log store have no names.
         by_name: Steps for one value alone, by its name.
     """
     solid = m.BigValueColorMode.BACKGROUND_SOLID
@@ -131,8 +131,8 @@ def lines(
 ):
     """Values over time.
 
-    ``steps_between`` where a value holds until the next one, ``most`` for the axis' end, ``at_least`` for the shortest
-    time between two points.
+    ``steps_between`` draws steps between the values, ``most`` is the end of the axis, ``at_least`` the shortest time
+    between two points.
     """
     panel = titled(timeseries.Panel(), title, does, queries, (width, height), unit, nothing).min(0)
     if at_least is not None:

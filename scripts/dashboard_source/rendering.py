@@ -1,6 +1,6 @@
-"""The dashboards drawn with matplotlib, where no Grafana is: the same grid, titles, units, colours and answers.
+"""The dashboards drawn with matplotlib instead of Grafana: the same grid, titles, units, colours and answers.
 
-What always holds: nothing is drawn but what the panels' queries answered; the picture says what it is.
+Only the answers of the panels' queries are drawn; the picture has a note of its origin.
 """
 
 import datetime
@@ -59,9 +59,9 @@ def draw(board: dict[str, Any], answers: dict[str, Any], annotations: dict[str, 
         inner.axis("off")
         answer = answers[panel["title"]]
         if not answer:
-            said = panel.get("fieldConfig", {}).get("defaults", {}).get("noValue", "nothing")
+            text = panel.get("fieldConfig", {}).get("defaults", {}).get("noValue", "nothing")
             inner.text(
-                0.5, 0.5, said, size=14, ha="center", va="center", color="#3a8a3e" if said != "not known" else DIM
+                0.5, 0.5, text, size=14, ha="center", va="center", color="#3a8a3e" if text != "not known" else DIM
             )
             continue
         size = (at[0] - 16, at[1] - 40)
@@ -226,7 +226,7 @@ def _logs(axes, panel: Panel, answer: list[list[Any]], size, annotations) -> Non
     shown = int(size[1] // 21)
     for place, (at, line, labels) in enumerate(answer[:shown]):
         y = 1 - (place * 21 + 10) / size[1]
-        told = datetime.datetime.fromtimestamp(at / 1e9, datetime.timezone.utc).strftime("%H:%M:%S.%f")[:-3]
+        time = datetime.datetime.fromtimestamp(at / 1e9, datetime.timezone.utc).strftime("%H:%M:%S.%f")[:-3]
         severity = labels.get("severity_text", "INFO")
         axes.plot(
             [0, 0],
@@ -235,7 +235,7 @@ def _logs(axes, panel: Panel, answer: list[list[Any]], size, annotations) -> Non
             linewidth=4,
             transform=axes.transAxes,
         )
-        axes.text(0.006, y, told, size=9, family="monospace", color=DIM, va="center", transform=axes.transAxes)
+        axes.text(0.006, y, time, size=9, family="monospace", color=DIM, va="center", transform=axes.transAxes)
         text = shortened(line.replace("\n", " "), size[0] - 120 - 150, 9)
         axes.text(0.075, y, text, size=9, color=TEXT, va="center", transform=axes.transAxes)
         if labels.get("trace_id"):

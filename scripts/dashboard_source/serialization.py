@@ -1,8 +1,7 @@
 """A dashboard as the JSON that is committed.
 
-What always holds: the JSON is what Grafana's own published types allow
-(``tests/collector_config/test_dashboard_schema.py``); the SDK still writes a few fields that they have dropped, and
-those are left out.
+The JSON conforms to Grafana's published types (``tests/collector_config/test_dashboard_schema.py``); a few fields that
+the SDK still writes and these types no longer have are removed.
 """
 
 import json

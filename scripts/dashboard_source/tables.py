@@ -1,6 +1,6 @@
-"""How tables look, and what else is made of log records' attributes.
+"""Tables, and bar charts of the attributes of log records.
 
-What always holds: a table shows the fields that it names and no others, in that order.
+A table shows exactly the fields that it names, in that order.
 """
 
 import json
@@ -34,12 +34,12 @@ def columns(
     """A table.
 
     Args:
-        title: What it answers.
-        does: What to do about it.
-        queries: What it asks.
+        title: The question.
+        does: The advice.
+        queries: Its queries.
         shown: The fields that are shown, in order, each with the name of its column.
         of: ``records`` for log records, ``rows`` for rows of Prometheus.
-        nothing: The words for no answer.
+        nothing: The text for an empty answer.
         width: Of 24.
         height: In rows of the grid.
         units: Columns that are numbers, each with its unit.
@@ -74,13 +74,13 @@ def columns(
 RECORDS = [
     d.DataTransformerConfig(id_val="extractFields", options={"source": "labels", "replace": True, "keepTime": True})
 ]
-"""Loki's log records: their attributes become columns."""
+"""The attributes of log records become columns."""
 ROWS = [d.DataTransformerConfig(id_val="merge", options={})]
-"""Prometheus' tables: rows of the same labels become one."""
+"""Rows of Prometheus with the same labels are merged."""
 
 
 def _arranged(shown: Mapping[str, str], numbers: Sequence[str]) -> list[d.DataTransformerConfig]:
-    """Only these fields, in this order, by these names; what is a number in a record's attributes is a text before."""
+    """Only these fields, in this order, by these names; numbers in a record's attributes arrive as text."""
     arranged = [
         d.DataTransformerConfig(id_val="filterFieldsByName", options={"include": {"names": list(shown)}}),
         d.DataTransformerConfig(
@@ -126,13 +126,13 @@ def stack_of_each(
 
 
 def address_of_trace(kind: str) -> str:
-    """Where Explore shows the trace whose id a cell holds; ``kind`` is jaeger or tempo."""
+    """The address in Explore of the trace whose id is in a cell; ``kind`` is jaeger or tempo."""
     query = {"refId": "A", "datasource": {"type": kind, "uid": "${traces}"}, "query": "${__value.raw}"}
     if kind == "tempo":
         query["queryType"] = "traceql"
     within = {"from": "${__from}", "to": "${__to}"}
     pane = json.dumps({"trace": {"datasource": "${traces}", "queries": [query], "range": within}})
-    # What Grafana fills in must reach it as it is.
+    # Grafana's variables must not be percent-encoded
     parts = re.split(r"(\$\{[^}]*\})", pane)
     return "/explore?schemaVersion=1&panes=" + "".join(
         part if part[:2] == "${" else quote(part, safe="") for part in parts

@@ -1,6 +1,6 @@
-"""Values, names and colours as a panel's own settings say them, for the pictures.
+"""Values, names and colours by a panel's settings, for the pictures.
 
-What always holds: a unit or a colour that is not known here is an error, so that no picture shows a bare number.
+An unknown unit or colour is an error, so that no picture shows a number without its unit.
 """
 
 import datetime
@@ -18,7 +18,7 @@ Panel = dict[str, Any]
 
 
 def _settings(panel: Panel, name: str) -> dict[str, Any]:
-    """What overrides say of a series or a column by its name."""
+    """The overrides of a series or a column, by its name."""
     return {
         each["id"]: each.get("value")
         for override in panel["fieldConfig"]["overrides"]
@@ -31,8 +31,8 @@ def _settings(panel: Panel, name: str) -> dict[str, Any]:
 def colour_of(panel: Panel, name: str, value: float) -> str:
     """The colour of a series, by its name or else by its value."""
     own, common = _settings(panel, name), panel["fieldConfig"]["defaults"]
-    if said := own.get("color"):
-        return COLOURS.get(said["fixedColor"], said["fixedColor"])
+    if color := own.get("color"):
+        return COLOURS.get(color["fixedColor"], color["fixedColor"])
     steps = (own.get("thresholds") or common.get("thresholds") or {"steps": [{"value": None, "color": "blue"}]})[
         "steps"
     ]

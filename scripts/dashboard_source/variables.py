@@ -1,8 +1,8 @@
 """The variables of both dashboards.
 
-What always holds: data sources are variables, so that the JSON names no installation; "All" is a pattern and no list,
-so that a query is as short with a thousand hosts as with one, and matches series that lack the label. Only of jobs it
-is the list of what is offered: it says which streams Loki reads, and a pattern for any job would be all of its logs.
+Data sources are variables, so that the JSON contains no installation's ids. "All" is a pattern and not a list, so that
+a query is as short with a thousand hosts as with one, and matches series without the label. For jobs "All" is the list
+of the offered names: it selects the streams of the log store, and a pattern would select all of its logs.
 """
 
 from grafana_foundation_sdk.builders import dashboard
@@ -36,13 +36,13 @@ def data_sources(logs: LogQueries, traces: str) -> list[dashboard.DatasourceVari
         "traces": (traces, "Traces", "Where the traces are; links of trace ids lead there."),
     }
     return [
-        dashboard.DatasourceVariable(name).type(kind).label(label).description(said)
-        for name, (kind, label, said) in kinds.items()
+        dashboard.DatasourceVariable(name).type(kind).label(label).description(description)
+        for name, (kind, label, description) in kinds.items()
     ]
 
 
-def _asked(name: str, label: str, said: str, query: str) -> dashboard.QueryVariable:
-    variable = dashboard.QueryVariable(name).label(label).description(said).datasource(METRICS)
+def _asked(name: str, label: str, description: str, query: str) -> dashboard.QueryVariable:
+    variable = dashboard.QueryVariable(name).label(label).description(description).datasource(METRICS)
     variable = variable.query({"query": query, "refId": name})
     return variable.refresh(d.VariableRefresh.ON_TIME_RANGE_CHANGED).sort(d.VariableSort.NATURAL_ASC)
 
@@ -54,29 +54,29 @@ def _any_of(variable: dashboard.QueryVariable, pattern: str | None = ".*") -> da
 
 def cluster() -> dashboard.QueryVariable:
     """Clusters."""
-    said = "Clusters whose jobs are shown; the Collector says the cluster of each job."
-    return _any_of(_asked("cluster", "Cluster", said, f"label_values({EVENTS}, cluster)"))
+    description = "Clusters whose jobs are shown; the Collector sets the cluster of each job."
+    return _any_of(_asked("cluster", "Cluster", description, f"label_values({EVENTS}, cluster)"))
 
 
 def job() -> dashboard.QueryVariable:
-    """Services; the namespace in front of the name is left out, since logs do not have it there."""
-    said = "Services (OTEL_SERVICE_NAME); torchrun where nobody named one."
+    """Services; without the namespace before the name, since log records do not have it there."""
+    description = "Services (OTEL_SERVICE_NAME); torchrun by default."
     query = f"label_values({series(EVENTS, CLUSTER)}, job)"
-    return _any_of(_asked("job", "Job", said, query).regex("/^(?:.*\\/)?([^\\/]+)$/"), None)
+    return _any_of(_asked("job", "Job", description, query).regex("/^(?:.*\\/)?([^\\/]+)$/"), None)
 
 
 def run() -> dashboard.QueryVariable:
-    """The one run that is looked at."""
-    said = (
-        "The run (torchrun --rdzv-id). Runs that share an id are told together: narrow the time range to one of them."
+    """The run that is shown."""
+    description = (
+        "The run (torchrun --rdzv-id). Runs with the same id are shown together: narrow the time range to one of them."
     )
-    return _asked("run_id", "Run id", said, f"label_values({series(EVENTS, JOB)}, {RUN})")
+    return _asked("run_id", "Run id", description, f"label_values({series(EVENTS, JOB)}, {RUN})")
 
 
 def runs() -> dashboard.QueryVariable:
-    """The runs that are looked at."""
-    said = "Runs that are shown (torchrun --rdzv-id)."
-    return _any_of(_asked("run_id", "Run id", said, f"label_values({series(EVENTS, JOB)}, {RUN})"))
+    """The runs that are shown."""
+    description = "Runs that are shown (torchrun --rdzv-id)."
+    return _any_of(_asked("run_id", "Run id", description, f"label_values({series(EVENTS, JOB)}, {RUN})"))
 
 
 def _largest_round() -> str:
@@ -96,22 +96,22 @@ def _each_round() -> str:
 
 
 def newest_round() -> dashboard.QueryVariable:
-    """The newest of the chosen rounds, for a query; nobody chooses it."""
-    said = "The newest of the chosen rounds."
+    """The newest of the chosen rounds, for a query; it is hidden."""
+    description = "The newest of the chosen rounds."
     chosen = f'label_replace({_each_round()}, "chosen", "yes", "round", "$round")'
     query = f'query_result(topk(1, {chosen} and on (chosen) label_replace(vector(1), "chosen", "yes", "", "")))'
-    variable = _asked("newest_round", "Newest round", said, query).regex(_A_ROUND)
+    variable = _asked("newest_round", "Newest round", description, query).regex(_A_ROUND)
     return variable.hide(d.VariableHide.HIDE_VARIABLE)
 
 
 def round_() -> dashboard.QueryVariable:
     """The rounds of the run."""
-    said = "Rounds of the restarts, of the first failures (the newest of the rounds), and of the event log."
-    variable = _asked("round", "Round", said, f"query_result({_each_round()})").regex(_A_ROUND)
+    description = "Rounds of the restarts, of the first failures (the newest of the rounds), and of the event log."
+    variable = _asked("round", "Round", description, f"query_result({_each_round()})").regex(_A_ROUND)
     return _any_of(variable).sort(d.VariableSort.NUMERICAL_DESC)
 
 
 def host(where: str = RUNS) -> dashboard.QueryVariable:
     """The hosts of the runs that ``where`` selects."""
-    said = "Hosts of the panels that tell of single nodes, and of what agents lost, failures and the event log."
-    return _any_of(_asked("host", "Host", said, f"label_values({series(EVENTS, where)}, {HOST})"))
+    description = "Hosts of the panels about single nodes, of the agents' losses, of failures and of the event log."
+    return _any_of(_asked("host", "Host", description, f"label_values({series(EVENTS, where)}, {HOST})"))

@@ -135,7 +135,7 @@ def _one_job(job: SyntheticJob) -> Answers:
         "Which nodes came, went or were lost?": {"lost": made.LOST, "joined": made.JOINED},
         "Which hosts fail to send heartbeats?": _by_host(job, lambda node: node + 1),
         "Is anything missing from this?": {"its agents": lost},
-        "Who refused what was sent?": {"set aside: otlp": made.SET_ASIDE, "refused: backup": made.REFUSED},
+        "Who refused what was sent?": {"quarantined: otlp": made.SET_ASIDE, "refused: backup": made.REFUSED},
         "What happened, step by step?": _log(job),
     }
 
