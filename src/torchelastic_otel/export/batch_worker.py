@@ -32,16 +32,7 @@ _DELIVERED: Final = ExportResult(Disposition.DELIVERED)
 
 
 class BatchExportWorker(ExportWorker[Sequence[Any]]):
-    """See the module's docstring.
-
-    Args:
-        name: The name of the exporter's cursor.
-        make_sender: Makes the exporter's sender; called on the worker's thread.
-        config: Batch size, delay and backoff.
-        read: Makes items of rows.
-        jitter: A random number from 0 to 1, for the backoff.
-        wait: Replaces the machine's clock in tests.
-    """
+    """See the module's docstring; ``read`` makes items of rows, other arguments are those of :class:`ExportWorker`."""
 
     disabled_effect = "its records stay in the spool"
 

@@ -161,21 +161,22 @@ def _sender(
     return GenericSender(exporter, projection)
 
 
-def _projection(
-    exporter: Any, signal: Signal, environ: Mapping[str, str], warn: Callable[[str], None]
-) -> Projection[Any]:
-    if signal is Signal.TRACES:
-        from torchelastic_otel.export.otel.spans import SpanProjection
-
-        return SpanProjection(span_limits(environ, warn))
+def _projection(exporter: Any, signal: Signal, environ: Mapping[str, str], warn: Callable[[str], None]) -> Projection:
     sampler = make_sampler(environ, lambda what: None)  # export_config() has warned
+    if signal is Signal.TRACES:
+        from torchelastic_otel.export.otel.spans import readable_span
+
+        of_spans = span_limits(environ, warn)
+        return Projection(signal, lambda batch: [readable_span(each, of_spans) for each in batch])
     if signal is Signal.METRICS:
-        from torchelastic_otel.export.otel.metrics import MetricProjection, delta_kinds, exemplar_sampler
+        from torchelastic_otel.export.otel.metrics import delta_kinds, empty_metrics, exemplar_sampler, metrics_data
 
-        return MetricProjection(delta_kinds(exporter), exemplar_sampler(environ, warn, sampler))
-    from torchelastic_otel.export.otel.logs import LogProjection
+        kinds, exemplars = delta_kinds(exporter), exemplar_sampler(environ, warn, sampler)
+        return Projection(signal, lambda batch: metrics_data(batch, kinds, exemplars), empty_metrics(), kinds)
+    from torchelastic_otel.export.otel.logs import log_record
 
-    return LogProjection(log_limits(environ, warn), sampler)
+    of_logs = log_limits(environ, warn)
+    return Projection(signal, lambda batch: [log_record(each, of_logs, sampler) for each in batch])
 
 
 def _is_reader(kind: Any) -> bool:

@@ -46,7 +46,7 @@ class GrpcSender(ObservingSender):
         AttributeError: The exporter has no stub to observe, because it is of another version.
     """
 
-    def __init__(self, exporter: Any, projection: Projection[Any], *, attempt_timeout_ns: int) -> None:
+    def __init__(self, exporter: Any, projection: Projection, *, attempt_timeout_ns: int) -> None:
         super().__init__(exporter, projection, attempt_timeout_ns)
         self.exporter._client = _ObservedStub(self.exporter._client, self)
 

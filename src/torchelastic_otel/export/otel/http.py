@@ -44,7 +44,7 @@ class HttpSender(ObservingSender):
     def __init__(
         self,
         exporter: Any,
-        projection: Projection[Any],
+        projection: Projection,
         session: requests.Session,
         *,
         attempt_timeout_ns: int,

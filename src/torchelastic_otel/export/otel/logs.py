@@ -6,7 +6,6 @@ can be encoded as OTLP.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final
 
 from opentelemetry import trace
@@ -17,10 +16,9 @@ from opentelemetry.sdk._logs import LogRecordLimits, ReadableLogRecord
 
 from torchelastic_otel import semconv
 from torchelastic_otel.export.config import Sampler, sample_all
-from torchelastic_otel.export.otel.projection import SCOPE, Projection, encodable, fixed64
+from torchelastic_otel.export.otel.projection import SCOPE, encodable, fixed64
 from torchelastic_otel.export.otel.resource import resource_of
 from torchelastic_otel.model.event import ElasticEvent, StoredEvent
-from torchelastic_otel.model.signals import Signal
 
 # LogRecord treats an empty Context like none (1.45: ``if not context``) and falls back to the ambient span, so the
 # context contains an invalid span.
@@ -68,22 +66,3 @@ def _span_of(event: ElasticEvent, sampler: Sampler) -> Context:
     flags = trace.TraceFlags(trace.TraceFlags.SAMPLED if sampled else trace.TraceFlags.DEFAULT)
     span = trace.NonRecordingSpan(trace.SpanContext(trace_id, span_id, is_remote=False, trace_flags=flags))
     return trace.set_span_in_context(span, Context())
-
-
-class LogProjection(Projection[Sequence[StoredEvent]]):
-    """Events as log records.
-
-    Args:
-        limits: Attribute limits of the records.
-        sampler: Whether a trace is sampled, by its id.
-    """
-
-    signal = Signal.LOGS
-
-    def __init__(self, limits: LogRecordLimits, sampler: Sampler = sample_all) -> None:
-        self._limits = limits
-        self._sampler = sampler
-
-    def project(self, batch: Sequence[StoredEvent]) -> list[ReadableLogRecord]:
-        """The log records of a batch."""
-        return [log_record(delivery, self._limits, self._sampler) for delivery in batch]

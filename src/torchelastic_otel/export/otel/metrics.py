@@ -16,11 +16,10 @@ from opentelemetry.sdk.metrics.export import AggregationTemporality, HistogramDa
 from torchelastic_otel import semconv
 from torchelastic_otel.export.config import Sampler, one_of, read_variable, sample_all, sample_none
 from torchelastic_otel.export.metric_delta import MetricBatch, delta_since
-from torchelastic_otel.export.otel.projection import SCOPE, Projection, encodable
+from torchelastic_otel.export.otel.projection import SCOPE, encodable
 from torchelastic_otel.export.otel.resource import resource_of
 from torchelastic_otel.model import metric as metric_model
 from torchelastic_otel.model.metric import Distribution, Kind, Point, Snapshot
-from torchelastic_otel.model.signals import Signal
 
 _INSTRUMENTS: Final[Mapping[Kind, type]] = {Kind.COUNTER: Counter, Kind.HISTOGRAM: Histogram}
 EXEMPLAR_FILTERS: Final = ("always_on", "always_off", "trace_based")
@@ -60,6 +59,11 @@ def metrics_data(batch: MetricBatch, delta_kinds: frozenset[Kind], exemplars: Sa
     ]
     scope = sdk.ScopeMetrics(SCOPE, metrics, semconv.SCHEMA_URL)
     return MetricsData([sdk.ResourceMetrics(resource, [scope], semconv.SCHEMA_URL)])
+
+
+def empty_metrics() -> MetricsData:
+    """A snapshot without metrics, as the exporters take it."""
+    return MetricsData([])
 
 
 def _metric(metric: metric_model.Metric, snapshot: Snapshot, delta: bool, exemplars: Sampler) -> sdk.Metric:
@@ -105,23 +109,3 @@ def _exemplars(point: Point, sampler: Sampler) -> list[Exemplar]:
         for each in point.exemplars
         if sampler(each.trace_id)
     ]
-
-
-class MetricProjection(Projection[MetricBatch]):
-    """Snapshots as metrics data.
-
-    Args:
-        delta_kinds: Instruments that are sent as deltas.
-        exemplars: Whether an exemplar is sent, by its trace's id.
-    """
-
-    signal = Signal.METRICS
-    empty = MetricsData([])
-
-    def __init__(self, delta_kinds: frozenset[Kind] = frozenset(), exemplars: Sampler = sample_all) -> None:
-        self.delta_kinds = delta_kinds
-        self._exemplars = exemplars
-
-    def project(self, batch: MetricBatch) -> MetricsData:
-        """The metrics data of a snapshot."""
-        return metrics_data(batch, self.delta_kinds, self._exemplars)

@@ -5,10 +5,10 @@ Guarantees: a projection is pure; importing this module loads no protobuf, no ex
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, ClassVar, Final, Generic, TypeVar
+from typing import Any, Final
 
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
@@ -18,8 +18,6 @@ from torchelastic_otel.model.signals import Signal
 from torchelastic_otel.version import __version__
 
 SCOPE: Final = InstrumentationScope(semconv.SCOPE_NAME, __version__, semconv.SCHEMA_URL)
-
-Batch = TypeVar("Batch", contravariant=True)
 
 _ENCODERS: Final = {
     Signal.LOGS: ("_log_encoder", "encode_logs"),
@@ -63,26 +61,21 @@ def rejected_count(signal: Signal, response: Any) -> int:
     return max(0, int(getattr(response.partial_success, _REJECTED[signal])))
 
 
-class Projection(ABC, Generic[Batch]):
+@dataclass(frozen=True, slots=True)
+class Projection:
     """From what the pipeline sends to what an exporter of one signal takes.
 
     Attributes:
         signal: The signal.
+        project: Makes of a batch what ``export()`` takes; raises ``ValueError`` for what OTLP cannot express.
         empty: An empty batch, as ``export()`` takes it.
         delta_kinds: Instruments that are sent as deltas; metrics only.
     """
 
-    signal: ClassVar[Signal]
+    signal: Signal
+    project: Callable[[Any], Any]
     empty: Any = ()
     delta_kinds: frozenset[Kind] = frozenset()
-
-    @abstractmethod
-    def project(self, batch: Batch) -> Any:
-        """What the exporter's ``export()`` takes.
-
-        Raises:
-            ValueError: The batch contains what OTLP cannot express.
-        """
 
 
 def fixed64(time_ns: int | None) -> int | None:

@@ -23,7 +23,7 @@ class ProjectingSender(ABC):
         projection: Makes what it takes.
     """
 
-    def __init__(self, exporter: Any, projection: Projection[Any]) -> None:
+    def __init__(self, exporter: Any, projection: Projection) -> None:
         self.exporter = exporter
         self.projection = projection
 
@@ -69,7 +69,7 @@ class ObservingSender(ProjectingSender):
         attempt_timeout_ns: How long one attempt may take, nanoseconds.
     """
 
-    def __init__(self, exporter: Any, projection: Projection[Any], attempt_timeout_ns: int) -> None:
+    def __init__(self, exporter: Any, projection: Projection, attempt_timeout_ns: int) -> None:
         super().__init__(exporter, projection)
         self.cancellation = CancellationScope(attempt_timeout_ns)
         self.accepted: list[ExportResult] = []

@@ -6,7 +6,7 @@ encoded as OTLP, or it raises ``ValueError``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from opentelemetry.attributes import BoundedAttributes
@@ -14,10 +14,9 @@ from opentelemetry.sdk.trace import Event, ReadableSpan, SpanLimits
 from opentelemetry.sdk.util import BoundedList
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
-from torchelastic_otel.export.otel.projection import SCOPE, Projection, encodable, fixed64
+from torchelastic_otel.export.otel.projection import SCOPE, encodable, fixed64
 from torchelastic_otel.export.otel.resource import resource_of
 from torchelastic_otel.export.sources import StoredSpan
-from torchelastic_otel.model.signals import Signal
 
 _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 
@@ -66,20 +65,3 @@ def _context(trace_id: str, span_id: str) -> SpanContext:
     if not context.is_valid:
         raise ValueError(f"not the ids of a span: {trace_id!r}, {span_id!r}")
     return context
-
-
-class SpanProjection(Projection[Sequence[StoredSpan]]):
-    """Finished spans as the SDK's.
-
-    Args:
-        limits: Limits on their attributes, events and links.
-    """
-
-    signal = Signal.TRACES
-
-    def __init__(self, limits: SpanLimits) -> None:
-        self._limits = limits
-
-    def project(self, batch: Sequence[StoredSpan]) -> list[ReadableSpan]:
-        """The spans of a batch."""
-        return [readable_span(delivery, self._limits) for delivery in batch]
