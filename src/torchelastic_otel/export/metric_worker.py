@@ -62,19 +62,14 @@ class MetricsSender(Sender[MetricBatch], Protocol):
 
 
 class PeriodicMetricWorker(ExportWorker[MetricBatch]):
-    """See the module's docstring.
+    """See the module's docstring; arguments that are not listed are those of :class:`ExportWorker`.
 
     Args:
-        name: The name of the exporter's cursor.
-        make_sender: Makes the exporter's sender; called on the worker's thread.
-        config: The backoff.
         interval_ns: Time from one snapshot to the next, nanoseconds (``OTEL_METRIC_EXPORT_INTERVAL``).
         metric_source: Returns this process's metrics; ``None`` if it has none yet.
         final_snapshots: Makes the last snapshots of an orphaned spool.
         current_source: This process's newest spool.
         clock_ns: A monotonic clock, nanoseconds.
-        jitter: A random number from 0 to 1, for the backoff.
-        wait: Replaces the machine's clock in tests.
     """
 
     disabled_effect = "its metrics are not exported"

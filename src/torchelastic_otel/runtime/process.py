@@ -197,7 +197,7 @@ class ProcessRuntime:
         ended = self._stop(timeout_ns)
         if for_good or (ended and drained):
             # the caller waits no longer than that; the thread goes on until it is done
-            run_with_timeout(timeout_ns, lambda: self._release(owes=not drained))
+            run_with_timeout(timeout_ns, lambda: self._release(incomplete=not drained))
         query_runner.stop()
 
     def _stop(self, timeout_ns: int) -> bool:
@@ -206,12 +206,12 @@ class ProcessRuntime:
         except RuntimeError:  # its maintenance thread could not be started
             return False
 
-    def _release(self, *, owes: bool) -> None:
+    def _release(self, *, incomplete: bool) -> None:
         """Close the spool and free its lock once no thread uses it."""
         with guard:
             if self._owned is not None and self._stop(MAX_STOP_NS):
                 try:
-                    self._owned.release(incomplete=owes)
+                    self._owned.release(incomplete=incomplete)
                 except (SpoolError, OSError) as error:
                     logger.debug("%s", error)  # a disk that failed: the writer has logged it
 
