@@ -36,5 +36,5 @@ def test_a_fault_stays_in_is_counted_and_said_once(caplog: pytest.LogCaptureFixt
                 raise ValueError("ours")
     assert guard.faults == 3
     assert [record.getMessage() for record in caplog.records] == [
-        "torchelastic-otel: a fault of torchelastic-otel was kept from the job: ValueError: ours"
+        "torchelastic-otel: internal error suppressed (the job is unaffected): ValueError: ours"
     ]

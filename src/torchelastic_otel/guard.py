@@ -1,9 +1,9 @@
-"""The one guard between our faults and the program we are a guest in.
+"""The one guard between internal errors and the host program.
 
-What always holds: an exception of ours never reaches torch; a signal always does. ``KeyboardInterrupt``
-and ``SystemExit`` are no ``Exception`` and pass anyway. Torch's ``SignalException`` is one (raised in the
-main thread by its SIGTERM handler, ``torch.distributed.elastic.multiprocessing.api``, 1.13 to 2.15), and
-projects that vendor elastic have their own copy of it: so it is known by its name, not by its identity.
+Guarantees: an internal error never reaches torch; a signal always does. ``KeyboardInterrupt`` and ``SystemExit`` are no
+``Exception`` and pass anyway. Torch's ``SignalException`` is one (raised in the main thread by its SIGTERM handler,
+``torch.distributed.elastic.multiprocessing.api``, 1.13 to 2.15), and projects that vendor elastic have their own copy
+of it: it is recognised by its name, not by its identity.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ logger = logging.getLogger("torchelastic_otel")
 
 
 def _add_prefix(record: logging.LogRecord) -> bool:
-    """Torchrun shows our warnings bare, among everything else on standard error: so they say whose they are."""
+    """Torchrun prints warnings without the logger's name, among everything else on standard error."""
     if not str(record.msg).startswith("torchelastic-otel: "):
         record.msg = f"torchelastic-otel: {record.msg}"
     return True
@@ -26,15 +26,15 @@ logger.addFilter(_add_prefix)
 
 
 def is_signal(error: BaseException) -> bool:
-    """Whether the exception stands for a signal and must never be swallowed."""
+    """Whether the exception represents a signal and must never be suppressed."""
     return not isinstance(error, Exception) or any(base.__name__ == "SignalException" for base in type(error).__mro__)
 
 
 class Guard:
-    """A context manager that keeps our faults in and lets signals out. Shared and stateless but for counts.
+    """A context manager that suppresses internal errors and lets signals pass. Shared; its only state is a count.
 
     Attributes:
-        faults: How many exceptions it kept in since the start of the process.
+        faults: How many exceptions it has suppressed since the start of the process.
     """
 
     __slots__ = ("_reported", "faults")
@@ -55,12 +55,12 @@ class Guard:
         return True
 
     def suppress(self, error: BaseException) -> Literal[True]:
-        """Count a fault; say each kind of it once. Tests replace this to raise it at the end."""
+        """Count an error; log each kind of it once. Tests replace this to raise it at the end."""
         self.faults += 1
-        said = f"{type(error).__name__}: {error}"
-        if said not in self._reported and len(self._reported) < 64:
-            self._reported.add(said)
-            logger.warning("a fault of torchelastic-otel was kept from the job: %s", said, exc_info=error)
+        text = f"{type(error).__name__}: {error}"
+        if text not in self._reported and len(self._reported) < 64:
+            self._reported.add(text)
+            logger.warning("internal error suppressed (the job is unaffected): %s", text, exc_info=error)
         return True
 
 

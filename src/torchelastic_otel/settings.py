@@ -1,7 +1,7 @@
-"""Every setting of ours, declared and documented once; OpenTelemetry's own are read where they act.
+"""Every setting of this package, declared and documented once; OpenTelemetry's own are read where they act.
 
-What always holds: reading settings never raises and never stops a job. A bad value is named, with what is
-allowed, and the default is used.
+Guarantees: reading settings never raises and never stops a job. A bad value is reported, with what is allowed, and the
+default is used.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ class Mode(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One environment variable of ours.
+    """One environment variable.
 
     Attributes:
         variable: Its name.
         field: The field of :class:`Settings` it fills.
-        default: Its default, as a person would write it.
-        allowed: What may stand there, for the error message and the documentation.
+        default: Its default, as in an environment.
+        allowed: The allowed values, for the error message and the documentation.
         meaning: One sentence for the documentation.
         parse: Text to value; raises ``ValueError`` for what is not allowed.
     """
@@ -50,14 +50,14 @@ class Setting:
 def _names(text: str) -> tuple[str, ...]:
     names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
     if not names:
-        raise ValueError("no name in it")
+        raise ValueError("no name")
     return names
 
 
 def _heartbeats(text: str) -> tuple[str, ...]:
     names = _names(text.lower())
     if not set(names) <= {"metrics", "logs"}:
-        raise ValueError("another word in it")
+        raise ValueError("unknown word")
     return names
 
 
@@ -85,15 +85,15 @@ SETTINGS: Final = (
         "mode",
         "auto",
         "auto, on, off",
-        "Whether the bridge is active; `auto` is active where an OpenTelemetry destination is configured.",
+        "Whether the bridge is active; `auto`: if an OpenTelemetry destination is configured.",
         lambda text: Mode(text.strip().lower()),
     ),
     Setting(
         PREFIX + "_DESTINATIONS",
         "destinations",
-        "what OTEL_LOGS_EXPORTER, OTEL_TRACES_EXPORTER and OTEL_METRICS_EXPORTER name, else otlp",
-        "names of destinations or of installed OpenTelemetry exporters, with commas between",
-        "Where torch's events go, with the spans and metrics that are made of them.",
+        "the exporters of OTEL_LOGS_EXPORTER, OTEL_TRACES_EXPORTER and OTEL_METRICS_EXPORTER, else otlp",
+        "names of destinations or of installed OpenTelemetry exporters, separated by commas",
+        "The destinations of torch's events, and of the spans and metrics that are derived from them.",
         _names,
     ),
     Setting(
@@ -101,7 +101,7 @@ SETTINGS: Final = (
         "spool_dir",
         "the temporary directory",
         "a directory on a disk of this node (not NFS)",
-        "Where events wait until they are delivered, in a folder of its own for each user.",
+        "Where events are stored until they are delivered, in one folder for each user.",
         str,
     ),
     Setting(
@@ -109,7 +109,7 @@ SETTINGS: Final = (
         "spool_max_bytes",
         "67108864",
         f"a whole number of bytes, at least {MIN_SPOOL_BYTES}",
-        "The most disk an agent's spool takes; then the oldest delivered events go, then the oldest.",
+        "The maximum size of an agent's spool; beyond it the oldest delivered events are removed, then the oldest.",
         _spool_bytes,
     ),
     Setting(
@@ -117,15 +117,15 @@ SETTINGS: Final = (
         "flush_timeout_ns",
         "2",
         "seconds, from 0 to 600",
-        "How long the exit of an agent may be held up to deliver what is left.",
+        "How long the exit of an agent may be delayed to deliver what is left.",
         _seconds,
     ),
     Setting(
         PREFIX + "_HEARTBEATS",
         "heartbeats",
         "metrics",
-        "metrics, logs, or both with a comma between",
-        "What becomes of heartbeats and state syncs, which come every few seconds from every node.",
+        "metrics, logs, or both, separated by a comma",
+        "How heartbeats and state syncs are exported, which every node sends every few seconds.",
         _heartbeats,
     ),
     Setting(
@@ -149,17 +149,17 @@ SETTINGS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The settings as they are in force.
+    """The settings in effect.
 
     Attributes:
         mode: Whether the bridge is active.
-        destinations: Names that torch's events go to; empty for what OpenTelemetry's own variables say.
+        destinations: Names of the destinations of torch's events; empty for OpenTelemetry's own variables.
         spool_dir: Directory in which the user's spool folder is made; ``None`` for the temporary one.
         spool_max_bytes: Upper bound of one agent's spool on disk, bytes.
-        flush_timeout_ns: Upper bound of what an exit is held up, nanoseconds.
+        flush_timeout_ns: Upper bound of the delay of an exit, nanoseconds.
         file_dir: Directory for the ``file`` destination; ``None`` for the spool's folder.
-        heartbeats: What heartbeats are told as: ``metrics``, ``logs`` or both.
-        worker_context: What workers get of the context of their node's span: ``off``, ``link``.
+        heartbeats: How heartbeats are exported: ``metrics``, ``logs`` or both.
+        worker_context: Whether workers get the context of their node's span: ``off``, ``link``.
     """
 
     mode: Mode = Mode.AUTO
@@ -173,7 +173,7 @@ class Settings:
 
 
 def from_environment(environ: Mapping[str, str]) -> tuple[Settings, list[str]]:
-    """The settings of an environment, and a sentence for everything in it that could not be used.
+    """The settings of an environment, and a sentence for each value in it that cannot be used.
 
     An empty value counts as not set, as OpenTelemetry has it (specification, "Environment Variable
     Specification", general rules).

@@ -1,13 +1,13 @@
-"""Torch's ``torch.distributed.elastic.events``, drop-in: one changed import is enough.
+"""A drop-in for ``torch.distributed.elastic.events``: one changed import is enough.
 
-What always holds:
+Guarantees:
 
-- Names, signatures, defaults and behaviour are torch's (2.15; the package is unchanged since 2.4), and the other
-  functions here are found by their name in this module at each call, so that a test may patch them.
-- Torch is never imported. Its events are taken as they are, and so are its ``NodeState`` and ``EventSource``.
-- ``null`` and ``dynamic_rendezvous`` drop their events until a destination is bound to them.
+- Names, signatures, defaults and behaviour are torch's (2.15; the package is unchanged since 2.4), and functions of
+  this module are looked up by name at each call, so that a test may patch them.
+- Torch is never imported. Its events are accepted, and so are its ``NodeState`` and ``EventSource``.
+- ``null`` and ``dynamic_rendezvous`` drop their events until a handler is bound to them.
 
-Better than torch: a destination that is not known is an error that says what is
+Better than torch: the error for an unknown destination lists the known ones
 (:class:`~torchelastic_otel.UnknownDestinationError`), and the recording function's name is looked up
 in its frame instead of walking the whole stack with ``inspect.stack()``.
 
@@ -44,19 +44,19 @@ _events_loggers: dict[str, logging.Logger] = {}
 
 
 def _logger_of(destination: str) -> logging.Logger:
-    # Not torch's "torchelastic-events-...": where both packages are loaded they would share one logger, each
-    # would add its handler, and every event would be recorded twice.
+    # Not torch's "torchelastic-events-...": if both packages are loaded they would share one logger, each would
+    # add its handler, and every event would be recorded twice.
     return logging.getLogger(f"torchelastic_otel-events-{destination}")
 
 
 def _get_or_create_logger(destination: str = "null") -> logging.Logger:
-    """The logger of a destination, made with the destination's handler at its first use.
+    """The logger of a destination, created with the destination's handler at its first use.
 
-    It does not propagate, so that an event is handled once; its level is ``LOGLEVEL`` from the environment,
-    by default INFO, unless the destination was bound.
+    It does not propagate, so that an event is handled once; its level is ``LOGLEVEL`` of the environment, by default
+    INFO, unless the destination is bound.
 
     Raises:
-        UnknownDestinationError: No destination goes by this name.
+        UnknownDestinationError: There is no destination of this name.
         ValueError: ``LOGLEVEL`` is no level of :mod:`logging`.
     """
     if destination not in _events_loggers:
@@ -70,20 +70,20 @@ def _get_or_create_logger(destination: str = "null") -> logging.Logger:
 
 
 def record(event: Event, destination: str = "null") -> None:
-    """Hand an event to a destination.
+    """Record an event to a destination.
 
     Args:
-        event: The event, ours or torch's: anything with ``serialize()``.
-        destination: Where to.
+        event: The event, of this package or torch's: anything with ``serialize()``.
+        destination: The destination's name.
 
     Raises:
-        UnknownDestinationError: No destination goes by this name.
+        UnknownDestinationError: There is no destination of this name.
     """
     _get_or_create_logger(destination).info(event.serialize())
 
 
 def record_rdzv_event(event: RdzvEvent) -> None:
-    """Hand a rendezvous event, ours or torch's, to the destination ``dynamic_rendezvous``."""
+    """Record a rendezvous event, of this package or torch's, to the destination ``dynamic_rendezvous``."""
     _get_or_create_logger("dynamic_rendezvous").info(event.serialize())
 
 
@@ -98,23 +98,22 @@ def construct_and_record_rdzv_event(
     local_id: int | None = None,
     rank: int | None = None,
 ) -> None:
-    """Make a rendezvous event and record it; at once back where ``dynamic_rendezvous`` drops its events.
+    """Create a rendezvous event and record it; returns at once if ``dynamic_rendezvous`` drops its events.
 
     Args:
         run_id: The rendezvous' run id.
         message: What happened.
-        node_state: Where the node stands, ours or torch's. FAILED adds the traceback of the exception
+        node_state: The node's state, of this package or torch's. FAILED adds the traceback of the exception that is
             being handled.
-        name: What to call it; by default the calling function's name. The calling file's name and a
-            colon go before it.
-        hostname: The node's host; by default ``socket.getfqdn()``, which may ask the DNS.
-        pid: The node's process id; by default this process'.
+        name: The event's name after the calling file's name and a colon; by default the calling function's name.
+        hostname: The node's host; by default ``socket.getfqdn()``, which may query the DNS.
+        pid: The node's process id; by default this process's.
         master_endpoint: The rendezvous store's endpoint, if known.
         local_id: The node's number within its process, if it has one.
         rank: The node's rank, if known.
 
     Example:
-        A wrapper that records on its callers' behalf, and names them:
+        A wrapper that records for its callers, with their names:
 
         >>> from torchelastic_otel.events import NodeState, construct_and_record_rdzv_event
         >>> from torchelastic_otel.events.caller import method_name
@@ -131,7 +130,7 @@ def construct_and_record_rdzv_event(
         ...         self._record("joins")  # its name ends in ":Handler.join"
         >>> Handler().join()
     """
-    # First, because it is all that a job without a destination pays.
+    # first: a job without a destination pays for this only
     if isinstance(get_logging_handler("dynamic_rendezvous"), logging.NullHandler):
         return
 

@@ -1,13 +1,13 @@
-"""The events themselves, as ``torch.distributed.elastic.events.api`` has them (torch 1.13 to 2.15).
+"""The events, as in ``torch.distributed.elastic.events.api`` (torch 1.13 to 2.15).
 
-What always holds:
+Guarantees:
 
 - Fields, their order and their defaults are torch's, and so is every byte of :meth:`Event.serialize` and
-  :meth:`RdzvEvent.serialize`: a stream written by one is read by the other.
+  :meth:`RdzvEvent.serialize`: what one writes, the other reads.
 - The enums are strings: a member equals its value, and torch's member of the same name.
-- Nothing here imports torch. Its objects are known by their ``serialize()``.
+- Nothing here imports torch. Its objects are recognised by their ``serialize()``.
 
-Annotations are evaluated here, as they are in torch's module, for callers that inspect them.
+Annotations are evaluated, as in torch's module, for callers that inspect them.
 """
 
 import json
@@ -18,18 +18,18 @@ from typing import Any, Union
 __all__ = ["Event", "EventSource", "NodeState", "RdzvEvent"]
 
 EventMetadataValue = str | int | float | bool | None
-"""What a value of :attr:`Event.metadata` may be."""
+"""The type of a value of :attr:`Event.metadata`."""
 
 
 class EventSource(str, Enum):
-    """Who says it."""
+    """Who recorded the event."""
 
     AGENT = "AGENT"
     WORKER = "WORKER"
 
 
 class NodeState(str, Enum):
-    """Where a node stands in the rendezvous."""
+    """The state of a node in the rendezvous."""
 
     INIT = "INIT"
     RUNNING = "RUNNING"
@@ -38,7 +38,7 @@ class NodeState(str, Enum):
 
 
 def _fields_of(data: object) -> dict[str, Any]:
-    """The fields that a JSON line, or another package's event, holds."""
+    """The fields of a JSON line, or of another package's event."""
     if not isinstance(data, str):
         serialize = getattr(data, "serialize", None)
         if not callable(serialize):
@@ -47,20 +47,20 @@ def _fields_of(data: object) -> dict[str, Any]:
                 "give the JSON text that serialize() wrote, or an event"
             )
         data = serialize()
-    fields: dict[str, Any] = json.loads(data)  # type: ignore[arg-type]  # a foreign serialize() promises no type
+    fields: dict[str, Any] = json.loads(data)  # type: ignore[arg-type]  # a foreign serialize() has no type
     return fields
 
 
 @dataclass
 class Event:
-    """Something that an agent or a worker did or met.
+    """Something that happened to an agent or a worker.
 
     Attributes:
-        name: What happened; torch's agents say ``torchelastic.worker.status.<STATE>``.
-        source: Who says it.
+        name: What happened; torch's agents record ``torchelastic.worker.status.<STATE>``.
+        source: Who recorded it.
         timestamp: When it happened, in milliseconds since the epoch. Torch itself leaves it at 0
             (1.13 to 2.15): the log record's ``created`` is the time.
-        metadata: What else there is to know.
+        metadata: Further details.
     """
 
     name: str
@@ -77,12 +77,12 @@ class Event:
         """The event that :meth:`serialize` wrote, by this class or by torch's.
 
         Args:
-            data: The JSON text. An event of this class comes back as it is, one of torch's as ours.
+            data: The JSON text. An event of this class is returned as it is, one of torch's is converted.
 
         Raises:
-            json.JSONDecodeError: The text is no JSON.
-            KeyError: There is no source, or one that is not in :class:`EventSource`.
-            TypeError: A field is missing or not known, or ``data`` is neither text nor an event.
+            json.JSONDecodeError: The text is not JSON.
+            KeyError: The source is missing, or not in :class:`EventSource`.
+            TypeError: A field is missing or unknown, or ``data`` is neither text nor an event.
         """
         if isinstance(data, Event):
             return data
@@ -101,19 +101,19 @@ class Event:
 
 @dataclass
 class RdzvEvent:
-    """Something that a node did or met in the rendezvous.
+    """Something that happened to a node in the rendezvous.
 
     Attributes:
-        name: Where it was recorded: the file, a colon, and the function or what the caller said instead.
+        name: Where it was recorded: the file, a colon, and the function, or a name that the caller gave.
         run_id: The rendezvous' run id.
         message: What happened, for a person to read.
         hostname: The node's host.
         pid: The node's process id.
-        node_state: Where the node stands.
-        master_endpoint: The rendezvous store's endpoint; empty where it is not known.
-        rank: The node's rank; ``None`` where it is not known.
+        node_state: The node's state.
+        master_endpoint: The rendezvous store's endpoint; empty if unknown.
+        rank: The node's rank; ``None`` if unknown.
         local_id: The node's number within its process; ``None`` outside of dynamic rendezvous.
-        error_trace: The traceback of the exception being handled; empty unless the state is FAILED.
+        error_trace: The traceback of the exception that was being handled; empty unless the state is FAILED.
     """
 
     name: str
@@ -136,12 +136,12 @@ class RdzvEvent:
         """The event that :meth:`serialize` wrote, by this class or by torch's.
 
         Args:
-            data: The JSON text. An event of this class comes back as it is, one of torch's as ours.
+            data: The JSON text. An event of this class is returned as it is, one of torch's is converted.
 
         Raises:
-            json.JSONDecodeError: The text is no JSON.
-            KeyError: There is no node state, or one that is not in :class:`NodeState`.
-            TypeError: A field is missing or not known, or ``data`` is neither text nor an event.
+            json.JSONDecodeError: The text is not JSON.
+            KeyError: The node state is missing, or not in :class:`NodeState`.
+            TypeError: A field is missing or unknown, or ``data`` is neither text nor an event.
         """
         if isinstance(data, RdzvEvent):
             return data

@@ -1,17 +1,17 @@
-"""Handlers bound to event destinations, in torch's registry of handlers or in ours of the same shape.
+"""Handlers bound to event destinations, in torch's registry of handlers or in the drop-in's, of the same shape.
 
 The shape (``torch.distributed.elastic.events``, 1.13 to 2.15): a dict from destination to handler, and a cache
-from destination to the logger that was made with its first handler. Changing the dict alone reaches nobody
-whose logger is cached.
+from destination to the logger that was created with its first handler. Changing the dict alone does not affect cached
+loggers.
 
-What always holds:
+Guarantees:
 
-- :meth:`HandlerRegistry.bind` works at any time, also after a destination's logger was made and cached.
+- :meth:`HandlerRegistry.bind` works at any time, also after a destination's logger has been cached.
 - A bound handler is not silenced by ``LOGLEVEL``.
-- :meth:`HandlerRegistry.unbind` puts back what the first bind found; handlers that somebody else added stay.
-- A logger's handlers are swapped in one assignment: a concurrent ``record`` sees the old ones or the new.
+- :meth:`HandlerRegistry.unbind` restores what the first bind found; handlers that other code added stay.
+- A logger's handlers are replaced by one assignment: a concurrent ``record`` sees the old ones or the new.
 
-Not promised: a bind and a first ``record`` that race for the same destination under a ``LOGLEVEL`` above INFO.
+Not guaranteed: a bind and a first ``record`` that race for the same destination under a ``LOGLEVEL`` above INFO.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class _Saved:
-    """What the first bind of a destination found, for unbind to put back."""
+    """What the first bind of a destination found, for unbind to restore."""
 
     entry: logging.Handler | None
     cached: logging.Logger | None
@@ -35,12 +35,12 @@ class _Saved:
 
 
 class HandlerRegistry:
-    """The handlers that were put in place in one registry.
+    """The bound handlers of one registry.
 
     Args:
         entries: The registry: destination to handler (``events.handlers._log_handlers``).
-        cache: The loggers that were made already (``events._events_loggers``).
-        logger_of: The logger that belongs to a destination, made with no handler where it is not there.
+        cache: The cached loggers (``events._events_loggers``).
+        logger_of: The logger of a destination, created without a handler if it does not exist.
     """
 
     def __init__(
@@ -56,17 +56,16 @@ class HandlerRegistry:
 
     @property
     def destinations(self) -> tuple[str, ...]:
-        """What is bound."""
+        """The bound destinations."""
         return tuple(self._saved)
 
     def bind(self, destination: str, handler: logging.Handler) -> None:
-        """Have this handler take the destination's events from now on, whatever was recorded before.
+        """Let this handler take the destination's events, in place of the destination's own handler.
 
-        It takes the place of the destination's own handler. The logger is opened down to INFO. A second bind
-        replaces the first one's handler.
+        The logger's level becomes INFO. A second bind replaces the first one's handler.
 
         Args:
-            destination: A known name, or a new one, which it then makes known.
+            destination: A known name, or a new one, which is then known.
             handler: Takes the events as log records whose message is the event's JSON.
         """
         cache = self._cache()
@@ -90,7 +89,7 @@ class HandlerRegistry:
         cache[destination] = logger
 
     def unbind(self, destination: str) -> None:
-        """Put the destination back to what it was before it was first bound; nothing if it is not bound."""
+        """Restore the destination to its state before the first bind; does nothing if it is not bound."""
         before = self._saved.pop(destination, None)
         if before is None:
             return

@@ -1,10 +1,10 @@
-"""The registry's face for :mod:`logging`: which handler takes a destination's events.
+"""The handlers of the drop-in's destinations.
 
-What always holds:
+Guarantees:
 
-- Until something is bound, the destinations and their handlers are torch's (1.13 to 2.15): ``console`` writes
+- Until a handler is bound, the destinations and their handlers are torch's (1.13 to 2.15): ``console`` writes
   to standard error, ``dynamic_rendezvous`` and ``null`` drop what they get.
-- :func:`bind` and :func:`unbind` keep what ``torchelastic_otel.events.handler_registry`` promises.
+- :func:`bind` and :func:`unbind` have the guarantees of ``torchelastic_otel.events.handler_registry``.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ _log_handlers: dict[str, logging.Handler] = {
 
 
 _resolve: Callable[[str], object] | None = None
-"""Binds a destination that is known but not bound yet, or raises ``UnknownDestinationError``; an installation's."""
+"""An installation's: binds a known destination that is not bound yet, or raises ``UnknownDestinationError``."""
 
 
 def get_logging_handler(destination: str = "null") -> logging.Handler:
     """The handler that takes this destination's events.
 
     Raises:
-        UnknownDestinationError: There is none of that name (torch: a bare ``KeyError``).
+        UnknownDestinationError: There is none of that name (torch raises a bare ``KeyError``).
     """
     if destination not in _log_handlers and _resolve is not None:
         _resolve(destination)
@@ -41,18 +41,18 @@ def get_logging_handler(destination: str = "null") -> logging.Handler:
 
 
 def resolve_with(resolve: Callable[[str], object] | None) -> None:
-    """Ask an installation for destinations that are not bound yet; ``None`` asks nobody."""
+    """Set the function that resolves destinations that are not bound yet; ``None`` for no function."""
     global _resolve
     _resolve = resolve
 
 
 def bound() -> tuple[str, ...]:
-    """The destinations whose handlers were put in place by :func:`bind`."""
+    """The destinations that are bound by :func:`bind`."""
     return _bindings.destinations
 
 
 def _loggers() -> dict[str, logging.Logger]:
-    # late, and by name: the cache lives where torch has it, in the package that imports us
+    # late, and by name: as in torch, the cache is in the package that imports this module
     from torchelastic_otel import events
 
     return events._events_loggers

@@ -1,1 +1,1 @@
-"""The process runtime: activation, the ways in, and the lifetime of one installation."""
+"""The process runtime: activation, the entry points, and the lifetime of one installation."""

@@ -1,8 +1,8 @@
-"""Whether the bridge is active in this environment, why, and where each signal goes: a pure function.
+"""Whether the bridge is active in this environment, why, and the exporters of each signal: a pure function.
 
-OpenTelemetry's variables mean what its specification says ("Environment Variable Specification"): activation
-is per signal, so an endpoint for traces alone sends no logs or metrics anywhere; ``none`` means no for its signal,
-wherever the others go; ``OTEL_SDK_DISABLED=true`` means nothing at all.
+OpenTelemetry's variables have the meaning of its specification ("Environment Variable Specification"): activation is
+per signal, so that an endpoint for traces alone exports no logs or metrics; ``none`` disables its signal;
+``OTEL_SDK_DISABLED=true`` disables everything.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ class Activation:
     """The decision.
 
     Attributes:
-        active: Whether agents are watched.
-        why: The variable that decided it, in a sentence.
-        exporters: Names of exporters (OpenTelemetry's variables) that each signal goes to.
-        destinations: Names of destinations (our variable) that they go to instead, where set.
-        refused: Whether somebody said no, rather than nothing.
-        signals: The signals that nobody said no to.
-        otlp_signals: Those of them that an OTLP exporter has somewhere to send to: where an endpoint is named for
-            another signal alone, none is guessed for this one.
+        active: Whether agents are observed.
+        why: The variable that decided it.
+        exporters: Names of the exporters of each signal, by OpenTelemetry's variables.
+        destinations: Names of destinations in their place, by ``TORCHELASTIC_OTEL_DESTINATIONS``.
+        refused: Whether a variable disables the bridge, in contrast to none that enables it.
+        signals: The signals that are not disabled.
+        otlp_signals: Those of them for which an OTLP exporter has an endpoint: if one is configured for another signal
+            alone, there is no default for this one.
     """
 
     active: bool
@@ -46,16 +46,16 @@ class Activation:
     otlp_signals: tuple[Signal, ...] = ()
 
     def accepts(self, exporter: str, signal: Signal) -> bool:
-        """Whether an exporter that a destination leads to is to get this signal."""
+        """Whether an exporter of a destination gets this signal."""
         return signal in (self.otlp_signals if exporter in OTLP else self.signals)
 
 
 def decide(environ: Mapping[str, str], settings: Settings) -> Activation:
-    """Whether to be active, and where to deliver.
+    """Whether to be active, and with which exporters.
 
     Args:
         environ: The environment.
-        settings: Our settings in it.
+        settings: The settings in it.
     """
     if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return Activation(False, "OTEL_SDK_DISABLED=true", refused=True)
@@ -71,7 +71,7 @@ def decide(environ: Mapping[str, str], settings: Settings) -> Activation:
     if settings.destinations:
         return replace(decided, why=f"{PREFIX}_DESTINATIONS is set", destinations=settings.destinations)
     if settings.mode is not Mode.ON and environ.get("OTEL_CONFIG_FILE", "").strip():
-        why = f"OTEL_CONFIG_FILE is set and is not read here; name {PREFIX}_DESTINATIONS to be active"
+        why = f"OTEL_CONFIG_FILE is set, and is not supported; set {PREFIX}_DESTINATIONS to activate"
         return replace(decided, active=False, why=why)
     exporters = {signal: named[signal] or (("otlp",) if signal in reached else ()) for signal in signals}
     exporters = {signal: names for signal, names in exporters.items() if names}
@@ -79,20 +79,20 @@ def decide(environ: Mapping[str, str], settings: Settings) -> Activation:
         first = next(iter(exporters))
         variable = _exporter_variable(first) if named[first] else _endpoint_variable(environ, first)
         return replace(decided, why=f"{variable} is set", exporters=exporters)
-    ours = sorted(
+    own = sorted(
         name for name in environ if name.startswith(PREFIX) and name not in SET_FOR_WORKERS and environ[name].strip()
     )
     everything = replace(decided, exporters=dict.fromkeys(decided.otlp_signals, ("otlp",)))
     if settings.mode is Mode.ON:
         return replace(everything, why=f"{PREFIX}=on")
-    if ours and ours != [PREFIX]:
-        return replace(everything, why=f"{ours[0]} is set")
+    if own and own != [PREFIX]:
+        return replace(everything, why=f"{own[0]} is set")
     if refusals:
         return replace(decided, active=False, why=", ".join(refusals), refused=True)
     return replace(
         decided,
         active=False,
-        why=f"nothing asks for it: set {_GENERAL_ENDPOINT}, OTEL_LOGS_EXPORTER or {PREFIX}=on",
+        why=f"nothing is configured: set {_GENERAL_ENDPOINT}, OTEL_LOGS_EXPORTER or {PREFIX}=on",
     )
 
 

@@ -1,7 +1,7 @@
-"""What the ways in call: install, uninstall, flush, and the destinations of this process.
+"""The public functions: install, uninstall, flush, and the destinations of this process.
 
-What always holds: there is one installation in a process, whoever asked for it first; a second request
-changes nothing; after ``uninstall`` only a program can install again, not the environment.
+Guarantees: a process has one installation; a second request changes nothing; after ``uninstall`` only a program can
+install again, not the environment.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _current: Installation | None = None
 _registered: dict[str, tuple[Any, ...]] = {}
 _uninstalled = False
 _MAX_READY_NS: Final = NS_PER_S
-"""The longest that ``install()`` waits for its spool, nanoseconds; 50 to 100 ms where the disk answers."""
+"""The longest that ``install()`` waits for its spool, nanoseconds; 50 to 100 ms if the disk answers."""
 _MAX_LOAD_NS: Final = 2 * NS_PER_S
 """The longest that ``install()`` waits for OpenTelemetry's SDK to be imported, nanoseconds; about half a second."""
 
@@ -46,10 +46,10 @@ def current() -> Installation | None:
 
 
 def install_from_environment(elastic: str | None = None) -> Installation | None:
-    """Install what the environment asks for; ``None`` where it asks for nothing. Never raises for a bad setting.
+    """Install what the environment configures; ``None`` if it configures nothing. Never raises for a bad setting.
 
     Args:
-        elastic: The package whose agent is about to run; without: those that are loaded, else torch's own.
+        elastic: The package whose agent is about to run; by default those that are loaded, else torch's own.
     """
     if _current is not None and elastic is not None:
         _current.watch(elastic)
@@ -72,13 +72,18 @@ def _elastic_packages() -> tuple[str, ...]:
     return loaded() or (TORCH_ELASTIC,)
 
 
+def _registry() -> Registry:
+    registry = Registry()
+    for name, exporters in _registered.items():
+        registry.register(name, *exporters)
+    return registry
+
+
 def _install(
     settings: Settings, activation: Activation, redact: Redact | None, *, watch: tuple[str, ...]
 ) -> Installation:
     global _current
-    registry = Registry()
-    for name, exporters in _registered.items():
-        registry.register(name, *exporters)
+    registry = _registry()
     registry.set_default_exporters(_exporters(registry, activation))
     _register_early_flush()
     atexit.register(_at_exit)
@@ -104,17 +109,17 @@ def install(
     settings: Settings | None = None,
     watch_torch: bool | None = None,
 ) -> Installation:
-    """Watch this process's agents, and let the drop-in ``torchelastic_otel.events`` reach its exporters.
+    """Observe this process's agents, and connect the drop-in ``torchelastic_otel.events`` with its exporters.
 
-    Waits until the spool is there and OpenTelemetry's SDK is imported: about half a second, at most three. An agent
-    that is watched by the entry point waits for neither.
+    Waits until the spool is open and OpenTelemetry's SDK is imported: about half a second, at most three. An agent that
+    is observed through the entry point waits for neither.
 
     Args:
-        destinations: Where torch's events go: names of destinations. Without: what the environment says, else ``otlp``.
-        redact: Called with every event before it is kept; returns the event to keep. Runs on a thread of ours;
-            where it raises, all of the event's texts but its name are withheld.
+        destinations: Names of destinations for torch's events; by default those of the environment, else ``otlp``.
+        redact: Called with every event before it is stored; returns the event to store. Runs on the writer thread. If
+            it raises, the event is stored without its text fields.
         settings: In place of those of the environment.
-        watch_torch: Whether to hook torch; without: if it is installed.
+        watch_torch: Whether to hook torch; by default if it is installed.
 
     Returns:
         The installation; a second call returns the first one's and changes nothing.
@@ -130,15 +135,11 @@ def install(
         logger.warning("%s", complaint)
     settings = settings or found
     activation = decide(os.environ, settings)
-    if destinations:
-        registry = Registry()
-        for name, exporters in _registered.items():
-            registry.register(name, *exporters)
-        for name in destinations:
-            registry.exporters_of(name)
+    for name in destinations:
+        _registry().exporters_of(name)  # raises for an unknown name
     if activation.refused and not (destinations and activation.signals):
-        # whoever runs the program has the last word over whoever wrote it
-        logger.warning("install() delivers nothing: %s", activation.why)
+        # the environment takes precedence over the program
+        logger.warning("install() exports nothing: %s", activation.why)
         activation, watch_torch = Activation(True, activation.why, destinations=("null",)), False
     elif destinations:
         why = "install() names destinations"
@@ -151,15 +152,15 @@ def install(
 
         watch_torch = "torch" in sys.modules or importlib.util.find_spec("torch") is not None
     installation = _install(settings, activation, redact, watch=_elastic_packages() if watch_torch else ())
-    # a program that asks for it can wait until what it records next survives a kill
+    # what the program records next survives a kill
     installation.wait_until_ready(_MAX_READY_NS)
-    # what it imports next may be what our threads import: of two that do so in a circle Python refuses one
+    # the program may import next what the other threads import: Python rejects one of two circular imports
     installation.wait_until_loaded(_MAX_LOAD_NS)
     return installation
 
 
 def uninstall() -> None:
-    """Leave torch as it was found, and deliver what there is within the flush timeout."""
+    """Leave torch as it was found, and deliver what is stored, within the flush timeout."""
     global _current, _uninstalled
     installation, _current, _uninstalled = _current, None, True
     if installation is not None:
@@ -168,7 +169,7 @@ def uninstall() -> None:
 
 
 def flush(timeout_s: float = 10.0) -> bool:
-    """Deliver what there is now; whether nothing is left.
+    """Deliver what is stored now; returns whether nothing is left.
 
     Args:
         timeout_s: The longest to wait, seconds.
@@ -177,33 +178,33 @@ def flush(timeout_s: float = 10.0) -> bool:
 
 
 def finished_logs() -> list[ReadableLogRecord]:
-    """What destination ``memory`` was told in this process, oldest first; for tests. Clear the list to start anew."""
+    """The log records of destination ``memory`` in this process, oldest first, for tests; clear it to start anew."""
     from torchelastic_otel.export.otel import memory
 
     return memory.finished
 
 
 def finished_spans() -> list[ReadableSpan]:
-    """The spans that destination ``memory`` was told in this process, oldest first; as :func:`finished_logs`."""
+    """The spans of destination ``memory`` in this process, oldest first; as :func:`finished_logs`."""
     from torchelastic_otel.export.otel import memory
 
     return memory.finished_spans
 
 
 def finished_metrics() -> list[MetricsData]:
-    """The metrics that destination ``memory`` was told in this process, one a snapshot; as :func:`finished_logs`."""
+    """The metrics of destination ``memory`` in this process, one item for each snapshot; as :func:`finished_logs`."""
     from torchelastic_otel.export.otel import memory
 
     return memory.finished_metrics
 
 
 def register_destination(name: str, *exporters: str | Any) -> None:
-    """Make a destination known: for ``record(event, destination=name)`` and ``torchrun --event-log-handler name``.
+    """Register a destination for ``record(event, destination=name)`` and ``torchrun --event-log-handler name``.
 
     Args:
         name: The destination's name.
-        exporters: Names of OpenTelemetry exporters (entry points), or exporter objects. More than one: all get
-            everything, each at its own pace.
+        exporters: Names of OpenTelemetry exporters (entry points), or exporter objects. Each of them gets all events,
+            independently of the others.
 
     Raises:
         UnknownDestinationError: An exporter's name is not known.
@@ -217,10 +218,10 @@ def register_destination(name: str, *exporters: str | Any) -> None:
 
 
 def unregister_destination(name: str) -> None:
-    """Forget a registered destination.
+    """Remove a registered destination.
 
     Raises:
-        UnknownDestinationError: It was never registered.
+        UnknownDestinationError: It is not registered.
     """
     if name not in _registered:
         raise UnknownDestinationError(name, _registered, "registered destination")
@@ -228,7 +229,7 @@ def unregister_destination(name: str) -> None:
     if _current is not None:
         _current.registry.unregister(name)
         if name in _current.registry.local_names():
-            _current.bind(name)  # a built-in one leads where it led before
+            _current.bind(name)  # a built-in one has its own exporters again
         else:
             _current.unbind(name)
 
@@ -237,10 +238,10 @@ _early_flush_registered = False
 
 
 def _register_early_flush() -> None:
-    """Have a first flush before the interpreter shuts thread pools, which it does before ``atexit``.
+    """Flush once before the interpreter shuts down thread pools, which it does before ``atexit``.
 
-    The SDK's import (OpenTelemetry Python 1.45: ``Resource.create``) needs one: an agent that ends before it is
-    imported, since its rendezvous was refused, could deliver nothing any more.
+    The SDK's import (OpenTelemetry Python 1.45: ``Resource.create``) needs one: an agent that ends before the import,
+    because its rendezvous was refused, could deliver nothing any more.
     """
     global _early_flush_registered
     register = getattr(threading, "_register_atexit", None)
@@ -248,7 +249,7 @@ def _register_early_flush() -> None:
         return
     _early_flush_registered = True
     with guard:
-        # the last one registered runs first, and a pool registers itself when it is imported
+        # the last one registered runs first, and the module of thread pools registers itself at its import
         import concurrent.futures.thread  # noqa: F401
 
         register(_at_main_thread_end)
@@ -261,8 +262,7 @@ def _at_main_thread_end() -> None:
 
 
 def _at_exit() -> None:
-    # a signal that torch turns into an exception may come in the middle of this: it ends the wait, and the rest
-    # stays in the spool for the next agent
+    # a signal that torch turns into an exception ends the wait; the rest stays in the spool for the next agent
     if _current is not None:
         with guard:
             _current.close()

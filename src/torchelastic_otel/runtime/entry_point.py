@@ -1,7 +1,7 @@
-"""What torch loads by the entry point in group ``torchrun.handlers`` (torch 2.6 and newer).
+"""The entry point in group ``torchrun.handlers``, which torch loads (torch 2.6 and newer).
 
-What always holds: loading this costs a worker well under a millisecond, starts no thread, opens no file and
-imports no SDK. Whether to be active is decided in an agent, when it is about to rendezvous.
+Guarantees: loading this costs a worker well under a millisecond, starts no thread, opens no file and imports no SDK.
+Whether to be active is decided in an agent, when it is about to create its rendezvous.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from typing import NoReturn
 
 
 def torchrun_handler() -> Callable[[object], NoReturn]:
-    """The entry point: wait for this process to become an agent; the answer torch wants is a rendezvous backend."""
+    """The entry point: wait until this process becomes an agent; torch expects a rendezvous backend in return."""
     if os.environ.get("TORCHELASTIC_OTEL", "").strip().lower() != "off":
         arm_at_first_rendezvous()
     return _no_backend
 
 
 def arm_at_first_rendezvous(elastic: str | None = None) -> Callable[[], None]:
-    """Install what the environment asks for when this process turns out to be an agent.
+    """Install what the environment configures if this process turns out to be an agent.
 
     Args:
-        elastic: The package whose rendezvous is meant; without: torch's own.
+        elastic: The package of the rendezvous; by default torch's own.
 
     Returns:
-        Takes it back.
+        Reverts it.
     """
     from torchelastic_otel.instrument.arming import TORCH_ELASTIC, at_first_rendezvous
 
@@ -50,5 +50,5 @@ def _arm(elastic: str) -> Callable[[str], None] | None:
 
 def _no_backend(params: object) -> NoReturn:
     raise ValueError(
-        "torchelastic_otel is no rendezvous backend: it watches the one you use. Give --rdzv-backend c10d (or static)"
+        "torchelastic_otel is no rendezvous backend: it observes the one you use. Use --rdzv-backend c10d (or static)"
     )

@@ -1,7 +1,7 @@
-"""OpenTelemetry's own way in: ``opentelemetry-instrument torchrun ...`` finds this by its entry point.
+"""OpenTelemetry's instrumentor: ``opentelemetry-instrument torchrun ...`` finds this by its entry point.
 
-It is loaded in the agent and in every worker: so it never imports torch, and only arms; whether a process is
-an agent shows when it is about to rendezvous.
+It is loaded in the agent and in every worker. Therefore it never imports torch, and only waits until the process turns
+out to be an agent.
 """
 
 from __future__ import annotations
@@ -53,23 +53,23 @@ class TorchelasticInstrumentor(BaseInstrumentor):  # type: ignore[misc]
 
 
 class ImportHook(importlib.abc.MetaPathFinder):
-    """Calls back once, right after a module was imported by whoever needs it; finds nothing itself."""
+    """Calls a function once, right after a module has been imported; finds no module itself."""
 
-    def __init__(self, name: str, then: Callable[[], None]) -> None:
+    def __init__(self, name: str, callback: Callable[[], None]) -> None:
         self._name = name
-        self._then = then
+        self._callback = callback
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        """The spec that the other finders give, its loader wrapped, for the one module; nothing for the rest."""
+        """The spec of the other finders with its loader wrapped, for the one module; ``None`` for any other."""
         if fullname != self._name:
             return None
         self.remove()
         spec = importlib.util.find_spec(fullname)
         if spec is None or spec.loader is None:
             return spec
-        loader, then = spec.loader, self._then
+        loader, callback = spec.loader, self._callback
         execute = loader.exec_module
 
         def exec_module(module: ModuleType) -> None:
@@ -77,12 +77,12 @@ class ImportHook(importlib.abc.MetaPathFinder):
             from torchelastic_otel.guard import guard
 
             with guard:
-                then()
+                callback()
 
         loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec
 
     def remove(self) -> None:
-        """Take the finder off again."""
+        """Remove the finder."""
         if self in sys.meta_path:
             sys.meta_path.remove(self)

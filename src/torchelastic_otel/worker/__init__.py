@@ -1,1 +1,1 @@
-"""What a worker may ask of us: it knows nothing of torch, of capture or of delivery."""
+"""What a worker may call; it imports nothing of torch, and none of the ingest and export pipelines."""

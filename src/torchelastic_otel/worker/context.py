@@ -1,13 +1,13 @@
-"""A worker's spans joined to the agent's: by a link, or below the agent's span where that is asked for.
+"""``attach_context()``: connects a worker's spans with the agent's, by a link or, on request, as its children.
 
-What always holds:
+Guarantees:
 
-- Nothing is joined unless the agent was told to hand its context on, or the user set ``TRACEPARENT``; then every call
-  does nothing and has no links. It needs OpenTelemetry's API only, and never raises.
-- The user's ``TRACEPARENT`` comes before the agent's: where there can be only one, it is the user's.
+- Unless the agent passes its context to workers, or the user set ``TRACEPARENT``, every call does nothing and has no
+  links. It needs OpenTelemetry's API only, and never raises.
+- The user's ``TRACEPARENT`` takes precedence over the agent's.
 
-Facts: nothing in the SDK reads ``TRACEPARENT``; made a parent, its sampled flag makes ``parentbased_*`` samplers keep
-every span of the worker (opentelemetry-sdk 1.45), and all of them fall into one trace of a run that lasts for days.
+Facts: nothing in the SDK reads ``TRACEPARENT``. As a parent, its sampled flag makes ``parentbased_*`` samplers record
+every span of the worker (opentelemetry-sdk 1.45), and all of them belong to one trace of a run that lasts for days.
 Therefore links are the default.
 """
 
@@ -29,11 +29,11 @@ _SOURCES: Final = (("TRACEPARENT", "TRACESTATE"), (TRACEPARENT, TRACESTATE))
 
 
 class WorkerContext:
-    """What :func:`attach_context` has joined; as a context manager it ends the joining at the end of the block.
+    """The attached context; as a context manager it detaches at the end of the block.
 
     Attributes:
         links: For ``start_span(..., links=context.links)``: the user's span and the agent's, as far as they are known
-            and not the parent; empty where there is nothing to link to.
+            and not the parent.
     """
 
     __slots__ = ("_token", "links")
@@ -43,7 +43,7 @@ class WorkerContext:
         self._token = token
 
     def detach(self) -> None:
-        """Make current what was current before; again does nothing."""
+        """Restore the previous context; a second call does nothing."""
         token, self._token = self._token, None
         if token is not None:
             from opentelemetry import context
@@ -63,18 +63,17 @@ class WorkerContext:
 
 
 def attach_context(*, as_parent: bool = False) -> WorkerContext:
-    """Join this worker's spans to the agent's.
+    """Connect this worker's spans with the agent's.
 
-    A span that is current gets the links at once; give ``links`` to those that are started later::
+    The current span gets the links at once; pass ``links`` to spans that are started later::
 
         with torchelastic_otel.attach_context() as context:
             with tracer.start_as_current_span("epoch", links=context.links):
                 ...
 
     Args:
-        as_parent: Make the agent's span (the user's, where ``TRACEPARENT`` is set) the parent of spans that are
-            started in the block, or from here on where it is used without ``with``. Its sampling decision then holds
-            for them.
+        as_parent: Make the agent's span (the user's, if ``TRACEPARENT`` is set) the parent of spans that are started in
+            the block, or from now on without ``with``. Its sampling decision then applies to them.
     """
     if not any(os.environ.get(variable) for variable, _ in _SOURCES):
         return WorkerContext()
@@ -111,6 +110,6 @@ def _span_context(environ: Mapping[str, str], parent: str, state: str) -> SpanCo
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
     carrier = {"traceparent": environ.get(parent, ""), "tracestate": environ.get(state, "")}
-    # an empty context: what is current here is not what the environment says
+    # an empty context: the current span is not the one of the environment
     found = trace.get_current_span(TraceContextTextMapPropagator().extract(carrier, Context())).get_span_context()
     return found if found.is_valid else None

@@ -1,8 +1,7 @@
-"""Who a worker is, for the resource of its own telemetry: ``OTEL_EXPERIMENTAL_RESOURCE_DETECTORS=torchelastic``.
+"""A worker's resource, for its own telemetry: ``OTEL_EXPERIMENTAL_RESOURCE_DETECTORS=torchelastic``.
 
-What always holds: only the environment that torchrun gives its workers is read (torch 2.2 to 2.15), torch is not
-imported; a process that torchrun has not started gets an empty resource, also where a scheduler set ``RANK``; it
-never raises.
+Guarantees: only the environment that torchrun sets for its workers is read (torch 2.2 to 2.15), torch is not imported;
+a process that torchrun has not started gets an empty resource, also if a scheduler set ``RANK``; it never raises.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ _TEXTS: Final = {"TORCHELASTIC_RUN_ID": semconv.RUN_ID, "ROLE_NAME": semconv.ROL
 
 
 def attributes_of(environ: Mapping[str, str]) -> dict[str, str | int]:
-    """The attributes that an environment tells; none outside torchrun's workers."""
+    """The attributes of an environment; none outside torchrun's workers."""
     if not environ.get("TORCHELASTIC_RUN_ID") or "RANK" not in environ:
         return {}
     # one lone surrogate in a resource would make every export of the worker fail
@@ -48,7 +47,7 @@ def attributes_of(environ: Mapping[str, str]) -> dict[str, str | int]:
 
 
 class TorchelasticResourceDetector(ResourceDetector):
-    """OpenTelemetry's way of asking; known to it as ``torchelastic``."""
+    """The resource detector ``torchelastic``."""
 
     def detect(self) -> Resource:
         """The worker's resource."""

@@ -1,8 +1,7 @@
-"""A worker says that it trains, so that the time before its first step is known for what it is.
+"""``training_started()``: a worker reports its first step, so that the time before it is not counted as training.
 
-What always holds: the first call of a process makes one small file beside the agent's and no more, every later one
-an attribute look-up; without an agent of ours it does nothing; it never raises, and imports nothing that the process
-has not.
+Guarantees: the first call in a process writes one small file, every later one is an attribute look-up; without an
+observed agent it does nothing; it never raises, and imports nothing but this package's own constants.
 """
 
 from __future__ import annotations
@@ -16,15 +15,16 @@ _called = False
 
 
 def training_started() -> None:
-    """Say that this worker has begun to train: call it at the first step.
+    """Report that this worker has begun to train: call it at the first step.
 
-    What torchrun calls running begins with the worker's process; loading libraries, data and a checkpoint comes first.
-    With this call that time is told apart, for this start and after each restart. Call it in every worker, or in one.
+    For torchrun a worker is running from the start of its process, which first loads libraries, data and a checkpoint.
+    With this call that time is separated from training, for this start and after each restart. Call it in every worker,
+    or in one.
     """
     global _called
     if _called:
         return
-    _called = True  # before anything else: what failed once is not tried at every step
+    _called = True  # first: a failure is not repeated at every step
     path = os.environ.get(TRAINING_FILE)
     if path:
         _write(path)
@@ -32,11 +32,11 @@ def training_started() -> None:
 
 def _write(path: str) -> None:
     try:
-        # what is there is left alone: a child of the worker calls later, and a link is a stranger's
+        # an existing file is not changed: a child of the worker calls later, and a link may be another user's
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             os.write(descriptor, b"%d %d" % (time.time_ns(), time.monotonic_ns()))
         finally:
             os.close(descriptor)
     except (OSError, ValueError):
-        pass  # no agent, no directory, no disk: none of it is the training's affair
+        pass  # no agent, no directory, no disk: never an error of the training
