@@ -18,7 +18,7 @@ from typing import Any, Final
 from torchelastic_otel import semconv
 from torchelastic_otel.agent.exits import ExitWatcher, ProcessExit
 from torchelastic_otel.event_loop import EventLoopThread
-from torchelastic_otel.model.failure import WORKER_FAILURE, Cause
+from torchelastic_otel.model.failure import WORKER_FAILURE, Cause, may_precede
 from torchelastic_otel.model.inferred_event import ClockReading
 from torchelastic_otel.torch_events.error_files import from_error_file, signal_name
 from torchelastic_otel.units import NS_PER_S
@@ -62,7 +62,7 @@ class _Observed:
     def overlaps(self, other: _Observed) -> bool:
         """Whether the order of the two is uncertain."""
         one, two = self.at.monotonic_ns, other.at.monotonic_ns
-        return two - other.error_ns <= one and one - self.error_ns <= two
+        return may_precede(two, other.error_ns, one) and may_precede(one, self.error_ns, two)
 
     def attributes(self) -> dict[str, Any]:
         return {semconv.FAILURE_TIME_ERROR: self.error_ns / NS_PER_S, semconv.INFERRED_FROM: self.source}

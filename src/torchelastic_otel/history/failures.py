@@ -18,6 +18,7 @@ from torchelastic_otel.history.agent_history import AgentHistory
 from torchelastic_otel.history.lifecycle import SIGNALLED
 from torchelastic_otel.history.reports import LostReport, MembershipReport, RestartReport, completed
 from torchelastic_otel.history.types import Failure, Outcome
+from torchelastic_otel.model.failure import may_precede
 from torchelastic_otel.model.node_id import address_of
 from torchelastic_otel.model.phases import Phase
 
@@ -211,7 +212,7 @@ def _earliest(failures: Sequence[Failure], lost: Sequence[Failure]) -> Failure |
     if first is None:
         return None
     overlaps = any(
-        other is not first and (other.error_ns is None or _at(other) - other.error_ns <= _at(first))
+        other is not first and (other.error_ns is None or may_precede(_at(other), other.error_ns, _at(first)))
         for other in candidates
     )
     return replace(first, ambiguous=first.ambiguous or overlaps)

@@ -62,6 +62,12 @@ class ElasticEvent(Serializable):
     span_id: str | None = None
 
 
+def int_attribute(event: ElasticEvent, name: str) -> int | None:
+    """An attribute that is a whole number; ``None`` if the event has none."""
+    value = event.attributes.get(name)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
 @dataclass(frozen=True, slots=True)
 class Origin(Serializable):
     """The process that events come from, also if another process exports them.

@@ -82,14 +82,18 @@ class Cause(Serializable):
         return attributes
 
 
+def may_precede(time_ns: int, error_ns: int, other_ns: int) -> bool:
+    """Whether what was observed at ``time_ns`` may be earlier than ``other_ns`` by its error bound; nanoseconds."""
+    return time_ns - error_ns <= other_ns
+
+
 def earlier(one: Cause, other: Cause) -> Cause:
     """The earlier of two causes; ambiguous if their error bounds overlap."""
     # ambiguity does not count: it may depend on the order in which agents propose
     first, second = sorted((one, other), key=lambda cause: (cause.time_ns, replace(cause, ambiguous=False).to_json()))
     same = replace(first, ambiguous=False) == replace(second, ambiguous=False)
     # a last heartbeat always precedes what the loss of its node did to others: never ambiguous
-    overlap = (
-        not same and first.kind == second.kind == WORKER_FAILURE and second.time_ns - second.error_ns <= first.time_ns
-    )
+    both_failed = not same and first.kind == second.kind == WORKER_FAILURE
+    overlap = both_failed and may_precede(second.time_ns, second.error_ns, first.time_ns)
     # a repeated proposal, without knowledge of the ambiguity, does not remove it
     return replace(first, ambiguous=first.ambiguous or overlap or (same and second.ambiguous))

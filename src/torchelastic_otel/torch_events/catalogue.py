@@ -176,10 +176,7 @@ EVENTS: Final = (
     EventType(semconv.UNKNOWN_EVENT, Severity.INFO, "any other event, or text"),
     # --- inferred
     _inferred(
-        semconv.AGENT_STARTED,
-        Severity.INFO,
-        messages.agent_started,
-        "an agent was created, with its configuration",
+        semconv.AGENT_STARTED, Severity.INFO, messages.agent_started, "an agent was created, with its configuration"
     ),
     _inferred(
         semconv.RUN_IDENTIFIED,
@@ -194,10 +191,7 @@ EVENTS: Final = (
         "the agent entered a phase; the duration of the phase before it",
     ),
     _inferred(
-        semconv.AGENT_LOST,
-        Severity.WARN,
-        messages.agent_lost,
-        "a node's heartbeats have stopped: the node is lost",
+        semconv.AGENT_LOST, Severity.WARN, messages.agent_lost, "a node's heartbeats have stopped: the node is lost"
     ),
     _inferred(
         semconv.AGENT_SILENT,
@@ -206,12 +200,7 @@ EVENTS: Final = (
         "a node's heartbeats have stopped, but it may be well: it is in its exit barrier, or the"
         " observing agent's own heartbeats have stopped, too",
     ),
-    _inferred(
-        semconv.AGENT_LEAVING,
-        Severity.WARN,
-        messages.agent_leaving,
-        "the agent received a signal that ends it",
-    ),
+    _inferred(semconv.AGENT_LEAVING, Severity.WARN, messages.agent_leaving, "the agent received a signal that ends it"),
     _inferred(
         semconv.WORKER_FAILED,
         Severity.ERROR,
@@ -219,22 +208,13 @@ EVENTS: Final = (
         "a worker failed (`torchelastic.inferred`); emitted before torch restarts the workers",
     ),
     _inferred(
-        semconv.WORKER_EXITED,
-        Severity.DEBUG,
-        messages.worker_exited,
-        "a worker's process ended, for any reason",
+        semconv.WORKER_EXITED, Severity.DEBUG, messages.worker_exited, "a worker's process ended, for any reason"
     ),
     _inferred(
-        semconv.TRAINING_STARTED,
-        Severity.INFO,
-        messages.training_started,
-        "a worker called `training_started()`",
+        semconv.TRAINING_STARTED, Severity.INFO, messages.training_started, "a worker called `training_started()`"
     ),
     _inferred(
-        semconv.RESTART_STARTED,
-        Severity.WARN,
-        messages.restart_started,
-        "this agent begins to restart its workers",
+        semconv.RESTART_STARTED, Severity.WARN, messages.restart_started, "this agent begins to restart its workers"
     ),
     _inferred(
         semconv.RESTART_CAUSE_AGREED,

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from torchelastic_otel import semconv
-from torchelastic_otel.model.event import ElasticEvent
+from torchelastic_otel.model.event import ElasticEvent, int_attribute
 from torchelastic_otel.model.failure import NODE_LEFT, NODE_LOST
 from torchelastic_otel.model.serialization import stored_as
 from torchelastic_otel.processing.metrics.catalogue import FAILURE_KINDS, FAILURE_ROLES
@@ -25,7 +25,7 @@ _STOPPED: Final = ("SIGTERM", "SIGKILL")
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
+class WorkerFailure:
     """One worker's failure.
 
     Attributes:
@@ -58,17 +58,17 @@ class Failures:
         seen: The newest round's, by round, rank and process id.
     """
 
-    undecided: tuple[Failure, ...] = ()
+    undecided: tuple[WorkerFailure, ...] = ()
     seen: tuple[tuple[int | None, int | None, int | None], ...] = field(default=(), metadata=stored_as("told"))
 
 
 def add(failures: Failures, event: ElasticEvent) -> Failures:
     """Add a failure of a worker, inferred or recorded by torch."""
     of = event.attributes.get
-    failure = Failure(
-        _number(of(semconv.RENDEZVOUS_ROUND)),
-        _number(of(semconv.WORKER_RANK)),
-        _number(of(semconv.WORKER_PID)),
+    failure = WorkerFailure(
+        int_attribute(event, semconv.RENDEZVOUS_ROUND),
+        int_attribute(event, semconv.WORKER_RANK),
+        int_attribute(event, semconv.WORKER_PID),
         _kind(event),
         str(of(semconv.FAILURE_ROLE)),
         event.time_ns or event.observed_ns,
@@ -89,7 +89,7 @@ def add(failures: Failures, event: ElasticEvent) -> Failures:
     return Failures((*failures.undecided, failure), seen)
 
 
-def decide(failures: Failures, agreed: ElasticEvent | None = None) -> tuple[Failures, tuple[Failure, ...]]:
+def decide(failures: Failures, agreed: ElasticEvent | None = None) -> tuple[Failures, tuple[WorkerFailure, ...]]:
     """The failures whose role is known now, each with its role.
 
     Args:
@@ -98,16 +98,16 @@ def decide(failures: Failures, agreed: ElasticEvent | None = None) -> tuple[Fail
     """
     if agreed is None:
         return replace(failures, undecided=()), failures.undecided
-    round_ = _number(agreed.attributes.get(semconv.RENDEZVOUS_ROUND))
+    round_ = int_attribute(agreed, semconv.RENDEZVOUS_ROUND)
     role = _role_by(agreed)
     before = tuple(f for f in failures.undecided if f.round is None or round_ is None or f.round < round_)
     waiting = tuple(f for f in failures.undecided if f not in before)
     return replace(failures, undecided=waiting), tuple(replace(f, role=role(f)) for f in before)
 
 
-def _role_by(agreed: ElasticEvent) -> Callable[[Failure], str]:
+def _role_by(agreed: ElasticEvent) -> Callable[[WorkerFailure], str]:
     of = agreed.attributes.get
-    rank, pid = _number(of(semconv.CAUSE + ".rank")), _number(of(semconv.CAUSE + ".pid"))
+    rank, pid = int_attribute(agreed, semconv.CAUSE + ".rank"), int_attribute(agreed, semconv.CAUSE + ".pid")
     if of(semconv.RESTART_AGREED) is False:
         return lambda failure: failure.role
     if of(semconv.RESTART_REASON) in (NODE_LOST, NODE_LEFT):
@@ -124,7 +124,3 @@ def _kind(event: ElasticEvent) -> str:
     if semconv.EXCEPTION_TYPE in event.attributes:
         return "exception"
     return "signal" if semconv.WORKER_SIGNAL in event.attributes else "exit"
-
-
-def _number(value: object) -> int | None:
-    return value if isinstance(value, int) else None

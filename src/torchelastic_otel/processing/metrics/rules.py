@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Final
 
 from torchelastic_otel import semconv
-from torchelastic_otel.model.event import ElasticEvent
+from torchelastic_otel.model.event import ElasticEvent, int_attribute
 from torchelastic_otel.model.failure import REASONS, UNKNOWN
 from torchelastic_otel.model.phases import RESTART_PHASES, Phase
 from torchelastic_otel.processing.metrics import durations, failures
@@ -177,9 +177,9 @@ def _round_gauges(run: RunCounters, event: ElasticEvent) -> RunCounters:
     )
 
 
-def _round(event: ElasticEvent, otherwise: int | None) -> int | None:
-    known = event.attributes.get(semconv.RENDEZVOUS_ROUND)
-    return known if isinstance(known, int) else otherwise
+def _round(event: ElasticEvent, default: int | None) -> int | None:
+    found = int_attribute(event, semconv.RENDEZVOUS_ROUND)
+    return default if found is None else found
 
 
 def _counted(series: str) -> Callable[[RunCounters, ElasticEvent, int], RunCounters]:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Final
 
 from torchelastic_otel import semconv
-from torchelastic_otel.model.event import ElasticEvent
+from torchelastic_otel.model.event import ElasticEvent, int_attribute
 from torchelastic_otel.model.phases import Phase
 from torchelastic_otel.model.span import SpanEvent
 from torchelastic_otel.model.text import bounded
@@ -77,5 +77,4 @@ def with_span_context(state: TraceState, event: ElasticEvent) -> ElasticEvent:
 
 def round_of(event: ElasticEvent) -> int | None:
     """The round in an event; ``None`` if it has none."""
-    value = event.attributes.get(semconv.RENDEZVOUS_ROUND)
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+    return int_attribute(event, semconv.RENDEZVOUS_ROUND)

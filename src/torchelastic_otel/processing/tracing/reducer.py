@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from torchelastic_otel import semconv
-from torchelastic_otel.model.event import ElasticEvent
+from torchelastic_otel.model.event import ElasticEvent, int_attribute
 from torchelastic_otel.model.phases import Phase
 from torchelastic_otel.model.span import ElasticSpan
 from torchelastic_otel.processing.tracing.placement import round_of, with_span_context, with_span_event
@@ -82,7 +82,7 @@ def reduce(state: TraceState, event: ElasticEvent) -> tuple[TraceState, Derived]
             events.append(completed)
         state, spans = _phase_entered(state, event, time_ns)
     elif event.name == semconv.RESTART_STARTED:
-        state = replace(state, restarting=True, restart_count=_int(of.get(semconv.RESTART_COUNT)))
+        state = replace(state, restarting=True, restart_count=int_attribute(event, semconv.RESTART_COUNT))
     elif event.name == semconv.RESTART_CAUSE_AGREED:
         writer = round_of(event) if of.get(semconv.WRITER) is True else state.reporter_round
         cause = {key: value for key, value in of.items() if is_cause_attribute(key)}
@@ -175,8 +175,8 @@ def _phase_entered(state: TraceState, event: ElasticEvent, time_ns: int) -> tupl
         state = replace(
             state,
             expected_round=round_,
-            group_rank=_int(event.attributes.get(semconv.GROUP_RANK)),
-            world_size=_int(event.attributes.get(semconv.GROUP_WORLD_SIZE)),
+            group_rank=int_attribute(event, semconv.GROUP_RANK),
+            world_size=int_attribute(event, semconv.GROUP_WORLD_SIZE),
         )
     elif phase is Phase.RUNNING:
         state, more = _workers_started(state, event, time_ns)
@@ -234,7 +234,3 @@ def _bring_up_ended(state: TraceState) -> tuple[TraceState, list[ElasticSpan]]:
     since_ns = state.phase_ns if restarted_ns is None else restarted_ns
     running = tuple(each for each in state.events if each.time_ns >= since_ns)
     return replace(state, began_ns=None, phases=(), events=running), spans
-
-
-def _int(value: object) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
