@@ -14,7 +14,7 @@ import pytest
 
 from tests.support.collector import wait_until
 from tests.support.descriptors import descriptors
-from tests.support.observers import LONGEST_S, Clock, S, done, in_threads
+from tests.support.observers import LONGEST_S, Clock, S, in_threads, wait_until_idle
 from torchelastic_otel.event_loop import EventLoopThread
 
 
@@ -44,7 +44,7 @@ def test_tasks_run_in_the_order_in_which_they_were_asked_and_not_on_the_callers_
     here = threading.get_ident()
     for number in range(100):
         thread.call_soon(lambda number=number: ran.append((number, threading.get_ident() == here)))  # type: ignore[misc]
-    done(thread)
+    wait_until_idle(thread)
     assert ran == [(number, False) for number in range(100)]
 
 
@@ -58,7 +58,7 @@ def test_every_thread_may_ask_and_nothing_is_lost(thread: EventLoopThread) -> No
             thread.call_soon(lambda: ran.append(1))
 
     in_threads([ask] * 4)
-    done(thread)
+    wait_until_idle(thread)
     assert len(ran) == 800
 
 
@@ -69,13 +69,13 @@ def test_timers_come_when_their_time_has_come_and_in_the_order_of_their_times(
     ran: list[str] = []
     for name, seconds in (("late", 3), ("early", 1), ("also early", 1), ("middle", 2)):
         thread.call_soon(lambda name=name, seconds=seconds: thread.call_later(seconds * S, lambda: ran.append(name)))  # type: ignore[misc]
-    done(thread)
+    wait_until_idle(thread)
     assert ran == []
     clock.seconds = 1
-    done(thread)
+    wait_until_idle(thread)
     assert ran == ["early", "also early"]
     clock.seconds = 10
-    done(thread)
+    wait_until_idle(thread)
     assert ran == ["early", "also early", "middle", "late"]
 
 
@@ -92,11 +92,11 @@ def test_what_is_readable_is_told_once_and_closed(thread: EventLoopThread, pipe:
     told: list[int] = []
     came = threading.Event()
     thread.call_soon(lambda: thread.add_reader(reading, lambda: (told.append(1), came.set())[-1]))
-    done(thread)
+    wait_until_idle(thread)
     assert told == []
     os.write(writing, b"x")
     assert came.wait(LONGEST_S)
-    done(thread)
+    wait_until_idle(thread)
     assert told == [1]
     with pytest.raises(OSError, match="Bad file"):
         os.fstat(reading)
@@ -117,9 +117,9 @@ def test_a_task_that_fails_costs_no_other(
     thread.call_soon(lambda: thread.call_later(0, fail))
     thread.call_soon(lambda: thread.add_reader(reading, fail))
     os.write(writing, b"x")
-    done(thread)
+    wait_until_idle(thread)
     thread.call_soon(lambda: ran.append("on"))
-    done(thread)
+    wait_until_idle(thread)
     assert ran == ["on"]
     assert [str(fault) for fault in faults] == ["ours"] * 3
     with pytest.raises(OSError, match="Bad file"):
@@ -135,13 +135,13 @@ def test_a_program_that_closes_all_descriptors_costs_what_they_were_for_and_no_m
     lost, other = os.pipe()
     told, begun = threading.Event(), threading.Event()
     thread.call_soon(lambda: thread.add_reader(lost, told.set))
-    done(thread)
+    wait_until_idle(thread)
     os.close(lost)
     thread.call_soon(lambda: None)  # it looks around, and finds it closed
     assert told.wait(LONGEST_S)
     os.close(other)
     thread.call_soon(lambda: thread.add_reader(reading, lambda: None))
-    done(thread)
+    wait_until_idle(thread)
     os.close(thread._wakeup)
     os.write(writing, b"x")
     until = time.monotonic() + LONGEST_S
@@ -155,18 +155,18 @@ def test_a_forked_child_has_a_thread_of_its_own_when_it_asks(thread: EventLoopTh
     """What the parent was waiting for is none of the child's affair, and its thread is not there."""
     ran: list[str] = []
     thread.call_soon(lambda: thread.call_later(S, lambda: ran.append("the parent's")))
-    done(thread)
+    wait_until_idle(thread)
     pid = os.fork()
     if pid == 0:
         status = 1
         try:
             thread.call_soon(lambda: ran.append("the child's"))
-            done(thread)
+            wait_until_idle(thread)
             status = 0 if ran == ["the child's"] else 2
         finally:
             os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    done(thread)
+    wait_until_idle(thread)
     assert ran == []
 
 
@@ -184,7 +184,7 @@ def test_a_system_without_a_thread_to_spare_costs_that_task_and_the_next_one_beg
             thread.call_soon(lambda: None)
     ran: list[str] = []
     thread.call_soon(lambda: ran.append("on"))
-    done(thread)
+    wait_until_idle(thread)
     assert ran == ["on"]
 
 
@@ -211,7 +211,7 @@ def test_a_signal_in_the_middle_of_handing_over_leaves_no_lock_behind(thread: Ev
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-    done(thread)
+    wait_until_idle(thread)
     assert hits > 250  # one that comes in the middle of a destructor is raised to nobody
 
 

@@ -10,7 +10,7 @@ import subprocess
 import pytest
 
 from tests.support.descriptors import descriptors
-from tests.support.observers import LONGEST_S, Clock, done, moment
+from tests.support.observers import LONGEST_S, Clock, moment, wait_until_idle
 from torchelastic_otel.agent.exits import ExitWatcher, ProcessExit
 from torchelastic_otel.event_loop import EventLoopThread
 
@@ -62,7 +62,7 @@ def test_an_exit_is_told_with_its_moment_and_its_code_and_left_for_torch_to_reap
     """Torch must see every exit status that it would see without us."""
     worker = process(does)
     watching.exits.watch({2: worker.pid})
-    done(watching.thread)
+    wait_until_idle(watching.thread)
     watching.clock.seconds = 7.25
     let_go(worker)
     assert watching.next() == (2, ProcessExit(moment(7.25), code))
@@ -76,14 +76,14 @@ def test_each_of_several_is_told_once_whoever_ends_first(watching: Watching) -> 
     """The first one to fail is the cause: its moment must not wait for the others."""
     workers = {rank: process(f"exit {rank}") for rank in range(4)}
     watching.exits.watch({rank: worker.pid for rank, worker in workers.items()})
-    done(watching.thread)
+    wait_until_idle(watching.thread)
     order = [2, 0, 3, 1]
     for at, rank in enumerate(order):
         watching.clock.seconds = at
         let_go(workers[rank])
         assert watching.next() == (rank, ProcessExit(moment(at), rank))
     assert [worker.wait() for worker in workers.values()] == [0, 1, 2, 3]
-    done(watching.thread)
+    wait_until_idle(watching.thread)
     assert watching.told.empty()
 
 
@@ -126,7 +126,7 @@ def test_without_pidfd_nothing_is_told_and_nothing_fails(watching: Watching, mon
     """Pythons built against old headers (conda's) have no pidfd_open, and old kernels or sandboxes refuse it."""
     monkeypatch.delattr(os, "pidfd_open")
     watching.exits.watch({0: os.getpid()})
-    done(watching.thread)
+    wait_until_idle(watching.thread)
     assert watching.exits.exits == {}
 
 
@@ -140,7 +140,7 @@ def test_a_kernel_that_cannot_wait_for_a_pidfd_tells_the_moment_only(
 
     worker = process("exit 3")
     watching.exits.watch({0: worker.pid})
-    done(watching.thread)
+    wait_until_idle(watching.thread)
     monkeypatch.setattr(os, "waitid", refuse)
     let_go(worker)
     assert watching.next() == (0, ProcessExit(moment(0), None))
@@ -157,6 +157,6 @@ def test_thousands_of_restarts_leave_no_descriptors(watching: Watching) -> None:
         let_go(worker)
         watching.next()
         worker.wait()
-        done(watching.thread)
+        wait_until_idle(watching.thread)
         assert len(descriptors("pidfd")) <= before
     assert signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL

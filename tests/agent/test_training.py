@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.observers import Clock, done, moment
+from tests.support.observers import Clock, moment, wait_until_idle
 from torchelastic_otel.agent.training import TrainingFiles
 from torchelastic_otel.event_loop import EventLoopThread
 from torchelastic_otel.model.inferred_event import ClockReading
@@ -27,13 +27,13 @@ class Agent:
         """Start workers; where each is to leave its word."""
         paths = {rank: Path(self.files.path(rank)) for rank in ranks}
         self.files.started(ranks)
-        done(self.thread)
+        wait_until_idle(self.thread)
         return paths
 
     def at(self, seconds: float) -> list[tuple[int, ClockReading]]:
         """What was told until then."""
         self.clock.seconds = seconds
-        done(self.thread)
+        wait_until_idle(self.thread)
         return self.told
 
 
@@ -77,7 +77,7 @@ def test_a_word_of_the_last_moment_is_read_before_the_workers_are_stopped(agent:
     paths = agent.start([0])
     train(paths[0], 0.5)
     agent.files.poll()
-    done(agent.thread)
+    wait_until_idle(agent.thread)
     assert agent.told == [(0, moment(0.5))]
 
 
@@ -98,7 +98,7 @@ def test_the_folder_is_this_users_alone_and_goes_with_the_agent(agent: Agent) ->
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     train(paths[0], 1)
     agent.files.close()
-    done(agent.thread)
+    wait_until_idle(agent.thread)
     assert agent.told == [(0, moment(1))]
     assert not folder.exists()
     assert agent.at(100) == [(0, moment(1))]
@@ -108,5 +108,5 @@ def test_an_agent_without_workers_leaves_no_folder(agent: Agent, tmp_path: Path)
     """A rendezvous that fails starts none."""
     agent.files.poll()
     agent.files.close()
-    done(agent.thread)
+    wait_until_idle(agent.thread)
     assert os.listdir(tmp_path) == []

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import gc
-import signal
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.observers import Said
+from tests.support.observers import EventCollector
 from tests.support.ports import free_port
-from tests.support.torch_agents import Stand, local_agent
+from tests.support.torch_agents import HookedTorch, local_agent
 from torchelastic_otel import semconv
 from torchelastic_otel.instrument import agent_hook
 from torchelastic_otel.model.inferred_event import InferredEvent
@@ -24,82 +20,69 @@ ROOT = Path(__file__).resolve().parents[2]
 PHASES = ["rendezvous", "assign_ranks", "start", "running"]
 
 
-@pytest.fixture
-def stand(tmp_path: Path) -> Iterator[Stand]:
-    """Hooks that are off again at the end, and torch's signal handlers with them."""
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
-    before = {number: signal.getsignal(number) for number in numbers}
-    made = Stand(Path(tempfile.mkdtemp(dir=tmp_path)))
-    yield made
-    made.patches.undo()
-    for number, handler in before.items():
-        signal.signal(number, handler)
-    gc.collect()  # a store in a circle that goes away while the next test connects may take torch's whole timeout
-
-
-def test_a_clean_end(stand: Stand) -> None:
+def test_a_clean_end(hooked: HookedTorch) -> None:
     """Each hook fires once, in order."""
-    result = stand.agent(local_agent(), "exit 0", workers=2).run()
+    result = hooked.agent(local_agent(), "exit 0", workers=2).run()
     assert not result.is_failed()
-    assert stand.phases() == [*PHASES, "exit_barrier", "ended"]
-    assert stand.last(semconv.AGENT_PHASE_ENTERED)[semconv.AGENT_OUTCOME] == "succeeded"
-    exits = stand.said.wait(semconv.WORKER_EXITED, 2)
-    assert sorted(fact.attributes[semconv.WORKER_RANK] for fact in exits) == [0, 1]
+    assert hooked.phases() == [*PHASES, "exit_barrier", "ended"]
+    assert hooked.last(semconv.AGENT_PHASE_ENTERED)[semconv.AGENT_OUTCOME] == "succeeded"
+    exits = hooked.events.wait(semconv.WORKER_EXITED, 2)
+    assert sorted(event.attributes[semconv.WORKER_RANK] for event in exits) == [0, 1]
     assert len(exits) == 2
-    started = stand.said.one(semconv.AGENT_STARTED).attributes
+    started = hooked.events.one(semconv.AGENT_STARTED).attributes
     assert (started[semconv.RENDEZVOUS_BACKEND], started[semconv.NODES_MIN]) == ("static", 1)
-    assert stand.said.wait(semconv.RUN_IDENTIFIED)[0].attributes[semconv.INFERRED_FROM] == "store"
-    assert len(stand.said.wait(semconv.ROUND_STARTED)) == 1
+    assert hooked.events.wait(semconv.RUN_IDENTIFIED)[0].attributes[semconv.INFERRED_FROM] == "store"
+    assert len(hooked.events.wait(semconv.ROUND_STARTED)) == 1
 
 
-def test_a_failure_and_a_restart(stand: Stand, tmp_path: Path) -> None:
+def test_a_failure_and_a_restart(hooked: HookedTorch, tmp_path: Path) -> None:
     """What torch says nothing of."""
     mark = tmp_path / "failed"
     code = f'if [ -e {mark} ]; then exit 0; fi; [ "$LOCAL_RANK" = 1 ] && touch {mark} && exit 3; exec sleep 60'
-    result = stand.agent(local_agent(), code, workers=2, restarts=1).run()
+    result = hooked.agent(local_agent(), code, workers=2, restarts=1).run()
     assert not result.is_failed()
-    assert stand.phases() == [*PHASES, "detect", "stop", *PHASES, "exit_barrier", "ended"]
-    failed = stand.said.one(semconv.WORKER_FAILED).attributes
+    assert hooked.phases() == [*PHASES, "detect", "stop", *PHASES, "exit_barrier", "ended"]
+    failed = hooked.events.one(semconv.WORKER_FAILED).attributes
     assert (failed[semconv.WORKER_RANK], failed[semconv.PROCESS_EXIT_CODE]) == (1, 3)
-    started = stand.said.one(semconv.RESTART_STARTED).attributes
+    started = hooked.events.one(semconv.RESTART_STARTED).attributes
     assert (started[semconv.RESTART_TRIGGER], started[semconv.RESTART_COUNT]) == ("worker_failure", 1)
-    stand.said.wait(semconv.WORKER_EXITED, 4)
-    told = [fact.attributes[semconv.WORKER_PID] for fact in stand.said.of(semconv.WORKER_EXITED)]
+    hooked.events.wait(semconv.WORKER_EXITED, 4)
+    told = [event.attributes[semconv.WORKER_PID] for event in hooked.events.of(semconv.WORKER_EXITED)]
     assert len(told) == len(set(told)) == 4
-    agreed = stand.said.wait(semconv.RESTART_CAUSE_AGREED)[0].attributes
+    agreed = hooked.events.wait(semconv.RESTART_CAUSE_AGREED)[0].attributes
     assert (agreed[semconv.RESTART_REASON], agreed[f"{semconv.CAUSE}.rank"]) == ("worker_failure", 1)
 
 
-def test_restarts_exhausted_is_a_failure(stand: Stand) -> None:
+def test_restarts_exhausted_is_a_failure(hooked: HookedTorch) -> None:
     """Torch's agent says SUCCEEDED all the same (trap 3)."""
-    result = stand.agent(local_agent(), "exit 4").run()
+    result = hooked.agent(local_agent(), "exit 4").run()
     assert result.is_failed()
-    assert stand.phases() == [*PHASES, "detect", "stop", "ended"]
-    assert stand.last(semconv.AGENT_PHASE_ENTERED)[semconv.AGENT_OUTCOME] == "failed"
-    assert len(stand.said.of(semconv.WORKER_FAILED)) == 1
+    assert hooked.phases() == [*PHASES, "detect", "stop", "ended"]
+    assert hooked.last(semconv.AGENT_PHASE_ENTERED)[semconv.AGENT_OUTCOME] == "failed"
+    assert len(hooked.events.of(semconv.WORKER_FAILED)) == 1
 
 
-def test_a_signal_goes_through_and_is_told(stand: Stand) -> None:
+def test_a_signal_goes_through_and_is_told(hooked: HookedTorch) -> None:
     """Promise 1: a job that ignores SIGTERM because of its telemetry is killed 30 seconds later."""
     from torch.distributed.elastic.multiprocessing.api import SignalException
 
-    go = stand.folder / "go"
+    go = hooked.folder / "go"
 
-    class Letting(Said):
-        def __call__(self, fact: InferredEvent) -> None:
-            super().__call__(fact)
-            if fact.attributes.get(semconv.PHASE) == "running":
+    class Letting(EventCollector):
+        def __call__(self, event: InferredEvent) -> None:
+            super().__call__(event)
+            if event.attributes.get(semconv.PHASE) == "running":
                 go.touch()
 
-    stand.said = Letting()
-    agent = stand.agent(local_agent(), f"while [ ! -e {go} ]; do sleep 0.01; done; kill -TERM $PPID; exec sleep 60")
+    hooked.events = Letting()
+    agent = hooked.agent(local_agent(), f"while [ ! -e {go} ]; do sleep 0.01; done; kill -TERM $PPID; exec sleep 60")
     with pytest.raises(SignalException):
         agent.run()
-    assert stand.said.one(semconv.AGENT_LEAVING).attributes[semconv.WORKER_SIGNAL] == "SIGTERM"
-    assert stand.phases() == [*PHASES, "stop", "ended"]
-    last = stand.last(semconv.AGENT_PHASE_ENTERED)
+    assert hooked.events.one(semconv.AGENT_LEAVING).attributes[semconv.WORKER_SIGNAL] == "SIGTERM"
+    assert hooked.phases() == [*PHASES, "stop", "ended"]
+    last = hooked.last(semconv.AGENT_PHASE_ENTERED)
     assert (last[semconv.AGENT_OUTCOME], last[semconv.ERROR_TYPE]) == ("terminated", "SignalException")
-    assert stand.said.of(semconv.WORKER_FAILED) == []
+    assert hooked.events.of(semconv.WORKER_FAILED) == []
 
 
 def overriding(calls_super: bool, calls: list[str]) -> Any:
@@ -126,25 +109,25 @@ def overriding(calls_super: bool, calls: list[str]) -> Any:
 
 
 @pytest.mark.parametrize("calls_super", [True, False])
-def test_an_agent_that_overrides_is_seen_once_and_unharmed(stand: Stand, calls_super: bool) -> None:
+def test_an_agent_that_overrides_is_seen_once_and_unharmed(hooked: HookedTorch, calls_super: bool) -> None:
     """What it overrides is wrapped where it is; what it calls of torch's own is not seen a second time."""
     calls: list[str] = []
-    plain = stand.agent(local_agent(), "exit 0")
-    agent = stand.agent(overriding(calls_super, calls), "exit 4", restarts=1)
+    plain = hooked.agent(local_agent(), "exit 0")
+    agent = hooked.agent(overriding(calls_super, calls), "exit 4", restarts=1)
     assert agent.run().is_failed()
-    assert stand.phases() == [*PHASES, "detect", "stop", *PHASES, "detect", "stop", "ended"]
-    assert len(stand.said.of(semconv.WORKER_FAILED)) == 2
-    assert len(stand.said.of(semconv.RESTART_STARTED)) == 1
+    assert hooked.phases() == [*PHASES, "detect", "stop", *PHASES, "detect", "stop", "ended"]
+    assert len(hooked.events.of(semconv.WORKER_FAILED)) == 2
+    assert len(hooked.events.of(semconv.RESTART_STARTED)) == 1
     assert (calls.count("start"), calls.count("stop")) == (2, 2)
     assert not plain.run().is_failed()
 
 
-def test_workers_get_the_agents_word_in_their_environment_and_keep_their_own(stand: Stand) -> None:
+def test_workers_get_the_agents_word_in_their_environment_and_keep_their_own(hooked: HookedTorch) -> None:
     """One file for each; what a user set is the user's."""
-    out = stand.folder / "out"
-    stand.hooks._set_traceparent = True
+    out = hooked.folder / "out"
+    hooked.hooks._set_traceparent = True
     code = f'echo "$LOCAL_RANK $TORCHELASTIC_OTEL_TRAINING_FILE $TORCHELASTIC_OTEL_TRACEPARENT" >> {out}'
-    agent = stand.agent(overriding(True, []), code, workers=2)
+    agent = hooked.agent(overriding(True, []), code, workers=2)
     agent.run()
     lines = sorted(line.split(" ") for line in out.read_text().splitlines())
     assert [line[0] for line in lines] == ["0", "1"]
@@ -152,23 +135,23 @@ def test_workers_get_the_agents_word_in_their_environment_and_keep_their_own(sta
     assert all("torchelastic-otel-training-" in line[1] for line in lines)
 
 
-def test_a_worker_that_trains_is_heard(stand: Stand) -> None:
+def test_a_worker_that_trains_is_heard(hooked: HookedTorch) -> None:
     """From the worker's file to the agent's word."""
     source = str(Path(agent_hook.__file__).parents[2])
     code = f"PYTHONPATH={source} {sys.executable} -c 'import torchelastic_otel as o; o.training_started()'"
-    stand.agent(local_agent(), code).run()
-    assert stand.said.wait(semconv.TRAINING_STARTED)[0].attributes[semconv.WORKER_RANK] == 0
+    hooked.agent(local_agent(), code).run()
+    assert hooked.events.wait(semconv.TRAINING_STARTED)[0].attributes[semconv.WORKER_RANK] == 0
 
 
 @pytest.mark.tests_own_faults
-def test_hooks_that_fail_reach_nobody(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hooks_that_fail_reach_nobody(hooked: HookedTorch, monkeypatch: pytest.MonkeyPatch) -> None:
     """Promise 1: never raises into torch, whatever is broken in here."""
 
     def fail(*_: Any, **__: Any) -> Any:
         raise ValueError("ours")
 
-    agent = stand.agent(local_agent(), "exit 4", workers=2, restarts=1)
-    watch = stand.hooks._agents[agent].observer
+    agent = hooked.agent(local_agent(), "exit 4", workers=2, restarts=1)
+    watch = hooked.hooks._agents[agent].observer
     for name in [name for name in dir(watch) if not name.startswith("_") and callable(getattr(watch, name))]:
         monkeypatch.setattr(watch, name, fail)
     monkeypatch.setattr(agent_hook, "_exit_codes", fail)
@@ -176,19 +159,19 @@ def test_hooks_that_fail_reach_nobody(stand: Stand, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.tests_own_faults
-def test_a_listener_that_fails_reaches_nobody(stand: Stand) -> None:
+def test_a_listener_that_fails_reaches_nobody(hooked: HookedTorch) -> None:
     """A full disk, a spool that is gone."""
 
     def fail(*_: Any) -> None:
         raise OSError("disk full")
 
-    agent = stand.agent(local_agent(), "exit 0")
-    stand.said.__class__ = type("Failing", (Said,), {"__call__": fail})
+    agent = hooked.agent(local_agent(), "exit 0")
+    hooked.events.__class__ = type("Failing", (EventCollector,), {"__call__": fail})
     assert not agent.run().is_failed()
 
 
 @pytest.mark.tests_own_faults
-def test_an_agent_that_cannot_be_looked_up_works_as_without_us(stand: Stand) -> None:
+def test_an_agent_that_cannot_be_looked_up_works_as_without_us(hooked: HookedTorch) -> None:
     """A class may say when two of its objects are equal, and then they have no hash."""
 
     class Equal(local_agent()):  # type: ignore[misc]
@@ -197,10 +180,10 @@ def test_an_agent_that_cannot_be_looked_up_works_as_without_us(stand: Stand) -> 
 
         __hash__ = None  # type: ignore[assignment]
 
-    stand.agent(local_agent(), "exit 0").run()
+    hooked.agent(local_agent(), "exit 0").run()
     agent = None
     try:
-        agent = stand.agent(Equal, "exit 0")
+        agent = hooked.agent(Equal, "exit 0")
     except TypeError:
         pass  # what TorchHooks keeps in
     from torch.distributed.elastic.agent.server.api import WorkerSpec
@@ -208,7 +191,7 @@ def test_an_agent_that_cannot_be_looked_up_works_as_without_us(stand: Stand) -> 
 
     spec = WorkerSpec("r", 1, StaticTCPRendezvous("127.0.0.1", free_port(), 0, 1, "run", 60), entrypoint="/bin/true")
     spec.monitor_interval = 0.02
-    agent = agent or Equal(spec, **stand._logs())
+    agent = agent or Equal(spec, **hooked._logs())
     assert not agent.run().is_failed()
 
 
@@ -237,12 +220,12 @@ def every_attribute() -> dict[tuple[str, str], object]:
     }
 
 
-def test_uninstall_leaves_torch_as_found(stand: Stand) -> None:
+def test_uninstall_leaves_torch_as_found(hooked: HookedTorch) -> None:
     """A guest leaves the house as it was (promise 7)."""
     before = every_attribute()
-    stand.agent(local_agent(), "exit 4", restarts=1).run()
+    hooked.agent(local_agent(), "exit 4", restarts=1).run()
     touched = {key for key, value in every_attribute().items() if before.get(key) is not value}
     assert ("SimpleElasticAgent", "_rendezvous") in touched
     assert ("PContext", "close") in touched
-    stand.patches.undo()
+    hooked.patches.undo()
     assert every_attribute() == before

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import gc
 import os
-import signal
 import subprocess
 import sys
-import tempfile
 import threading
-from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -17,7 +13,7 @@ import pytest
 
 from tests.support.observers import LONGEST_S
 from tests.support.ports import free_port
-from tests.support.torch_agents import Stand, dynamic, local_agent, tcp_store
+from tests.support.torch_agents import HookedTorch, dynamic, local_agent, tcp_store
 from torchelastic_otel import semconv
 from torchelastic_otel.agent.coordination.membership import SilentNode
 from torchelastic_otel.instrument import rendezvous_hook
@@ -27,42 +23,29 @@ ROOT = Path(__file__).resolve().parents[2]
 PHASES = ["rendezvous", "assign_ranks", "start", "running"]
 
 
-@pytest.fixture
-def stand(tmp_path: Path) -> Iterator[Stand]:
-    """Hooks that are off again at the end, and torch's signal handlers with them."""
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
-    before = {number: signal.getsignal(number) for number in numbers}
-    made = Stand(Path(tempfile.mkdtemp(dir=tmp_path)))
-    yield made
-    made.patches.undo()
-    for number, handler in before.items():
-        signal.signal(number, handler)
-    gc.collect()  # a store in a circle that goes away while the next test connects may take torch's whole timeout
-
-
-def test_with_the_dynamic_rendezvous_the_round_and_the_node_are_its_own(stand: Stand) -> None:
+def test_with_the_dynamic_rendezvous_the_round_and_the_node_are_its_own(hooked: HookedTorch) -> None:
     """Rank and round come from the handler: the tuple of 2.2 and the object of later ones have no round."""
-    stand.hosts = True
+    hooked.hosts = True
     handler = dynamic(tcp_store(), local="127.0.0.1")
-    stand.agent(local_agent(), "exit 4", restarts=1, handler=handler).run()
-    entered = [fact.attributes for fact in stand.said.of(semconv.AGENT_PHASE_ENTERED)]
+    hooked.agent(local_agent(), "exit 4", restarts=1, handler=handler).run()
+    entered = [event.attributes for event in hooked.events.of(semconv.AGENT_PHASE_ENTERED)]
     joined = [told for told in entered if told[semconv.PHASE] == "assign_ranks"]
     assert [told[semconv.RENDEZVOUS_ROUND] for told in joined] == [0, 1]
     assert {told[semconv.NODE_ID] for told in joined} == {f"127.0.0.1_{os.getpid()}_{handler._this_node.local_id}"}
     assert [told[semconv.RENDEZVOUS_PARTICIPANTS] for told in joined] == [(joined[0][semconv.NODE_ID],)] * 2
-    agreed = stand.said.wait(semconv.RESTART_CAUSE_AGREED)[0].attributes
+    agreed = hooked.events.wait(semconv.RESTART_CAUSE_AGREED)[0].attributes
     assert (agreed[semconv.RESTART_AGREED], agreed[semconv.WRITER]) == (True, True)
-    assert len(stand.said.wait(semconv.ROUND_STARTED, 2)) == 2
+    assert len(hooked.events.wait(semconv.ROUND_STARTED, 2)) == 2
     handler._stop_heartbeats()
 
 
-def test_torchs_own_client_is_never_used(stand: Stand) -> None:
+def test_torchs_own_client_is_never_used(hooked: HookedTorch) -> None:
     """One mutex covers a whole client: who waits on it stops torch's heartbeats."""
     store = tcp_store()
     handler = dynamic(store, local="127.0.0.1")
     used: list[int] = []
-    watched = stand.agent(local_agent(), "exit 0", handler=handler)
-    ours = stand.hooks._agents[watched].job
+    watched = hooked.agent(local_agent(), "exit 0", handler=handler)
+    ours = hooked.hooks._agents[watched].job
     ours.set_store = lambda made, hosts_store: used.append(id(made._connect()))  # type: ignore[method-assign, assignment]
     watched.run()
     assert used
@@ -70,14 +53,14 @@ def test_torchs_own_client_is_never_used(stand: Stand) -> None:
     handler._stop_heartbeats()
 
 
-def test_a_node_whose_heartbeats_stop_is_judged_once_and_again_when_it_was_back(stand: Stand) -> None:
+def test_a_node_whose_heartbeats_stop_is_judged_once_and_again_when_it_was_back(hooked: HookedTorch) -> None:
     """Torch deletes it before anybody can ask; every sync finds it anew until somebody writes it away."""
     from torch.distributed.elastic.rendezvous.dynamic_rendezvous import _NodeDesc
 
     handler = dynamic(tcp_store())
-    agent = stand.agent(local_agent(), "exit 0", handler=handler)
+    agent = hooked.agent(local_agent(), "exit 0", handler=handler)
     judged: list[SilentNode] = []
-    stand.hooks._agents[agent].job.on_silent = judged.extend  # type: ignore[method-assign, assignment]
+    hooked.hooks._agents[agent].job.on_silent = judged.extend  # type: ignore[method-assign, assignment]
     holder, own, peer = handler._state_holder, handler._this_node, _NodeDesc("gpu_7", 41, 0)
     fresh = datetime.now(timezone.utc)
     stale = datetime(2023, 11, 14, 22, 13, 20, 250_000, tzinfo=timezone.utc)

@@ -88,7 +88,7 @@ LIFE = [
     phase(91, Phase.ENDED, agent_outcome="succeeded"),
 ]
 """One agent from its beginning to its end, with a failure and a restart in between."""
-ROWS = [("null", encode_record(fact.to_text(), moment(at).wall_ns, moment(at).monotonic_ns)) for at, fact in LIFE]
+ROWS = [("null", encode_record(event.to_text(), moment(at).wall_ns, moment(at).monotonic_ns)) for at, event in LIFE]
 
 
 def spool_of(tmp_path: Path, name: str) -> store.Spool:

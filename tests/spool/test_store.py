@@ -8,29 +8,13 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.support.spools import BOUND, size_on_disk
 from torchelastic_otel.errors import SpoolCorruptError, SpoolError, SpoolTooSmallError
 from torchelastic_otel.spool import store
-
-BOUND = 1 << 20
-
-
-@pytest.fixture
-def spool(tmp_path: Path) -> Iterator[store.Spool]:
-    """An empty spool on disk with one cursor for destination ``d``."""
-    made = store.create(tmp_path / "a.spool", BOUND)
-    made.subscribe({"x": ["d"]})
-    yield made
-    made.close()
-
-
-def size_on_disk(path: Path) -> int:
-    """Bytes of the file and its write-ahead log."""
-    return sum(p.stat().st_size for p in path.parent.glob(path.name + "*") if not p.name.endswith("-shm"))
 
 
 def payloads(spool: store.Spool, cursor: str = "x") -> list[str]:

@@ -3,29 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.support.spools import BOUND, size_on_disk
 from torchelastic_otel.errors import SpoolError
 from torchelastic_otel.spool import store
-
-BOUND = 1 << 20
-
-
-@pytest.fixture
-def spool(tmp_path: Path) -> Iterator[store.Spool]:
-    """An empty spool on disk with one cursor for destination ``d``."""
-    made = store.create(tmp_path / "a.spool", BOUND)
-    made.subscribe({"x": ["d"]})
-    yield made
-    made.close()
-
-
-def size_on_disk(path: Path) -> int:
-    """Bytes of the file and its write-ahead log."""
-    return sum(p.stat().st_size for p in path.parent.glob(path.name + "*") if not p.name.endswith("-shm"))
 
 
 def test_what_follows_from_rows_is_appended_with_their_settling(spool: store.Spool) -> None:

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tests.support.observers import Clock, S, Said, Server, all_done, moment
+from tests.support.observers import Clock, EventCollector, S, Server, moment, wait_until_all_idle
 from torchelastic_otel import semconv
 from torchelastic_otel.agent.coordination.coordinator import JobCoordinator
 from torchelastic_otel.agent.coordination.fallback import ANSWER_TIMEOUT_NS
@@ -24,9 +24,9 @@ class Agent:
 
     def __init__(self, number: int, clock: Clock, *, shared_rounds: bool = True) -> None:
         self.node = f"host{number}_{100 + number}_0"
-        self.said, self.thread = Said(), EventLoopThread(clock.monotonic_ns)
+        self.events, self.thread = EventCollector(), EventLoopThread(clock.monotonic_ns)
         self.facts = JobCoordinator(
-            "run", lambda: f"agent {number}", f"host{number}", self.said, self.thread, shared_rounds=shared_rounds
+            "run", lambda: f"agent {number}", f"host{number}", self.events, self.thread, shared_rounds=shared_rounds
         )
         self.store: JobStore | None = None
         self.round: int | None = None
@@ -37,9 +37,9 @@ class Agent:
         nodes = tuple(agent.node for agent in participants)
         self.facts.on_joined(JoinedRound(round_, before, participants.index(self), len(nodes), nodes, self.node))
 
-    def told(self, name: str) -> list[dict[str, Any]]:
+    def attributes_of(self, name: str) -> list[dict[str, Any]]:
         """The attributes of what was said under a name, without the run's."""
-        return [{k: v for k, v in f.attributes.items() if k != semconv.RUN_ID} for f in self.said.of(name)]
+        return [{k: v for k, v in f.attributes.items() if k != semconv.RUN_ID} for f in self.events.of(name)]
 
 
 class Job:
@@ -48,9 +48,9 @@ class Job:
     def __init__(self, count: int, server: Server | None, *, hosted: bool = True, shared_rounds: bool = True) -> None:
         self.clock, self.server, self.hosted = Clock(), server, hosted
         self.shared_rounds = shared_rounds
-        self.agents = [self.come(number) for number in range(count)]
+        self.agents = [self.add_agent(number) for number in range(count)]
 
-    def come(self, number: int) -> Agent:
+    def add_agent(self, number: int) -> Agent:
         """One more agent, which learns which run it is in."""
         agent = Agent(number, self.clock, shared_rounds=self.shared_rounds)
         if self.server is not None:
@@ -65,18 +65,20 @@ class Job:
             agent.facts.before_join()
         for agent in agents:
             agent.join(round_, agents)
-        self.settle(agents)
+        self.wait_until_idle(agents)
 
-    def settle(self, agents: Sequence[Agent] | None = None) -> None:
+    def wait_until_idle(self, agents: Sequence[Agent] | None = None) -> None:
         """Wait until nothing is under way."""
         agents = self.agents if agents is None else agents
-        all_done([agent.thread for agent in agents], [agent.store for agent in agents if agent.store is not None])
+        wait_until_all_idle(
+            [agent.thread for agent in agents], [agent.store for agent in agents if agent.store is not None]
+        )
 
-    def after(self, seconds: float) -> None:
+    def advance(self, seconds: float) -> None:
         """Time passes."""
         for _ in range(round(seconds * 10)):
             self.clock.seconds += 0.1
-            self.settle()
+            self.wait_until_idle()
 
     def up(self, agents: Sequence[Agent], *, at: float = 10) -> None:
         """The workers of these nodes run, one second after each other."""
@@ -99,13 +101,13 @@ def silent(agent: Agent, at: float, rank: int | None, *, own_beats_failed: bool 
     return SilentNode(agent.node, rank, moment(at).wall_ns, own_beats_failed)
 
 
-class Hung:
+class HungStore:
     """A store that does not answer until it is let, as one whose host is stopped."""
 
     def __init__(self) -> None:
         self.open = threading.Event()
 
-    def connect(self) -> Hung:
+    def connect(self) -> HungStore:
         """Answers."""
         return self
 
@@ -120,7 +122,7 @@ class Hung:
         raise RuntimeError("gone")
 
 
-class SlowDoor:
+class SlowConnection:
     """A store that answers at once, and lets nobody in until it is let, as where the DNS does not answer."""
 
     def __init__(self, behind: Callable[[], Any]) -> None:

@@ -20,22 +20,22 @@ LONGEST_S = 20.0
 """Until then a test waits for what it says will come; none takes it where it does."""
 
 
-class Said:
+class EventCollector:
     """Listens to an agent."""
 
     def __init__(self) -> None:
         self.facts: list[InferredEvent] = []
         self._changed = threading.Condition()
 
-    def __call__(self, fact: InferredEvent) -> None:
+    def __call__(self, event: InferredEvent) -> None:
         """Takes what is said, from any thread."""
         with self._changed:
-            self.facts.append(fact)
+            self.facts.append(event)
             self._changed.notify_all()
 
     def of(self, name: str) -> list[InferredEvent]:
         """What was said under a name."""
-        return [fact for fact in self.facts if fact.name == name]
+        return [event for event in self.facts if event.name == name]
 
     def wait(self, name: str, count: int = 1) -> list[InferredEvent]:
         """The same, once it was said so often."""
@@ -45,8 +45,8 @@ class Said:
 
     def one(self, name: str) -> InferredEvent:
         """The one that was said."""
-        (fact,) = self.of(name)
-        return fact
+        (event,) = self.of(name)
+        return event
 
 
 class Clock:
@@ -69,18 +69,18 @@ def moment(seconds: float) -> ClockReading:
     return ClockReading(EPOCH_NS + round(seconds * S), BOOTED_NS + round(seconds * S))
 
 
-def done(thread: EventLoopThread) -> None:
+def wait_until_idle(thread: EventLoopThread) -> None:
     """Wait until the thread has done what it was asked until now, and what is due."""
     event = threading.Event()
     thread.call_soon(lambda: thread.call_later(0, event.set))
     assert event.wait(LONGEST_S)
 
 
-def all_done(threads: Sequence[EventLoopThread], stores: Sequence[JobStore]) -> None:
+def wait_until_all_idle(threads: Sequence[EventLoopThread], stores: Sequence[JobStore]) -> None:
     """Wait until nothing is under way between watch threads and stores' threads, but for what waits for a time."""
     for _ in range(8):
         for thread in threads:
-            done(thread)
+            wait_until_idle(thread)
         for store in stores:
             event = threading.Event()
             store.submit(lambda keys, event=event: event.set())  # type: ignore[misc]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.support.observers import Said
+from tests.support.observers import EventCollector
 from tests.support.ports import free_port
 from torchelastic_otel import semconv
 from torchelastic_otel.instrument.agent_hook import AgentHooks
@@ -14,11 +14,11 @@ from torchelastic_otel.instrument.arming import Patches
 
 
 @dataclass
-class Stand:
+class HookedTorch:
     """Hooks on the torch that is there, and agents of any class."""
 
     folder: Path
-    said: Said = field(default_factory=Said)
+    events: EventCollector = field(default_factory=EventCollector)
     patches: Patches = field(default_factory=Patches)
     hosts: bool = False
     hands_context_on: bool = False
@@ -26,7 +26,7 @@ class Stand:
     def __post_init__(self) -> None:
         self.hooks = AgentHooks(
             self.patches,
-            lambda fact: self.said(fact),
+            lambda event: self.events(event),
             store_is_safe=True,
             hosts_store=lambda: self.hosts,
             set_traceparent=self.hands_context_on,
@@ -58,11 +58,11 @@ class Stand:
 
     def phases(self) -> list[str]:
         """The phases that the agents went through."""
-        return [fact.attributes[semconv.PHASE] for fact in self.said.of(semconv.AGENT_PHASE_ENTERED)]
+        return [event.attributes[semconv.PHASE] for event in self.events.of(semconv.AGENT_PHASE_ENTERED)]
 
     def last(self, name: str) -> Any:
         """The attributes of what was last said under a name."""
-        return self.said.of(name)[-1].attributes
+        return self.events.of(name)[-1].attributes
 
 
 def local_agent() -> Any:

@@ -35,9 +35,9 @@ NAMES = [
 ]
 
 
-def read(fact: InferredEvent) -> ElasticEvent:
-    """The event that is made of a fact."""
-    return parse(fact.to_text(), "null", time_ns=10, observed_ns=11, monotonic_ns=12)
+def read(event: InferredEvent) -> ElasticEvent:
+    """The event that is made of a event."""
+    return parse(event.to_text(), "null", time_ns=10, observed_ns=11, monotonic_ns=12)
 
 
 def test_a_fact_comes_back_as_an_event_that_says_it_was_inferred() -> None:

@@ -28,15 +28,15 @@ def server() -> Server:
 def test_all_agents_are_told_the_same_run_once(server: Server, count: int) -> None:
     """Without it, two runs with one id would share their traces."""
     job = Job(count, server)
-    job.settle()
-    told = [agent.told(semconv.RUN_IDENTIFIED) for agent in job.agents]
+    job.wait_until_idle()
+    told = [agent.attributes_of(semconv.RUN_IDENTIFIED) for agent in job.agents]
     assert [len(each) for each in told] == [1] * count
     assert {each[0][semconv.INFERRED_FROM] for each in told} == {"store"}
     assert len({each[0][semconv.RUN_NONCE] for each in told}) == 1
     assert [each[0][semconv.HOSTS_STORE] for each in told] == [number == 0 for number in range(count)]
     assert {agent.facts.nonce for agent in job.agents} == {told[0][0][semconv.RUN_NONCE]}
-    job.after(ANSWER_WITHIN_S + 1)
-    assert [len(agent.told(semconv.RUN_IDENTIFIED)) for agent in job.agents] == [1] * count
+    job.advance(ANSWER_WITHIN_S + 1)
+    assert [len(agent.attributes_of(semconv.RUN_IDENTIFIED)) for agent in job.agents] == [1] * count
     job.close()
 
 
@@ -46,14 +46,14 @@ def test_all_agents_are_told_the_earliest_failure_and_one_speaks_for_all(server:
     """A peer sees another node's failure as a membership change: the agreed reason is what is told."""
     job = Job(count, server)
     job.join(0)
-    assert [agent.told(semconv.RESTART_CAUSE_AGREED) for agent in job.agents] == [[]] * count
+    assert [agent.attributes_of(semconv.RESTART_CAUSE_AGREED) for agent in job.agents] == [[]] * count
     for number, agent in enumerate(job.agents):
         agent.facts.propose(failure(20 - number, number))
         agent.facts.on_restart("worker_failure")
     job.join(1)
     first = count - 1
     for number, agent in enumerate(job.agents):
-        assert agent.told(semconv.RESTART_CAUSE_AGREED) == [
+        assert agent.attributes_of(semconv.RESTART_CAUSE_AGREED) == [
             {
                 semconv.RENDEZVOUS_ROUND: 1,
                 semconv.RESTART_INDEX: 1,
@@ -63,7 +63,7 @@ def test_all_agents_are_told_the_earliest_failure_and_one_speaks_for_all(server:
                 **failure(20 - first, first).attributes(),
             }
         ]
-        assert agent.told(semconv.MEMBERSHIP_CHANGED) == []
+        assert agent.attributes_of(semconv.MEMBERSHIP_CHANGED) == []
     job.close()
 
 
@@ -76,13 +76,13 @@ def test_one_node_that_failed_is_the_cause_for_the_others_too(server: Server) ->
     for number, agent in enumerate(job.agents):
         agent.facts.on_restart("worker_failure" if number == 2 else "membership_change")
     job.join(1)
-    told = [agent.told(semconv.RESTART_CAUSE_AGREED)[0] for agent in job.agents]
+    told = [agent.attributes_of(semconv.RESTART_CAUSE_AGREED)[0] for agent in job.agents]
     assert {each[semconv.RESTART_REASON] for each in told} == {"worker_failure"}
     assert {each[f"{semconv.CAUSE}.host"] for each in told} == {"host2"}
     # and the next restart has a cause of its own
     job.agents[0].facts.propose(failure(30, 0))
     job.join(2)
-    told = [agent.told(semconv.RESTART_CAUSE_AGREED)[1] for agent in job.agents]
+    told = [agent.attributes_of(semconv.RESTART_CAUSE_AGREED)[1] for agent in job.agents]
     assert {each[f"{semconv.CAUSE}.host"] for each in told} == {"host0"}
     assert {each[semconv.RESTART_INDEX] for each in told} == {2}
     job.close()
@@ -94,13 +94,13 @@ def test_the_start_of_a_round_is_said_once_when_the_last_node_runs(server: Serve
     job = Job(3, server)
     job.join(0)
     job.up(job.agents[:2])
-    job.settle()
-    job.after(1)
-    assert [agent.told(semconv.ROUND_STARTED) for agent in job.agents] == [[], [], []]
+    job.wait_until_idle()
+    job.advance(1)
+    assert [agent.attributes_of(semconv.ROUND_STARTED) for agent in job.agents] == [[], [], []]
     job.agents[2].facts.on_workers_up(moment(9).wall_ns, moment(15).wall_ns, moment(16).wall_ns)
-    job.settle()
-    job.after(1)
-    assert [agent.told(semconv.ROUND_STARTED) for agent in job.agents] == [
+    job.wait_until_idle()
+    job.advance(1)
+    assert [agent.attributes_of(semconv.ROUND_STARTED) for agent in job.agents] == [
         [
             {
                 semconv.RENDEZVOUS_ROUND: 0,
@@ -115,8 +115,8 @@ def test_the_start_of_a_round_is_said_once_when_the_last_node_runs(server: Serve
         [],
         [],
     ]
-    job.after(5)
-    assert len(job.agents[0].told(semconv.ROUND_STARTED)) == 1
+    job.advance(5)
+    assert len(job.agents[0].attributes_of(semconv.ROUND_STARTED)) == 1
     job.close()
 
 
@@ -126,12 +126,12 @@ def test_a_node_that_never_runs_does_not_keep_the_start_from_being_said(server: 
     job = Job(2, server)
     job.join(0)
     job.up(job.agents[:1])
-    job.after(2.5)
-    (told,) = job.agents[0].told(semconv.ROUND_STARTED)
+    job.advance(2.5)
+    (told,) = job.agents[0].attributes_of(semconv.ROUND_STARTED)
     assert (told[semconv.INFERRED_FROM], told[semconv.ROUND_DURATION]) == ("own_view", 2.0)
     job.up(job.agents[1:])
-    job.after(3)
-    assert len(job.agents[0].told(semconv.ROUND_STARTED)) == 1
+    job.advance(3)
+    assert len(job.agents[0].attributes_of(semconv.ROUND_STARTED)) == 1
     job.close()
 
 
@@ -142,11 +142,11 @@ def test_rounds_that_follow_each_other_quickly_are_each_said_once(server: Server
     for round_ in range(5):
         job.join(round_)
         job.up(job.agents if round_ % 2 else job.agents[:1])
-        job.after(0.5)
-    job.after(5)
-    rounds = [told[semconv.RENDEZVOUS_ROUND] for told in job.agents[0].told(semconv.ROUND_STARTED)]
+        job.advance(0.5)
+    job.advance(5)
+    rounds = [told[semconv.RENDEZVOUS_ROUND] for told in job.agents[0].attributes_of(semconv.ROUND_STARTED)]
     assert rounds == [0, 1, 2, 3, 4]
-    assert job.agents[1].told(semconv.ROUND_STARTED) == []
+    assert job.agents[1].attributes_of(semconv.ROUND_STARTED) == []
     job.close()
 
 
@@ -157,9 +157,9 @@ def test_where_the_host_of_the_store_takes_no_part_the_first_node_speaks(server:
     job.join(0)
     job.join(1)
     job.up(job.agents)
-    job.after(4)
-    assert [len(agent.told(semconv.ROUND_STARTED)) for agent in job.agents] == [1, 0, 0]
-    told = [agent.told(semconv.RESTART_CAUSE_AGREED) for agent in job.agents]
+    job.advance(4)
+    assert [len(agent.attributes_of(semconv.ROUND_STARTED)) for agent in job.agents] == [1, 0, 0]
+    told = [agent.attributes_of(semconv.RESTART_CAUSE_AGREED) for agent in job.agents]
     assert [[each[semconv.WRITER] for each in of] for of in told] == [[True], [False], [False]]
     job.close()
 
@@ -169,7 +169,7 @@ def test_a_change_of_membership_is_said_by_one_agent_only(server: Server) -> Non
     """A counter that three agents raise is wrong by three."""
     job = Job(3, server)
     job.join(0, job.agents[:2])
-    assert all(agent.told(semconv.MEMBERSHIP_CHANGED) == [] for agent in job.agents)
+    assert all(agent.attributes_of(semconv.MEMBERSHIP_CHANGED) == [] for agent in job.agents)
     for agent in job.agents[:2]:
         agent.facts.on_restart("membership_change")
     job.join(1)
@@ -179,18 +179,20 @@ def test_a_change_of_membership_is_said_by_one_agent_only(server: Server) -> Non
         semconv.MEMBERSHIP_LEFT: (),
         semconv.MEMBERSHIP_LOST: (),
     }
-    assert [agent.told(semconv.MEMBERSHIP_CHANGED) for agent in job.agents] == [[joined], [], []]
-    reasons = [[told[semconv.RESTART_REASON] for told in a.told(semconv.RESTART_CAUSE_AGREED)] for a in job.agents]
+    assert [agent.attributes_of(semconv.MEMBERSHIP_CHANGED) for agent in job.agents] == [[joined], [], []]
+    reasons = [
+        [told[semconv.RESTART_REASON] for told in a.attributes_of(semconv.RESTART_CAUSE_AGREED)] for a in job.agents
+    ]
     assert reasons == [["membership_change"]] * 3
     job.join(2, [job.agents[1], job.agents[2]])
-    job.after(2)
+    job.advance(2)
     left = {
         semconv.RENDEZVOUS_ROUND: 2,
         semconv.MEMBERSHIP_JOINED: (),
         semconv.MEMBERSHIP_LEFT: (job.agents[0].node,),
         semconv.MEMBERSHIP_LOST: (),
     }
-    assert [agent.told(semconv.MEMBERSHIP_CHANGED) for agent in job.agents] == [[joined], [left], []]
+    assert [agent.attributes_of(semconv.MEMBERSHIP_CHANGED) for agent in job.agents] == [[joined], [left], []]
     job.close()
 
 
@@ -200,9 +202,9 @@ def test_who_stood_by_for_a_round_says_nothing_of_the_membership(server: Server)
     job = Job(3, server)
     job.join(0)
     job.join(1, job.agents[1:])
-    job.after(2)
+    job.advance(2)
     job.join(2)
-    said = [len(agent.told(semconv.MEMBERSHIP_CHANGED)) for agent in job.agents]
+    said = [len(agent.attributes_of(semconv.MEMBERSHIP_CHANGED)) for agent in job.agents]
     assert said == [0, 2, 0]
     job.close()
 
@@ -213,10 +215,10 @@ def test_a_newcomer_is_told_why_the_job_restarted_and_says_no_change(server: Ser
     job = Job(1, server)
     job.join(0)
     job.agents[0].facts.propose(failure(20, 0))
-    job.agents.append(job.come(1))
+    job.agents.append(job.add_agent(1))
     job.join(1)
-    assert job.agents[1].told(semconv.RESTART_CAUSE_AGREED)[0][f"{semconv.CAUSE}.host"] == "host0"
-    assert job.agents[1].told(semconv.MEMBERSHIP_CHANGED) == []
+    assert job.agents[1].attributes_of(semconv.RESTART_CAUSE_AGREED)[0][f"{semconv.CAUSE}.host"] == "host0"
+    assert job.agents[1].attributes_of(semconv.MEMBERSHIP_CHANGED) == []
     job.close()
 
 
@@ -232,9 +234,9 @@ def test_what_is_proposed_is_there_before_the_agent_joins(server: Server) -> Non
             agent.facts.before_join()
         for agent in job.agents:
             agent.join(number, job.agents)
-    job.settle()
+    job.wait_until_idle()
     for agent in job.agents:
-        told = agent.told(semconv.RESTART_CAUSE_AGREED)
+        told = agent.attributes_of(semconv.RESTART_CAUSE_AGREED)
         hosts = {each[semconv.RENDEZVOUS_ROUND]: each.get(f"{semconv.CAUSE}.host") for each in told}
         assert hosts == {round_: f"host{round_}" for round_ in hosts}
         assert 19 in hosts

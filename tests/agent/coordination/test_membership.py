@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from tests.support.observed_job import ANSWER_WITHIN_S, Agent, Job, failure, silent
-from tests.support.observers import Server, all_done, moment
+from tests.support.observers import Server, moment, wait_until_all_idle
 from torchelastic_otel import semconv
 from torchelastic_otel.agent.coordination.store import JobStore
 from torchelastic_otel.model.failure import NODE_LEFT, NODE_LOST, Cause
@@ -28,18 +28,18 @@ def test_a_lost_node_is_said_by_every_survivor_and_is_the_cause(server: Server) 
     living[1].facts.propose(failure(21, 1))
     for agent in living:
         agent.facts.on_silent([silent(dead, 20, 2)])
-    job.settle()
+    job.wait_until_idle()
     for agent in living:
-        (told,) = agent.told(semconv.AGENT_LOST)
+        (told,) = agent.attributes_of(semconv.AGENT_LOST)
         assert (told[semconv.PEER_NODE_ID], told[semconv.PEER_GROUP_RANK]) == (dead.node, 2)
         assert told[semconv.PEER_LAST_HEARTBEAT] == "2023-11-14T22:13:40.000Z"
         assert semconv.WRITER not in told
     job.join(1, living)
     for agent in living:
-        (told,) = agent.told(semconv.RESTART_CAUSE_AGREED)
+        (told,) = agent.attributes_of(semconv.RESTART_CAUSE_AGREED)
         assert told[semconv.RESTART_REASON] == NODE_LOST
         assert (told[f"{semconv.CAUSE}.host"], told[f"{semconv.CAUSE}.group.rank"]) == ("host2", 2)
-    (change,) = living[0].told(semconv.MEMBERSHIP_CHANGED)
+    (change,) = living[0].attributes_of(semconv.MEMBERSHIP_CHANGED)
     assert (change[semconv.MEMBERSHIP_LOST], change[semconv.MEMBERSHIP_LEFT]) == ((dead.node,), ())
     job.close()
 
@@ -49,11 +49,11 @@ def test_one_survivor_takes_the_place_of_a_speaker_that_is_lost(server: Server) 
     """The running's root is told by who lives."""
     job = Job(3, server, hosted=False)
     job.join(0)
-    job.after(3)
+    job.advance(3)
     for agent in job.agents[1:]:
         agent.facts.on_silent([silent(job.agents[0], 20, 0)])
-    job.settle()
-    heirs = [agent.told(semconv.AGENT_LOST)[0].get(semconv.WRITER) for agent in job.agents[1:]]
+    job.wait_until_idle()
+    heirs = [agent.attributes_of(semconv.AGENT_LOST)[0].get(semconv.WRITER) for agent in job.agents[1:]]
     assert sorted(heirs, key=str) == [None, True]
     job.close()
 
@@ -64,13 +64,15 @@ def test_a_node_in_its_exit_barrier_is_silent_and_not_lost(server: Server) -> No
     job = Job(2, server)
     job.join(0)
     job.agents[1].facts.on_exit_barrier()
-    job.settle()
+    job.wait_until_idle()
     job.agents[0].facts.on_silent([silent(job.agents[1], 20, 1)])
-    job.settle()
-    assert job.agents[0].told(semconv.AGENT_LOST) == []
-    assert [told[semconv.PEER_NODE_ID] for told in job.agents[0].told(semconv.AGENT_SILENT)] == [job.agents[1].node]
-    job.after(ANSWER_WITHIN_S + 1)
-    assert job.agents[0].told(semconv.AGENT_LOST) == []
+    job.wait_until_idle()
+    assert job.agents[0].attributes_of(semconv.AGENT_LOST) == []
+    assert [told[semconv.PEER_NODE_ID] for told in job.agents[0].attributes_of(semconv.AGENT_SILENT)] == [
+        job.agents[1].node
+    ]
+    job.advance(ANSWER_WITHIN_S + 1)
+    assert job.agents[0].attributes_of(semconv.AGENT_LOST) == []
     job.close()
 
 
@@ -81,15 +83,15 @@ def test_a_node_that_said_it_leaves_is_not_lost_when_its_heartbeats_stop(server:
     job.join(0)
     leaver, stays = job.agents[1], job.agents[0]
     leaver.facts.propose(Cause(NODE_LEFT, moment(20).wall_ns, host="host1", node_id=leaver.node, signal="SIGTERM"))
-    job.settle()
+    job.wait_until_idle()
     stays.facts.on_silent([silent(leaver, 18, 1)])
-    job.settle()
-    job.after(ANSWER_WITHIN_S + 1)
-    assert stays.told(semconv.AGENT_LOST) == stays.told(semconv.AGENT_SILENT) == []
+    job.wait_until_idle()
+    job.advance(ANSWER_WITHIN_S + 1)
+    assert stays.attributes_of(semconv.AGENT_LOST) == stays.attributes_of(semconv.AGENT_SILENT) == []
     job.join(1, [stays])
-    (told,) = stays.told(semconv.RESTART_CAUSE_AGREED)
+    (told,) = stays.attributes_of(semconv.RESTART_CAUSE_AGREED)
     assert (told[semconv.RESTART_REASON], told[f"{semconv.CAUSE}.signal"]) == (NODE_LEFT, "SIGTERM")
-    (change,) = stays.told(semconv.MEMBERSHIP_CHANGED)
+    (change,) = stays.attributes_of(semconv.MEMBERSHIP_CHANGED)
     assert (change[semconv.MEMBERSHIP_LEFT], change[semconv.MEMBERSHIP_LOST]) == ((leaver.node,), ())
     job.close()
 
@@ -101,8 +103,8 @@ def test_without_a_store_an_agent_judges_by_its_own_heartbeats(own_beats_failed:
     job.join(0)
     agent, peer = job.agents
     agent.facts.on_silent([silent(peer, 20, 1, own_beats_failed=own_beats_failed)])
-    job.settle()
-    said = (len(agent.told(semconv.AGENT_LOST)), len(agent.told(semconv.AGENT_SILENT)))
+    job.wait_until_idle()
+    said = (len(agent.attributes_of(semconv.AGENT_LOST)), len(agent.attributes_of(semconv.AGENT_SILENT)))
     assert said == ((0, 1) if own_beats_failed else (1, 0))
     job.close()
 
@@ -128,8 +130,8 @@ def test_a_store_that_breaks_while_a_node_is_judged_does_not_swallow_the_loss() 
     agent.facts.set_store(agent.store, hosts_store=False)
     agent.join(0, [agent, peer])
     agent.facts.on_silent([silent(peer, 20, 1)])
-    all_done([agent.thread], [])
+    wait_until_all_idle([agent.thread], [])
     job.clock.seconds = ANSWER_WITHIN_S + 0.1
-    all_done([agent.thread], [])
-    assert len(agent.told(semconv.AGENT_LOST)) == 1
+    wait_until_all_idle([agent.thread], [])
+    assert len(agent.attributes_of(semconv.AGENT_LOST)) == 1
     job.close()
