@@ -1,4 +1,4 @@
-"""The story is of the set of events: shuffled, repeated, cut to pieces, it is the same, or says what is not known."""
+"""The history is a function of the set of events: shuffled, repeated or cut, it is the same, or less is known."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ JOBS: dict[str, Callable[[], list[StoredEvent]]] = {
 STREAMS = {name: make() for name, make in JOBS.items()} | {name: scenario(name) for name in SCENARIOS}
 
 
-def tell(deliveries: list[StoredEvent]) -> tuple[Run, ...]:
+def runs_of(deliveries: list[StoredEvent]) -> tuple[Run, ...]:
     """The runs."""
     return build_runs(add(HistoryState(), deliveries))
 
@@ -72,26 +72,26 @@ def test_shuffled_repeated_and_in_pieces_it_is_the_same_story(job: str, data: st
     shuffled = data.draw(st.permutations(stream))
     again = data.draw(st.lists(st.sampled_from(stream), max_size=20))
     cut = data.draw(st.integers(0, len(stream)))
-    story = add(add(add(HistoryState(), shuffled[:cut]), again), shuffled[cut:])
-    assert build_runs(story) == tell(stream)
+    state = add(add(add(HistoryState(), shuffled[:cut]), again), shuffled[cut:])
+    assert build_runs(state) == runs_of(stream)
 
 
 @pytest.mark.parametrize("job", STREAMS)
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_with_events_missing_it_is_never_another_outcome(job: str, data: st.DataObject) -> None:
-    """What is missing may make a story shorter, and unknown; it may not turn a success into a failure, nor back."""
+    """Missing events may make a history shorter, and unknown; they may not turn a success into a failure, nor back."""
     stream = STREAMS[job]
     some = data.draw(st.sets(st.integers(0, len(stream) - 1)))
     few = data.draw(st.booleans())
     kept = [delivery for number, delivery in enumerate(stream) if (number in some) == few]
-    truth = {run.run_id: run.outcome for run in tell(stream)}
-    for run in tell(kept):
+    truth = {run.run_id: run.outcome for run in runs_of(stream)}
+    for run in runs_of(kept):
         # of a node that failed, and nothing else, nobody can know that the others did without it
         if any(round_.world_size is not None for round_ in run.rounds):
             assert run.outcome in (truth[run.run_id], Outcome.UNKNOWN), (run, run.unknown)
         if run.outcome == Outcome.UNKNOWN:
-            assert run.unknown, "what is not known is said"
+            assert run.unknown, "what is unknown is listed"
         holds_together(run)
 
 
@@ -99,7 +99,7 @@ def test_the_wall_time_reaches_to_the_last_heartbeat_that_a_peer_reports() -> No
     """The peer is in no round here: the lost node's training ends with that heartbeat, after its last event."""
     kept = {("node-a", semconv.AGENT_STARTED), ("node-a", semconv.AGENT_LOST), ("node-b", semconv.RENDEZVOUS_JOINED)}
     stream = [each for each in STREAMS["lost node"] if (each.origin.id[:6], each.event.name) in kept]
-    [run] = tell(stream)
+    [run] = runs_of(stream)
     assert (run.time[State.TRAINING], run.wall_ns) == (13 * 10**9, 15 * 10**9)
 
 
@@ -107,9 +107,9 @@ def test_the_wall_time_reaches_to_the_last_heartbeat_that_a_peer_reports() -> No
 def test_every_beginning_of_a_story_holds_together(job: str) -> None:
     """A live job is looked at whenever somebody looks."""
     stream = sorted(STREAMS[job], key=lambda delivery: delivery.event.time_ns or 0)
-    living = {delivery.origin.id for delivery in stream}
+    alive = {delivery.origin.id for delivery in stream}
     for cut in range(0, len(stream), max(1, len(stream) // 60)):
-        for run in build_runs(add(HistoryState(), stream[:cut]), alive=living):
+        for run in build_runs(add(HistoryState(), stream[:cut]), alive=alive):
             holds_together(run)
 
 
@@ -117,8 +117,8 @@ def test_every_beginning_of_a_story_holds_together(job: str) -> None:
 def test_without_heartbeats_it_is_the_same_story(job: str) -> None:
     """Log records carry none, unless asked for; only the count of them differs."""
     beats = semconv.HEARTBEATS
-    [whole] = tell(STREAMS[job])
-    [run] = tell([delivery for delivery in STREAMS[job] if delivery.event.name not in beats])
+    [whole] = runs_of(STREAMS[job])
+    [run] = runs_of([delivery for delivery in STREAMS[job] if delivery.event.name not in beats])
     quiet = tuple(replace(member, heartbeats=0, last_ns=0) for member in whole.nodes)
     assert run.rounds == whole.rounds
     assert tuple(replace(member, last_ns=0) for member in run.nodes) == quiet

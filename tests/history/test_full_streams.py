@@ -1,4 +1,4 @@
-"""The story of jobs whose agents say all that we hook; the streams are made by hand, so that the truth is known."""
+"""The history of jobs whose agents report all that is hooked; the streams are made by hand, so the truth is known."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ def without(delivery: StoredEvent, attribute: str) -> StoredEvent:
     return replace(delivery, event=replace(delivery.event, attributes=attributes))
 
 
-def tell(*agents: AgentTape, **known: Any) -> Run:
+def run_of(*agents: AgentTape, **known: Any) -> Run:
     """The one run of these agents."""
     [run] = build_runs(add(HistoryState(), [delivery for agent in agents for delivery in agent.deliveries]), **known)
     return run
 
 
 def test_a_clean_end_is_told_whole_and_its_time_sums_to_the_wall() -> None:
-    """Where everything is said, nothing may be unknown, and no moment may be counted twice."""
-    run = tell(*clean_job(3))
+    """If everything is reported, nothing may be unknown, and no moment may be counted twice."""
+    run = run_of(*clean_job(3))
     assert (run.run_id, run.nonce, run.outcome, run.restarts) == ("job", NONCE, Outcome.SUCCEEDED, 0)
     assert (run.started_ns, run.ended_ns) == (at(0), at(14.5))
     assert run.time == {
@@ -57,8 +57,8 @@ def test_a_clean_end_is_told_whole_and_its_time_sums_to_the_wall() -> None:
 
 
 def test_a_failure_that_was_agreed_on_is_the_rounds_and_so_is_its_restart() -> None:
-    """The peer saw a change of membership only; what is told is what all agreed on, with the traceback beside."""
-    run = tell(*failing_job())
+    """The peer saw a change of membership only; the history has what all agreed on, with the traceback."""
+    run = run_of(*failing_job())
     first, second = run.rounds
     assert (run.outcome, run.restarts) == (Outcome.SUCCEEDED, 1)
     assert (first.outcome, second.outcome) == (Outcome.FAILED, Outcome.SUCCEEDED)
@@ -94,7 +94,7 @@ def test_a_failure_that_was_agreed_on_is_the_rounds_and_so_is_its_restart() -> N
 
 def test_training_ends_with_the_first_failure_anywhere() -> None:
     """A node that still runs after another's failure trains nothing; its seconds are the detection's."""
-    run = tell(*failing_job())
+    run = run_of(*failing_job())
     assert run.time == {
         State.TRAINING: (16 + 19) * S,  # 4 to 20, 26 to 45
         State.RENDEZVOUS: (2 + 1) * S,
@@ -107,8 +107,8 @@ def test_training_ends_with_the_first_failure_anywhere() -> None:
 
 
 def test_without_agreement_the_nodes_are_merged_and_that_is_said() -> None:
-    """Torch below 2.4, etcd, a store that was given up: the times decide, and the reader is told so."""
-    run = tell(*failing_job(agreed=False))
+    """Torch below 2.4, etcd, a store that was given up: the times decide, and the history lists this."""
+    run = run_of(*failing_job(agreed=False))
     first = run.rounds[0]
     assert first.first_failure is not None
     assert (first.first_failure.host, first.first_failure.rank) == ("node-b", 3)
@@ -130,7 +130,7 @@ def test_the_last_rounds_cause_is_the_earliest_failure_of_all_nodes() -> None:
     second.fail(20.1, error=0.1, process_exit_code=3)
     for agent in agents:
         agent.give_up(25, 0)
-    run = tell(*agents)
+    run = run_of(*agents)
     [round_] = run.rounds
     assert (run.outcome, round_.outcome) == (Outcome.FAILED, Outcome.FAILED)
     assert round_.first_failure is not None
@@ -141,7 +141,7 @@ def test_the_last_rounds_cause_is_the_earliest_failure_of_all_nodes() -> None:
 
 
 def test_failures_within_each_others_error_are_ambiguous() -> None:
-    """Half a second between two polls cannot be told apart; to name one for certain would be a guess."""
+    """Half a second between two polls cannot be distinguished; to name one for certain would be a guess."""
     first, second = agents = [AgentTape(f"node-{name}") for name in "ab"]
     for rank, agent in enumerate(agents):
         agent.start(0)
@@ -150,7 +150,7 @@ def test_failures_within_each_others_error_are_ambiguous() -> None:
     second.fail(20.1)
     for agent in agents:
         agent.give_up(25, 0)
-    run = tell(*agents)
+    run = run_of(*agents)
     failure = run.rounds[0].first_failure
     assert failure is not None
     assert (failure.host, failure.ambiguous) == ("node-b", True)
@@ -158,7 +158,7 @@ def test_failures_within_each_others_error_are_ambiguous() -> None:
 
 
 def test_a_node_that_was_lost_before_the_failure_is_the_cause() -> None:
-    """The survivor's worker fails since its peer is gone: a victim; the restart's reason is the node's loss."""
+    """The survivor's worker fails because its peer is lost: a victim; the restart's reason is the node's loss."""
     first, second = agents = [AgentTape(f"node-{name}") for name in "ab"]
     for rank, agent in enumerate(agents):
         agent.start(0)
@@ -169,7 +169,7 @@ def test_a_node_that_was_lost_before_the_failure_is_the_cause() -> None:
     first.restart(17, "worker_failure", 1)
     first.bring_up(22, 1, 0, [first])
     first.succeed(40)
-    run = tell(*agents)
+    run = run_of(*agents)
     assert run.outcome == Outcome.SUCCEEDED
     round_ = run.rounds[0]
     assert round_.first_failure is not None
@@ -203,7 +203,7 @@ def test_a_node_that_lived_on_after_the_failure_is_not_its_cause() -> None:
     first.lose(22, second, "2026-11-22T12:53:38.000Z", 1)
     first.bring_up(22, 1, 0, [first])
     first.succeed(40)
-    round_ = tell(*agents).rounds[0]
+    round_ = run_of(*agents).rounds[0]
     assert round_.first_failure is not None
     assert (round_.first_failure.kind, round_.first_failure.host) == ("exit", "node-a")
     assert round_.restart is not None
@@ -220,7 +220,7 @@ def test_the_survivors_alone_name_the_lost_node_and_say_that_its_events_are_miss
     first.restart(21, "membership_change")
     first.bring_up(22, 1, 0, [first])
     first.succeed(40)
-    run = tell(first)
+    run = run_of(first)
     lost = run.rounds[0].nodes[1]
     assert (lost.host, lost.node_id, lost.group_rank, lost.left_reason, lost.has_events) == (
         "node-b",
@@ -235,14 +235,14 @@ def test_the_survivors_alone_name_the_lost_node_and_say_that_its_events_are_miss
 
 
 def test_an_agent_that_lost_the_others_is_a_victim_and_the_run_has_failed() -> None:
-    """RendezvousConnectionError says that the store is gone, never why; a run has failed if any node failed."""
+    """RendezvousConnectionError shows that the store is lost, never why; a run has failed if any node failed."""
     first, second = agents = [AgentTape(f"node-{name}") for name in "ab"]
     for rank, agent in enumerate(agents):
         agent.start(0)
         agent.bring_up(0, 0, rank, agents)
     first.succeed(14)
     second.die(16, "error", "RendezvousConnectionError")
-    run = tell(*agents)
+    run = run_of(*agents)
     assert run.outcome == Outcome.FAILED
     [round_] = run.rounds
     assert (round_.outcome, round_.first_failure) == (Outcome.FAILED, None)
@@ -259,7 +259,7 @@ def test_a_worker_in_uninterruptible_sleep_is_a_failure_though_torch_ends_well()
     agent.say(25, semconv.WORKER_TERMINATED, worker_rank=0, worker_local_rank=0, worker_pid=agent.pid)
     agent.enter(25, Phase.ENDED, agent_outcome="succeeded")
     agent.say(25, semconv.AGENT_SUCCEEDED)
-    run = tell(agent)
+    run = run_of(agent)
     assert run.outcome == Outcome.FAILED
     assert run.rounds[0].first_failure is not None
     assert run.rounds[0].first_failure.kind == "uninterruptible_sleep"
@@ -278,7 +278,7 @@ def test_a_signalled_node_leaves_and_the_others_go_on() -> None:
     first.bring_up(22, 1, 0, [first])
     first.agree(25.6, "node_left", cause={"node.id": second.node_id, "time": at(20)})
     first.succeed(40)
-    run = tell(*agents)
+    run = run_of(*agents)
     round_ = run.rounds[0]
     assert (run.outcome, round_.outcome, round_.first_failure) == (Outcome.SUCCEEDED, Outcome.INTERRUPTED, None)
     assert round_.restart is not None
@@ -305,7 +305,7 @@ def test_a_standby_that_is_promoted_is_told_with_both_moments() -> None:
     spare.run(25.5, trained=26)
     for agent in (first, spare):
         agent.succeed(40)
-    run = tell(first, spare)
+    run = run_of(first, spare)
     member = next(member for member in run.nodes if member.host == "node-s")
     assert (member.standby_ns, member.promoted_round, member.rounds) == (at(2), 1, (1,))
     assert run.rounds[1].joined == (spare.node_id,)
@@ -374,13 +374,13 @@ def test_a_rendezvous_that_times_out_names_who_was_missing(absent: str) -> None:
 
 
 def test_a_live_process_runs_and_a_killed_one_was_lost() -> None:
-    """The same events, and what is known of the process decides; without it, nobody can tell."""
+    """The same events, and what is known of the process decides; without it, it is unknown."""
     [agent] = agents = [AgentTape("node-a")]
     agent.start(0)
     agent.bring_up(0, 0, 0, agents)
     agent.beat(30)
     origin = agent.origin.id
-    running, killed, unknown = (tell(agent, alive={origin}), tell(agent, exited={origin}), tell(agent))
+    running, killed, unknown = (run_of(agent, alive={origin}), run_of(agent, exited={origin}), run_of(agent))
     assert (running.outcome, running.rounds[0].outcome, running.ended_ns) == (Outcome.RUNNING, Outcome.RUNNING, None)
     assert running.time[State.TRAINING] == 26 * S
     assert (killed.outcome, killed.nodes[0].outcome) == (Outcome.FAILED, Outcome.LOST)
@@ -392,14 +392,14 @@ def test_a_live_process_runs_and_a_killed_one_was_lost() -> None:
 
 def test_one_of_two_nodes_alone_cannot_say_that_all_went_well() -> None:
     """The end has no barrier: another node may have failed after this one was done."""
-    run = tell(clean_job(2)[0])
+    run = run_of(clean_job(2)[0])
     assert run.outcome == Outcome.UNKNOWN
     assert "how the run ended: some of its nodes are missing; the available ones did not fail" in run.unknown
 
 
 def test_static_rendezvous_has_rounds_though_torch_tells_of_none() -> None:
     """Static and etcd record no rendezvous events; phases are all there is."""
-    run = tell(*clean_job(2, backend="static"))
+    run = run_of(*clean_job(2, backend="static"))
     [round_] = run.rounds
     assert (run.outcome, run.backend, round_.outcome, round_.world_size) == (
         Outcome.SUCCEEDED,
@@ -417,7 +417,7 @@ def test_an_agent_that_is_stopped_in_its_first_rendezvous_has_a_run_without_a_ro
     agent.seek(0)
     agent.ours(5, semconv.AGENT_LEAVING, worker_signal="SIGTERM")
     agent.enter(5, Phase.ENDED, agent_outcome="terminated")
-    run = tell(agent)
+    run = run_of(agent)
     assert (run.outcome, run.nodes[0].outcome) == (Outcome.FAILED, Outcome.TERMINATED)
     [round_] = run.rounds
     assert (round_.world_size, round_.outcome, round_.nodes[0].left_reason) == (
@@ -452,7 +452,7 @@ def test_under_static_a_node_may_restart_alone_and_the_others_end_in_their_own_r
     first.bring_up(22, 1, 0, agents)
     for agent in agents:
         agent.succeed(40)
-    run = tell(*agents)
+    run = run_of(*agents)
     assert (run.outcome, [len(round_.nodes) for round_ in run.rounds]) == (Outcome.SUCCEEDED, [2, 1])
     assert run.unknown == ()
     assert any("static backend" in sentence for sentence in run.inferred)

@@ -17,7 +17,7 @@ NODES = 1_000
 _Job = Callable[[], tuple[list[StoredEvent], set[str]]]
 
 
-def told(agents: list[AgentTape]) -> list[StoredEvent]:
+def events_of(agents: list[AgentTape]) -> list[StoredEvent]:
     """What the agents say."""
     return [delivery for agent in agents for delivery in agent.deliveries]
 
@@ -43,22 +43,22 @@ def the_store_is_lost() -> tuple[list[StoredEvent], set[str]]:
     agents = training()
     for agent in agents[1:]:
         agent.die(30, "error", "RendezvousConnectionError")
-    return told(agents), {agents[0].origin.id}
+    return events_of(agents), {agents[0].origin.id}
 
 
 def all_are_killed() -> tuple[list[StoredEvent], set[str]]:
     """As a scheduler does it."""
     agents = training()
-    return told(agents), {agent.origin.id for agent in agents}
+    return events_of(agents), {agent.origin.id for agent in agents}
 
 
 def each_is_recorded_twice() -> tuple[list[StoredEvent], set[str]]:
     """Two captures of each agent."""
     agents = training()
-    once = told(agents)
+    once = events_of(agents)
     for agent in agents:
         agent.origin = Origin(agent.origin.id + "-again", agent.name, agent.origin.pid, agent.origin.started_ns)
-    return once + told(agents), set()
+    return once + events_of(agents), set()
 
 
 def nobody_says_how_it_ended() -> tuple[list[StoredEvent], set[str]]:
@@ -66,7 +66,7 @@ def nobody_says_how_it_ended() -> tuple[list[StoredEvent], set[str]]:
     agents = training()
     for agent in agents:
         agent.say(30, semconv.AGENT_SUCCEEDED)
-    return told(agents), set()
+    return events_of(agents), set()
 
 
 @pytest.mark.parametrize(
@@ -98,12 +98,12 @@ def flapping(rounds: int) -> Run:
         agent.say(number * 30, semconv.RENDEZVOUS_JOIN_ATTEMPTED)
         agent.say(number * 30 + 1, semconv.RENDEZVOUS_JOINED)
         agent.say(number * 30 + 2, semconv.WORKER_STARTED, worker_rank=0, worker_local_rank=0, worker_pid=number + 1)
-    [run] = build_runs(add(HistoryState(), told(agents)))
+    [run] = build_runs(add(HistoryState(), events_of(agents)))
     return run
 
 
 def test_a_hundred_rounds_are_a_few_sentences() -> None:
-    """What is not known of each of them is said once."""
+    """What is unknown of each of them is one sentence."""
     run = flapping(100)
     assert len(run.rounds) == 100
     assert run.unknown[2:] == (

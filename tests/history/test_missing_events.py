@@ -1,4 +1,4 @@
-"""What a story may say of agents whose events stop: nobody told how long they went on."""
+"""The history of agents whose events stop: no event shows how long they continued."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HEARD = "2026-11-22T12:54:50Z"
 """Second 90."""
 
 
-def tell(*agents: AgentTape, **known: Any) -> Run:
+def run_of(*agents: AgentTape, **known: Any) -> Run:
     """The one run of these agents."""
     [run] = build_runs(add(HistoryState(), [delivery for agent in agents for delivery in agent.deliveries]), **known)
     return run
@@ -39,9 +39,9 @@ def training(*names: str, backend: str = "c10d", beats: bool = False) -> list[Ag
 
 @pytest.mark.parametrize("known", ["nothing", "alive", "exited"])
 def test_without_heartbeats_nobody_knows_how_long_a_silent_agent_trained(known: str) -> None:
-    """A job that has trained for ten hours said nothing since its fourth second: "at most 0.0%" would be a lie."""
+    """A job that has trained for ten hours has no event since its fourth second: "at most 0.0%" would be a lie."""
     [agent] = agents = training("a", backend="static")
-    run = tell(*agents, **({} if known == "nothing" else {known: {agent.origin.id}}))
+    run = run_of(*agents, **({} if known == "nothing" else {known: {agent.origin.id}}))
     assert run.training_ratio is None
     assert (
         "the effective training time: no event shows how long node-a (106) continued after the last event"
@@ -53,32 +53,32 @@ def test_without_heartbeats_nobody_knows_how_long_a_silent_agent_trained(known: 
 def test_with_heartbeats_the_share_of_training_is_of_the_time_until_the_last_of_them(known: str) -> None:
     """A spool keeps heartbeats: an agent of which they are here was at its phase until then."""
     [agent] = agents = training("a", beats=True)
-    assert tell(*agents, **{known: {agent.origin.id}}).training_ratio == 116 / 120
+    assert run_of(*agents, **{known: {agent.origin.id}}).training_ratio == 116 / 120
 
 
 def test_a_node_that_went_silent_may_have_gone_on_after_the_others_ended() -> None:
-    """One node gave up; what the other one did since its fourth second, and for how long, is told by nobody."""
+    """One node gave up; what the other one did since its fourth second, and for how long, is unknown."""
     first, second = training("a", "b")
     first.fail(HOURS_10)
     first.give_up(HOURS_10 + 1, 0)
-    run = tell(first, second)
+    run = run_of(first, second)
     assert (run.outcome, run.training_ratio) == (Outcome.FAILED, None)
     second.lose(HOURS_10 + 1, first, "2026-11-22T12:54:00.000Z", 0)
-    assert tell(first, second).training_ratio is None, "that is heard of the first node, not of the second"
+    assert run_of(first, second).training_ratio is None, "that is heard of the first node, not of the second"
     first.lose(HOURS_10 + 1, second, "2026-11-22T22:53:15.000Z", 1)
-    assert tell(first, second).training_ratio is not None
+    assert run_of(first, second).training_ratio is not None
 
 
 def test_time_that_nobody_told_of_may_have_been_training() -> None:
-    """The share is said to be an upper bound: what is missing must not lower it."""
-    whole = tell(*clean_job(1)).training_ratio
+    """The share is an upper bound: what is missing must not lower it."""
+    whole = run_of(*clean_job(1)).training_ratio
     [agent] = clean_job(1)
     agent.events = [
         event
         for event in agent.events
         if event.attributes.get(semconv.PHASE) not in (Phase.RUNNING.value, Phase.EXIT_BARRIER.value)
     ]
-    run = tell(agent)
+    run = run_of(agent)
     assert (run.outcome, run.time[State.TRAINING]) == (Outcome.SUCCEEDED, 0)
     assert whole is not None
     assert run.training_ratio is not None
@@ -94,7 +94,7 @@ def test_who_was_lost_without_a_heartbeat_here_does_not_go_before_what_failed() 
         first.restart(101, "worker_failure", 1)
         first.bring_up(130, 1, 0, [first])
         first.succeed(200)
-        runs[beats] = tell(first, second)
+        runs[beats] = run_of(first, second)
     for run in runs.values():
         round_ = run.rounds[0]
         assert round_.first_failure is not None
@@ -121,7 +121,7 @@ def test_a_newcomer_tells_when_the_node_was_last_heard_of_whose_place_it_takes(i
     for rank, agent in enumerate(world):
         agent.bring_up(130, 1, rank, world)
         agent.succeed(200)
-    round_ = tell(first, third, *([second] if its_own else [])).rounds[0]
+    round_ = run_of(first, third, *([second] if its_own else [])).rounds[0]
     assert round_.lost == (second.node_id,)
     assert round_.first_failure is not None
     assert (round_.first_failure.kind, round_.first_failure.node_id) == ("node_lost", second.node_id)
@@ -129,9 +129,9 @@ def test_a_newcomer_tells_when_the_node_was_last_heard_of_whose_place_it_takes(i
 
 
 def test_of_two_that_were_lost_without_a_heartbeat_nobody_can_tell_which_was_first() -> None:
-    """One of them is named, and it is said that it may have been the other."""
+    """One of them is named as ambiguous: it may have been the other."""
     agents = training("a", "b")
-    run = tell(*agents, exited={agent.origin.id for agent in agents})
+    run = run_of(*agents, exited={agent.origin.id for agent in agents})
     failure = run.rounds[0].first_failure
     assert failure is not None
     assert (failure.kind, failure.at_ns, failure.ambiguous) == ("node_lost", None, True)
@@ -144,7 +144,7 @@ def test_under_static_a_node_whose_process_is_gone_was_lost(ends_well: bool) -> 
     agents = training("a", "b", backend="static")
     if ends_well:
         agents[0].succeed(100)
-    run = tell(*agents, exited={agent.origin.id for agent in agents[ends_well:]})
+    run = run_of(*agents, exited={agent.origin.id for agent in agents[ends_well:]})
     ends = [Outcome.SUCCEEDED if ends_well else Outcome.LOST, Outcome.LOST]
     assert [member.outcome for member in run.nodes] == ends
     [round_] = run.rounds
@@ -160,7 +160,7 @@ def test_a_process_that_is_gone_does_not_still_run() -> None:
     first, second = training("a", "b", beats=True)
     first.restart(130, "membership_change")
     first.bring_up(130, 1, 0, [first])
-    run = tell(first, second, exited={second.origin.id})
+    run = run_of(first, second, exited={second.origin.id})
     assert run.outcome == Outcome.UNKNOWN
     assert any(
         sentence.startswith("how the run ended: the events of node-a") and "node-b" not in sentence
@@ -173,7 +173,7 @@ def test_an_agent_that_is_gone_before_it_was_in_a_round_was_lost() -> None:
     agent = AgentTape("node-a", nonce=None)
     agent.start(0)
     agent.seek(0)
-    run = tell(agent, exited={agent.origin.id})
+    run = run_of(agent, exited={agent.origin.id})
     assert (run.outcome, run.nodes[0].outcome, run.rounds[0].nodes[0].left_reason) == (
         Outcome.FAILED,
         Outcome.LOST,

@@ -1,4 +1,4 @@
-"""The story of real streams of torch's own events: what they tell is told, what they cannot tell is said."""
+"""The history of real streams of torch's own events: what they contain, and a list of what they do not reveal."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torchelastic_otel.processing.enrichment import AgentContext, enrich
 from torchelastic_otel.torch_events.parser import parse
 
 
-def tell(name: str) -> Run:
+def run_of(name: str) -> Run:
     """The run of a recorded scenario."""
     [run] = build_runs(add(HistoryState(), scenario(name)))
     return run
@@ -41,7 +41,7 @@ def test_every_recorded_scenario_ends_as_it_did(
     name: str, outcome: Outcome, restarts: int, nodes: int, rounds: list[Outcome]
 ) -> None:
     """AGENT SUCCEEDED is no outcome: exhausted restarts say it, too (torch 2.13)."""
-    run = tell(name)
+    run = run_of(name)
     assert (run.outcome, run.restarts, len(run.nodes)) == (outcome, restarts, nodes)
     assert [round_.outcome for round_ in run.rounds] == rounds
     assert sum(run.time.values()) <= (run.wall_ns or 0)
@@ -54,7 +54,7 @@ def test_every_scenario_has_its_line_above() -> None:
 
 def test_a_restart_that_torch_tells_nothing_of_is_known_by_the_count_and_its_worker_is_unknown() -> None:
     """A worker's failure that leads to a restart has no event in torch (1.13 to 2.15)."""
-    run = tell("worker-exception-restart")
+    run = run_of("worker-exception-restart")
     first = run.rounds[0]
     assert first.first_failure is None
     assert first.nodes[0].left_reason == LeftReason.WORKER_FAILURE
@@ -76,7 +76,7 @@ def test_a_restart_that_torch_tells_nothing_of_is_known_by_the_count_and_its_wor
 
 def test_the_last_rounds_failure_is_told_with_its_traceback_and_who_was_stopped_is_its_victim() -> None:
     """Torch says FAILED of both, one with SIGTERM: that is the agent's doing."""
-    run = tell("max-restarts-exhausted")
+    run = run_of("max-restarts-exhausted")
     failure = run.rounds[1].first_failure
     assert failure is not None
     assert (failure.rank, failure.local_rank, failure.pid, failure.exit_code) == (0, 0, 23324, 1)
@@ -89,7 +89,7 @@ def test_the_last_rounds_failure_is_told_with_its_traceback_and_who_was_stopped_
 
 def test_a_node_whose_stream_stops_while_the_others_go_on_was_lost_and_that_is_inferred() -> None:
     """Torch says nothing of a node's death by default."""
-    run = tell("agent-sigkill")
+    run = run_of("agent-sigkill")
     first = run.rounds[0]
     assert [node.left_reason for node in first.nodes] == [LeftReason.WORKER_FAILURE, LeftReason.LOST]
     assert first.restart is not None
@@ -101,7 +101,7 @@ def test_a_node_whose_stream_stops_while_the_others_go_on_was_lost_and_that_is_i
 
 def test_a_spare_that_is_left_over_does_not_fail_the_run() -> None:
     """It ends with RendezvousConnectionError when the job is done: its status is 1, and nobody is to be woken."""
-    run = tell("redundancy")
+    run = run_of("redundancy")
     spare = next(member for member in run.nodes if member.standby_ns is not None)
     assert (spare.rounds, spare.promoted_round, spare.outcome) == ((), None, Outcome.FAILED)
     assert spare.error_type == "RendezvousConnectionError"
@@ -111,7 +111,7 @@ def test_a_spare_that_is_left_over_does_not_fail_the_run() -> None:
 
 def test_a_node_that_joined_is_told_with_when_it_began_to_wait() -> None:
     """A scale-up is no failure: the round was interrupted."""
-    run = tell("node-joins-scaleup-noshare")
+    run = run_of("node-joins-scaleup-noshare")
     assert run.rounds[1].joined == ("localhost_25165_0",)
     assert run.rounds[0].restart is not None
     assert run.rounds[0].restart.reason == "membership_change"
@@ -123,14 +123,14 @@ def test_a_node_that_joined_is_told_with_when_it_began_to_wait() -> None:
 
 def test_torch_1_13_tells_of_no_phases_between_the_rendezvous_and_the_end() -> None:
     """There were no agent events but the last ones; what is in between counts as running."""
-    run = tell("torch1.13.1-clean-2node")
+    run = run_of("torch1.13.1-clean-2node")
     assert [[stretch.phase for stretch in node.phases] for node in run.rounds[0].nodes] == [
         [Phase.RENDEZVOUS, Phase.RUNNING, Phase.ENDED]
     ] * 2
 
 
 def test_streams_without_times_give_a_story_without_times() -> None:
-    """Torch's raw JSON has no times: order is all there is, and the story says so."""
+    """Torch's raw JSON has no times: order is all there is, and the history lists this."""
     origin, standing, deliveries = Origin("raw", "node-a", 1, 0), AgentContext(restart_count=0), []
     for delivery in scenario("max-restarts-exhausted"):
         standing, event = enrich(standing, parse(json.dumps(raw_of(delivery)), "null", time_ns=None, observed_ns=0))

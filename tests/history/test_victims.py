@@ -13,7 +13,7 @@ from torchelastic_otel.history.types import Run
 from torchelastic_otel.model.phases import Phase
 
 
-def tell(*agents: AgentTape) -> Run:
+def run_of(*agents: AgentTape) -> Run:
     """The one run of these agents."""
     [run] = build_runs(add(HistoryState(), [delivery for agent in agents for delivery in agent.deliveries]))
     return run
@@ -59,9 +59,9 @@ def test_the_workers_that_were_stopped_for_the_first_failure_are_its_victims() -
     for rank, agent in enumerate((first, second)):
         agent.bring_up(53, 1, rank, [first, second])
         agent.succeed(80)
-    stopped, ended = tell(first, second).rounds
-    told = [(v.kind, v.host, v.node_id, v.group_rank, v.rank, v.local_rank, v.pid) for v in stopped.victims]
-    assert told == [
+    stopped, ended = run_of(first, second).rounds
+    victims = [(v.kind, v.host, v.node_id, v.group_rank, v.rank, v.local_rank, v.pid) for v in stopped.victims]
+    assert victims == [
         ("signal", "node-b", second.node_id, 1, 2, 0, 1010),
         ("signal", "node-a", first.node_id, 0, 1, 1, 1011),
     ]
@@ -74,43 +74,43 @@ def test_the_workers_that_were_stopped_for_the_first_failure_are_its_victims() -
 
 @pytest.mark.parametrize(("signal", "code", "error_type"), [("SIGABRT", -6, "SIGABRT"), (None, 143, "exit")])
 def test_a_worker_that_falls_while_it_is_stopped_is_a_victim(signal: str | None, code: int, error_type: str) -> None:
-    """It has a handler of its own, or aborts since its peers are gone: nothing is told as failed from then on."""
+    """It has a handler of its own, or aborts because its peers are lost: no event is a failure from then on."""
     [agent] = training("a")
     agent.fail(20, local=0)
     exits(agent, 20.6, 1, signal, code)
     agent.restart(21, "worker_failure", 1)
     agent.bring_up(22, 1, 0, [agent])
     agent.succeed(40)
-    [victim] = tell(agent).rounds[0].victims
+    [victim] = run_of(agent).rounds[0].victims
     assert (victim.rank, victim.signal, victim.exit_code, victim.error_type) == (1, signal, code, error_type)
 
 
 def test_a_worker_that_torch_says_failed_since_it_was_stopped_is_a_victim_once() -> None:
-    """From 2.13 on torch says FAILED of stopped workers at the end of a job; their exits are told as well."""
+    """From 2.13 on torch says FAILED of stopped workers at the end of a job; their exits are events as well."""
     [agent] = training("a")
     agent.fail(20, local=0)
     exits(agent, 20.6, 1, "SIGTERM", -15)
     agent.give_up(21, 0)
-    [round_] = tell(agent).rounds
+    [round_] = run_of(agent).rounds
     assert [(victim.rank, victim.signal) for victim in round_.victims] == [(1, "SIGTERM")]
 
 
 def test_the_workers_that_a_lost_node_had_stopped_elsewhere_are_victims_of_its_loss() -> None:
-    """No worker failed: the survivors stopped theirs since the node was gone."""
+    """No worker failed: the survivors stopped theirs because the node was lost."""
     first, second = training("a", "b", workers=1)
     first.lose(21, second, "2026-11-22T12:53:35.000Z", 1)
     first.restart(21, "membership_change")
     exits(first, 21.5, 0, "SIGTERM", -15)
     first.bring_up(22, 1, 0, [first])
     first.succeed(40)
-    round_ = tell(first, second).rounds[0]
+    round_ = run_of(first, second).rounds[0]
     assert round_.first_failure is not None
     assert round_.first_failure.kind == "node_lost"
     assert [(victim.host, victim.rank, victim.signal) for victim in round_.victims] == [("node-a", 0, "SIGTERM")]
 
 
 def test_where_nothing_failed_nobody_is_a_victim() -> None:
-    """A node joins, and all workers are stopped for it; a node is told to leave, and its own are."""
+    """A node joins, and all workers are stopped for it; a node gets a signal to leave, and its own are."""
     joined, left = training("a", "b", workers=1)
     left.ours(20, semconv.AGENT_LEAVING, worker_signal="SIGTERM")
     left.enter(20, Phase.STOP)
@@ -121,7 +121,7 @@ def test_where_nothing_failed_nobody_is_a_victim() -> None:
     joined.bring_up(22, 1, 0, [joined])
     joined.agree(25.6, "node_left", cause={"node.id": left.node_id, "time": at(20)})
     joined.succeed(40)
-    assert [round_.victims for round_ in tell(joined, left).rounds] == [(), ()]
+    assert [round_.victims for round_ in run_of(joined, left).rounds] == [(), ()]
 
 
 def test_a_worker_that_ended_before_its_agent_stopped_any_was_not_stopped_by_it() -> None:
@@ -131,7 +131,7 @@ def test_a_worker_that_ended_before_its_agent_stopped_any_was_not_stopped_by_it(
     exits(agent, 20.1, 1, "SIGKILL", -9)
     agent.give_up(21, 0)
     agent.events = [event for event in agent.events if event.attributes.get(semconv.PROCESS_EXIT_CODE) != -15]
-    [round_] = tell(agent).rounds
+    [round_] = run_of(agent).rounds
     assert round_.victims == ()
 
 
@@ -143,7 +143,7 @@ def test_hosts_tell_failures_apart_where_there_are_no_node_ids(backend: str) -> 
     first.fail(101, process_exit_code=4)
     for agent in agents:
         agent.give_up(102, 0)
-    [round_] = tell(*agents).rounds
+    [round_] = run_of(*agents).rounds
     assert first.pid == second.pid
     assert round_.first_failure is not None
     assert (round_.first_failure.host, round_.first_failure.exit_code) == ("node-b", 3)
@@ -166,7 +166,7 @@ def test_an_agreed_cause_is_filled_in_by_its_own_host(failed: int) -> None:
         phases = {"detect": 0.5 + rank, "stop": 1.0, "rendezvous": 2.0, "assign_ranks": 1.0, "start": 0.5}
         agent.completed(25.7, "worker_failure", phases, writer=rank == 0)
         agent.succeed(40)
-    round_ = tell(*agents).rounds[0]
+    round_ = run_of(*agents).rounds[0]
     assert round_.first_failure is not None
     assert round_.first_failure.traceback == f"Traceback of {agents[failed].name}"
     assert [victim.host for victim in round_.victims] == [agents[1 - failed].name]
@@ -185,7 +185,7 @@ def test_a_cause_that_was_agreed_without_its_host_has_the_host_of_its_own_node()
         agent.bring_up(23, 1, rank, [first, second])
         agent.agree(30, "worker_failure", cause=cause)
         agent.succeed(45)
-    failed = tell(first, second).rounds[0].first_failure
+    failed = run_of(first, second).rounds[0].first_failure
     assert failed is not None
     assert (failed.host, failed.rank, failed.exit_code) == ("node-b", 3, 1)
 
@@ -195,4 +195,4 @@ def test_a_round_below_zero_breaks_nothing() -> None:
     agent = AgentTape("node-a")
     agent.say(1, semconv.WORKER_STARTED, rendezvous_round=-1, worker_rank=0, worker_pid=1)
     agent.say(2, semconv.WORKER_FAILED, worker_rank=1, worker_pid=2, process_exit_code=1)
-    assert tell(agent).nodes[0].host == "node-a"
+    assert run_of(agent).nodes[0].host == "node-a"

@@ -194,9 +194,9 @@ def test_spans_and_metrics_can_be_read(receiver: Receiver) -> None:
         assert metrics.export(data) is MetricExportResult.SUCCESS
     assert receiver.records == []
     assert len(receiver.spans) == 4
-    told = receiver.spans[0]
-    assert (told.name, told.trace_id, told.span_id, told.parent_id) == ("s", f"{1:032x}", f"{2:016x}", f"{3:016x}")
-    assert (told.start_ns, told.end_ns, told.error, told.protocol) == (1, 2, None, "grpc")
+    first = receiver.spans[0]
+    assert (first.name, first.trace_id, first.span_id, first.parent_id) == ("s", f"{1:032x}", f"{2:016x}", f"{3:016x}")
+    assert (first.start_ns, first.end_ns, first.error, first.protocol) == (1, 2, None, "grpc")
     assert [(each.name, each.kind, each.delta, each.points[0].value) for each in receiver.metrics] == [
         ("c", "sum", False, 1)
     ] * 2

@@ -1,4 +1,4 @@
-"""``timeline`` tells the same story whatever the events are kept in, and says clearly what it cannot read."""
+"""``timeline`` shows the same history from every format, and reports clearly what it cannot read."""
 
 from __future__ import annotations
 
@@ -136,11 +136,11 @@ def test_spools_delivered_ones_otlp_lines_and_all_of_them_at_once_tell_the_same(
     left, retired = to_spool(spools, first), to_spool(spools, second, deliver=True).with_suffix(".delivered")
     assert left.exists()
     assert retired.exists()
-    told = facts(timeline(capsys, plain))
-    assert facts(timeline(capsys, packed)) == told
-    assert facts(timeline(capsys)) == told, "this node's spools are what is read without a path"
-    assert facts(timeline(capsys, left, retired)) == told
-    assert facts(timeline(capsys, spools.directory, tmp_path)) == told
+    expected = facts(timeline(capsys, plain))
+    assert facts(timeline(capsys, packed)) == expected
+    assert facts(timeline(capsys)) == expected, "this node's spools are what is read without a path"
+    assert facts(timeline(capsys, left, retired)) == expected
+    assert facts(timeline(capsys, spools.directory, tmp_path)) == expected
     assert sorted(path.name for path in spools.directory.iterdir()) == sorted(
         [left.name, retired.name, left.with_suffix(".lock").name]
     ), "nothing is made by looking"
@@ -151,7 +151,7 @@ def test_a_collectors_file_is_read_whatever_it_did_on_the_way(
 ) -> None:
     """It adds resource attributes, mixes records of others among ours, writes empty ids, and numbers as it likes."""
     path = to_otlp(tmp_path / "logs.jsonl", [d for agent in clean_job(2) for d in agent.deliveries])
-    told = facts(timeline(capsys, path))
+    expected = facts(timeline(capsys, path))
     lines = []
     for line in reversed(path.read_text().splitlines()):
         request = json.loads(line)
@@ -165,7 +165,7 @@ def test_a_collectors_file_is_read_whatever_it_did_on_the_way(
     lines += ['{"resourceSpans":[]}', '{"resourceMetrics":[{"resource":{}}]}']
     mixed = tmp_path / "mixed.json"
     mixed.write_text("\n".join(lines))
-    assert facts(timeline(capsys, mixed)) == told
+    assert facts(timeline(capsys, mixed)) == expected
 
 
 def test_events_that_a_process_had_no_time_to_settle_are_read_from_its_spool(
@@ -213,7 +213,7 @@ def test_a_live_agents_run_is_running_and_a_dead_ones_is_not(
 
 
 def test_a_spool_that_lost_its_oldest_events_says_so(spools: Spools, capsys: pytest.CaptureFixture[str]) -> None:
-    """A story that begins in the middle must not look like a whole one."""
+    """A history that begins in the middle must not look like a whole one."""
     [agent] = clean_job(1)
     path = to_spool(spools, agent)
     with sqlite3.connect(path) as spool:
@@ -246,13 +246,13 @@ def test_the_options_choose(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "status", "said"),
+    ("arguments", "status", "message"),
     [
         (["no/such/file"], 2, "no/such/file: No such file or directory"),
         (
             ["{tmp}/text.log"],
             2,
-            "text.log: no supported content (line 1: no JSON); allowed are spools, OTLP JSON lines",
+            "text.log: no supported content (line 1: not JSON); allowed are spools, OTLP JSON lines",
         ),
         (["{tmp}/empty"], 2, "empty: nothing to read in this directory; allowed are"),
         (["{tmp}/packed.zst"], 2, "packed.zst: compressed with zstd; decompress it first: zstd -d"),
@@ -267,7 +267,7 @@ def test_the_options_choose(capsys: pytest.CaptureFixture[str]) -> None:
     ],
 )
 def test_what_cannot_be_read_or_is_not_there_is_one_line(
-    arguments: list[str], status: int, said: str, spools: Spools, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], status: int, message: str, spools: Spools, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """What was given, what is allowed, what to do; never a traceback."""
     (tmp_path / "text.log").write_text("hello\nworld\n")
@@ -281,7 +281,7 @@ def test_what_cannot_be_read_or_is_not_there_is_one_line(
     assert main(["timeline", *given]) == status
     shown = capsys.readouterr()
     assert shown.out == ""
-    assert said in shown.err
+    assert message in shown.err
     assert shown.err.count("\n") == 1
 
 

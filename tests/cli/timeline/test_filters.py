@@ -1,4 +1,4 @@
-"""A part of the story: what ``--run``, ``--round``, ``--since`` and ``--node`` leave out, and that it says so."""
+"""``--run``, ``--round``, ``--since`` and ``--node`` show a part of the history, and the text states which."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from torchelastic_otel.model.phases import Phase
 HOUR = 3_600
 
 
-def tell(agents: Sequence[AgentTape], living: Collection[str] = ()) -> Run:
+def run_of(agents: Sequence[AgentTape], living: Collection[str] = ()) -> Run:
     """Their one run."""
     [run] = build_runs(
         add(HistoryState(), [delivery for agent in agents for delivery in agent.deliveries]), alive=living
@@ -69,7 +69,7 @@ def in_three_rounds() -> Run:
                 agent.restart(number * 100 + 99, "membership_change")
     for agent in agents:
         agent.succeed(300)
-    return tell(agents)
+    return run_of(agents)
 
 
 # --- --run
@@ -78,14 +78,14 @@ def in_three_rounds() -> Run:
 @pytest.mark.parametrize(("asked", "found"), [("job", 1), (NONCE, 1), ("jo", 0), ("", 0)])
 def test_a_run_is_named_by_its_id_or_its_nonce(asked: str, found: int) -> None:
     """Run ids repeat; a nonce does not."""
-    assert len(choose(tell(clean_job()), run_id=asked)) == found
+    assert len(choose(run_of(clean_job()), run_id=asked)) == found
 
 
 # --- --since
 
 
 def quiet() -> AgentTape:
-    """An agent that has told of nothing since its workers began to train."""
+    """An agent without an event since its workers began to train."""
     [agent] = agents = [AgentTape("node-a", backend="static")]
     agent.start(0)
     agent.bring_up(0, 0, 0, agents)
@@ -93,23 +93,23 @@ def quiet() -> AgentTape:
 
 
 def test_a_job_that_runs_now_was_going_on_however_long_it_is_quiet() -> None:
-    """Hours of training tell of nothing; the job that one looks for must not be the one that is left out."""
+    """Hours of training have no event; a running job must not be excluded."""
     agent = quiet()
-    run = tell([agent], living={agent.origin.id})
+    run = run_of([agent], living={agent.origin.id})
     assert run.outcome == Outcome.RUNNING
     assert len(choose(run, since=10 * HOUR)) == 1
 
 
 def test_a_job_whose_end_nobody_told_may_be_going_on() -> None:
     """Of a file that a Collector wrote nobody knows whether its agents live."""
-    run = tell([quiet()])
+    run = run_of([quiet()])
     assert run.outcome == Outcome.UNKNOWN
     assert len(choose(run, since=10 * HOUR)) == 1
 
 
 def test_a_job_that_had_ended_before_is_left_out() -> None:
     """Also where only one of its nodes is here, as in each node's spool directory: all that is known of it is over."""
-    whole, part = tell(clean_job(2)), tell(clean_job(2)[:1])
+    whole, part = run_of(clean_job(2)), run_of(clean_job(2)[:1])
     assert (whole.outcome, part.outcome) == (Outcome.SUCCEEDED, Outcome.UNKNOWN)
     for run in (whole, part):
         assert len(choose(run, since=14)) == 1, "it ended at 14.5"
@@ -123,7 +123,7 @@ def test_a_spare_that_outlives_its_job_does_not_keep_it() -> None:
     spare.seek(1)
     spare.say(2, semconv.RENDEZVOUS_REDUNDANCY_LIST_ADDED, rendezvous_round=1)
     spare.ours(3, semconv.RUN_IDENTIFIED, run_nonce=NONCE, inferred_from="store")
-    run = tell([*clean_job(1), spare])
+    run = run_of([*clean_job(1), spare])
     assert (run.outcome, len(run.nodes)) == (Outcome.SUCCEEDED, 2)
     assert choose(run, since=15) == []
 
@@ -132,7 +132,7 @@ def test_a_job_without_times_is_not_held_for_over() -> None:
     """Torch's raw JSON has none: nobody can say that it was before."""
     [agent] = clean_job(1, nonce=None)
     agent.events = [replace(event, time_ns=None, observed_ns=0) for event in agent.events]
-    run = tell([agent])
+    run = run_of([agent])
     assert run.last_ns is None
     assert len(select([run], None, None, EPOCH_NS * 2, None)) == 1
 
@@ -160,7 +160,7 @@ def test_a_round_in_between_is_told_in_full() -> None:
             agent.fail(number * 30 + 20)
             agent.restart(number * 30 + 21, "worker_failure", number + 1)
     agent.succeed(300)
-    run = tell(agents)
+    run = run_of(agents)
     [choice] = choose(run, round_=4)
     assert "    failed     12:55:40.000" not in shown(Selection(run, run))
     assert "    failed     12:55:40.000" in shown(choice)
@@ -168,7 +168,7 @@ def test_a_round_in_between_is_told_in_full() -> None:
 
 def test_the_head_and_the_doubts_of_a_round_alone_say_that_they_are_of_the_whole_run() -> None:
     """One round and one restart would be untrue of the run, and of the round."""
-    run = replace(tell(failing_job()), inferred=("this",), unknown=("that",))
+    run = replace(run_of(failing_job()), inferred=("this",), unknown=("that",))
     [choice] = choose(run, round_=1)
     lines = shown(choice).splitlines()
     assert lines[0].startswith("run job  succeeded  2 nodes  ")
@@ -185,14 +185,14 @@ def test_the_head_and_the_doubts_of_a_round_alone_say_that_they_are_of_the_whole
 
 def test_nothing_is_said_of_a_part_where_all_is_shown() -> None:
     """``--round 0`` of a run with one round is the run."""
-    [choice] = choose(tell(clean_job(1)), round_=0)
+    [choice] = choose(run_of(clean_job(1)), round_=0)
     assert shown(choice) == shown(Selection(choice.full_run, choice.full_run))
     assert "shown:" not in shown(choice)
 
 
 def test_a_round_that_is_not_there_leaves_no_run() -> None:
     """Its exit status is 1."""
-    assert choose(tell(clean_job(1)), round_=1) == []
+    assert choose(run_of(clean_job(1)), round_=1) == []
 
 
 # --- --node
@@ -211,7 +211,7 @@ def without_ids(agents: Sequence[AgentTape]) -> Sequence[AgentTape]:
 @pytest.mark.parametrize("node", ["1", "node-b"])
 def test_a_node_without_an_id_is_found_by_its_rank_and_its_host(node: str) -> None:
     """Under ``static`` nodes have no id; the rank is what the logs say."""
-    run = tell(without_ids([AgentTape(f"node-{name}", backend="static", nonce=None) for name in "ab"]))
+    run = run_of(without_ids([AgentTape(f"node-{name}", backend="static", nonce=None) for name in "ab"]))
     assert {member.node_id for member in run.nodes} == {None}
     [choice] = choose(run, node=node)
     assert [member.host for member in choice.run.nodes] == ["node-b"]
@@ -222,7 +222,7 @@ def test_a_node_without_an_id_is_found_by_its_rank_and_its_host(node: str) -> No
 @pytest.mark.parametrize(("node", "hosts"), [("node-b", ["node-b"]), ("node-b_106_0", ["node-b"]), ("0", ["node-a"])])
 def test_a_node_is_found_by_its_host_its_id_and_its_rank(node: str, hosts: list[str]) -> None:
     """All three stand in the text; what failed first stays, wherever that was."""
-    [choice] = choose(tell(failing_job()), node=node)
+    [choice] = choose(run_of(failing_job()), node=node)
     assert [member.host for member in choice.run.nodes] == hosts
     text = shown(choice)
     assert "\n  shown: 1 of 2 nodes; everything else is of the whole run\n" in text
@@ -233,7 +233,7 @@ def test_a_node_is_found_by_its_host_its_id_and_its_rank(node: str, hosts: list[
 
 
 def test_nodes_of_one_host_keep_their_names_when_one_is_shown() -> None:
-    """The host alone would not tell which of them it is."""
+    """The host alone does not identify it."""
     agents = [AgentTape("node-a") for _ in range(2)]
     for rank, agent in enumerate(agents):
         agent.node_id = agent.standing[semconv.NODE_ID] = f"node-a_{rank}_0"
@@ -242,11 +242,11 @@ def test_nodes_of_one_host_keep_their_names_when_one_is_shown() -> None:
         agent.start(0)
         agent.bring_up(0, 0, rank, agents)
         agent.succeed(14)
-    [choice] = choose(tell(agents), node="1")
+    [choice] = choose(run_of(agents), node="1")
     assert [member.node_id for member in choice.run.nodes] == ["node-a_1_0"]
     assert "joined     node 1 (node-a_1_0) 12:53:20.000" in shown(choice)
 
 
 def test_a_node_that_is_not_there_leaves_no_run() -> None:
     """Its exit status is 1."""
-    assert choose(tell(clean_job(2)), node="node-7") == []
+    assert choose(run_of(clean_job(2)), node="node-7") == []

@@ -77,7 +77,9 @@ def test_records_without_a_uid_are_told_whole_from_rotated_files(
     assert len(whole[0]["events"]) > 90
     assert runs(capsys, tmp_path) == whole
     assert runs(capsys, older, newer) == whole
-    assert runs(capsys, tmp_path, write(tmp_path / "again.json", bare)) == whole, "told twice, it is still one event"
+    assert runs(capsys, tmp_path, write(tmp_path / "again.json", bare)) == whole, (
+        "recorded twice, it is still one event"
+    )
 
 
 def test_records_without_a_uid_beside_such_with_one_take_no_ones_place(tmp_path: Path) -> None:
@@ -86,9 +88,9 @@ def test_records_without_a_uid_beside_such_with_one_take_no_ones_place(tmp_path:
     requests = otlp([agent])
     named = write(tmp_path / "a.jsonl", requests[:7])
     bare = write(tmp_path / "b.jsonl", without_uid(requests[7:]))
-    told = read_paths([str(bare), str(named)], print)
-    assert len({delivery.sequence for delivery in told.events}) == len(agent.events)
-    [run] = build_runs(add(HistoryState(), told.events))
+    data = read_paths([str(bare), str(named)], print)
+    assert len({delivery.sequence for delivery in data.events}) == len(agent.events)
+    [run] = build_runs(add(HistoryState(), data.events))
     assert [event.name for event in run.agents[0].events] == [event.name for event in agent.events]
 
 
@@ -137,20 +139,20 @@ def test_an_absurd_time_is_no_time(time: object, tmp_path: Path, capsys: pytest.
 
 
 def test_a_file_in_which_several_agents_are_mixed_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """``srun``'s stderr is everybody's: the story of it has runs that never were."""
+    """``srun``'s stderr is everybody's: its history has runs that never were."""
     lines = [(DIRECTORY / f"clean-2node-{letter}.jsonl").read_text().splitlines() for letter in "AB"]
     path = tmp_path / "stderr.log"
     both = sorted((line for each in lines for line in each), key=lambda line: float(json.loads(line)["t"]))
     path.write_text("\n".join(both))
-    said = (
+    warning = (
         f"torchelastic-otel timeline: {path}: the lines of several agents are mixed (localhost pid 22996, localhost pid"
         " 22997); give one file for each agent, otherwise the timeline is wrong\n"
     )
     assert main(["timeline", str(path)]) == 0
-    assert capsys.readouterr().err == said
+    assert capsys.readouterr().err == warning
     path.write_text("\n".join(json.dumps(json.loads(line)["event"]) for line in both))
     assert main(["timeline", str(path)]) == 0
-    assert capsys.readouterr().err == said, "also in torch's own JSON"
+    assert capsys.readouterr().err == warning, "also in torch's own JSON"
 
 
 @pytest.mark.parametrize(
@@ -169,8 +171,8 @@ def test_agents_without_events_of_a_rendezvous_are_told_apart_by_host_and_rank(
     """Nothing tells of processes there; a rank may change from round to round, but not under static."""
     lines = []
     for host, rank in map(tuple, agents):
-        told = {"hostname": host, "run_id": "j", "rdzv_backend": backend, "group_rank": int(rank), "state": "START"}
-        lines.append(json.dumps({"name": "torchelastic.worker.status.START", "source": "WORKER", "metadata": told}))
+        data = {"hostname": host, "run_id": "j", "rdzv_backend": backend, "group_rank": int(rank), "state": "START"}
+        lines.append(json.dumps({"name": "torchelastic.worker.status.START", "source": "WORKER", "metadata": data}))
     path = tmp_path / "stderr.log"
     path.write_text("\n".join(lines))
     main(["timeline", str(path)])

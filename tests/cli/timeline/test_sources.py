@@ -75,7 +75,7 @@ def test_a_spool_directory_that_one_may_not_look_into_is_not_empty(
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("", "an empty path is not allowed (an unset shell variable?); name files or directories"),
         ("a" * 5_000, "File name too long"),
@@ -83,12 +83,12 @@ def test_a_spool_directory_that_one_may_not_look_into_is_not_empty(
         ("{tmp}/loop", "Too many levels of symbolic links"),
         ("{tmp}/gone.spool", "No such file or directory"),
         ("{tmp}/random.gz", "random.gz: begins as gzip, but nothing of it can be decompressed"),
-        ("{tmp}/twice.gz", "twice.gz: compressed twice, and begins as gzip and is damaged"),
+        ("{tmp}/twice.gz", "twice.gz: compressed twice: damaged gzip"),
         ("{tmp}/esc\x1b[31m.log", "esc\\x1b[31m.log: No such file"),
     ],
 )
 def test_a_name_that_leads_nowhere_is_one_line(
-    name: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """``timeline "$UNSET"`` must not read the whole working directory; a damaged file is a path that cannot be read."""
     (tmp_path / "loop").symlink_to("loop")
@@ -96,7 +96,7 @@ def test_a_name_that_leads_nowhere_is_one_line(
     (tmp_path / "twice.gz").write_bytes(gzip.compress(b"\x1f\x8b" + bytes(range(256))))
     assert main(["timeline", name.format(tmp=tmp_path)]) == 2
     shown = capsys.readouterr()
-    assert said in shown.err
+    assert message in shown.err
     assert (shown.out, shown.err.count("\n")) == ("", 1)
     assert shown.err[:-1].isprintable()
 
@@ -151,14 +151,14 @@ def test_a_spool_that_is_retired_after_it_was_listed_is_read_as_what_it_became(
     listed = spools_in(spools.directory)
     assert listed == [owned.path]
     history = retire(owned)
-    said: list[str] = []
-    told = read_spools(listed, said.append)
-    assert len(told.events) == len(agent.events)
-    assert (told.exited, said) == ({agent.origin.id}, [])
-    assert len(read_paths([str(owned.path)], said.append).events) == len(agent.events), "also where it was named"
+    reports: list[str] = []
+    data = read_spools(listed, reports.append)
+    assert len(data.events) == len(agent.events)
+    assert (data.exited, reports) == ({agent.origin.id}, [])
+    assert len(read_paths([str(owned.path)], reports.append).events) == len(agent.events), "also where it was named"
     history.unlink()
-    assert read_spools(listed, said.append).events == []
-    assert said == [], "a spool whose time as history is over is no trouble"
+    assert read_spools(listed, reports.append).events == []
+    assert reports == [], "a spool whose time as history is over is no trouble"
 
 
 def test_spools_of_an_older_version_are_one_line_in_a_users_words(
@@ -173,13 +173,13 @@ def test_spools_of_an_older_version_are_one_line_in_a_users_words(
             old.execute("CREATE TABLE events(sequence INTEGER PRIMARY KEY, destination TEXT, payload TEXT)")
             old.execute("CREATE TABLE meta(key TEXT, value TEXT)")
             old.execute("CREATE TABLE set_aside(cursor TEXT)")
-    said = "12 spools were written by an older version of torchelastic-otel, the first is"
+    message = "12 spools were written by an older version of torchelastic-otel, the first is"
     for arguments in ([], [str(spools.directory)]):
         assert main(["timeline", "--json", *arguments]) == 0
         shown = capsys.readouterr()
         assert len(json.loads(shown.out)["runs"]) == 1
         assert shown.err.count("\n") == 1
-        assert said in shown.err
+        assert message in shown.err
     assert main(["timeline", str(paths[0])]) == 2
     assert "was written by an older version of torchelastic-otel; that version can read it" in capsys.readouterr().err
 
@@ -195,8 +195,8 @@ def test_a_thousand_spools_that_lost_their_oldest_rows_are_one_sentence(
             spool.execute("DELETE FROM events WHERE sequence <= 2")
     assert main(["timeline", "--json"]) == 0
     [run] = json.loads(capsys.readouterr().out)["runs"]
-    said = [sentence for sentence in run["unknown"] if "make room" in sentence]
-    assert said == [
+    message = [sentence for sentence in run["unknown"] if "make room" in sentence]
+    assert message == [
         "the first events of 10 agents: deleted to make room in their spools: "
         + ", ".join(f"node-{number} pid 106 (2)" for number in range(8))
         + " and 2 more"

@@ -28,7 +28,7 @@ from torchelastic_otel.history.types import Run
 PLAIN = PageFormat(utc=True)
 
 
-def tell(agents: Sequence[AgentTape]) -> Run:
+def run_of(agents: Sequence[AgentTape]) -> Run:
     """Their one run."""
     [run] = build_runs(add(HistoryState(), [delivery for agent in agents for delivery in agent.deliveries]))
     return run
@@ -44,7 +44,7 @@ def shown(run: Run, look: PageFormat = PLAIN) -> str:
 def test_a_failed_round_is_told_as_documented() -> None:
     """Outcome, restarts, who was last, what failed first with its traceback, how long each step took."""
     assert (
-        shown(tell(failing_job()))
+        shown(run_of(failing_job()))
         == """\
 run job  succeeded  2 nodes  2026-11-22 12:53:20 UTC to 2026-11-22 12:54:05 UTC (45.5 s)
   2 rounds, 1 restart (worker_failure 1); effective training time at most 76.9%
@@ -87,7 +87,7 @@ def test_a_thousand_nodes_and_a_hundred_rounds_are_one_screen() -> None:
         if rank != 38:
             agent.fail(21, process_exit_code=-6, worker_signal="SIGABRT", failure_kind="signal", error_type="SIGABRT")
         agent.give_up(25, 0)
-    text = shown(tell(agents), PageFormat(width=100, utc=True))
+    text = shown(run_of(agents), PageFormat(width=100, utc=True))
     assert len(text.splitlines()) <= 24
     assert max(map(len, text.splitlines())) <= 100
     words = " ".join(text.split())
@@ -106,16 +106,16 @@ def test_many_rounds_are_told_by_the_first_the_last_and_a_count() -> None:
             agent.fail(number * 30 + 20)
             agent.restart(number * 30 + 21, "worker_failure", number + 1)
     agent.succeed(1_200)
-    text = shown(tell(agents))
+    text = shown(run_of(agents))
     assert len(text.splitlines()) < 40
     assert "  rounds 1-37: worker_failure 37\n    first failures there, by host: node-a 37\n" in text
-    [seventh] = select([tell(agents)], None, 7, None, None)
+    [seventh] = select([run_of(agents)], None, 7, None, None)
     assert "round 7  failed  1 node" in shown(seventh.run)
 
 
 def test_what_is_unknown_and_which_files_are_missing_comes_last() -> None:
-    """A reader must see what the story rests on."""
-    text = shown(tell(clean_job(2)[:1]))
+    """A reader must see what the history is based on."""
+    text = shown(run_of(clean_job(2)[:1]))
     assert text.endswith(
         "\n  unknown\n"
         "    - the events of 1 of 2 nodes are missing: node-1_106_0\n"
@@ -131,7 +131,7 @@ def test_a_hostile_message_cannot_steer_the_terminal() -> None:
     agent.fail(20, exception_message="\x1b]0;owned\x07\r\nsecond line", failure_kind="exception", error_type="E\x9b2J",
                exception_stacktrace="Traceback\n\x1b[2Jgone\u202e")  # fmt: skip
     agent.give_up(25, 0)
-    text = shown(tell(agents))
+    text = shown(run_of(agents))
     assert not [letter for letter in text if not letter.isprintable() and letter != "\n"]
     assert "\\x1b]0;owned" in text
 
@@ -216,7 +216,7 @@ def test_since_takes_how_long_ago_and_times() -> None:
 
 @pytest.mark.torch_unloaded
 def test_the_help_and_the_parser_need_nothing_heavy() -> None:
-    """``--help`` works where torch and the SDK are missing, and telling a story needs neither."""
+    """``--help`` works where torch and the SDK are missing, and showing a history needs neither."""
     program = (
         "import sys; from torchelastic_otel.cli import main;"
         f"main(['timeline', {str(DIRECTORY / 'clean-1node-A.jsonl')!r}]);"

@@ -18,10 +18,10 @@ from torchelastic_otel.history.reducer import HistoryState, add, build_runs
 from torchelastic_otel.model.phases import Phase
 
 
-def rows(agents: Sequence[AgentTape], gone: Collection[str] = ()) -> list[str]:
+def rows(agents: Sequence[AgentTape], exited: Collection[str] = ()) -> list[str]:
     """The lines of their one run, without the spaces before them."""
     events = [delivery for agent in agents for delivery in agent.deliveries]
-    [run] = build_runs(add(HistoryState(), events), exited=gone)
+    [run] = build_runs(add(HistoryState(), events), exited=exited)
     page = Page(PageFormat(utc=True))
     write_run(page, run)
     return [line.strip() for line in page.text().splitlines()]
@@ -43,9 +43,9 @@ def test_who_was_waited_for_and_that_the_round_never_formed() -> None:
     first.restart(21, "worker_failure", 1)
     first.lack(60, 3, second, 1)
     first.die(82, "error", "RendezvousTimeoutError")
-    told = rows([first])
-    assert "round 1  failed  never formed  12:53:42.000 to 12:54:42.000 (1 min 00 s)" in told
-    assert f"missing    3 nodes: {second.node_id}, last rank 1 and 2 more" in told
+    lines = rows([first])
+    assert "round 1  failed  never formed  12:53:42.000 to 12:54:42.000 (1 min 00 s)" in lines
+    assert f"missing    3 nodes: {second.node_id}, last rank 1 and 2 more" in lines
 
 
 def test_how_many_were_missing_where_nobody_knows_who() -> None:
@@ -73,9 +73,9 @@ def test_who_is_new_in_a_round() -> None:
     second.ours(24, semconv.RUN_IDENTIFIED, run_nonce=NONCE, inferred_from="store")
     for agent in (first, second):
         agent.succeed(40)
-    told = rows([first, second])
-    assert told.count("new        node 1 (node-b)") == 1
-    assert not [line for line in told[: told.index("new        node 1 (node-b)")] if line.startswith("new")]
+    lines = rows([first, second])
+    assert lines.count("new        node 1 (node-b)") == 1
+    assert not [line for line in lines[: lines.index("new        node 1 (node-b)")] if line.startswith("new")]
 
 
 def with_spares(count: int, *, promoted: bool) -> list[AgentTape]:
@@ -105,15 +105,15 @@ def test_who_stood_by_and_was_promoted() -> None:
     assert "standby: node-0 from 12:53:22, promoted in round 1" in [
         line.replace("22.000", "22") for line in rows(with_spares(1, promoted=True))
     ]
-    told = rows(with_spares(6, promoted=True))
-    assert len([line for line in told if line.startswith("standby: node-")]) == 4
-    assert "and 2 more on standby that were promoted" in told
+    lines = rows(with_spares(6, promoted=True))
+    assert len([line for line in lines if line.startswith("standby: node-")]) == 4
+    assert "and 2 more on standby that were promoted" in lines
 
 
 def test_who_stood_by_for_nothing() -> None:
     """Named up to four; more are counted."""
-    told = rows(with_spares(6, promoted=False))
-    assert "standby, in no round: node-0, node-1, node-2, node-3 ...: 6 unknown" in told
+    lines = rows(with_spares(6, promoted=False))
+    assert "standby, in no round: node-0, node-1, node-2, node-3 ...: 6 unknown" in lines
 
 
 def test_a_restart_that_was_not_agreed_on_says_whose_word_it_is() -> None:
@@ -126,7 +126,7 @@ def test_a_restart_that_was_not_agreed_on_says_whose_word_it_is() -> None:
 
 
 def test_a_failure_that_another_may_have_preceded_says_so() -> None:
-    """Half a second between two polls cannot be told apart."""
+    """Half a second between two polls cannot be distinguished."""
     first, second = agents = two()
     first.fail(20.4, error=0.5)
     second.fail(20.1)
@@ -179,8 +179,8 @@ def test_of_nodes_that_came_to_no_round_four_are_told_and_the_rest_is_counted() 
         agent.start(0)
         agent.ours(1, semconv.RUN_IDENTIFIED, run_nonce=NONCE, inferred_from="store")
         agents.append(agent)
-    told = rows(agents)
-    assert [line for line in told if line.endswith(" unknown")] == [
+    lines = rows(agents)
+    assert [line for line in lines if line.endswith(" unknown")] == [
         *(f"node-{number} unknown" for number in range(4)),
         "and 3 more: 3 unknown",
     ]
@@ -190,7 +190,7 @@ def test_of_nodes_that_came_to_no_round_four_are_told_and_the_rest_is_counted() 
 def test_a_hostile_run_id_cannot_steer_the_terminal_from_stderr(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It is told there when no run matches the options."""
+    """It is printed there when no run matches the options."""
     event = {
         "name": "torchelastic.worker.status.SUCCEEDED",
         "source": "AGENT",
@@ -199,5 +199,5 @@ def test_a_hostile_run_id_cannot_steer_the_terminal_from_stderr(
     path = tmp_path / "a.jsonl"
     path.write_text(json.dumps(event))
     assert main(["timeline", "--run", "other", str(path)]) == 1
-    said = capsys.readouterr().err
-    assert said == "torchelastic-otel timeline: no run matches the options; there are \\x1b]0;owned\\x07\n"
+    message = capsys.readouterr().err
+    assert message == "torchelastic-otel timeline: no run matches the options; there are \\x1b]0;owned\\x07\n"

@@ -63,7 +63,7 @@ def read_lines(data: bytes, name: str, report: Callable[[str], object]) -> list[
     try:
         capture = log_captures.read(b"\n".join(lines) if requests else data)
     except UnreadableError as error:
-        raise CommandError(f"{name}: compressed twice, and {error}") from None
+        raise CommandError(f"{name}: compressed twice: {error}") from None
     if not requests and not capture.recorded and capture.bad:
         raise CommandError(
             f"{name}: no supported content (line {capture.bad[0].number}: {capture.bad[0].why}); {SUPPORTED}"
