@@ -1,7 +1,7 @@
 """What every panel must answer of the job that failed once: the panel's title, and what is true.
 
-What always holds: what is expected comes from what was done to the job and what its workers wrote down, and from what
-its agents wrote to their own files; never from a backend.
+Expected values come from the test's actions on the job, from its workers' diary, and from the files that its agents
+exported; never from a backend.
 """
 
 from __future__ import annotations

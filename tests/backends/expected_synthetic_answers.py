@@ -1,8 +1,8 @@
 """What every panel must answer of a job that was made up (tests/support/synthetic_jobs.py): the panel's title, and what
 is true.
 
-What always holds: what is expected is worked out from what was sent, never from a backend; of a job of more than one
-node nothing that is expected is empty, so that a query that asks for what is not there is found.
+Expected values are computed from what was sent, never from a backend. For a job of several nodes none of them is empty,
+so that a query with a wrong name is found.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What agents wrote to files, OTLP JSON lines of the destination ``file``, read without any code of ours.
 
-What always holds: nothing is judged or left out here; what came twice is there twice.
+Nothing is filtered: duplicates appear twice.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Real ``torchrun`` jobs of several nodes on one machine, whose telemetry goes to the stack, and what they truly did.
 
-What always holds: each agent has a spool and a ``host.name`` of its own (``train-0``, ``train-1`` ...), as on a node of
-its own; it exports by OTLP and writes the same to files, which are the copy that the backends are held against; the
-truth comes from the workers' diary and the test's own deeds; no process is left behind.
+Each agent has its own spool and ``host.name`` (``train-0``, ``train-1`` ...), as on separate nodes. It exports by OTLP
+and to files, with which the backends are compared. Expected values come from the workers' diary and the test's actions.
+No process remains.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The dashboards of a job of one node and of a thousand: no wall of series, and the same answers.
 
-What always holds: the telemetry is made up (tests/support/synthetic_jobs.py), since a thousand nodes do not run here;
-the Collector, the backends and the queries are the real ones.
+The telemetry is synthetic (tests/support/synthetic_jobs.py), since a thousand nodes do not run here; the Collector, the
+backends and the queries are real.
 """
 
 from __future__ import annotations

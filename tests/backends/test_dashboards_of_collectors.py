@@ -1,7 +1,7 @@
 """What the dashboards say of the Collectors' own loss: a real Collector throws away what a test sends it, another one
 nothing, and Prometheus scrapes both.
 
-What always holds: how much was thrown away is known from what was sent and from how the backend answered.
+The expected loss comes from what was sent and from the receiver's answers.
 """
 
 from __future__ import annotations

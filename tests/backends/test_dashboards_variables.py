@@ -1,7 +1,7 @@
 """What is chosen on a dashboard, filled in as Grafana does it, narrows what its panels say to just that.
 
-What always holds: the telemetry is made up (tests/support/synthetic_jobs.py); beside what is chosen there is something
-that the chosen names, read as patterns, would match.
+The telemetry is synthetic (tests/support/synthetic_jobs.py); it includes names that the chosen names would match as
+regular expressions.
 """
 
 from __future__ import annotations

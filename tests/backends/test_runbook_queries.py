@@ -1,8 +1,8 @@
 """Every query of docs/runbooks.md is asked of the real backends, which hold a real job that failed once: the answer is
 what truly happened to it, or what truly is with the Collector.
 
-What always holds: what is expected comes from what was done to the job and from what its agents wrote to their own
-files. The backends are shared with other tests, so that of a query that asks for no run only this run's part is judged.
+Expected values come from the test's actions on the job and from the files that its agents exported. Other tests share
+the backends: of a query without a run id only this run's part is compared.
 """
 
 from __future__ import annotations

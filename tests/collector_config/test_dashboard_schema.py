@@ -1,8 +1,8 @@
 """The dashboards against the types that Grafana itself publishes: the npm package @grafana/schema, of Grafana 13.2.3.
 
-What always holds: every field of the dashboard, its variables, panels, panel options and field options is known there
-and of the right type, and nothing required is missing. A JSON document is made a constant of the published type, and
-TypeScript's own compiler says what does not fit; an object with a field that the type does not have is an error.
+Every field of the dashboard, its variables, panels, panel options and field options exists there with the right type,
+and no required field is missing. Each JSON document becomes a constant of the published type, and TypeScript's compiler
+reports errors, also for a field that the type does not have.
 
 Known gap: in these types a query is any object. What queries say is proven by running them
 (tests/backends/test_dashboards.py).

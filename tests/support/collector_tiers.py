@@ -1,7 +1,7 @@
 """Our tiers of Collectors as they are shipped, wired to each other on loopback with real certificates and a real token.
 
-What always holds: the files of ``collector-config`` run unchanged but for addresses, folders and, so that a test need
-not wait half a minute, the pauses between two tries (:func:`haste`). Every Collector gets the folder that is given.
+The files of ``collector-config`` run unchanged except for addresses, directories and, to save half a minute per test,
+the pauses between attempts (:func:`haste`). Every Collector has the directory that is passed.
 """
 
 from __future__ import annotations

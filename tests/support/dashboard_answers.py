@@ -1,9 +1,8 @@
 """What a dashboard's panels show: each query asked of the real backends as Grafana asks it, and the answer made into
 what the panel makes of it.
 
-What always holds: the query is the committed one, with variables filled in by Grafana's rules; a variable that is left
-in a query is an error; of Grafana's transformations those are done here that the dashboards use, and any other is an
-error.
+The query is the committed one, with variables replaced by Grafana's rules; a variable that remains in a query is an
+error. Of Grafana's transformations, those that the dashboards use are implemented, and any other is an error.
 """
 
 from __future__ import annotations

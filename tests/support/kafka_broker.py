@@ -1,7 +1,7 @@
 """A real Kafka broker: one node of KRaft, clients by TLS and SCRAM, as ``gateway-kafka.yaml`` expects it.
 
-What always holds: it listens on 127.0.0.1 alone, on ports and with data of its own that outlive a kill; the jars are
-fetched once, at one version, and kept in the user's cache; each wait has an end.
+It listens on 127.0.0.1 only; its ports and its data survive a kill. The jars are downloaded once, at one version, into
+the user's cache. Each wait has a deadline.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """The files of ``collector-config`` as data: manifests, a Collector's configuration, and what is given to it.
 
-What always holds: nothing is taken from a text where the parsed document has it, so a comment is never mistaken for
-a setting.
+Values come from the parsed document, not from its text, so that a comment is never mistaken for a setting.
 """
 
 from __future__ import annotations

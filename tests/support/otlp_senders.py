@@ -1,6 +1,6 @@
 """OTLP said by hand: records, spans and points that a test makes up, sent by gRPC to an endpoint.
 
-What always holds: what is sent is as small as it can be and be told apart; a refusal is raised (``grpc.RpcError``).
+Items are as small as possible and distinguishable; a rejection is raised (``grpc.RpcError``).
 """
 
 from __future__ import annotations

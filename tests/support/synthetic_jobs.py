@@ -1,9 +1,9 @@
 """The telemetry of a job of any size, as its agents would send it, by OTLP over HTTP as JSON; no job runs.
 
-What always holds: what is the job's is sent for one node alone, as agents do; counters begin with 0; a worker of every
-node fails at nearly the same moment, as when a collective breaks down, and one of them is the first; later three nodes
-are lost at once; at the end that first node fails again, and the job with it. Every number that a dashboard shows is
-another one, so that no two of them can be taken for each other.
+Metrics of the job are sent for one node only, as agents do; counters start at 0. A worker of every node fails at nearly
+the same time, as when a collective operation breaks, and one of them is the first; later three nodes are lost at once;
+at the end the first node fails again, and the job with it. All numbers on a dashboard differ, so that no two of them
+can be confused.
 """
 
 from __future__ import annotations
