@@ -77,16 +77,16 @@ class Counted:
         self.acknowledged: list[Snapshot] = []
 
     def collect(self) -> Snapshot:
-        """See ``Numbers``."""
+        """See ``MetricSource``."""
         return snapshot(self.now_s, failures=self.now_s) if self.known else Snapshot(START, START)
 
     def commit(self, snapshot: Snapshot) -> bool:
-        """See ``Numbers``."""
+        """See ``MetricSource``."""
         self.acknowledged.append(snapshot)
         return self.more
 
     def should_collect(self) -> bool:
-        """See ``Numbers``."""
+        """See ``MetricSource``."""
         return self.due
 
     def clock_ns(self) -> int:

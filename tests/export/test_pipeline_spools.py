@@ -213,7 +213,7 @@ def test_a_stop_leaves_what_was_adopted_to_the_next(pipelines: list[Pipeline], t
 def test_what_an_exporter_is_sending_is_not_closed_and_not_sent_again(
     pipelines: list[Pipeline], tmp_path: Path
 ) -> None:
-    """The collector is back, and slow: what it takes now is acknowledged, however often the caretaker looks."""
+    """The collector is back, and slow: what it takes is acknowledged, however often the maintenance thread scans."""
     leave(tmp_path, "dead", "1", "2")
     registry, go, asked = Registry(null=("x",)), threading.Event(), threading.Event()
     looks = threading.Semaphore(0)

@@ -29,7 +29,7 @@ print(is_owned(Path(sys.argv[1])))
 
 @pytest.fixture
 def landing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ProcessRuntime]:
-    """One whose events go to files, and whose caretaker looks around without a break."""
+    """One whose events go to files, and whose maintenance thread scans without a pause."""
     monkeypatch.setenv("TORCHELASTIC_OTEL_SPOOL_DIR", str(tmp_path))
     monkeypatch.setenv("TORCHELASTIC_OTEL_FILE_DIR", str(tmp_path / "out"))
     monkeypatch.setenv("OTEL_BLRP_SCHEDULE_DELAY", "10")

@@ -88,7 +88,7 @@ def test_a_symbolic_link_is_left_as_it_is(tmp_path: Path, caplog: pytest.LogCapt
 
 
 def test_a_fifo_among_the_spools_does_not_hang_the_adopter(tmp_path: Path) -> None:
-    """Promise 2's cousin: the caretaker must not be lost to a file that never answers."""
+    """Promise 2's cousin: the maintenance thread must not be lost to a file that never answers."""
     os.mkfifo(tmp_path / "pipe.spool")
     leave(tmp_path, "good")
     names = []
