@@ -2,7 +2,7 @@
 
 Guarantees:
 
-- Each worker's failure and exit are reported once, however often torch polls, and whoever saw them first.
+- Each worker's failure and exit are reported once, however often torch polls, and whichever source saw them first.
 - The first failure is reported as the cause on this node, all others as its victims; if their times are too uncertain
   to order them, they are marked as ambiguous.
 - Each time has its source (``pidfd``, the error file, torch's poll) and by how much the event may have been earlier.

@@ -74,7 +74,7 @@ class Event:
 
     @staticmethod
     def deserialize(data: Union[str, "Event"]) -> "Event":
-        """The event that :meth:`serialize` wrote, by this class or by torch's.
+        """The event that :meth:`serialize` wrote, of this class or of torch's class.
 
         Args:
             data: The JSON text. An event of this class is returned as it is, one of torch's is converted.
@@ -133,7 +133,7 @@ class RdzvEvent:
 
     @staticmethod
     def deserialize(data: Union[str, "RdzvEvent"]) -> "RdzvEvent":
-        """The event that :meth:`serialize` wrote, by this class or by torch's.
+        """The event that :meth:`serialize` wrote, of this class or of torch's class.
 
         Args:
             data: The JSON text. An event of this class is returned as it is, one of torch's is converted.

@@ -1,4 +1,4 @@
-"""A ``logging.Handler`` for torch's event loggers, safe on every thread of torch's.
+"""A ``logging.Handler`` for torch's event loggers, safe on each of torch's threads.
 
 Guarantees: it never raises, except for a signal that torch turns into an exception meanwhile; it has no lock (torch
 shares one handler between its main and its heartbeat thread, and a lock that a signal leaks would stop the heartbeats);

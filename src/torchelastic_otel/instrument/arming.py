@@ -116,7 +116,7 @@ def check_unless_torch_knows(name: str | None, check: Callable[[str], object], e
 
 
 def module(name: str) -> Any:
-    """A module of torch's; ``ImportError`` if this torch has none of that name."""
+    """One of torch's modules; ``ImportError`` if this torch has none of that name."""
     return importlib.import_module(name)
 
 

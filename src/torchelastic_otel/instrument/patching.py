@@ -1,4 +1,4 @@
-"""Wrapping a method of torch's, on the class that defines it.
+"""Wrapping one of torch's methods, on the class that defines it.
 
 Guarantees:
 

@@ -1,7 +1,7 @@
 """Files of JSON lines to events: OTLP requests, captures and torch's own JSON, plain or gzip, in any mixture.
 
 Guarantees: a damaged gzip stream is read up to the damage; a bad line is reported and skipped. A file of captures or of
-torch's own lines is one agent's; a file with the lines of several agents is reported, since no line of torch's
+torch's own lines is one agent's; a file with the lines of several agents is reported, since no line
 identifies its agent reliably.
 """
 
