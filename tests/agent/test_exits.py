@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.descriptors import descriptors
 from tests.support.observers import LONGEST_S, Clock, moment, wait_until_idle
-from torchelastic_otel.agent.exits import ExitWatcher, ProcessExit
+from torchelastic_otel.agent.workers import ExitWatcher, ProcessExit
 from torchelastic_otel.event_loop import EventLoopThread
 
 

@@ -5,6 +5,9 @@ Guarantees:
 - Each worker's failure and exit are reported once, however often torch polls, and whichever source saw them first.
 - The first failure is reported as the cause on this node, all others as its victims; if their times are too uncertain
   to order them, they are marked as ambiguous.
+- Nothing is reaped here (``WNOWAIT``), so that torch sees every exit status; without pidfd, or if torch reaps first,
+  the exit code is ``None`` and never guessed. Torch itself sees an exit at its next poll, up to the monitor interval
+  later, and keeps whole seconds (``ProcessFailure.timestamp``, torch 2.2 to 2.15).
 - Each time has its source (``pidfd``, the error file, torch's poll) and by how much the event may have been earlier.
 """
 
@@ -16,7 +19,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from torchelastic_otel import semconv
-from torchelastic_otel.agent.exits import ExitWatcher, ProcessExit
 from torchelastic_otel.event_loop import EventLoopThread
 from torchelastic_otel.model.failure import WORKER_FAILURE, Cause, may_precede
 from torchelastic_otel.model.inferred_event import ClockReading
@@ -66,6 +68,61 @@ class _Observed:
 
     def attributes(self) -> dict[str, Any]:
         return {semconv.FAILURE_TIME_ERROR: self.error_ns / NS_PER_S, semconv.INFERRED_FROM: self.source}
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessExit:
+    """One process that has ended.
+
+    Attributes:
+        at: When.
+        code: Its exit code, minus the signal's number for a signal; ``None`` if torch reaped it first.
+    """
+
+    at: ClockReading
+    code: int | None
+
+
+class ExitWatcher:
+    """Watches the workers of one start.
+
+    Args:
+        thread: The event loop.
+        now: Both clocks.
+        on_exit: Called on that thread for each process that ends: its local rank and how.
+    """
+
+    def __init__(
+        self, thread: EventLoopThread, now: Callable[[], ClockReading], on_exit: Callable[[int, ProcessExit], None]
+    ) -> None:
+        self._thread = thread
+        self._now = now
+        self._on_exit = on_exit
+        self.exits: dict[int, ProcessExit] = {}
+        """By local rank; written on the event loop, read on any thread."""
+
+    def watch(self, pids: Mapping[int, int]) -> None:
+        """Watch these processes, by local rank."""
+        self._thread.call_soon(lambda: self._open(dict(pids)))
+
+    def _open(self, pids: Mapping[int, int]) -> None:
+        pidfd_open: Callable[[int], int] | None = getattr(os, "pidfd_open", None)
+        if pidfd_open is None:
+            return  # a Python that was built without it
+        for local_rank, pid in pids.items():
+            try:
+                descriptor = pidfd_open(pid)
+            except OSError:
+                continue  # reaped already, or a kernel without pidfd: torch's poll remains
+            self._thread.add_reader(descriptor, self._reader(local_rank, descriptor))
+
+    def _reader(self, local_rank: int, descriptor: int) -> Callable[[], None]:
+        def read() -> None:
+            at, code = self._now(), _exit_code(descriptor)
+            self.exits[local_rank] = ProcessExit(at, code)
+            self._on_exit(local_rank, self.exits[local_rank])
+
+        return read
 
 
 class WorkerGroupMonitor:
@@ -244,3 +301,13 @@ def _error_text(path: str | None) -> str | None:
             return file.read(_MAX_ERROR_FILE) or None
     except OSError:
         return None
+
+
+def _exit_code(descriptor: int) -> int | None:
+    try:
+        status = os.waitid(os.P_PIDFD, descriptor, os.WEXITED | os.WNOWAIT | os.WNOHANG)
+    except OSError:
+        return None  # reaped by torch; or a kernel that has pidfds and cannot wait for them (Linux 5.3)
+    if status is None:
+        return None
+    return status.si_status if status.si_code == os.CLD_EXITED else -status.si_status

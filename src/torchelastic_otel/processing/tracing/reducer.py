@@ -11,25 +11,30 @@ Guarantees:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
 from torchelastic_otel import semconv
-from torchelastic_otel.model.event import ElasticEvent, int_attribute
-from torchelastic_otel.model.phases import Phase
+from torchelastic_otel.model.event import AttributeValue, ElasticEvent, Severity, int_attribute
+from torchelastic_otel.model.failure import UNKNOWN
+from torchelastic_otel.model.phases import RESTART_PHASES, Phase
 from torchelastic_otel.model.span import ElasticSpan
 from torchelastic_otel.processing.tracing.placement import round_of, with_span_context, with_span_event
-from torchelastic_otel.processing.tracing.restarts import UNKNOWN_CAUSE, is_cause_attribute, restart_completed
 from torchelastic_otel.processing.tracing.spans import (
     agreed_root,
     bring_up_spans,
+    common_attributes,
     local_root,
     running_spans,
     unfinished_spans,
 )
 from torchelastic_otel.processing.tracing.state import BRING_UP_SPANS, OpenPhase, TraceState
+from torchelastic_otel.torch_events.catalogue import message_of
 
 MAX_PHASES: Final = 64
+UNKNOWN_CAUSE: Final[Mapping[str, AttributeValue]] = {semconv.RESTART_REASON: UNKNOWN, semconv.RESTART_AGREED: False}
+"""The attributes if no cause was reported."""
 _AFTER_RUNNING: Final = frozenset({Phase.STOP, Phase.RENDEZVOUS, Phase.EXIT_BARRIER, Phase.ENDED})
 """Workers have run; the rendezvous follows at once if an agent stops them in a way of its own."""
 _ROUND_EVENTS: Final = frozenset(
@@ -85,7 +90,7 @@ def reduce(state: TraceState, event: ElasticEvent) -> tuple[TraceState, Derived]
         state = replace(state, restarting=True, restart_count=int_attribute(event, semconv.RESTART_COUNT))
     elif event.name == semconv.RESTART_CAUSE_AGREED:
         writer = round_of(event) if of.get(semconv.WRITER) is True else state.reporter_round
-        cause = {key: value for key, value in of.items() if is_cause_attribute(key)}
+        cause = {key: value for key, value in of.items() if _is_cause_attribute(key)}
         # an answer that comes when the next rendezvous has begun is about the round before
         late = state.phase is Phase.RENDEZVOUS
         state = replace(state, cause=state.cause if late else cause, reporter_round=writer)
@@ -234,3 +239,54 @@ def _bring_up_ended(state: TraceState) -> tuple[TraceState, list[ElasticSpan]]:
     since_ns = state.phase_ns if restarted_ns is None else restarted_ns
     running = tuple(each for each in state.events if each.time_ns >= since_ns)
     return replace(state, began_ns=None, phases=(), events=running), spans
+
+
+# --- restarts: emitted once the workers run again and the cause is known, or will not be known
+
+
+def restart_completed(state: TraceState, event: ElasticEvent) -> tuple[TraceState, ElasticEvent]:
+    """The state after a restart, and its event, which is derived from this one."""
+    durations = dict(state.durations or {})
+    durations[Phase.DETECT.value] = durations.get(Phase.DETECT.value, 0) + _undetected_ns(state)
+    seconds = {phase: durations.get(phase, 0) / 1e9 for phase in RESTART_PHASES}
+    round_ = state.last_round
+    attributes: dict[str, AttributeValue] = {semconv.INFERRED: True, **(state.cause or {})}
+    attributes |= common_attributes(state, round_) if round_ is not None else {}
+    attributes[semconv.RESTART_DURATION] = round(sum(seconds.values()), 9)
+    for phase, value in seconds.items():
+        attributes[semconv.RESTART_PHASE_DURATION.format(phase=phase)] = value
+    if semconv.NODE_ID in event.attributes:
+        attributes[semconv.NODE_ID] = event.attributes[semconv.NODE_ID]
+    completed = ElasticEvent(
+        semconv.RESTART_COMPLETED,
+        event.destination,
+        message_of(semconv.RESTART_COMPLETED, attributes),
+        state.restarted_ns,
+        event.observed_ns,
+        state.restarted_monotonic_ns,
+        Severity.WARN,
+        attributes,
+    )
+    return replace(state, restarted_ns=None, restarting=False, durations=None), completed
+
+
+def _undetected_ns(state: TraceState) -> int:
+    """From the agreed cause, on another node, to the moment when this agent began to do something about it.
+
+    Both by their own host's wall clock: where those differ, this differs by as much.
+    """
+    cause = state.cause or {}
+    failed_ns, durations = cause.get(f"{semconv.CAUSE}.time"), state.durations or {}
+    if cause.get(semconv.RESTART_AGREED) is not True or not isinstance(failed_ns, int) or state.restarted_ns is None:
+        return 0
+    began_ns = state.restarted_ns - sum(durations.get(phase, 0) for phase in RESTART_PHASES)
+    return max(0, began_ns - failed_ns)
+
+
+def _is_cause_attribute(name: str) -> bool:
+    """Whether an attribute of ``torchelastic.restart.cause_agreed`` is an attribute of the restart as well."""
+    return name.startswith((semconv.CAUSE + ".", "torchelastic.restart.")) or name in (
+        semconv.FAILURE_AMBIGUOUS,
+        semconv.WRITER,
+        semconv.INFERRED_FROM,
+    )
