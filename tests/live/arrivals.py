@@ -1,6 +1,6 @@
 """What arrived of an agent, held against what torch really recorded in it.
 
-What always holds: nothing of our own, and no span, is taken for an event of torch's.
+Guarantees: nothing of our own, and no span, is taken for an event of torch's.
 """
 
 from __future__ import annotations

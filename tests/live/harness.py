@@ -1,6 +1,6 @@
 """Real ``torchrun`` agents on loopback, and what they really recorded.
 
-What always holds: nothing binds anything but 127.0.0.1; a process that a test started, and its workers, are gone
+Guarantees: nothing binds anything but 127.0.0.1; a process that a test started, and its workers, are gone
 when the test ends; each wait is bounded; an agent's environment has nothing of OpenTelemetry, of torchrun or of ours
 but what the test says; each agent has a spool directory of its own, as on a node of its own, unless told.
 """

@@ -60,7 +60,7 @@ def install(*destinations: str, **options: object) -> torchelastic_otel.Installa
 
 
 def test_what_is_recorded_arrives_in_order_with_uid_and_resource() -> None:
-    """The thinnest way through all rooms."""
+    """One event through all packages, from the drop-in to the exporter."""
     install("memory")
     for number in range(20):
         record(f"e{number}")
@@ -81,10 +81,10 @@ def test_destination_memory_is_told_spans_and_numbers_too(monkeypatch: pytest.Mo
     installation = install("memory")
     record("e")
     assert torchelastic_otel.flush()
-    landing = installation._own_runtime
-    assert landing is not None
-    assert landing.register((SPANS,)) == {SPANS: SPANS}
-    spool = landing.pipeline._sources[-1].spool
+    process_runtime = installation._own_runtime
+    assert process_runtime is not None
+    assert process_runtime.register((SPANS,)) == {SPANS: SPANS}
+    spool = process_runtime.pipeline._sources[-1].spool
     spool.append([(SPANS, span("a").to_json())])
     assert torchelastic_otel.flush()
     assert [finished.name for finished in torchelastic_otel.finished_spans()] == ["a"]
@@ -436,9 +436,9 @@ def test_a_keeper_that_is_made_again_uses_the_same_landing(tmp_path: Path) -> No
     """What fails once must not cost a spool, a lock and three descriptors for each batch of events."""
     installation = install("memory")
     assert installation.wait_until_ready(60_000_000_000)
-    landing = installation._own_runtime
+    process_runtime = installation._own_runtime
     installation._make_writer()
-    assert installation._own_runtime is landing
+    assert installation._own_runtime is process_runtime
     assert len(list(tmp_path.rglob("*.spool"))) == 1
 
 

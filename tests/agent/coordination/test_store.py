@@ -81,7 +81,7 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> Callable[[], float]:
     return grow
 
 
-def settled(store: JobStore) -> None:
+def wait_until_idle(store: JobStore) -> None:
     """Wait until what was asked is done."""
     event = threading.Event()
     store.submit(lambda keys: event.set())
@@ -94,7 +94,7 @@ def test_errands_run_in_order_on_one_thread_that_is_not_the_callers(store: JobSt
     threads: set[int] = set()
     for number in range(50):
         store.submit(lambda keys, number=number: (ran.append(number), threads.add(threading.get_ident())))  # type: ignore[misc]
-    settled(store)
+    wait_until_idle(store)
     assert ran == list(range(50))
     assert len(threads) == 1
     assert threading.get_ident() not in threads
@@ -112,7 +112,7 @@ def test_callers_that_come_first_at_once_get_one_thread_and_one_connection(clock
         store = JobStore(connect, "p/", clock.monotonic_ns)
         ran: list[int] = []
         in_threads([lambda: store.submit(lambda keys: ran.append(1))] * 4)  # noqa: B023 - run in this turn
-        settled(store)
+        wait_until_idle(store)
         assert len(ran) == 4
         store.close()
     assert len(connected) == 50
@@ -128,7 +128,7 @@ def test_a_caller_that_does_not_wait_goes_on_and_one_that_waits_is_told(
     assert table.held == {}
     assert not store.submit(lambda keys: None, wait_s=2 * LONGEST_S)  # 50 ms: by then the table would have given up
     table.open.set()
-    settled(store)
+    wait_until_idle(store)
     assert table.held == {"p/a": "1"}
     assert store.submit(lambda keys: None, wait_s=patience())
 
@@ -150,7 +150,7 @@ def test_a_store_that_does_not_answer_is_given_up_and_taken_up_again_when_it_doe
     until = threading.Event()
     while store.given_up and not until.wait(0.001):
         pass
-    settled(store)
+    wait_until_idle(store)
     assert ran == []
     assert store.submit(lambda keys: ran.append(2), wait_s=patience())
     assert ran == [2]
@@ -176,7 +176,7 @@ def test_a_store_that_fails_is_given_up_until_the_next_round_and_connected_to_an
     assert not store.submit(lambda keys: behind.append(2), wait_s=0.05)
     table.broken = None
     store.retry()
-    settled(store)
+    wait_until_idle(store)
     assert (behind, connected) == ([], [1, 1])
     store.close()
 
@@ -222,7 +222,7 @@ def test_after_its_end_nobody_is_answered_and_no_thread_is_left(table: Table, cl
 
 def test_a_forked_child_asks_nobody(store: JobStore, table: Table) -> None:
     """The connection is the parent's: two processes that write to one socket tear each other's words."""
-    settled(store)
+    wait_until_idle(store)
     pid = os.fork()
     if pid == 0:
         status = 1
@@ -231,7 +231,7 @@ def test_a_forked_child_asks_nobody(store: JobStore, table: Table) -> None:
         finally:
             os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    settled(store)
+    wait_until_idle(store)
     assert table.held == {}
 
 
@@ -265,7 +265,7 @@ def test_a_stopped_host_holds_our_thread_alone(patience: Callable[[], float]) ->
 
         clock = Clock()
         store = JobStore(connect, "p/", clock.monotonic_ns)
-        settled(store)
+        wait_until_idle(store)
         stop(host)
         out = threading.Event()
 
@@ -285,7 +285,7 @@ def test_a_stopped_host_holds_our_thread_alone(patience: Callable[[], float]) ->
         until = threading.Event()
         while store.given_up and not until.wait(0.001):
             assert not store.error
-        settled(store)
+        wait_until_idle(store)
         assert ran == [1]
         assert store.submit(lambda keys: ran.append(len(keys.read("a") or "")), wait_s=patience())
         assert ran == [1, 1]

@@ -1,6 +1,6 @@
 """What the timeline tells of each node's way through the rounds, and of the time that the job trained.
 
-What always holds: the truth is what the workers wrote down, what the test did, and the moments at which torch itself
+Guarantees: the truth is what the workers wrote down, what the test did, and the moments at which torch itself
 made its events; nothing is allowed for what a slow machine is late by.
 """
 
