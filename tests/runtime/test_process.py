@@ -28,7 +28,7 @@ print(is_owned(Path(sys.argv[1])))
 
 
 @pytest.fixture
-def landing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ProcessRuntime]:
+def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ProcessRuntime]:
     """One whose events go to files, and whose maintenance thread scans without a pause."""
     monkeypatch.setenv("TORCHELASTIC_OTEL_SPOOL_DIR", str(tmp_path))
     monkeypatch.setenv("TORCHELASTIC_OTEL_FILE_DIR", str(tmp_path / "out"))
@@ -60,10 +60,10 @@ def is_owned(path: Path) -> bool:
     return subprocess.run(asked, capture_output=True, text=True, check=True, timeout=60).stdout == "True\n"
 
 
-def test_a_living_agents_spool_looks_used_and_stays_its_own(landing: ProcessRuntime) -> None:
+def test_a_living_agents_spool_looks_used_and_stays_its_own(runtime: ProcessRuntime) -> None:
     """What systemd-tmpfiles removes after ten idle days, and what it leaves alone since it was touched."""
-    landing.open_spool()
-    path = landing.path
+    runtime.open_spool()
+    path = runtime.path
     assert path is not None
     lock = path.with_suffix(".lock")
     files = (path, lock, *(Path(f"{path}{end}") for end in ("-wal", "-shm")))
@@ -74,53 +74,53 @@ def test_a_living_agents_spool_looks_used_and_stays_its_own(landing: ProcessRunt
     assert wait_until(lambda: is_owned(path), 60)
 
 
-def test_a_spool_that_is_gone_is_said_once(landing: ProcessRuntime, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_spool_that_is_gone_is_said_once(runtime: ProcessRuntime, caplog: pytest.LogCaptureFixture) -> None:
     """A lock that nobody needs is not made again, each 30 s, for a file that is not there."""
-    landing.open_spool()
-    path = landing.path
+    runtime.open_spool()
+    path = runtime.path
     assert path is not None
     looked = threading.Semaphore(0)
-    landing.pipeline._on_scan = looked.release
+    runtime.pipeline._on_scan = looked.release
     assert all(looked.acquire(timeout=60) for _ in range(2))  # no look is under way that found the spool
     path.unlink()
     path.with_suffix(".lock").unlink()
-    landing.pipeline._on_scan = landing._touch
+    runtime.pipeline._on_scan = runtime._touch
     assert wait_until(lambda: "or its lock was removed" in caplog.text, 60)
-    landing.pipeline._on_scan = lambda: (landing._touch(), looked.release())
+    runtime.pipeline._on_scan = lambda: (runtime._touch(), looked.release())
     assert all(looked.acquire(timeout=60) for _ in range(3))
     assert not path.with_suffix(".lock").exists()
     assert caplog.text.count("or its lock was removed") == 1
 
 
 def test_without_a_thread_to_spare_events_are_kept_and_told_when_there_is_one(
-    landing: ProcessRuntime, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    runtime: ProcessRuntime, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A limit on processes is reached by a job's data loaders; the disk works all the same."""
     with no_thread_to_spare():
-        writer = Writer(landing)
+        writer = Writer(runtime)
         for number in range(30):
             assert writer.append(seen(f'{{"name": "kept {number}"}}')) == 0
             writer.process()
         assert caplog.text.count("cannot start a thread") == 1
-        assert Writer(landing)._spool is writer._spool  # whoever tries anew
+        assert Writer(runtime)._spool is writer._spool  # whoever tries anew
     assert len(list(tmp_path.rglob("*.spool"))) == 1
-    assert landing.pipeline.pending() > 0
-    assert wait_until(lambda: (landing.on_commit(), landing.pipeline._started.is_set())[1], 60)
-    assert landing.pipeline.flush(60_000_000_000)
+    assert runtime.pipeline.pending() > 0
+    assert wait_until(lambda: (runtime.on_commit(), runtime.pipeline._started.is_set())[1], 60)
+    assert runtime.pipeline.flush(60_000_000_000)
     told = "".join(file.read_text() for file in (tmp_path / "out").rglob("*.jsonl"))
     assert all(f"kept {number}" in told for number in range(30))
 
 
-def test_a_destination_that_comes_when_no_thread_is_to_be_had_is_led_later(landing: ProcessRuntime) -> None:
+def test_a_destination_that_comes_when_no_thread_is_to_be_had_is_led_later(runtime: ProcessRuntime) -> None:
     """Its rows have their cursor from the first on."""
-    writer = Writer(landing)
-    assert landing.pipeline.wait_until_started(60_000_000_000)
+    writer = Writer(runtime)
+    assert runtime.pipeline.wait_until_started(60_000_000_000)
     with no_thread_to_spare():
         assert writer.append(seen('{"name": "late"}', destination="memory")) == 0
         writer.process()
-    assert landing.pipeline._workers_by_cursor["memory"]._thread is None
+    assert runtime.pipeline._workers_by_cursor["memory"]._thread is None
     assert wait_until(
-        lambda: (landing.on_commit(), landing.pipeline._workers_by_cursor["memory"]._thread is not None)[1], 60
+        lambda: (runtime.on_commit(), runtime.pipeline._workers_by_cursor["memory"]._thread is not None)[1], 60
     )
-    assert landing.pipeline.flush(60_000_000_000)
+    assert runtime.pipeline.flush(60_000_000_000)
     assert writer._spool.cursors()["memory"].delivered == 1
