@@ -44,7 +44,7 @@ test: backends-early environments-early lint types contracts docs-check build un
 lint: light  ## format and lint
 	@$(LIGHT)/bin/ruff format --check --quiet . || { echo "lint: not formatted; run make format"; exit 1; }
 	@$(LIGHT)/bin/ruff check --quiet .
-	@$(LIGHT)/bin/interrogate --quiet tests || { echo "lint: every test says in one line why it is there"; exit 1; }
+	@$(LIGHT)/bin/interrogate --quiet tests || { echo "lint: every test has a docstring of one line that states its reason"; exit 1; }
 	@$(LIGHT)/bin/cog --check -r $(TABLES)
 	@$(LIGHT)/bin/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	@$(LIGHT)/bin/check-jsonschema --quiet --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/[!c]*.yml
@@ -57,7 +57,7 @@ format: light  ## format the code, and repair what ruff can repair
 types: light  ## mypy, strict
 	@$(LIGHT)/bin/mypy
 
-contracts: light  ## which room may import which
+contracts: light  ## the package layers
 	@$(LIGHT)/bin/lint-imports > .import-contracts.log 2>&1 || { cat .import-contracts.log; exit 1; }
 
 unit: light  ## the tests that need neither torch, nor torchrun, nor a kill
