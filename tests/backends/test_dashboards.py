@@ -220,7 +220,7 @@ def test_pictures_are_drawn_of_what_the_panels_answer(stack: Stack, job: Job, tm
         "--into",
         tmp_path,
     ]
-    subprocess.run(draw, check=True, timeout=120)
+    subprocess.run(draw, check=True, timeout=300)
     for name in NAMES:
         picture = (tmp_path / f"{name}.png").read_bytes()
         assert picture.startswith(b"\x89PNG")

@@ -30,7 +30,7 @@ _ARTIFACTS = (
     ("org.apache.logging.log4j", "log4j-slf4j-impl", "2.24.3"),  # without it a broker that does not start says nothing
 )
 _FETCH_S = 600.0
-_TOOL_S = 60.0
+_TOOL_S = 300.0
 _CONSOLE = """\
 appenders = console
 appender.console.type = Console
