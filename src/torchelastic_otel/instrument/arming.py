@@ -37,8 +37,8 @@ class Patches:
     def undo(self) -> None:
         """Restore everything, last first, except for what other code has replaced since then."""
         while self._replaced:
-            owner, name, before, ours = self._replaced.pop()
-            if vars(owner).get(name) is not ours:
+            owner, name, before, value = self._replaced.pop()
+            if vars(owner).get(name) is not value:
                 continue
             if before is _MISSING:
                 delattr(owner, name)
