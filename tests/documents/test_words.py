@@ -114,7 +114,7 @@ def test_a_file_uses_the_terms_of_the_field(path: Path) -> None:
         "torch says that the worker failed", "What stands in the spool is told once.",
         "This agent goes by its own view.",
         "the one agent that speaks for the job", "a class of ours", "a fault of torch's, repaired in 2.4",
-        "A raw row is settled.", "Guarantees: nothing.", "the walls of the house", "whoever asks",
+        "A raw row is settled.", "What always holds: nothing.", "the walls of the house", "whoever asks",
     ],
 )  # fmt: skip
 def test_a_word_of_the_list_is_found(sentence: str) -> None:
