@@ -6,8 +6,8 @@ import json
 
 import pytest
 
+from torchelastic_otel.model.cause import Cause
 from torchelastic_otel.model.event import ElasticEvent, Origin, Severity
-from torchelastic_otel.model.failure import Cause
 from torchelastic_otel.model.phases import Phase
 from torchelastic_otel.model.span import ElasticSpan, SpanEvent, SpanLink
 from torchelastic_otel.processing.enrichment import AgentContext

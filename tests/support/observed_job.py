@@ -10,11 +10,11 @@ from tests.support.observers import Clock, EventCollector, S, Server, moment, wa
 from torchelastic_otel import semconv
 from torchelastic_otel.agent.coordination.coordinator import JobCoordinator
 from torchelastic_otel.agent.coordination.fallback import ANSWER_TIMEOUT_NS
+from torchelastic_otel.agent.coordination.job_store import JobStore
 from torchelastic_otel.agent.coordination.membership import SilentNode
 from torchelastic_otel.agent.coordination.round_start import JoinedRound
-from torchelastic_otel.agent.coordination.store import JobStore
 from torchelastic_otel.event_loop import EventLoopThread
-from torchelastic_otel.model.failure import WORKER_FAILURE, Cause
+from torchelastic_otel.model.cause import WORKER_FAILURE, Cause
 
 ANSWER_WITHIN_S = ANSWER_TIMEOUT_NS / S
 

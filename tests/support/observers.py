@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
-from torchelastic_otel.agent.coordination.keys import JobKeys
-from torchelastic_otel.agent.coordination.store import JobStore
+from torchelastic_otel.agent.coordination.agreement import JobKeys
+from torchelastic_otel.agent.coordination.job_store import JobStore
 from torchelastic_otel.event_loop import EventLoopThread
 from torchelastic_otel.model.inferred_event import ClockReading, InferredEvent
 

@@ -25,7 +25,7 @@ from torchelastic_otel.agent.rendezvous_wait import RendezvousView, RendezvousWa
 from torchelastic_otel.agent.training import TrainingFiles
 from torchelastic_otel.agent.workers import Worker, WorkerGroupMonitor
 from torchelastic_otel.event_loop import EventLoopThread
-from torchelastic_otel.model.failure import NODE_LEFT, Cause
+from torchelastic_otel.model.cause import NODE_LEFT, Cause
 from torchelastic_otel.model.inferred_event import ClockReading, InferredEvent
 from torchelastic_otel.model.phases import Phase
 from torchelastic_otel.model.trace_ids import RUNNING, round_ids

@@ -94,9 +94,9 @@ class MetricCheckpoints:
             SpoolError: The spool cannot be read.
             ValueError: The stored data is of another version, or damaged.
         """
-        tally = source.spool.meta(METRICS_KEY)
+        written = source.spool.meta(METRICS_KEY)
         exporters = source.spool.meta(EXPORTERS_KEY)
-        if tally is None or (exporters is not None and self._name not in json.loads(exporters)):
+        if written is None or (exporters is not None and self._name not in json.loads(exporters)):
             return []  # there are no metrics, or other exporters received them
         stored = source.spool.meta(f"{SENT_KEY} {self._name}")
         checkpoint = Checkpoint(None, None) if stored is None else Checkpoint.from_json(stored)
@@ -105,7 +105,7 @@ class MetricCheckpoints:
         if sent is not None and base != sent:
             # it may have arrived: the same again, which a receiver can recognise
             batches.append(MetricBatch(source.origin, sent, base))
-        for final in self._final_snapshots(tally):
+        for final in self._final_snapshots(written):
             while (rest := metric_delta.remaining(final, sent)) is not None:
                 # a series that this exporter never sent begins with 0, whatever others sent
                 started = metric_delta.cumulative_values(sent) if sent is not None else ()

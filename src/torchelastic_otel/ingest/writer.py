@@ -144,28 +144,28 @@ class Writer:
         """All metrics of this moment."""
         self_metrics = self._provider.self_metrics()
         with self._state_lock:
-            taken, tally = snapshot(
+            taken, state = snapshot(
                 self._state.metrics,
                 now_wall_ns=self._wall_ns(),
                 now_monotonic_ns=self._monotonic_ns(),
                 self_metrics=self_metrics,
             )
-            self._store_metrics(tally)
+            self._store_metrics(state)
         return taken
 
     def commit(self, accepted: Snapshot) -> bool:
         """A snapshot was accepted, so its series have begun; returns whether another one should follow soon."""
         with self._state_lock:
             held_back = self._state.metrics.withheld
-            tally = acknowledge(self._state.metrics, accepted)
-            self._store_metrics(tally)
+            state = acknowledge(self._state.metrics, accepted)
+            self._store_metrics(state)
         return held_back
 
-    def _store_metrics(self, tally: MetricState) -> None:
+    def _store_metrics(self, state: MetricState) -> None:
         """Store the metrics; with the lock held, so that older ones never replace newer ones."""
-        self._state = replace(self._state, metrics=tally)
+        self._state = replace(self._state, metrics=state)
         try:
-            self._spool.put_meta(METRICS_KEY, tally.to_json())
+            self._spool.put_meta(METRICS_KEY, state.to_json())
         except SpoolError as error:
             logger.debug("%s", error)  # the next rows go to memory, and the metrics with them
 

@@ -31,7 +31,7 @@ from torchelastic_otel.guard import guard
 from torchelastic_otel.instrument.arming import Patches
 from torchelastic_otel.instrument.patching import AroundFunction, IdentityMap, MethodPatcher, nothing
 from torchelastic_otel.instrument.rendezvous_hook import StateBeforeSync, TorchRendezvous, wrap_sanitize
-from torchelastic_otel.model.failure import MEMBERSHIP_CHANGE, WORKER_FAILURE
+from torchelastic_otel.model.cause import MEMBERSHIP_CHANGE, WORKER_FAILURE
 from torchelastic_otel.model.inferred_event import InferredEvent
 from torchelastic_otel.model.job_environment import configured_host_name
 from torchelastic_otel.model.text import bounded

@@ -19,8 +19,8 @@ from datetime import datetime, timezone
 from typing import Any, Final
 
 from torchelastic_otel.agent.coordination.coordinator import JobCoordinator
+from torchelastic_otel.agent.coordination.job_store import JobStore
 from torchelastic_otel.agent.coordination.membership import SilentNode
-from torchelastic_otel.agent.coordination.store import JobStore
 from torchelastic_otel.agent.rendezvous_wait import RendezvousView
 from torchelastic_otel.guard import guard
 

@@ -91,7 +91,7 @@ class ProcessResult:
 
     Attributes:
         events: The event of each record.
-        more: Events that follow from them.
+        derived: Events that follow from them.
         spans: Spans that ended with them.
     """
 
@@ -176,12 +176,12 @@ def process_remaining(spool: Spool) -> int:
     origin = spool.meta(ORIGIN_KEY)
     known = load_state(spool.meta, Origin.from_json(origin).started_ns if origin is not None else 0, spool.path)
     known, done = process(known, [(row.destination, row.payload) for row in rows])
-    narrative, spans = known.trace, tuple[ElasticSpan, ...]()
+    trace, spans = known.trace, tuple[ElasticSpan, ...]()
     with guard:  # its rows must be delivered all the same
-        narrative, spans = finish_orphaned(known.trace)
-    if rows or narrative is not known.trace:
+        trace, spans = finish_orphaned(known.trace)
+    if rows or trace is not known.trace:
         payloads = [(row.sequence, event.to_json()) for row, event in zip(rows, done.events, strict=True)]
         more = [(event.destination, event.to_json()) for event in done.derived]
         more += [(SPANS, span.to_json()) for span in (*done.spans, *spans)]
-        spool.commit_processed(payloads, replace(known, trace=narrative).to_meta(), more)
+        spool.commit_processed(payloads, replace(known, trace=trace).to_meta(), more)
     return len(rows)

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from torchelastic_otel.agent.coordination.store import wait_for_pending_calls
+from torchelastic_otel.agent.coordination.job_store import wait_for_pending_calls
 from torchelastic_otel.events import handlers
 from torchelastic_otel.export.destinations import Registry
 from torchelastic_otel.ingest.handler import SpoolHandler

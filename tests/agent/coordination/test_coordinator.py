@@ -7,13 +7,13 @@ import pytest
 from tests.support.observed_job import ANSWER_WITHIN_S, Job, failure
 from tests.support.observers import LONGEST_S, Server, moment
 from torchelastic_otel import semconv
-from torchelastic_otel.agent.coordination import coordinator, store
+from torchelastic_otel.agent.coordination import coordinator, job_store
 
 
 @pytest.fixture(autouse=True)
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Agents that wait for the store, as before they join, get what they wait for; 50 ms need not be enough."""
-    for module in (coordinator, store):
+    for module in (coordinator, job_store):
         monkeypatch.setattr(module, "MAX_WAIT_S", LONGEST_S)
 
 

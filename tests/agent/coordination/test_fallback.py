@@ -7,7 +7,7 @@ import pytest
 from tests.support.observed_job import ANSWER_WITHIN_S, Agent, HungStore, Job, SlowConnection, failure, silent
 from tests.support.observers import Clock, S, Server, moment, wait_until_all_idle
 from torchelastic_otel import semconv
-from torchelastic_otel.agent.coordination.store import CONNECT_TIMEOUT_NS, JobStore
+from torchelastic_otel.agent.coordination.job_store import CONNECT_TIMEOUT_NS, JobStore
 
 
 @pytest.fixture

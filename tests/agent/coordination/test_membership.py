@@ -9,8 +9,8 @@ import pytest
 from tests.support.observed_job import ANSWER_WITHIN_S, Agent, Job, failure, silent
 from tests.support.observers import Server, moment, wait_until_all_idle
 from torchelastic_otel import semconv
-from torchelastic_otel.agent.coordination.store import JobStore
-from torchelastic_otel.model.failure import NODE_LEFT, NODE_LOST, Cause
+from torchelastic_otel.agent.coordination.job_store import JobStore
+from torchelastic_otel.model.cause import NODE_LEFT, NODE_LOST, Cause
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torchelastic_otel.cli.timeline import Timeline
 from torchelastic_otel.history.types import LeftReason, Outcome, State
-from torchelastic_otel.model.failure import REASONS
+from torchelastic_otel.model.cause import REASONS
 from torchelastic_otel.model.phases import Phase
 
 DOCS = Path(__file__).parents[3] / "docs" / "reference"

@@ -18,13 +18,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from torchelastic_otel import semconv
+from torchelastic_otel.agent.coordination.agreement import IN_BARRIER, LEFT, BringUp, JobKeys
 from torchelastic_otel.agent.coordination.fallback import LocalFallback
-from torchelastic_otel.agent.coordination.keys import IN_BARRIER, LEFT, BringUp, JobKeys
+from torchelastic_otel.agent.coordination.job_store import MAX_WAIT_S, JobStore
 from torchelastic_otel.agent.coordination.membership import Membership, SilentNode
 from torchelastic_otel.agent.coordination.round_start import JoinedRound, RoundStart
-from torchelastic_otel.agent.coordination.store import MAX_WAIT_S, JobStore
 from torchelastic_otel.event_loop import EventLoopThread
-from torchelastic_otel.model.failure import MEMBERSHIP_CHANGE, NODE_LEFT, UNKNOWN, WORKER_FAILURE, Cause
+from torchelastic_otel.model.cause import MEMBERSHIP_CHANGE, NODE_LEFT, UNKNOWN, WORKER_FAILURE, Cause
 from torchelastic_otel.model.inferred_event import InferredEvent
 from torchelastic_otel.units import NS_PER_MS
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from torchelastic_otel.agent.coordination.keys import JobKeys
-from torchelastic_otel.agent.coordination.store import JobStore
+from torchelastic_otel.agent.coordination.agreement import JobKeys
+from torchelastic_otel.agent.coordination.job_store import JobStore
 from torchelastic_otel.event_loop import EventLoopThread, Task
 from torchelastic_otel.units import NS_PER_S
 

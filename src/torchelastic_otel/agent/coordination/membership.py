@@ -16,12 +16,12 @@ from datetime import datetime, timezone
 from typing import Any
 
 from torchelastic_otel import semconv
+from torchelastic_otel.agent.coordination.agreement import IN_BARRIER, LEFT, LOST, JobKeys
 from torchelastic_otel.agent.coordination.fallback import LocalFallback
-from torchelastic_otel.agent.coordination.keys import IN_BARRIER, LEFT, LOST, JobKeys
+from torchelastic_otel.agent.coordination.job_store import JobStore
 from torchelastic_otel.agent.coordination.round_start import JoinedRound
-from torchelastic_otel.agent.coordination.store import JobStore
 from torchelastic_otel.event_loop import Task
-from torchelastic_otel.model.failure import NODE_LOST, Cause
+from torchelastic_otel.model.cause import NODE_LOST, Cause
 from torchelastic_otel.model.node_id import address_of
 from torchelastic_otel.units import NS_PER_S
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from torchelastic_otel import semconv
-from torchelastic_otel.agent.coordination.keys import BringUp, JobKeys
-from torchelastic_otel.agent.coordination.store import MAX_WAIT_S, JobStore
+from torchelastic_otel.agent.coordination.agreement import BringUp, JobKeys
+from torchelastic_otel.agent.coordination.job_store import MAX_WAIT_S, JobStore
 from torchelastic_otel.event_loop import EventLoopThread
 from torchelastic_otel.units import NS_PER_MS, NS_PER_S
 

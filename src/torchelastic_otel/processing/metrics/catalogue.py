@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from torchelastic_otel import semconv
-from torchelastic_otel.model.failure import REASONS
+from torchelastic_otel.model.cause import REASONS
 from torchelastic_otel.model.metric import Kind
 from torchelastic_otel.model.phases import RESTART_PHASES, Phase
 from torchelastic_otel.torch_events.catalogue import EVENT_NAMES

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from torchelastic_otel import semconv
+from torchelastic_otel.model.cause import NODE_LEFT, NODE_LOST
 from torchelastic_otel.model.event import ElasticEvent, int_attribute
-from torchelastic_otel.model.failure import NODE_LEFT, NODE_LOST
 from torchelastic_otel.model.serialization import stored_as
 from torchelastic_otel.processing.metrics.catalogue import FAILURE_KINDS, FAILURE_ROLES
 

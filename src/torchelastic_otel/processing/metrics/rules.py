@@ -15,8 +15,8 @@ from dataclasses import replace
 from typing import Final
 
 from torchelastic_otel import semconv
+from torchelastic_otel.model.cause import REASONS, UNKNOWN
 from torchelastic_otel.model.event import ElasticEvent, int_attribute
-from torchelastic_otel.model.failure import REASONS, UNKNOWN
 from torchelastic_otel.model.phases import RESTART_PHASES, Phase
 from torchelastic_otel.processing.metrics import durations, failures
 from torchelastic_otel.processing.metrics.catalogue import MEMBERSHIP_ATTRIBUTES, series_key
@@ -96,13 +96,13 @@ def _restart_completed(run: RunCounters, event: ElasticEvent, at_ns: int) -> Run
         return run
     reason = event.attributes.get(semconv.RESTART_REASON)
     series = series_key(semconv.METRIC_RESTARTS, str(reason) if reason in REASONS else UNKNOWN)
-    told_ns = event.time_ns or event.observed_ns
-    run = add_exemplar(count(run, series), series, 1, told_ns, event.trace_id, event.span_id)
+    time_ns = event.time_ns or event.observed_ns
+    run = add_exemplar(count(run, series), series, 1, time_ns, event.trace_id, event.span_id)
     for phase in RESTART_PHASES:
         took = event.attributes.get(semconv.RESTART_PHASE_DURATION.format(phase=phase))
         if isinstance(took, (int, float)) and took >= 0:
             series = series_key(semconv.METRIC_RESTART_DURATION, phase)
-            run = add_exemplar(observe(run, series, took), series, took, told_ns, event.trace_id, event.span_id)
+            run = add_exemplar(observe(run, series, took), series, took, time_ns, event.trace_id, event.span_id)
     return run
 
 

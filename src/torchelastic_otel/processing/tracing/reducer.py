@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from torchelastic_otel import semconv
+from torchelastic_otel.model.cause import UNKNOWN
 from torchelastic_otel.model.event import AttributeValue, ElasticEvent, Severity, int_attribute
-from torchelastic_otel.model.failure import UNKNOWN
 from torchelastic_otel.model.phases import RESTART_PHASES, Phase
 from torchelastic_otel.model.span import ElasticSpan
 from torchelastic_otel.processing.tracing.placement import round_of, with_span_context, with_span_event

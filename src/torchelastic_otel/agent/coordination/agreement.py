@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from typing import Final, Protocol
 
-from torchelastic_otel.model.failure import Cause, earlier
+from torchelastic_otel.model.cause import Cause, earlier
 
 _NEVER: Final = "\x01"
 """No key ever has this value: comparing with it reads the key."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.support.observers import Server, in_threads
-from torchelastic_otel.agent.coordination.keys import IN_BARRIER, LEFT, LOST, BringUp, JobKeys
-from torchelastic_otel.model.failure import NODE_LOST, WORKER_FAILURE, Cause
+from torchelastic_otel.agent.coordination.agreement import IN_BARRIER, LEFT, LOST, BringUp, JobKeys
+from torchelastic_otel.model.cause import NODE_LOST, WORKER_FAILURE, Cause
 
 pytestmark = pytest.mark.torch
 

@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from torchelastic_otel.agent.coordination.keys import Client, JobKeys
+from torchelastic_otel.agent.coordination.agreement import Client, JobKeys
 from torchelastic_otel.guard import guard
 from torchelastic_otel.units import NS_PER_S
 

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from tests.support.observers import LONGEST_S, Clock, Server, in_threads
-from torchelastic_otel.agent.coordination import store as job_store
-from torchelastic_otel.agent.coordination.keys import JobKeys
-from torchelastic_otel.agent.coordination.store import CALL_TIMEOUT_NS, JobStore
+from torchelastic_otel.agent.coordination import job_store
+from torchelastic_otel.agent.coordination.agreement import JobKeys
+from torchelastic_otel.agent.coordination.job_store import CALL_TIMEOUT_NS, JobStore
 
 
 class Table:
@@ -300,7 +300,7 @@ import atexit, os, sys, threading
 from datetime import timedelta
 from torch.distributed import TCPStore
 import torchelastic_otel
-from torchelastic_otel.agent.coordination.store import JobStore
+from torchelastic_otel.agent.coordination.job_store import JobStore
 
 torchelastic_otel.install("memory", watch_torch=False)
 

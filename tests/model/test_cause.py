@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from torchelastic_otel import semconv
-from torchelastic_otel.model.failure import NODE_LEFT, NODE_LOST, REASONS, WORKER_FAILURE, Cause, earlier
+from torchelastic_otel.model.cause import NODE_LEFT, NODE_LOST, REASONS, WORKER_FAILURE, Cause, earlier
 
 texts = st.one_of(st.none(), st.text(max_size=8))
 numbers = st.one_of(st.none(), st.integers(-9, 9))
