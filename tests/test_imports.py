@@ -43,3 +43,31 @@ def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
 
     with pytest.raises(AttributeError, match="no attribute 'instal'"):
         torchelastic_otel.instal  # noqa: B018
+
+
+PRELOAD = """
+from torchelastic_otel.export.destinations import Exporter
+from torchelastic_otel.export.otel import factory
+from torchelastic_otel.model.signals import Signal
+factory.preload([Exporter(name, None, signal) for name in {names!r} for signal in Signal], {{}})
+"""
+
+
+def test_exporters_that_encode_nothing_load_no_protobuf() -> None:
+    """It costs import time beside torch's main thread, and training images often have an incompatible one."""
+    assert "google" not in modules_after(PRELOAD.format(names=["console_line", "memory", "sdk"]))
+    assert "google" in modules_after(PRELOAD.format(names=["file"]))
+
+
+def test_an_incompatible_protobuf_raises_nothing_before_the_exporters_are_made() -> None:
+    """What is detected for the resource afterwards would be lost otherwise."""
+    incompatible = """
+import importlib.abc, sys
+class Incompatible(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name.startswith("opentelemetry.proto."):
+            raise TypeError("Descriptors cannot be created directly.")
+sys.meta_path.insert(0, Incompatible())
+"""
+    names = ["file", "otlp_proto_http", "otlp_proto_grpc", "memory"]
+    assert "opentelemetry" in modules_after(incompatible + PRELOAD.format(names=names))

@@ -242,3 +242,16 @@ def test_an_agent_that_is_told_to_go_says_so_and_its_workers_have_not_failed(obs
     assert [phase for phase, _, _ in observed.phases()[4:]] == ["stop", "ended"]
     last = observed.attributes_of(semconv.AGENT_PHASE_ENTERED)[-1]
     assert (last[semconv.AGENT_OUTCOME], last[semconv.ERROR_TYPE]) == ("terminated", "SignalException")
+
+
+def test_a_failure_whose_first_event_is_interrupted_is_reported_by_the_next_call(observed: ObservedAgent) -> None:
+    """A signal may raise in the event in front of it: the failure, and with it the cause, is not lost."""
+    observed.bring_up(0, unwatched_workers(2))
+    observed.at(29.9).on_poll()
+    observed.events.interrupted = lambda event: event.attributes.get(semconv.PHASE) == "detect"
+    with pytest.raises(KeyboardInterrupt):
+        observed.at(30).on_close_begin({0: None, 1: 3})
+    assert observed.attributes_of(semconv.WORKER_FAILED) == []
+    observed.at(30.1).on_close_begin({0: None, 1: 3})
+    (failed,) = observed.attributes_of(semconv.WORKER_FAILED)
+    assert (failed[semconv.PROCESS_EXIT_CODE], failed[semconv.FAILURE_ROLE]) == (3, "cause")

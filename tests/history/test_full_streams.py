@@ -247,7 +247,7 @@ def test_an_agent_that_lost_the_others_is_a_victim_and_the_run_has_failed() -> N
     [round_] = run.rounds
     assert (round_.outcome, round_.first_failure) == (Outcome.FAILED, None)
     assert [node.left_reason for node in round_.nodes] == [LeftReason.SUCCEEDED, LeftReason.ERROR]
-    assert any("RendezvousConnectionError, which has no reason" in sentence for sentence in run.unknown)
+    assert any("RendezvousConnectionError, which does not give the reason" in sentence for sentence in run.unknown)
 
 
 def test_a_worker_in_uninterruptible_sleep_is_a_failure_though_torch_ends_well() -> None:

@@ -72,10 +72,10 @@ def nobody_says_how_it_ended() -> tuple[list[StoredEvent], set[str]]:
 @pytest.mark.parametrize(
     ("job", "sentence"),
     [
-        (the_store_is_lost, "and 991 more lost the others: they ended with RendezvousConnectionError, which has no"),
+        (the_store_is_lost, "and 991 more lost the others: they ended with RendezvousConnectionError, which does not"),
         (all_are_killed, "and 992 more are considered lost in round 0 because their events stop without an end"),
         (each_is_recorded_twice, "and 992 more; the one with more events is used"),
-        (nobody_says_how_it_ended, "and 992 more ended: no event reports the end of its workers"),
+        (nobody_says_how_it_ended, "and 992 more ended: no event reports the end of the workers"),
     ],
 )
 def test_a_thousand_nodes_are_a_few_sentences(job: _Job, sentence: str) -> None:

@@ -167,4 +167,4 @@ def test_one_nodes_recording_says_which_nodes_are_missing() -> None:
     ]
     [run] = build_runs(add(HistoryState(), deliveries))
     assert run.outcome == Outcome.UNKNOWN
-    assert "round 0 had 2 nodes; there are no events of nodes 0" in run.unknown
+    assert "round 0 had 2 nodes; there are no events of node 0" in run.unknown

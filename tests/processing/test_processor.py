@@ -28,7 +28,9 @@ from torchelastic_otel.processing.processor import (
     process,
     process_remaining,
 )
+from torchelastic_otel.processing.stored_events import read_events
 from torchelastic_otel.spool import store
+from torchelastic_otel.spool.reader import read_spool
 
 BOUND = 1 << 20
 ORIGIN = Origin("0" * 32, "host", 1, EPOCH_NS)
@@ -153,7 +155,7 @@ def test_what_is_known_is_kept_with_the_rows_it_comes_from(tmp_path: Path) -> No
     """A process that is killed in between must find, on the other side, one or the other, never half."""
     spool = spool_of(tmp_path, "a")
     live(spool, 8, at_once=4)
-    known = load_state(spool.meta, 0, spool.path)
+    known = load_state(spool.meta, 0)
     assert known.trace.phase is Phase.DETECT
     assert (known.context.round, known.context.hooked) == (0, True)
     spool.append(ROWS[8:10], unprocessed=True)
@@ -162,7 +164,7 @@ def test_what_is_known_is_kept_with_the_rows_it_comes_from(tmp_path: Path) -> No
         process_remaining(spool)
     spool._connection.execute("PRAGMA query_only=OFF")
     assert len(spool.unprocessed()) == 2
-    assert load_state(spool.meta, 0, spool.path) == known
+    assert load_state(spool.meta, 0) == known
     assert process_remaining(spool) == 2
 
 
@@ -180,17 +182,30 @@ def test_what_another_version_knew_may_be_lost_and_no_event_is(tmp_path: Path, k
     assert spool.last_sequence >= before
 
 
+def test_reading_a_spool_warns_of_no_delivery(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The timeline only reads: a state of another version makes it begin anew, silently."""
+    spool = spool_of(tmp_path, "a")
+    spool.append(ROWS[:2], unprocessed=True)
+    for key in (CONTEXT_KEY, TRACE_KEY, METRICS_KEY):
+        spool.put_meta(key, "[")
+    assert spool.path is not None
+    assert len(read_events(read_spool(spool.path))) >= 2
+    assert caplog.records == []
+    assert process_remaining(spool) == 2
+    assert "its events are delivered without the state before them" in caplog.text
+
+
 def test_a_newer_versions_fields_are_left_out_and_missing_ones_have_their_defaults(tmp_path: Path) -> None:
     """An upgrade or a downgrade between two jobs must not cost a dead agent's numbers."""
     spool = spool_of(tmp_path, "a")
     live(spool, 8, at_once=4)
-    known = load_state(spool.meta, 0, spool.path)
+    known = load_state(spool.meta, 0)
     tally, narrative = json.loads(spool.meta(METRICS_KEY) or ""), json.loads(spool.meta(TRACE_KEY) or "")
     tally["newer"] = narrative["newer"] = tally["runs"][0]["newer"] = tally["runs"][0]["times"]["newer"] = [1]
     del tally["runs"][0]["hosts_store"], narrative["restart_count"]
     spool.put_meta(METRICS_KEY, json.dumps(tally))
     spool.put_meta(TRACE_KEY, json.dumps(narrative))
-    found = load_state(spool.meta, 0, spool.path)
+    found = load_state(spool.meta, 0)
     assert found.trace == replace(known.trace, restart_count=None)
     assert found.metrics == replace(known.metrics, runs=(replace(known.metrics.runs[0], hosts_store=False),))
 
@@ -233,7 +248,7 @@ def test_a_row_at_fault_in_a_dead_process_spool_holds_up_none_behind_it(tmp_path
     assert spool.unprocessed() == []
     names = [ElasticEvent.from_json(row.payload).name for row in spool.read("x", 0, 99, BOUND)]
     assert names[:3] == [semconv.AGENT_STARTED, semconv.UNKNOWN_EVENT, semconv.AGENT_PHASE_ENTERED]
-    assert load_state(spool.meta, 0, spool.path).trace.phase is Phase.ENDED
+    assert load_state(spool.meta, 0).trace.phase is Phase.ENDED
 
 
 @pytest.mark.tests_own_faults

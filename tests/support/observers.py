@@ -25,10 +25,15 @@ class EventCollector:
 
     def __init__(self) -> None:
         self.facts: list[InferredEvent] = []
+        self.interrupted: Callable[[InferredEvent], bool] = lambda event: False
+        """Which event is interrupted, once, as a signal's exception interrupts what runs on the main thread."""
         self._changed = threading.Condition()
 
     def __call__(self, event: InferredEvent) -> None:
         """Takes what is said, from any thread."""
+        if self.interrupted(event):
+            self.interrupted = lambda event: False
+            raise KeyboardInterrupt
         with self._changed:
             self.facts.append(event)
             self._changed.notify_all()

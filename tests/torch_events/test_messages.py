@@ -80,7 +80,7 @@ def test_a_failure_says_who_and_how(more: dict[str, Any], text: str) -> None:
                 **CAUSE,
             },
             "Restart 2 completed in 12.250 s: a worker failed: on gpu-7, rank 3 (local rank 1, pid 41) was killed by"
-            " SIGKILL (ambiguous: the clock error is larger than the time between the failures)",
+            " SIGKILL (ambiguous: another failure is within the error of the times)",
         ),
         (
             semconv.MEMBERSHIP_CHANGED,

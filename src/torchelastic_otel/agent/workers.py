@@ -198,7 +198,6 @@ class WorkerGroupMonitor:
         for pid in hanging if not self._failed else ():
             if pid in by_pid:
                 worker = by_pid[pid]
-                self._failures[worker.local_rank] = None  # it has failed, and not ended
                 self._report_failure(worker, None, _Observed(self._clock(), "result"), hangs=True)
 
     # --- inside
@@ -224,7 +223,6 @@ class WorkerGroupMonitor:
         new.sort(key=lambda failure: failure[0].at.monotonic_ns)
         for observed, worker, code in new:
             ambiguous = any(other is not worker and observed.overlaps(o) for o, other, _ in new)
-            self._failures[worker.local_rank] = observed
             self._report_failure(worker, code, observed, ambiguous=ambiguous)
 
     def _report_failure(
@@ -234,6 +232,8 @@ class WorkerGroupMonitor:
         if is_cause:
             self._on_detected(observed.at)
             self._failed = True
+        # after the event above: if a signal interrupts that, the failure is reported with the next call
+        self._failures[worker.local_rank] = None if hangs else observed  # a worker that hangs has not ended
         text = None if hangs else _error_text(worker.error_file)
         attributes = {**_exit_attributes(worker, code), semconv.FAILURE_ROLE: "cause" if is_cause else "victim"}
         if hangs:

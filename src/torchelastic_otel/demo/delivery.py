@@ -100,13 +100,13 @@ def read_stored_events(directories: Mapping[str, Path]) -> list[StoredEvents]:
         for path in spools_of(directory):
             contents = read_spool(path)
             origin, cursors = read_origin(contents), contents.cursors.values()
-            sequences = [seq for seq, event in read_events(contents, path) if event.name not in semconv.HEARTBEATS]
+            sequences = [seq for seq, event in read_events(contents) if event.name not in semconv.HEARTBEATS]
             stored.append(
                 StoredEvents(
                     origin.id if origin is not None else path.stem,
                     node,
                     tuple(sequences),
-                    max((cursor.pending for cursor in cursors), default=len(sequences)),
+                    sum(cursor.pending for cursor in cursors) if cursors else len(sequences),
                     sum(cursor.rejected + cursor.quarantined + cursor.dropped for cursor in cursors),
                 )
             )
@@ -162,7 +162,7 @@ def describe(delivery: Delivery) -> list[str]:
         for node in delivery.nodes
     ]
     if delivery.duplicates:
-        lines.append(f"{delivery.duplicates} duplicates (delivery is at least once; log.record.uid identifies them)")
+        lines.append(f"Duplicates: {delivery.duplicates} (delivery is at least once; log.record.uid identifies them)")
     if delivery.is_complete:
         total = sum(node.arrived for node in delivery.nodes)
         return [
@@ -172,13 +172,14 @@ def describe(delivery: Delivery) -> list[str]:
     lines.append("SOMETHING IS MISSING:")
     lines += [f"  nothing arrived from {node}" for node in delivery.silent_nodes]
     lines += [
-        f"  {node.node}: {ranges(node.missing, most=len(node.missing))}, of {node.stored} events"
+        f"  {node.node}: {len(node.missing)} of {node.stored} events, sequences"
+        f" {ranges(node.missing, most=len(node.missing))}"
         for node in delivery.nodes
         if node.missing and node.arrived
     ]
     lines += [f"  {node.node}: its spool cannot be read" for node in delivery.nodes if node.stored is None]
     if delivery.without_uid:
-        lines.append(f"  {delivery.without_uid} records without a log.record.uid cannot be compared")
+        lines.append(f"  without a log.record.uid, so not compared: {delivery.without_uid}")
     return lines
 
 

@@ -110,7 +110,8 @@ class Pipeline:
 
     @property
     def _workers(self) -> list[ExportWorker[Any]]:
-        return list(self._workers_by_cursor.values())
+        # metric workers last: one that hangs must not use up the time in which logs and traces stop
+        return sorted(self._workers_by_cursor.values(), key=lambda worker: isinstance(worker, PeriodicMetricWorker))
 
     # --- sources and exporters; called on the writer's thread or before anything runs
 
@@ -316,7 +317,7 @@ class Pipeline:
             for worker in self._workers:
                 try:
                     worker.start()
-                except RuntimeError:  # no thread: see() has raised it, and its caller calls again
+                except RuntimeError:  # no thread: subscribe() has raised it, and its caller calls again
                     continue
         while not self._stop.is_set():
             if self._adopter is None or self._interval_s is None:

@@ -126,7 +126,7 @@ def unknown(
     if run.outcome != Outcome.SUCCEEDED:
         sentences += _why_they_lost_the_others(agents)
     if any(agent.times[0] is None for agent in agents):
-        sentences.append("times: recordings of torch's own JSON have none; captures, spools and OTLP have")
+        sentences.append("times: recordings of torch's own JSON have none; captures, spools and OTLP do")
     if run.rounds and run.rounds[0].round > 0:
         sentences.append(f"rounds before {run.rounds[0].round}: their events are missing")
     return (*sentences, *notes)
@@ -148,16 +148,16 @@ def _missing_events(run: Run) -> list[str]:
         # with the static backend a round number is each agent's own count
         ranks = all_ranks if run.backend == "static" else {node.group_rank for node in round_.nodes}
         if round_.world_size is not None and len(ranks) < round_.world_size:
-            missing = ranges(rank for rank in range(round_.world_size) if rank not in ranks)
-            absent.append(
-                (("", f" had {round_.world_size} nodes; there are no events of nodes {missing}"), round_.round)
-            )
+            missing = [rank for rank in range(round_.world_size) if rank not in ranks]
+            which = f"{'node' if len(missing) == 1 else 'nodes'} {ranges(missing)}"
+            absent.append((("", f" had {round_.world_size} nodes; there are no events of {which}"), round_.round))
     return sentences + _by_rounds(absent)
 
 
 def _why_no_outcome(run: Run, agents: Sequence[AgentHistory]) -> str:
     if not run.rounds and agents and all(agent.standby_ns or agent.wait_listed_ns for agent in agents):
-        return f"how the run went: {_named(agents)} was only on standby, or waited for a place"
+        were = "was" if len(agents) == 1 else "were"
+        return f"how the run went: {_named(agents)} {were} only on standby, or waited for a place"
     endless = [agent for agent in agents if agent.is_open and not agent.has_vanished]
     if endless:
         return f"how the run ended: the events of {_named(endless)} stop without an end; it may still be running"
@@ -172,7 +172,7 @@ def _why_they_lost_the_others(agents: Sequence[AgentHistory]) -> list[str]:
             groups.setdefault((lost, agent.end.error_type or ""), []).append(agent)
     return [
         f"why {_named(group)} {lost} the others: {'it' if len(group) == 1 else 'they'} ended with {error},"
-        " which has no reason"
+        " which does not give the reason"
         for (lost, error), group in groups.items()
     ]
 

@@ -268,7 +268,7 @@ def _outcome(
     if semconv.WORKER_SUCCEEDED in workers:
         return Outcome.SUCCEEDED, ""
     if torchs == semconv.AGENT_SUCCEEDED:
-        return (Outcome.FAILED, "") if failed else (Outcome.UNKNOWN, "no event reports the end of its workers")
+        return (Outcome.FAILED, "") if failed else (Outcome.UNKNOWN, "no event reports the end of the workers")
     return Outcome.UNKNOWN, ""
 
 

@@ -63,7 +63,7 @@ class Serializable:
         try:
             data: _Self = decoder_of(cls, cls.LAYOUT)(json.loads(line))
         except (TypeError, KeyError, AttributeError) as error:
-            raise ValueError(f"not a {cls.__name__} of this version: {line[:80]!r}") from error
+            raise ValueError(f"no {cls.__name__} of this version: {line[:80]!r}") from error
         return data
 
 

@@ -12,7 +12,6 @@ import json
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Final, TypeVar
 
 from torchelastic_otel import semconv
@@ -138,13 +137,15 @@ def _process_record(
     return ProcessorState(context, trace, metrics), derived
 
 
-def load_state(meta: Callable[[str], str | None], started_ns: int, path: Path | None) -> ProcessorState:
+def load_state(
+    meta: Callable[[str], str | None], started_ns: int, warn: Callable[[ValueError], object] = lambda error: None
+) -> ProcessorState:
     """The state after the records that a spool's process has processed.
 
     Args:
         meta: The spool's texts by key.
         started_ns: When the process began, wall clock nanoseconds.
-        path: The spool's file, for warnings.
+        warn: Receives the error of each text that cannot be decoded; the initial state is used for it.
     """
     initial = ProcessorState.initial(started_ns)
 
@@ -155,8 +156,7 @@ def load_state(meta: Callable[[str], str | None], started_ns: int, path: Path | 
         try:
             return decode(text)
         except ValueError as error:
-            # another version may have written it: the events, which every version can read, are delivered all the same
-            logger.warning("spool %s: %s; its events are delivered without the state before them", path, error)
+            warn(error)  # another version may have written it: every version can read the events themselves
             return default
 
     return ProcessorState(
@@ -174,7 +174,11 @@ def process_remaining(spool: Spool) -> int:
     """
     rows = spool.unprocessed()
     origin = spool.meta(ORIGIN_KEY)
-    known = load_state(spool.meta, Origin.from_json(origin).started_ns if origin is not None else 0, spool.path)
+
+    def warn(error: ValueError) -> None:
+        logger.warning("spool %s: %s; its events are delivered without the state before them", spool.path, error)
+
+    known = load_state(spool.meta, Origin.from_json(origin).started_ns if origin is not None else 0, warn)
     known, done = process(known, [(row.destination, row.payload) for row in rows])
     trace, spans = known.trace, tuple[ElasticSpan, ...]()
     with guard:  # its rows must be delivered all the same

@@ -5,8 +5,6 @@ Guarantees: nothing is written; an unprocessed record is processed as its owner 
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from torchelastic_otel import semconv
 from torchelastic_otel.model.event import ElasticEvent, Origin
 from torchelastic_otel.processing.processor import ORIGIN_KEY, SPANS, load_state, process
@@ -21,14 +19,13 @@ def read_origin(contents: SpoolContents) -> Origin | None:
         return None
 
 
-def read_events(contents: SpoolContents, path: Path) -> list[tuple[int, ElasticEvent]]:
+def read_events(contents: SpoolContents) -> list[tuple[int, ElasticEvent]]:
     """All events of a spool with their sequences, in order; rows that no version can read are skipped.
 
     Events that are derived from unprocessed records get the sequences that their owner would give them.
 
     Args:
         contents: The contents of the spool.
-        path: Its file, for warnings.
     """
     events = []
     for row in contents.rows:
@@ -40,7 +37,7 @@ def read_events(contents: SpoolContents, path: Path) -> list[tuple[int, ElasticE
     records = [row for row in contents.rows if row.unprocessed]
     if records:
         origin = read_origin(contents)
-        state = load_state(contents.meta.get, 0 if origin is None else origin.started_ns, path)
+        state = load_state(contents.meta.get, 0 if origin is None else origin.started_ns)
         _, result = process(state, [(row.destination, row.payload) for row in records])
         events += zip((row.sequence for row in records), result.events, strict=True)
         events += enumerate(result.derived, contents.rows[-1].sequence + 1)

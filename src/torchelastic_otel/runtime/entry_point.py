@@ -44,8 +44,8 @@ def _on_refused() -> None:
 def _arm(elastic: str) -> Callable[[str], None] | None:
     from torchelastic_otel.runtime.api import install_from_environment
 
-    api = install_from_environment(elastic)
-    return None if api is None else api.check_destination
+    installation = install_from_environment(elastic)
+    return None if installation is None else installation.check_destination
 
 
 def _no_backend(params: object) -> NoReturn:

@@ -111,8 +111,8 @@ class Spool:
         size = sum(row_bytes(destination, payload) for destination, payload in rows)
         if size > self.append_limit:
             raise SpoolTooSmallError(
-                f"spool {self.path or 'in memory'}: {size} bytes at once, {self.append_limit} are allowed where it"
-                f" may take {self._max_bytes} bytes; raise its bound"
+                f"spool {self.path or 'in memory'}: {size} bytes at once; at most {self.append_limit} are allowed with"
+                f" a limit of {self._max_bytes} bytes; raise TORCHELASTIC_OTEL_SPOOL_MAX_BYTES"
             )
         with self._lock, translate_errors(self.path):
             first = self._last + 1

@@ -142,7 +142,7 @@ def _cause(of: _Attributes) -> str:
         if semconv.CAUSE + ".node.id" in of:
             text += f" ({of.get(semconv.CAUSE + '.node.id')}, last rank {of.get(semconv.CAUSE + '.group.rank')})"
     if of.get(semconv.FAILURE_AMBIGUOUS) is True:
-        text += " (ambiguous: the clock error is larger than the time between the failures)"
+        text += " (ambiguous: another failure is within the error of the times)"
     return text
 
 

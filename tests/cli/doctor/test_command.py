@@ -204,7 +204,7 @@ def test_what_lies_in_the_spool_directory_is_told(
     dropped = told["node-full"]["cursors"]["otlp"]["dropped"]
     assert dropped > 0
     assert (
-        f"node-full pid 4711 run run-1: {dropped} events were dropped before otlp received them: the spool was full"
+        f"node-full pid 4711 run run-1: {dropped} events dropped before otlp received them: the spool was full"
         in (report["problems"])
     )
     assert [problem for problem in report["problems"] if "node-live" in problem] == []

@@ -57,7 +57,7 @@ def test_how_many_were_missing_where_nobody_knows_who() -> None:
     agent.ours(10, semconv.RENDEZVOUS_WAITING, rendezvous_participants=(agent.node_id,), rendezvous_missing=3,
                rendezvous_waited=10.0)  # fmt: skip
     agent.die(60, "error", "RendezvousTimeoutError")
-    assert "missing    3 nodes: not reported which" in rows([agent])
+    assert "missing    3 nodes: which ones is not known" in rows([agent])
 
 
 def test_who_is_new_in_a_round() -> None:
@@ -107,7 +107,7 @@ def test_who_stood_by_and_was_promoted() -> None:
     ]
     lines = rows(with_spares(6, promoted=True))
     assert len([line for line in lines if line.startswith("standby: node-")]) == 4
-    assert "and 2 more on standby that were promoted" in lines
+    assert "and 2 more on standby, later promoted" in lines
 
 
 def test_who_stood_by_for_nothing() -> None:

@@ -150,7 +150,8 @@ def _training(case: Case, source: str, run: Mapping[str, Any], job: str) -> None
         overs = [each.over for each in stayed if each.over is not None]
         if not of_round or not overs:
             continue
-        most += max(0, min(overs) - max(each.not_before for each in of_round))
+        # torch reports an error before the workers are stopped for it
+        most += max(0, min(overs) + _TICK_NS - max(each.not_before for each in of_round))
         began = max(each.began_ns for name in nodes for each in case.workers(name, number))
         since = max(began, *(each.surely for each in of_round))
         least += max(0, _first_end(case, number, nodes) - _TICK_NS - since)

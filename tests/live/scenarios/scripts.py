@@ -69,11 +69,11 @@ def alone_raises(cluster: Cluster) -> None:
 
 
 def two_fail(cluster: Cluster) -> None:
-    """Workers on two nodes fail, 50 ms apart."""
+    """Workers on two nodes fail, 300 ms apart: between two of torch's polls."""
     for name in "ab":
-        cluster.start_agent(name, nnodes="2", restarts=2, extra=("--monitor-interval", "1"))
+        cluster.start_agent(name, nnodes="2", restarts=2, extra=("--monitor-interval", "5"))
     (one,), (other,) = cluster.wait_for_workers("a"), cluster.wait_for_workers("b")
-    cluster.command_in_sequence((other, "exit 3"), (one, "abort"), apart_s=0.05)
+    cluster.command_in_sequence((other, "exit 3"), (one, "abort"), apart_s=0.3)
     cluster.wait_for_workers("a", 1)
     cluster.wait_for_workers("b", 1)
     time.sleep(0.5)
@@ -81,10 +81,10 @@ def two_fail(cluster: Cluster) -> None:
 
 
 def two_fail_on_one(cluster: Cluster) -> None:
-    """Two workers of one node fail, 50 ms apart: between two of torch's polls."""
+    """Two workers of one node fail, 300 ms apart: between two of torch's polls."""
     cluster.start_agent("a", workers=3, restarts=1, extra=("--monitor-interval", "5"))
     one, two, _ = cluster.wait_for_workers("a", workers=3)
-    cluster.command_in_sequence((two, "exit 3"), (one, "abort"), apart_s=0.05)
+    cluster.command_in_sequence((two, "exit 3"), (one, "abort"), apart_s=0.3)
     cluster.wait_for_workers("a", 1, workers=3)
     time.sleep(0.5)
     cluster.finish()

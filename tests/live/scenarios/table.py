@@ -55,12 +55,12 @@ SCENARIOS = (
     Scenario("a worker aborts", scripts.fails("abort"), _one_failure()),
     Scenario("one of two workers raises on the only node", scripts.alone_raises, _one_failure("a")),
     Scenario(
-        "workers on two nodes fail 50 ms apart",
+        "workers on two nodes fail 300 ms apart",
         scripts.two_fail,
         _well("ab", Round("ab", "failed", first=0, victims=(1,), restart="worker_failure")),
     ),
     Scenario(
-        "two workers on one node fail 50 ms apart",
+        "two workers on one node fail 300 ms apart",
         scripts.two_fail_on_one,
         _well("a", Round("a", "failed", first=0, victims=(1,), restart="worker_failure")),
     ),

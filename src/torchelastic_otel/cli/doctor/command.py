@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Final
 
-from torchelastic_otel.cli.command import Command, add_timeout, process_label
+from torchelastic_otel.cli.command import Command, add_timeout, counted, process_label
 
 _LABELS: Final = {"set_aside": "quarantined"}
 """Keys of the JSON that are shown as another word."""
@@ -110,7 +110,8 @@ def _spool(spool: Mapping[str, Any]) -> Iterator[str]:
     )
     for each in spool["spools"]:
         label = process_label(each["host"], each["pid"], each["run"], "unknown process")
-        yield f"    {each['file']}: {'running' if each['live'] else 'orphaned'}, {label}, {each['events']} events"
+        state, events = "running" if each["live"] else "orphaned", counted(each["events"], "event")
+        yield f"    {each['file']}: {state}, {label}, {events}"
         if each["trouble"]:
             yield f"      {each['trouble']}"
         for name, counts in each["cursors"].items():

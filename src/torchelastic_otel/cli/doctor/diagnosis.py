@@ -16,6 +16,7 @@ from dataclasses import asdict
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
+from torchelastic_otel.cli.command import counted
 from torchelastic_otel.cli.doctor.masking import Masks
 from torchelastic_otel.cli.doctor.report import Diagnosis
 from torchelastic_otel.runtime.activation import Activation, decide
@@ -217,6 +218,8 @@ def _spool_problems(entry: SpoolEntry) -> Iterator[str]:
         yield f"{entry.label} ended with pending events ({pending}): run 'torchelastic-otel flush'"
     for name, cursor in entry.cursors.items():
         if cursor.dropped:
-            yield f"{entry.label}: {cursor.dropped} events were dropped before {name} received them: the spool was full"
+            dropped = counted(cursor.dropped, "event")
+            yield f"{entry.label}: {dropped} dropped before {name} received them: the spool was full"
         if cursor.quarantined or cursor.rejected:
-            yield f"{entry.label}: the receiver of {name} rejected {cursor.quarantined + cursor.rejected} events"
+            rejected = counted(cursor.quarantined + cursor.rejected, "event")
+            yield f"{entry.label}: {rejected} for {name} rejected or quarantined"

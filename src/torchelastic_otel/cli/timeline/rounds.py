@@ -39,7 +39,7 @@ def write_round(page: Page, run: Run, round_: Round, names: NodeNames) -> None:
     page.line(head, _STYLES.get(round_.outcome, Style.HEAD), indent=2)
     _joined(page, run, round_, names)
     if round_.missing_count:
-        known = ", ".join(_missing(round_)) or "not reported which"
+        known = ", ".join(_missing(round_)) or "which ones is not known"
         more = round_.missing_count - len(round_.missing)
         text = f"{count_of(round_.missing_count, 'node')}: {known}"
         page.row("missing", text + (f" and {more} more" if more and round_.missing else ""))
@@ -134,7 +134,7 @@ def _failed(page: Page, round_: Round, names: NodeNames) -> None:
     for i, line in enumerate(lines[:_MAX_GROUPS]):
         page.row("victims" if i == 0 else "", line)
     if len(lines) > _MAX_GROUPS:
-        page.row("", f"and {len(lines) - _MAX_GROUPS} more groups")
+        page.row("", f"and {count_of(len(lines) - _MAX_GROUPS, 'more group')}")
 
 
 def _left(page: Page, round_: Round, names: NodeNames) -> None:

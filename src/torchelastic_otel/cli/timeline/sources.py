@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
+from torchelastic_otel.cli.timeline.labels import count_of
 from torchelastic_otel.cli.timeline.lines import SUPPORTED, read_lines
 from torchelastic_otel.cli.timeline.otlp import with_sequences
 from torchelastic_otel.errors import CommandError, OldSpoolError, SpoolError, SpoolGoneError
@@ -155,7 +156,7 @@ def with_missing_data(run: Run, missing: Mapping[str, MissingData]) -> Run:
         return run
     if len(lost) == 1:
         [one] = lost
-        sentence = f"the first {one.events} events of {one.process}: deleted to make room in {one.spool}"
+        sentence = f"the first {count_of(one.events, 'event')} of {one.process}: deleted to make room in {one.spool}"
     else:
         names = names_of([f"{each.process} ({each.events})" for each in lost])
         sentence = f"the first events of {len(lost)} agents: deleted to make room in their spools: {names}"
@@ -245,14 +246,15 @@ def _read_spool(path: Path, data: TimelineData, *, local: bool) -> None:
         if path.suffix == SPOOL_SUFFIX and os.path.lexists(delivered):
             return _read_spool(delivered, data, local=local)
         raise SpoolGoneError(f"{path}: {os.strerror(errno.ENOENT)}") from None
-    if not contents.rows:
+    origin = read_origin(contents)
+    if not contents.rows and origin is None:
         return None
-    origin = read_origin(contents) or Origin(path.stem, "unknown", 0, 0)
-    data.events += [StoredEvent(sequence, event, origin) for sequence, event in read_events(contents, path)]
+    origin = origin or Origin(path.stem, "unknown", 0, 0)
+    data.events += [StoredEvent(sequence, event, origin) for sequence, event in read_events(contents)]
     alive = _is_alive(path, origin, owned, local)
     if alive is not None:
         (data.alive if alive else data.exited).add(origin.id)
-    first = contents.rows[0].sequence
+    first = contents.rows[0].sequence if contents.rows else 1
     if first > 1:
         data.missing[origin.id] = MissingData(f"{origin.host_name} pid {origin.pid}", first - 1, path.name)
     return None

@@ -107,7 +107,7 @@ def _others(page: Page, run: Run, names: NodeNames) -> None:
             indent=2,
         )
     if len(promoted) > 4:
-        page.line(f"and {len(promoted) - 4} more on standby that were promoted", indent=2)
+        page.line(f"and {len(promoted) - 4} more on standby, later promoted", indent=2)
     if idle:
         ends = Counter(
             f"{member.outcome.value}{f' ({member.error_type})' if member.error_type else ''}" for member in idle

@@ -52,17 +52,18 @@ def preload(exporters: Iterable[Exporter], environ: Mapping[str, str]) -> None:
     """
     modules = {"logs", "spans", "metrics"}
     for exporter in exporters:
-        with contextlib.suppress(ImportError):
-            load_codecs(exporter.signal)
         name = otlp.resolve_name(exporter.name, environ, lambda what: None, exporter.signal)
         built_in = BUILT_IN_EXPORTERS.get(name)
         if exporter.instance is None and built_in is not None:
             modules.add(built_in.module)
+            if name == "file" or name in otlp.EXPORTERS:
+                with contextlib.suppress(Exception):  # an incompatible protobuf raises TypeError
+                    load_codecs(exporter.signal)
             if name in otlp.EXPORTERS:
-                with contextlib.suppress(ImportError):
+                with contextlib.suppress(Exception):
                     otlp.load(name, exporter.signal)
     for module in sorted(modules):
-        with contextlib.suppress(ImportError):
+        with contextlib.suppress(Exception):
             importlib.import_module(f"{__package__}.{module}")
 
 

@@ -38,11 +38,11 @@ class StateDurations:
         counted_until_ns: Up to when its time is counted.
         overcounted_ns: Time that was counted as running and was not.
         agent: Nanoseconds by state, of this agent.
-        job: Nanoseconds by state, of the job, as far as this agent is_reporter for it.
-        unassigned: What would be the job's if this agent was_reporter for the round, since it began to be brought up.
+        job: Nanoseconds by state, of the job, as far as this agent is its reporter.
+        unassigned: What would be the job's if this agent was the job reporter of the round, since its bring-up began.
         previous_round: The same of the round before, until the next one is joined.
-        is_reporter: Whether this agent is_reporter for the round that it is in.
-        was_reporter: Whether it was_reporter for the round before the one that is being brought up.
+        is_reporter: Whether this agent is the job reporter of the round that it is in.
+        was_reporter: Whether it was the job reporter of the round before the one that is being brought up.
         rounds: How many rounds of this agent came to run workers.
     """
 
@@ -107,7 +107,7 @@ def enter_phase(durations: StateDurations, phase: Phase, began_ns: int) -> State
 
 
 def become_reporter(durations: StateDurations, *, first_round: bool, bring_up_ns: int | None = None) -> StateDurations:
-    """This agent is_reporter for the round that it is in, or was in last.
+    """This agent is the job reporter of the round that it is in, or was in last.
 
     Args:
         durations: The durations so far.
@@ -133,7 +133,7 @@ def become_reporter(durations: StateDurations, *, first_round: bool, bring_up_ns
 
 
 def resign_reporter(durations: StateDurations) -> StateDurations:
-    """Another agent is_reporter for the round."""
+    """Another agent is the job reporter of the round."""
     return replace(durations, is_reporter=False)
 
 

@@ -34,7 +34,7 @@ class MetricState(Serializable):
         runs: The runs, the current one last.
         last_ns: The newest event's monotonic time, nanoseconds.
         sent_ns: The time of the newest snapshot, wall clock nanoseconds.
-        exported_series: Series of numbers from self_metrics that an acknowledged snapshot has held.
+        exported_series: Series of the self metrics that an acknowledged snapshot has held.
         withheld: Whether the newest snapshot held back what must not be a series' first value: take another soon,
             and at the end at once.
     """

@@ -57,14 +57,14 @@ class TraceState(Serializable):
         phase_monotonic_ns: The same by the agent's monotonic clock.
         last_ns: The time of its last event, wall clock nanoseconds.
         last_round: The round that it was in last.
-        expected_round: The round that is being brought up, where that is found.
+        expected_round: The round that is being brought up, if it is known.
         group_rank: Its rank in that round.
         world_size: Nodes in it.
         began_ns: When the bring-up began.
         phases: Its phases so far.
         events: What happened in the phase's span so far.
         running_ns: When the workers of the last round ran.
-        failure: Why the running of the round failure here; the empty string where it did not.
+        failure: Why the round failed on this node; empty if it did not.
         reporter_round: The round in which it is the job reporter.
         restarting: Whether workers are being restarted.
         restart_count: How often this agent restarted its workers after failures of their own.
