@@ -360,7 +360,7 @@ def test_a_child_gets_no_thread_unless_it_records_to_an_open_queue(state: str) -
     In a process of its own: in others gRPC and SDK processors of earlier tests start threads in a child.
     """
     done = subprocess.run([sys.executable, "-c", FORK, state], capture_output=True, text=True, timeout=300)
-    assert (done.stdout, done.stderr) == ("1\n", "")
+    assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr
 
 
 def test_a_system_without_a_thread_to_spare_raises_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
