@@ -98,5 +98,5 @@ class ElasticSpan:
             nested = written["attributes"], written["events"], written["links"]
             span: ElasticSpan = decoder_of(cls, "array")([*times_and_ids, *nested, error])
         except (TypeError, KeyError, AttributeError) as fault:
-            raise ValueError(f"not a span: {line[:80]!r}") from fault
+            raise ValueError(f"no ElasticSpan of this version: {line[:80]!r}") from fault
         return span
