@@ -163,7 +163,7 @@ def test_a_lost_answer_is_sent_again_with_the_same_uids(drive: Drive) -> None:
 
 
 def test_loglevel_does_not_silence_events(drive: Drive) -> None:
-    """Issue 3: torch's LOGLEVEL is for its messages; events are data."""
+    """Torch's LOGLEVEL is for its messages; events are data."""
     with HttpCollector() as collector:
         agent = drive("emits_on_request", 1, {**collector.env(), "LOGLEVEL": "WARNING"})
         agent.heard()
