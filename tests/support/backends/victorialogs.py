@@ -19,7 +19,8 @@ LATELY_S = 6 * 3600
 """How far back a query looks by default."""
 STREAM_FIELDS = {"VL-Stream-Fields": "service.name,service.instance.id"}
 """What quickstart.yaml sends with each request; without it every attribute of the resource makes streams."""
-_UNSAVED = re.compile(r'^vl_storage_rows\{type="storage/inmemory"\} (\d+)$', re.MULTILINE)
+_PENDING = re.compile(r"^vl_pending_rows\{[^}]*\} (\d+)$", re.MULTILINE)
+_PARTS = re.compile(r"^vl_(?:storage|indexdb)_parts(?:\{[^}]*\})? (\d+)$", re.MULTILINE)
 _DROPPED = re.compile(r'^vl_rows_dropped_total\{reason="(\w+)"\} (\d+)$', re.MULTILINE)
 _TIME = re.compile(r"(?P<seconds>[^.Z]+)(?:\.(?P<fraction>\d+))?Z")
 
@@ -113,8 +114,18 @@ class VictoriaLogs(Server):
         return {reason: int(number) for reason, number in _DROPPED.findall(http.get(f"{self.url}/metrics"))}
 
     def save(self) -> None:
-        """Wait until all records are on disk: it answers 200 up to a flush interval earlier, and a kill loses those."""
-        eventually(lambda: _UNSAVED.findall(http.get(f"{self.url}/metrics")) == ["0"])
+        """Wait until all records and the index of their streams are on disk.
+
+        It answers 200 up to a flush interval earlier. Records and index are flushed apart, and after a kill a record
+        without its stream is found by no query. So every part that it counts must be listed on disk.
+        """
+        eventually(self._is_saved)
+
+    def _is_saved(self) -> bool:
+        metrics = http.get(f"{self.url}/metrics")
+        parts = sum(map(int, _PARTS.findall(metrics)))
+        listed = sum(len(json.loads(each.read_text()) or ()) for each in self.data.glob("partitions/*/*/parts.json"))
+        return not any(map(int, _PENDING.findall(metrics))) and parts == listed > 0
 
 
 def _range(start_ns: int | None, end_ns: int | None) -> dict[str, Any]:
