@@ -10,4 +10,6 @@ TRAINING_FILE: Final = PREFIX + "_TRAINING_FILE"
 TRACEPARENT: Final = PREFIX + "_TRACEPARENT"
 """The span of the node's workers, as W3C Trace Context has it; set if ``TORCHELASTIC_OTEL_WORKER_CONTEXT=link``."""
 TRACESTATE: Final = PREFIX + "_TRACESTATE"
-SET_FOR_WORKERS: Final = (TRAINING_FILE, TRACEPARENT, TRACESTATE)
+EVIDENCE_FILE: Final = PREFIX + "_EVIDENCE_FILE"
+"""``<process id of the agent>:<path without the process id>``; :mod:`torchelastic_otel_evidence` removes it."""
+SET_FOR_WORKERS: Final = (TRAINING_FILE, EVIDENCE_FILE, TRACEPARENT, TRACESTATE)

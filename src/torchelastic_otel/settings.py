@@ -75,6 +75,10 @@ def _seconds(text: str) -> int:
     return round(seconds * 1_000) * 1_000_000
 
 
+def _switch(text: str) -> bool:
+    return {"on": True, "off": False}[text.strip().lower()]
+
+
 def _worker_context(text: str) -> str:
     return {"off": "off", "link": "link"}[text.strip().lower()]
 
@@ -137,6 +141,14 @@ SETTINGS: Final = (
         _worker_context,
     ),
     Setting(
+        PREFIX + "_WORKER_EVIDENCE",
+        "worker_evidence",
+        "on",
+        "on, off",
+        "Whether workers note their unhandled exceptions, and their stacks when they are stopped or crash.",
+        _switch,
+    ),
+    Setting(
         PREFIX + "_FILE_DIR",
         "file_dir",
         "`otlp/` in the spool's folder",
@@ -160,6 +172,7 @@ class Settings:
         file_dir: Directory for the ``file`` destination; ``None`` for the spool's folder.
         heartbeats: How heartbeats are exported: ``metrics``, ``logs`` or both.
         worker_context: Whether workers get the context of their node's span: ``off``, ``link``.
+        worker_evidence: Whether workers note their exceptions and stacks.
     """
 
     mode: Mode = Mode.AUTO
@@ -170,6 +183,7 @@ class Settings:
     file_dir: str | None = None
     heartbeats: tuple[str, ...] = ("metrics",)
     worker_context: str = "off"
+    worker_evidence: bool = True
 
 
 def from_environment(environ: Mapping[str, str]) -> tuple[Settings, list[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,25 @@ def test_workers_get_the_agents_word_in_their_environment_and_keep_their_own(hoo
     assert [line[0] for line in lines] == ["0", "1"]
     assert len({line[1] for line in lines}) == 2
     assert all("torchelastic-otel-training-" in line[1] for line in lines)
+
+
+def test_each_worker_has_a_path_for_its_evidence(hooked: HookedTorch) -> None:
+    """With the agent's process id, by which a worker knows whether it is a direct child."""
+    out = hooked.folder / "out"
+    agent = hooked.agent(local_agent(), f'echo "$LOCAL_RANK $TORCHELASTIC_OTEL_EVIDENCE_FILE" >> {out}', workers=2)
+    agent.run()
+    lines = sorted(line.split(" ") for line in out.read_text().splitlines())
+    assert [line[0] for line in lines] == ["0", "1"]
+    assert all(line[1].startswith(f"{os.getpid()}:/") for line in lines)
+    assert len({line[1] for line in lines}) == 2
+
+
+def test_without_evidence_workers_are_left_alone(hooked: HookedTorch) -> None:
+    """TORCHELASTIC_OTEL_WORKER_EVIDENCE=off."""
+    out = hooked.folder / "out"
+    hooked.hooks._set_evidence = False
+    hooked.agent(local_agent(), f'echo "[$TORCHELASTIC_OTEL_EVIDENCE_FILE]" >> {out}').run()
+    assert out.read_text() == "[]\n"
 
 
 def test_a_worker_that_trains_is_heard(hooked: HookedTorch) -> None:

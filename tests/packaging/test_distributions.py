@@ -119,5 +119,17 @@ def test_every_module_of_the_wheel_is_found(programs: Path) -> None:
     )
     done = run(programs / "python", "-c", program)
     assert done.returncode == 0, done.stderr
-    modules = [name for name in tracked("src") if name.endswith(".py") and name != "src/torchelastic_otel/__init__.py"]
+    package = "src/torchelastic_otel/"
+    modules = [
+        n for n in tracked("src") if n.startswith(package) and n.endswith(".py") and n != package + "__init__.py"
+    ]
     assert int(done.stdout) == len(modules)
+
+
+def test_a_worker_notes_its_exception(programs: Path, tmp_path: Path) -> None:
+    """The start-up file must be in site-packages itself."""
+    evidence = f"{os.getpid()}:{tmp_path / 'evidence'}"
+    done = run(programs / "python", "-c", "raise ValueError('x')", TORCHELASTIC_OTEL_EVIDENCE_FILE=evidence)
+    assert done.returncode == 1
+    [path] = tmp_path.glob("evidence.*")
+    assert '"ValueError"' in path.read_text()

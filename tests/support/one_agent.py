@@ -52,7 +52,9 @@ spec = WorkerSpec(
     monitor_interval=0.1,
 )
 agent = LocalElasticAgent(spec, logs_specs=DefaultLogsSpecs(log_dir=str(folder)))
-hooks = AgentHooks(Patches(), say, store_is_safe=True, hosts_store=lambda: number == 0, set_traceparent=False)
+hooks = AgentHooks(
+    Patches(), say, store_is_safe=True, hosts_store=lambda: number == 0, set_traceparent=False, set_evidence=True
+)
 hooks.on_agent_created(agent, spec)
 failed = agent.run().is_failed()
 wanted = [(semconv.RESTART_CAUSE_AGREED, 1), (semconv.ROUND_STARTED, 2 if number == 0 else 0)]

@@ -59,6 +59,7 @@ hooks = AgentHooks(
     store_is_safe=not store_needs_idle_threads(),
     hosts_store=lambda: False,
     set_traceparent=False,
+    set_evidence=True,
 )
 hooks.on_agent_created(agent, spec)
 assert not agent.run().is_failed()

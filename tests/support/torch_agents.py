@@ -30,6 +30,7 @@ class HookedTorch:
             store_is_safe=True,
             hosts_store=lambda: self.hosts,
             set_traceparent=self.hands_context_on,
+            set_evidence=True,
         )
 
     def agent(self, kind: Any, code: str, *, workers: int = 1, restarts: int = 0, handler: Any = None) -> Any:

@@ -42,6 +42,10 @@ class TrainingFiles:
             self._folder = tempfile.mkdtemp(prefix="torchelastic-otel-training-")
         return os.path.join(self._folder, f"{self._start + 1}-{local_rank}")
 
+    def evidence_path(self, local_rank: int) -> str:
+        """Where a worker that is about to be started puts its evidence; each process adds its process id."""
+        return self.path(local_rank) + ".evidence"
+
     def started(self, local_ranks: list[int]) -> None:
         """The workers run: poll for their files from here on."""
         self._start += 1

@@ -25,7 +25,7 @@ from torchelastic_otel.agent.config import AgentConfig
 from torchelastic_otel.agent.coordination.coordinator import JobCoordinator
 from torchelastic_otel.agent.observer import AgentObserver
 from torchelastic_otel.agent.workers import Worker
-from torchelastic_otel.environment_variables import TRACEPARENT, TRAINING_FILE
+from torchelastic_otel.environment_variables import EVIDENCE_FILE, TRACEPARENT, TRAINING_FILE
 from torchelastic_otel.event_loop import EventLoopThread
 from torchelastic_otel.guard import guard
 from torchelastic_otel.instrument.arming import Patches
@@ -35,6 +35,7 @@ from torchelastic_otel.model.cause import MEMBERSHIP_CHANGE, WORKER_FAILURE
 from torchelastic_otel.model.inferred_event import InferredEvent
 from torchelastic_otel.model.job_environment import configured_host_name
 from torchelastic_otel.model.text import bounded
+from torchelastic_otel_evidence import EntryPoint
 
 _API: Final = ".agent.server.api"
 _LOCAL: Final = ".agent.server.local_elastic_agent"
@@ -73,6 +74,7 @@ class AgentHooks:
         store_is_safe: Whether this torch's store can be used beside other threads.
         hosts_store: Whether this process hosts the store of the dynamic rendezvous.
         set_traceparent: Whether workers get the context of their span.
+        set_evidence: Whether workers note their exceptions and stacks.
         at_end: Called when an agent's ``run`` is over.
     """
 
@@ -84,10 +86,12 @@ class AgentHooks:
         store_is_safe: bool,
         hosts_store: Callable[[], bool],
         set_traceparent: bool,
+        set_evidence: bool,
         at_end: Callable[[], object] = lambda: None,
     ) -> None:
         self._at_end = at_end
         self._set_traceparent = set_traceparent
+        self._set_evidence = set_evidence
         self._patches = patches
         self._methods = MethodPatcher(patches)
         self._emit = emit
@@ -221,6 +225,8 @@ class AgentHooks:
             if observed is not None:
                 with guard:
                     self._extend(kwargs.get("envs") or {}, observed.observer)
+                    if self._set_evidence and callable(kwargs.get("entrypoint")):
+                        kwargs["entrypoint"] = EntryPoint(kwargs["entrypoint"])
             return original(*args, **kwargs)
 
         start_processes.__wrapped__ = original  # type: ignore[attr-defined]
@@ -230,6 +236,8 @@ class AgentHooks:
         traceparent = observer.traceparent() if self._set_traceparent else None
         for rank, environment in environments.items():
             environment.setdefault(TRAINING_FILE, observer.training.path(rank))
+            if self._set_evidence:
+                environment[EVIDENCE_FILE] = f"{os.getpid()}:{observer.training.evidence_path(rank)}"
             if traceparent is not None:
                 environment.setdefault(TRACEPARENT, traceparent)
 

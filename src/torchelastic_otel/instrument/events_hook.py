@@ -61,6 +61,7 @@ class TorchHooks:
         destinations: The destinations to bind; torch gets to know the new ones among them.
         check_destination: Raises for an unknown destination.
         set_traceparent: Whether workers get the context of their span.
+        set_evidence: Whether workers note their exceptions and stacks.
         elastic: The hooked package: torch's own, or a copy that a project brings.
         at_end: Called when an agent's ``run`` is over.
     """
@@ -72,6 +73,7 @@ class TorchHooks:
         check_destination: Callable[[str], object],
         *,
         set_traceparent: bool = False,
+        set_evidence: bool = True,
         elastic: str = TORCH_ELASTIC,
         at_end: Callable[[], object] = lambda: None,
     ) -> None:
@@ -79,6 +81,7 @@ class TorchHooks:
         self._elastic = elastic
         self._dynamic = elastic + ".rendezvous.dynamic_rendezvous"
         self._set_traceparent = set_traceparent
+        self._set_evidence = set_evidence
         self.torch_metrics = TorchMetrics(elastic)
         self._queue = queue
         self._destinations = tuple(destinations)
@@ -239,6 +242,7 @@ class TorchHooks:
             store_is_safe=not store_needs_idle_threads(),
             hosts_store=lambda: self._hosts_store,
             set_traceparent=self._set_traceparent,
+            set_evidence=self._set_evidence,
             at_end=self._at_end,
         )
 

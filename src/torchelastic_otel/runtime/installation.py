@@ -116,6 +116,7 @@ class Installation:
                 self.registry.local_names(),
                 self.check_destination,
                 set_traceparent=self.settings.worker_context == "link",
+                set_evidence=self.settings.worker_evidence,
                 elastic=elastic,
                 at_end=self.load_exporters,
             )
