@@ -13,8 +13,13 @@ SOURCE = Path(semconv.__file__)
 
 MEANINGS: dict[str, tuple[str, str]] = {
     # OpenTelemetry's
-    "CODE_FILE_PATH": ("string", "file of the code that emitted a rendezvous event"),
-    "CODE_FUNCTION_NAME": ("string", "function that emitted a rendezvous event"),
+    "CODE_FILE_PATH": (
+        "string",
+        "file of the code that emitted a rendezvous event; of a failure, of the program's line",
+    ),
+    "CODE_FUNCTION_NAME": ("string", "function that emitted a rendezvous event; of a failure, of the program's line"),
+    "CODE_LINE_NUMBER": ("int", "the line where a worker raised an exception, exited or was stopped"),
+    "CODE_STACKTRACE": ("string", "the stacks of a worker's threads when it crashed or was stopped"),
     "ERROR_TYPE": ("string", "type of a failure: the exception's class, `exit`, a signal, `uninterruptible_sleep`"),
     "EXCEPTION_MESSAGE": ("string", "message of the exception"),
     "EXCEPTION_STACKTRACE": ("string", "traceback"),
@@ -77,9 +82,14 @@ MEANINGS: dict[str, tuple[str, str]] = {
     "WORKER_PIDS": ("string[]", "`local rank:global rank:pid` for each worker"),
     "WORKER_SIGNAL": ("string", "signal that ended the worker"),
     "WORLD_SIZE": ("int", "worker processes of the whole job, in a worker's resource"),
-    "FAILURE_KIND": ("string", "`exception`, `exit`, `signal`, `uninterruptible_sleep`"),
+    "FAILURE_KIND": ("string", "`exception`, `exit`, `signal`, `hang`, `out_of_memory`, `uninterruptible_sleep`"),
     "FAILURE_ROLE": ("string", "`cause` or `victim`"),
     "FAILURE_TIME_ERROR": ("double, s", "the failure may have happened earlier than its time, by this much"),
+    "FAILURE_EVIDENCE": (
+        "string",
+        "what decided that it is the cause: `only_failure`, `earliest`, `others_waited`, `stack_at_stop`, `all_waited`",
+    ),
+    "WORKER_IN_COLLECTIVE": ("boolean", "whether its main thread called or awaited other ranks when it was stopped"),
     "FAILURE_AMBIGUOUS": ("boolean", "whether the error bound of another failure reaches back to it"),
     "WATCHDOG_REASON": ("string", "the timer of the watchdog that acted"),
     # restarts

@@ -5,13 +5,25 @@ from __future__ import annotations
 import functools
 import itertools
 from dataclasses import replace
+from random import Random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from torchelastic_otel import semconv
-from torchelastic_otel.model.cause import NODE_LEFT, NODE_LOST, REASONS, WORKER_FAILURE, Cause, earlier
+from torchelastic_otel.model.cause import (
+    MAX_CULPRITS,
+    NODE_LEFT,
+    NODE_LOST,
+    REASONS,
+    WORKER_FAILURE,
+    Cause,
+    add_culprits,
+    earlier,
+    with_culprits,
+)
+from torchelastic_otel.model.failure import HANG, Evidence
 
 texts = st.one_of(st.none(), st.text(max_size=8))
 numbers = st.one_of(st.none(), st.integers(-9, 9))
@@ -27,6 +39,7 @@ causes = st.builds(
     pid=numbers,
     message=texts,
     ambiguous=st.booleans(),
+    waited=st.booleans(),
 )
 
 
@@ -45,7 +58,7 @@ def test_the_same_one_holds_in_every_order_and_however_often_it_is_proposed(prop
     }
     assert len(held) == 1
     (winner,) = held
-    assert winner.time_ns == min(cause.time_ns for cause in proposed)
+    assert (winner.weight, winner.time_ns) == min((cause.weight, cause.time_ns) for cause in proposed)
 
 
 @given(causes, causes)
@@ -69,13 +82,14 @@ def test_who_proposes_again_what_is_held_changes_nothing(one: Cause, other: Caus
 def test_a_doubt_is_told_where_the_other_one_may_have_been_earlier(late: Cause, ambiguous: bool) -> None:
     """The error bound says by how much a failure may have been earlier than its time."""
     held = earlier(Cause(WORKER_FAILURE, 100, rank=0), late)
-    assert held == Cause(WORKER_FAILURE, 100, rank=0, ambiguous=ambiguous)
+    others = late.kind == WORKER_FAILURE
+    assert held == Cause(WORKER_FAILURE, 100, rank=0, ambiguous=ambiguous, others_failed=others)
 
 
 def test_a_node_whose_last_heartbeat_is_before_the_failure_makes_it_a_node_loss() -> None:
     """The failure was what the loss did to others, and there is no doubt in that."""
     lost, failed = Cause(NODE_LOST, 100, node_id="a_1_0"), Cause(WORKER_FAILURE, 101, error_ns=50)
-    assert earlier(failed, lost) == lost
+    assert earlier(failed, lost) == replace(lost, others_failed=True)
 
 
 @given(causes)
@@ -104,3 +118,45 @@ def test_attributes_leave_out_what_is_not_known() -> None:
         semconv.RESTART_REASON: "node_lost",
         semconv.FAILURE_AMBIGUOUS: False,
     }
+
+
+TIMED_OUT = "Timed out waiting 4000ms for recv operation to complete"
+
+
+def test_who_waited_for_another_is_no_cause_where_something_failed_by_itself() -> None:
+    """The rank that timed out is often the first to end."""
+    waited = Cause(WORKER_FAILURE, 100, rank=0, message=TIMED_OUT, error_type="RuntimeError")
+    failed = Cause(WORKER_FAILURE, 500, rank=1, message="loss is NaN", error_type="ValueError")
+    cause = earlier(waited, failed)
+    assert (cause.rank, cause.ambiguous, cause.evidence) == (1, False, Evidence.OTHERS_WAITED)
+    lost = Cause(NODE_LOST, 700, node_id="a_1_0")
+    assert earlier(waited, lost).kind == NODE_LOST
+
+
+def test_of_a_hang_all_culprits_are_named_if_all_that_failed_waited() -> None:
+    """They have not failed: their stacks at the stop show where each was."""
+    waited = Cause(WORKER_FAILURE, 100, rank=0, waited=True)
+    where = {"function": "load_batch", "file": "/job/hang.py", "line": 7}
+    culprits = [Cause(WORKER_FAILURE, 900, host="h", rank=r, failure_kind=HANG, **where) for r in (3, 1)]  # type: ignore[arg-type]
+    stored = add_culprits(add_culprits((), culprits[:1]), culprits[1:])
+    cause = with_culprits(waited, stored)
+    assert cause is not None
+    assert (cause.rank, cause.failure_kind, cause.evidence) == (1, HANG, Evidence.STACK_AT_STOP)
+    assert cause.culprits == ("rank 1 on h in load_batch (hang.py:7)", "rank 3 on h in load_batch (hang.py:7)")
+    failed = Cause(WORKER_FAILURE, 950, rank=2)
+    assert with_culprits(failed, stored) == failed
+    assert with_culprits(None, stored) is None, "workers are outside a collective whenever a node joins"
+    assert with_culprits(waited, ()) == waited
+    assert waited.evidence == Evidence.ALL_WAITED
+
+
+@given(st.lists(causes, max_size=30), st.randoms())
+def test_culprits_are_the_same_in_every_order(proposed: list[Cause], random: Random) -> None:
+    """Each node adds its own, and repeats it."""
+    shuffled = [*proposed, *proposed]
+    random.shuffle(shuffled)
+    stored: tuple[Cause, ...] = ()
+    for cause in shuffled:
+        stored = add_culprits(stored, [cause])
+    assert stored == add_culprits((), proposed)
+    assert len(stored) <= MAX_CULPRITS

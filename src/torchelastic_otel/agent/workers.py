@@ -20,7 +20,8 @@ from typing import Any, Final
 
 from torchelastic_otel import semconv
 from torchelastic_otel.event_loop import EventLoopThread
-from torchelastic_otel.model.cause import WORKER_FAILURE, Cause, may_precede
+from torchelastic_otel.model.cause import WORKER_FAILURE, Cause
+from torchelastic_otel.model.failure import may_precede
 from torchelastic_otel.model.inferred_event import ClockReading
 from torchelastic_otel.torch_events.error_files import from_error_file, signal_name
 from torchelastic_otel.units import NS_PER_S

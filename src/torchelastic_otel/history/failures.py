@@ -18,7 +18,7 @@ from torchelastic_otel.history.agent_history import AgentHistory
 from torchelastic_otel.history.lifecycle import SIGNALLED
 from torchelastic_otel.history.reports import LostReport, MembershipReport, RestartReport, completed
 from torchelastic_otel.history.types import Failure, Outcome
-from torchelastic_otel.model.cause import may_precede
+from torchelastic_otel.model.failure import may_precede
 from torchelastic_otel.model.node_id import address_of
 from torchelastic_otel.model.phases import Phase
 

@@ -7,6 +7,7 @@ import pytest
 from tests.support.observers import Server, in_threads
 from torchelastic_otel.agent.coordination.agreement import IN_BARRIER, LEFT, LOST, BringUp, JobKeys
 from torchelastic_otel.model.cause import NODE_LOST, WORKER_FAILURE, Cause
+from torchelastic_otel.model.failure import HANG
 
 pytestmark = pytest.mark.torch
 
@@ -41,7 +42,8 @@ def test_the_earliest_cause_holds_whoever_proposes_when(server: Server) -> None:
     for round_ in range(25):
         for each in keys:
             cause = each.cause(round_)
-            assert cause == Cause(WORKER_FAILURE, 100, host=f"host {-round_ % 4}", rank=-round_ % 4)
+            who = -round_ % 4
+            assert cause == Cause(WORKER_FAILURE, 100, host=f"host {who}", rank=who, others_failed=True)
     assert keys[0].cause(25) is None
 
 
@@ -52,7 +54,7 @@ def test_a_doubt_stays_when_the_earlier_one_comes_last_or_comes_again(server: Se
     for round_, order in enumerate([(early, late), (late, early), (early, late, early), (late, early, late, early)]):
         for cause in order:
             keys.propose_cause(round_, cause)
-        assert keys.cause(round_) == Cause(WORKER_FAILURE, 1_000, rank=0, ambiguous=True), order
+        assert keys.cause(round_) == Cause(WORKER_FAILURE, 1_000, rank=0, ambiguous=True, others_failed=True), order
 
 
 def test_one_node_speaks_for_all_and_one_of_the_others_takes_its_place(server: Server) -> None:
@@ -109,7 +111,25 @@ def test_a_cause_of_a_newer_version_is_read_and_ends_no_agreement(server: Server
     keys = server.keys()
     keys.put_first("0/cause", '{"kind": "node_lost", "time_ns": 5, "of_tomorrow": 1}')
     keys.propose_cause(0, Cause(WORKER_FAILURE, 9))
-    assert keys.cause(0) == Cause(NODE_LOST, 5)
+    assert keys.cause(0) == Cause(NODE_LOST, 5, others_failed=True)
+
+
+def test_culprits_of_a_hang_come_from_all_nodes_and_count_if_all_that_failed_waited(server: Server) -> None:
+    """Nodes write at the same time; a worker that failed by itself later takes their place."""
+    keys = [server.keys() for _ in range(4)]
+    culprits = [Cause(WORKER_FAILURE, 900, host=f"h{n}", rank=n, failure_kind=HANG) for n in range(4)]
+    keys[0].propose_culprits(0, culprits[:1])
+    assert keys[0].read("0/culprits") is None, "nothing has failed"
+    keys[0].propose_cause(0, Cause(WORKER_FAILURE, 100, rank=9, waited=True))
+    in_threads([lambda n=n: keys[n].propose_culprits(0, [culprits[n]]) for n in range(4)])  # type: ignore[misc]
+    for each in keys:
+        cause = each.cause(0)
+        assert cause is not None
+        assert (cause.rank, cause.failure_kind) == (0, HANG)
+        assert cause.culprits == tuple(f"rank {n} on h{n}" for n in range(4))
+    keys[1].propose_cause(0, Cause(WORKER_FAILURE, 999, rank=5))
+    assert (cause := keys[2].cause(0)) is not None
+    assert cause.rank == 5
 
 
 def test_reading_a_key_that_is_not_there_does_not_wait(server: Server) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from tests.support.observed_job import ANSWER_WITHIN_S, Job, failure
@@ -60,7 +62,7 @@ def test_all_agents_are_told_the_earliest_failure_and_one_speaks_for_all(server:
                 semconv.RESTART_AGREED: True,
                 semconv.WRITER: number == 0,
                 semconv.INFERRED_FROM: "store",
-                **failure(20 - first, first).attributes(),
+                **replace(failure(20 - first, first), others_failed=count > 1).attributes(),
             }
         ]
         assert agent.attributes_of(semconv.MEMBERSHIP_CHANGED) == []

@@ -3,7 +3,9 @@
 Guarantees: only these keys are used, below ``torchelastic_otel/<run id>/``; none is ever deleted.
 
 - ``nonce``: the first value wins.
-- ``<round>/cause``: the earliest cause wins.
+- ``<round>/cause``: the earliest cause of the lowest weight wins.
+- ``<round>/culprits``: workers that were outside a collective when they were stopped, all of them; written only if the
+  stored cause waited for another, so that a thousand nodes that a newcomer stops write nothing.
 - ``<round>/writer``: the job reporter; the first value wins, or the node that replaces a lost one.
 - ``<round>/up/<rank>``, ``<round>/barrier/<node id>``, ``<round>/left/<node id>``: each agent writes its own.
 - ``<round>/lost/<node id>``: any survivor writes it.
@@ -19,7 +21,8 @@ from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from typing import Final, Protocol
 
-from torchelastic_otel.model.cause import Cause, earlier
+from torchelastic_otel.model.cause import Cause, add_culprits, earlier, with_culprits
+from torchelastic_otel.model.failure import Weight
 
 _NEVER: Final = "\x01"
 """No key ever has this value: comparing with it reads the key."""
@@ -57,6 +60,13 @@ class BringUp:
     joined_ns: int
     ended_ns: int
     node: str
+
+
+def _culprits(value: str | None) -> tuple[Cause, ...]:
+    try:
+        return tuple(Cause.from_json(line) for line in json.loads(value)) if value else ()
+    except (ValueError, TypeError):
+        return ()  # of a newer version
 
 
 class JobKeys:
@@ -98,8 +108,30 @@ class JobKeys:
         while (agreed := earlier(Cause.from_json(current), cause).to_json()) != current:
             current = self.replace(key, current, agreed)
 
+    def propose_culprits(self, round_: int, culprits: Sequence[Cause]) -> None:
+        """Add workers that were outside a collective when they were stopped, unless something failed by itself."""
+        cause = self._cause(round_)
+        if not culprits or cause is None or cause.weight != Weight.WAITED:
+            return
+        key, current = f"{round_}/culprits", ""
+        stored = self.read(key)
+        while True:
+            current = stored or ""
+            merged = json.dumps([each.to_json() for each in add_culprits(_culprits(stored), culprits)])
+            if merged == current:
+                return
+            stored = self.replace(key, current, merged)
+            if stored == merged:
+                return
+
     def cause(self, round_: int) -> Cause | None:
         """The agreed cause of the end of a round; ``None`` if no agent proposed one."""
+        cause = self._cause(round_)
+        if cause is None or cause.weight != Weight.WAITED:
+            return cause
+        return with_culprits(cause, _culprits(self.read(f"{round_}/culprits")))
+
+    def _cause(self, round_: int) -> Cause | None:
         value = self.read(f"{round_}/cause")
         return None if value is None else Cause.from_json(value)
 

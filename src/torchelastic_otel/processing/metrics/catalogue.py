@@ -14,6 +14,7 @@ from typing import Final
 
 from torchelastic_otel import semconv
 from torchelastic_otel.model.cause import REASONS
+from torchelastic_otel.model.failure import FAILURE_KINDS
 from torchelastic_otel.model.metric import Kind
 from torchelastic_otel.model.phases import RESTART_PHASES, Phase
 from torchelastic_otel.torch_events.catalogue import EVENT_NAMES
@@ -75,7 +76,6 @@ TIME_STATES: Final[Mapping[Phase, str]] = {
     Phase.EXIT_BARRIER: "exit_barrier",
 }
 """What time in a phase counts as; ``ended`` counts as nothing."""
-FAILURE_KINDS: Final = ("exception", "exit", "signal", "uninterruptible_sleep")
 FAILURE_ROLES: Final = ("cause", "victim")
 MEMBERSHIP_ATTRIBUTES: Final[Mapping[str, str]] = {
     "joined": semconv.MEMBERSHIP_JOINED,

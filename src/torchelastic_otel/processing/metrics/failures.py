@@ -16,8 +16,9 @@ from typing import Final
 from torchelastic_otel import semconv
 from torchelastic_otel.model.cause import NODE_LEFT, NODE_LOST
 from torchelastic_otel.model.event import ElasticEvent, int_attribute
+from torchelastic_otel.model.failure import FAILURE_KINDS
 from torchelastic_otel.model.serialization import stored_as
-from torchelastic_otel.processing.metrics.catalogue import FAILURE_KINDS, FAILURE_ROLES
+from torchelastic_otel.processing.metrics.catalogue import FAILURE_ROLES
 
 MAX_REMEMBERED: Final = 1024
 """Failures of one round on one node that are distinguished; further ones count each time."""
@@ -32,7 +33,7 @@ class WorkerFailure:
         round: The round; ``None`` if unknown.
         rank: The worker's global rank.
         pid: Its process id.
-        kind: One of :data:`~torchelastic_otel.processing.metrics.catalogue.FAILURE_KINDS`.
+        kind: One of :data:`~torchelastic_otel.model.failure.FAILURE_KINDS`.
         role: ``cause`` or ``victim``, in this agent's local view.
         time_ns: When, nanoseconds since the epoch.
         trace_id: Its trace.
