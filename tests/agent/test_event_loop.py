@@ -27,7 +27,7 @@ def clock() -> Clock:
 @pytest.fixture
 def thread(clock: Clock) -> EventLoopThread:
     """A thread of its own."""
-    return EventLoopThread(clock.monotonic_ns)
+    return EventLoopThread(clock.monotonic_ns, lambda: None)
 
 
 @pytest.fixture

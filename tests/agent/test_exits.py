@@ -11,7 +11,8 @@ import pytest
 
 from tests.support.descriptors import descriptors
 from tests.support.observers import LONGEST_S, Clock, moment, wait_until_idle
-from torchelastic_otel.agent.workers import ExitWatcher, ProcessExit
+from torchelastic_otel.agent.processes import ProcessExit
+from torchelastic_otel.agent.workers import ExitWatcher
 from torchelastic_otel.event_loop import EventLoopThread
 
 
@@ -19,7 +20,8 @@ class Watching:
     """Worker exits with somebody who listens."""
 
     def __init__(self) -> None:
-        self.clock, self.thread = Clock(), EventLoopThread()
+        self.clock = Clock()
+        self.thread = EventLoopThread(self.clock.monotonic_ns, lambda: None)
         self.told: queue.SimpleQueue[tuple[int, ProcessExit]] = queue.SimpleQueue()
         self.exits = ExitWatcher(self.thread, self.clock, lambda rank, ended: self.told.put((rank, ended)))
 

@@ -11,7 +11,7 @@ import pytest
 from tests.support.observed_agent import UNWATCHED_PID, UP, ObservedAgent, unwatched_workers, when
 from tests.support.observers import moment
 from torchelastic_otel import semconv
-from torchelastic_otel.agent.workers import Worker
+from torchelastic_otel.agent.processes import Worker
 
 
 def test_a_failure_is_told_with_its_own_moment_before_torch_restarts(observed: ObservedAgent, tmp_path: Path) -> None:
@@ -43,6 +43,7 @@ def test_a_failure_is_told_with_its_own_moment_before_torch_restarts(observed: O
     ]
     assert observed.attributes_of(semconv.WORKER_FAILED) == [
         {
+            semconv.RENDEZVOUS_ROUND: 0,
             semconv.WORKER_RANK: 11,
             semconv.WORKER_LOCAL_RANK: 1,
             semconv.WORKER_PID: observed.processes[1].pid,

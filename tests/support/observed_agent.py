@@ -6,13 +6,13 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from tests.support.observers import EPOCH_NS, Clock, EventCollector, S, wait_until_idle
+from tests.support.observers import EPOCH_NS, LONGEST_S, Clock, EventCollector, S, wait_until_idle
 from torchelastic_otel import semconv
 from torchelastic_otel.agent.config import AgentConfig
 from torchelastic_otel.agent.coordination.coordinator import JobCoordinator
 from torchelastic_otel.agent.observer import AgentObserver
+from torchelastic_otel.agent.processes import Worker
 from torchelastic_otel.agent.rendezvous_wait import RendezvousView
-from torchelastic_otel.agent.workers import Worker
 from torchelastic_otel.event_loop import EventLoopThread
 from torchelastic_otel.model.inferred_event import InferredEvent
 
@@ -26,7 +26,7 @@ class ObservedAgent:
 
     def __init__(self) -> None:
         self.clock, self.events = Clock(), EventCollector()
-        self.thread = EventLoopThread(self.clock.monotonic_ns)
+        self.thread = EventLoopThread(self.clock.monotonic_ns, lambda: None)
         self.view: RendezvousView | None = None
         self.job = JobCoordinator("run", lambda: self.watch.id, "here", self.events, self.thread, shared_rounds=True)
         self.job.set_store(None, hosts_store=False)
@@ -36,8 +36,14 @@ class ObservedAgent:
     def at(self, seconds: float) -> AgentObserver:
         """The agent, at that time; what is due by then is done."""
         self.clock.seconds = seconds
-        wait_until_idle(self.thread)
+        self.wait_until_idle()
         return self.watch
+
+    def wait_until_idle(self) -> None:
+        """Wait until what is due is done, and what workers left behind is read."""
+        wait_until_idle(self.thread)
+        if self.watch._workers is not None:
+            self.watch._workers.settle(LONGEST_S)
 
     def bring_up(self, seconds: float, workers: list[Worker], round_: int = 0) -> None:
         """Rendezvous for two seconds, ranks and start for one each; then the workers run."""
@@ -48,7 +54,7 @@ class ObservedAgent:
         self.at(seconds + 2).on_rendezvous_end(0, 2)
         self.at(seconds + 3).on_start_begin()
         self.at(seconds + 4).on_start_end(workers)
-        wait_until_idle(self.thread)
+        self.wait_until_idle()
 
     def worker(self, local_rank: int, code: str, error_file: Path | None = None) -> Worker:
         """A real process that does this once it is let go."""
@@ -71,7 +77,7 @@ class ObservedAgent:
 
     def attributes_of(self, name: str) -> list[dict[str, Any]]:
         """The attributes of what was said under a name, without the run's."""
-        wait_until_idle(self.thread)
+        self.wait_until_idle()
         return [{k: v for k, v in f.attributes.items() if k != semconv.RUN_ID} for f in self.events.of(name)]
 
     def phases(self) -> list[tuple[str, float, float | None]]:

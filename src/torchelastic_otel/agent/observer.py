@@ -20,10 +20,13 @@ from typing import Any, Final
 from torchelastic_otel import semconv
 from torchelastic_otel.agent.config import AgentConfig
 from torchelastic_otel.agent.coordination.coordinator import JobCoordinator
+from torchelastic_otel.agent.coordination.job_store import MAX_WAIT_S
 from torchelastic_otel.agent.coordination.round_start import JoinedRound
+from torchelastic_otel.agent.inspection import WorkerInspector
+from torchelastic_otel.agent.processes import Worker
 from torchelastic_otel.agent.rendezvous_wait import RendezvousView, RendezvousWaitMonitor
 from torchelastic_otel.agent.training import TrainingFiles
-from torchelastic_otel.agent.workers import Worker, WorkerGroupMonitor
+from torchelastic_otel.agent.workers import WorkerGroupMonitor
 from torchelastic_otel.event_loop import EventLoopThread
 from torchelastic_otel.model.cause import NODE_LEFT, Cause
 from torchelastic_otel.model.inferred_event import ClockReading, InferredEvent
@@ -74,6 +77,7 @@ class AgentObserver:
         self._bring_up_began_ns = 0
         self._join_began_ns = 0
         self._workers: WorkerGroupMonitor | None = None
+        self._inspector = WorkerInspector(thread)
         self.training = TrainingFiles(thread, self._on_training_started)
         self.round: int | None = None
         self.group_rank: int | None = None
@@ -84,11 +88,13 @@ class AgentObserver:
 
     def on_rendezvous_begin(self) -> None:
         """The agent begins its rendezvous."""
+        began_ns = time.monotonic_ns()
+        self._settle_workers()
         self._enter(Phase.RENDEZVOUS)
         self._join_began_ns = self._phase_began.wall_ns
         self._bring_up_began_ns = self._bring_up_began_ns or self._join_began_ns
         # this agent's proposal must be stored before the round is complete: the rendezvous is the barrier
-        self._job.before_join()
+        self._job.before_join(MAX_WAIT_S - (time.monotonic_ns() - began_ns) / NS_PER_S)
         self._rendezvous_wait.begin()
 
     def on_rendezvous_end(self, rank: int, world_size: int) -> None:
@@ -132,8 +138,17 @@ class AgentObserver:
 
     def on_start_end(self, workers: Iterable[Worker]) -> None:
         """Worker processes run."""
+        joined = self._job.round
+        round_ = {} if self.round is None else {semconv.RENDEZVOUS_ROUND: self.round}
         started = WorkerGroupMonitor(
-            workers, self._emit, self._on_failure_detected, self._propose, self._thread, self._clock
+            workers,
+            # what is emitted when the next round has begun belongs to this one
+            lambda name, attributes, at, error_file: self._emit(name, {**round_, **attributes}, at, error_file),
+            self._on_failure_detected,
+            lambda cause: self._propose(cause, joined),
+            self._thread,
+            self._clock,
+            self._inspector,
         )
         self._workers = started
         pids = tuple(f"{rank}:{worker.rank}:{worker.pid}" for rank, worker in started.workers.items())
@@ -200,7 +215,7 @@ class AgentObserver:
         """The agent got a signal to end."""
         self._emit(semconv.AGENT_LEAVING, {semconv.WORKER_SIGNAL: signal})
         if self.round is not None:
-            self._propose(Cause(NODE_LEFT, self._clock().wall_ns, signal=signal))
+            self._propose(Cause(NODE_LEFT, self._clock().wall_ns, signal=signal), self._job.round)
         # workers that got the signal too have not failed
         if self._workers is not None and self._phase in (Phase.RUNNING, Phase.DETECT):
             self._begin_stop(self._workers)
@@ -209,6 +224,7 @@ class AgentObserver:
         """The agent's ``run`` is over."""
         self._rendezvous_wait.end()
         self.training.close()
+        self._settle_workers()
         self._job.finish()
         self._enter(Phase.ENDED, {semconv.AGENT_OUTCOME: outcome, semconv.ERROR_TYPE: error_type})
 
@@ -219,9 +235,15 @@ class AgentObserver:
     ) -> None:
         self._emit_event(InferredEvent(name, {semconv.RUN_ID: self.config.run_id, **attributes}, at, error_file))
 
-    def _propose(self, cause: Cause) -> None:
-        """In this agent's view, this ended the round that it is in."""
-        self._job.propose(replace(cause, host=self._job.host, node_id=self.node_id, group_rank=self.group_rank))
+    def _propose(self, cause: Cause, joined: JoinedRound | None) -> None:
+        """In this agent's view, this ended that round."""
+        node_id, rank = (self.node_id, self.group_rank) if joined is None else (joined.node_id, joined.rank)
+        self._job.propose(replace(cause, host=self._job.host, node_id=node_id, group_rank=rank), joined)
+
+    def _settle_workers(self) -> None:
+        """Wait until what is known of the workers' failures is reported and proposed, at most 50 ms."""
+        if self._workers is not None:
+            self._workers.settle(MAX_WAIT_S)
 
     def _enter(self, phase: Phase, attributes: Mapping[str, Any] | None = None, at: ClockReading | None = None) -> None:
         at = at or self._clock()

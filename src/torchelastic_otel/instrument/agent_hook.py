@@ -24,8 +24,10 @@ from typing import Any, Final
 from torchelastic_otel.agent.config import AgentConfig
 from torchelastic_otel.agent.coordination.coordinator import JobCoordinator
 from torchelastic_otel.agent.observer import AgentObserver
+from torchelastic_otel.agent.processes import Worker
 from torchelastic_otel.agent.workers import Worker
 from torchelastic_otel.environment_variables import EVIDENCE_FILE, TRACEPARENT, TRAINING_FILE
+from torchelastic_otel.environment_variables import TRACEPARENT, TRAINING_FILE
 from torchelastic_otel.event_loop import EventLoopThread
 from torchelastic_otel.guard import guard
 from torchelastic_otel.instrument.arming import Patches
@@ -192,10 +194,12 @@ class AgentHooks:
             return
         # torch makes a new context for each start
         context = getattr(agent, "_pcontext", None)
-        files = getattr(context, "error_files", {})
+        # by local rank; standard error's is the empty string where torchrun does not redirect it (torch 2.2 to 2.15)
+        files, stderrs = getattr(context, "error_files", {}), getattr(context, "stderrs", {})
         ranks = {worker.local_rank: worker.global_rank for worker in agent._worker_group.workers}
         observed.observer.on_start_end(
-            Worker(int(local), ranks.get(local), int(pid), files.get(local)) for local, pid in sorted(pids.items())
+            Worker(int(local), ranks.get(local), int(pid), files.get(local), stderrs.get(local) or None)
+            for local, pid in sorted(pids.items())
         )
         if context is not None:
             self._contexts[context] = observed

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import re
-import signal
 from typing import TYPE_CHECKING, Any, Final
 
 from torchelastic_otel import semconv
@@ -77,13 +76,3 @@ def _from_json(content: Any) -> dict[str, AttributeValue]:
     if message is None or message == _NO_MESSAGE:
         return {}
     return {semconv.EXCEPTION_MESSAGE: bounded(str(message))}
-
-
-def signal_name(exit_code: int) -> str | None:
-    """The name of the signal that ended a process, from its negative exit code; ``None`` for an exit."""
-    if exit_code >= 0:
-        return None
-    try:
-        return signal.Signals(-exit_code).name
-    except ValueError:
-        return f"SIG{-exit_code}"

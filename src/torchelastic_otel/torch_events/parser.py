@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from torchelastic_otel import semconv
 from torchelastic_otel.model.event import AttributeValue, ElasticEvent, Severity
+from torchelastic_otel.model.exit_codes import signal_name
 from torchelastic_otel.model.text import MAX_BODY, bounded
 from torchelastic_otel.torch_events import catalogue, error_files, messages, rendezvous_messages
 from torchelastic_otel.torch_events.inferred_events import is_inferred, parse_inferred
@@ -161,7 +162,7 @@ def _put_worker(attributes: _Attributes, metadata: Mapping[str, Any], inner: Map
     _put_int(attributes, semconv.PROCESS_EXIT_CODE, _single(inner.get("exit_code")))
     exit_code = attributes.get(semconv.PROCESS_EXIT_CODE)
     if isinstance(exit_code, int):
-        _put_text(attributes, semconv.WORKER_SIGNAL, error_files.signal_name(exit_code))
+        _put_text(attributes, semconv.WORKER_SIGNAL, signal_name(exit_code))
 
 
 def _unknown(event: dict[str, Any], text: str) -> tuple[str, str, _Attributes, Severity]:

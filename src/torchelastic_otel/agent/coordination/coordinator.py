@@ -98,10 +98,21 @@ class JobCoordinator:
 
         store.submit(request)
 
-    def propose(self, cause: Cause) -> None:
-        """In this agent's view, this ended the round that it is in."""
-        joined = self._round
-        self._own_cause = self._own_cause or cause
+    @property
+    def round(self) -> JoinedRound | None:
+        """The round that this agent is in."""
+        return self._round
+
+    def propose(self, cause: Cause, joined: JoinedRound | None = None) -> None:
+        """In this agent's view, this ended a round; from any thread.
+
+        Args:
+            cause: The cause.
+            joined: The round; ``None`` for the one that this agent is in.
+        """
+        joined = joined or self._round
+        if joined is self._round:
+            self._own_cause = self._own_cause or cause
         if joined is not None and self._store is not None and self._shared_rounds:
 
             def request(keys: JobKeys) -> None:
@@ -116,10 +127,14 @@ class JobCoordinator:
         """This agent begins to restart its workers, for this reason as far as it can see."""
         self._own_trigger = trigger
 
-    def before_join(self) -> None:
-        """Wait, briefly, until the proposal is stored."""
+    def before_join(self, wait_s: float = MAX_WAIT_S) -> None:
+        """Wait, briefly, until the proposal is stored.
+
+        Args:
+            wait_s: The longest wait, seconds.
+        """
         if self._proposed and self._store is not None:
-            self._store.submit(lambda keys: None, wait_s=MAX_WAIT_S)
+            self._store.submit(lambda keys: None, wait_s=max(0.0, wait_s))
         self._proposed = False
 
     def on_joined(self, joined: JoinedRound) -> None:
