@@ -89,6 +89,8 @@ MEANINGS: dict[str, tuple[str, str]] = {
         "string",
         "what decided that it is the cause: `only_failure`, `earliest`, `others_waited`, `stack_at_stop`, `all_waited`",
     ),
+    "FAILURE_EXPLANATION": ("string", "what an exit code means, or why the kernel killed the process; one sentence"),
+    "WORKER_STDERR": ("string", "the end of its standard error, at most 8 KiB, if nothing else has the reason"),
     "WORKER_IN_COLLECTIVE": ("boolean", "whether its main thread called or awaited other ranks when it was stopped"),
     "FAILURE_AMBIGUOUS": ("boolean", "whether the error bound of another failure reaches back to it"),
     "WATCHDOG_REASON": ("string", "the timer of the watchdog that acted"),

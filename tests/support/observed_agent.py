@@ -43,7 +43,7 @@ class ObservedAgent:
         """Wait until what is due is done, and what workers left behind is read."""
         wait_until_idle(self.thread)
         if self.watch._workers is not None:
-            self.watch._workers.settle(LONGEST_S)
+            self.watch._workers.flush(LONGEST_S)
 
     def bring_up(self, seconds: float, workers: list[Worker], round_: int = 0) -> None:
         """Rendezvous for two seconds, ranks and start for one each; then the workers run."""
@@ -82,6 +82,7 @@ class ObservedAgent:
 
     def phases(self) -> list[tuple[str, float, float | None]]:
         """Each phase, when it began, and how long the one before took; both in seconds."""
+        self.wait_until_idle()
         return [
             (f.attributes[semconv.PHASE], (when(f) - EPOCH_NS) / S, f.attributes.get(semconv.PHASE_DURATION))
             for f in self.events.of(semconv.AGENT_PHASE_ENTERED)

@@ -85,7 +85,7 @@ def seen(*texts: str, destination: str = "null") -> list[Record]:
 
 
 def keep(writer: Writer, observations: list[Record]) -> int:
-    """As the inlet does it: kept while somebody waits, settled when nobody does."""
+    """As the inlet does it: kept while somebody waits, flushing when nobody does."""
     missed = writer.append(observations)
     writer.process()
     return missed

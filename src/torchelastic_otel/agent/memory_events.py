@@ -60,7 +60,7 @@ class MemoryCounters:
 
 @dataclass(frozen=True, slots=True)
 class MemoryKill:
-    """What the counters say about the time between two readings.
+    """What the counters state about the time between two readings.
 
     Attributes:
         kills: How many processes of the worker's own group were killed; 0 if only the node's counter rose.

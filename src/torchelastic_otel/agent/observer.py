@@ -89,7 +89,7 @@ class AgentObserver:
     def on_rendezvous_begin(self) -> None:
         """The agent begins its rendezvous."""
         began_ns = time.monotonic_ns()
-        self._settle_workers()
+        self._flush_workers()
         self._enter(Phase.RENDEZVOUS)
         self._join_began_ns = self._phase_began.wall_ns
         self._bring_up_began_ns = self._bring_up_began_ns or self._join_began_ns
@@ -224,7 +224,7 @@ class AgentObserver:
         """The agent's ``run`` is over."""
         self._rendezvous_wait.end()
         self.training.close()
-        self._settle_workers()
+        self._flush_workers()
         self._job.finish()
         self._enter(Phase.ENDED, {semconv.AGENT_OUTCOME: outcome, semconv.ERROR_TYPE: error_type})
 
@@ -240,10 +240,10 @@ class AgentObserver:
         node_id, rank = (self.node_id, self.group_rank) if joined is None else (joined.node_id, joined.rank)
         self._job.propose(replace(cause, host=self._job.host, node_id=node_id, group_rank=rank), joined)
 
-    def _settle_workers(self) -> None:
+    def _flush_workers(self) -> None:
         """Wait until what is known of the workers' failures is reported and proposed, at most 50 ms."""
         if self._workers is not None:
-            self._workers.settle(MAX_WAIT_S)
+            self._workers.flush(MAX_WAIT_S)
 
     def _enter(self, phase: Phase, attributes: Mapping[str, Any] | None = None, at: ClockReading | None = None) -> None:
         at = at or self._clock()

@@ -29,18 +29,18 @@ from torchelastic_otel.agent.processes import Observed, ProcessExit, Worker
 from torchelastic_otel.event_loop import EventLoopThread
 from torchelastic_otel.model import exit_codes
 from torchelastic_otel.model.cause import WORKER_FAILURE, Cause
-from torchelastic_otel.model.failure import may_precede
 from torchelastic_otel.model.event import AttributeValue
+from torchelastic_otel.model.failure import may_precede
 from torchelastic_otel.model.inferred_event import ClockReading
 from torchelastic_otel.torch_events.error_files import from_error_file
-from torchelastic_otel.torch_events.standard_error import from_standard_error
+from torchelastic_otel.torch_events.standard_error import from_standard_error, place_of
 from torchelastic_otel.units import NS_PER_MS
 
 _MAX_MESSAGE: Final = 300
 _UNINTERRUPTIBLE_SLEEP: Final = "uninterruptible_sleep"
 _OUT_OF_MEMORY: Final = "out_of_memory"
 _SIGKILL: Final = 9
-SETTLE_TIMEOUT_NS: Final = 40 * NS_PER_MS
+FLUSH_TIMEOUT_NS: Final = 40 * NS_PER_MS
 """How long a report may still wait for files while torch's thread waits for the report."""
 
 
@@ -178,7 +178,7 @@ class WorkerGroupMonitor:
         self._states = {rank: _State(worker) for rank, worker in self.workers.items()}
         self._due = False
         self._cause: Cause | None = None
-        self._settled: list[Callable[[], object]] = []
+        self._flushing: list[Callable[[], object]] = []
 
     def watch(self, since: ClockReading) -> None:
         """They run since then: none can have failed before."""
@@ -218,7 +218,7 @@ class WorkerGroupMonitor:
             ranks = [by_pid[pid] for pid in hanging if pid in by_pid]
             self._note({rank: (None, Observed(self._clock(), "result")) for rank in ranks}, hang=True)
 
-    def settle(self, wait_s: float) -> None:
+    def flush(self, wait_s: float) -> None:
         """Wait until everything noted is reported, for a bounded time: what is not read until then is left out.
 
         Args:
@@ -226,7 +226,7 @@ class WorkerGroupMonitor:
         """
         done = _thread.allocate_lock()
         done.acquire()
-        self._thread.call_soon(lambda: self._settle(done.release))
+        self._thread.call_soon(lambda: self._flush(done.release))
         done.acquire(True, wait_s)
 
     def _on_failed(self, codes: Mapping[int, int | None]) -> None:
@@ -292,13 +292,13 @@ class WorkerGroupMonitor:
         state.findings = findings
         self._advance()
 
-    def _settle(self, done: Callable[[], object]) -> None:
-        self._settled.append(done)
-        self._thread.call_later(SETTLE_TIMEOUT_NS, self._on_due)
+    def _flush(self, done: Callable[[], object]) -> None:
+        self._flushing.append(done)
+        self._thread.call_later(FLUSH_TIMEOUT_NS, self._on_due)
         self._advance()
 
     def _on_due(self) -> None:
-        if self._settled:
+        if self._flushing:
             self._due = True
             self._advance()
             self._due = False
@@ -315,8 +315,8 @@ class WorkerGroupMonitor:
                 state.failure_reported = True
             self._report_failures([_failure(state) for state in new])
         if not any(state.reading for state in self._states.values()) or self._due:
-            settled, self._settled = self._settled, []
-            for done in settled:
+            flushing, self._flushing = self._flushing, []
+            for done in flushing:
                 done()
 
     def _report_exit(self, state: _State, code: int, observed: Observed) -> None:
@@ -337,6 +337,9 @@ class WorkerGroupMonitor:
             semconv.FAILURE_AMBIGUOUS: ambiguous or None,
             **observed.attributes(),
             **({} if failure.error_file else failure.error),
+            **_place_attributes(failure.error.get(semconv.EXCEPTION_STACKTRACE)),
+            **({semconv.FAILURE_EXPLANATION: failure.explanation} if failure.explanation else {}),
+            **({semconv.WORKER_STDERR: failure.stderr} if failure.stderr else {}),
         }
         self._emit(semconv.WORKER_FAILED, attributes, observed.at, failure.error_file)
         if is_cause:
@@ -404,6 +407,14 @@ def _overlap(one: Observed, other: Observed) -> bool:
     """Whether the order of the two is uncertain."""
     first, second = one.at.monotonic_ns, other.at.monotonic_ns
     return may_precede(second, other.error_ns, first) and may_precede(first, one.error_ns, second)
+
+
+def _place_attributes(trace: object) -> dict[str, Any]:
+    place = place_of(trace) if isinstance(trace, str) else None
+    if place is None:
+        return {}
+    function, file, line = place
+    return {semconv.CODE_FUNCTION_NAME: function, semconv.CODE_FILE_PATH: file, semconv.CODE_LINE_NUMBER: line}
 
 
 def _exit_attributes(worker: Worker, code: int | None) -> dict[str, Any]:

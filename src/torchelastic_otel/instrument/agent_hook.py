@@ -25,9 +25,7 @@ from torchelastic_otel.agent.config import AgentConfig
 from torchelastic_otel.agent.coordination.coordinator import JobCoordinator
 from torchelastic_otel.agent.observer import AgentObserver
 from torchelastic_otel.agent.processes import Worker
-from torchelastic_otel.agent.workers import Worker
 from torchelastic_otel.environment_variables import EVIDENCE_FILE, TRACEPARENT, TRAINING_FILE
-from torchelastic_otel.environment_variables import TRACEPARENT, TRAINING_FILE
 from torchelastic_otel.event_loop import EventLoopThread
 from torchelastic_otel.guard import guard
 from torchelastic_otel.instrument.arming import Patches

@@ -6,13 +6,15 @@ Guarantees: such an event is marked as inferred, since torch did not record it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from torchelastic_otel import semconv
 from torchelastic_otel.model.event import AttributeValue, ElasticEvent, Severity
 from torchelastic_otel.model.inferred_event import MARK
-from torchelastic_otel.model.text import MAX_BODY, bounded
+from torchelastic_otel.model.text import MAX_BODY, MAX_STACKTRACE, MAX_VALUE, bounded
 from torchelastic_otel.torch_events import catalogue, error_files
+
+_STACKTRACES: Final = frozenset({semconv.EXCEPTION_STACKTRACE, semconv.CODE_STACKTRACE, semconv.WORKER_STDERR})
 
 
 def is_inferred(recorded: object) -> bool:
@@ -40,7 +42,8 @@ def parse_inferred(
     written = recorded.get("attributes")
     for key, value in written.items() if isinstance(written, dict) else ():
         if isinstance(value, str):
-            attributes[bounded(key, 256)] = bounded(value)
+            limit = MAX_STACKTRACE if key in _STACKTRACES else MAX_VALUE
+            attributes[bounded(key, 256)] = bounded(value, limit)
         elif isinstance(value, list):
             attributes[bounded(key, 256)] = tuple(bounded(str(part), 512) for part in value)
         elif isinstance(value, (bool, int, float)):

@@ -56,11 +56,14 @@ def test_a_failure_ends_the_running_as_an_error_and_is_where_the_next_bring_up_b
     before = len(story.spans)
     story.fail(50)
     story.enter(51, Phase.STOP)
+    story.say(51, semconv.RESTART_STARTED, restart_count=1)
+    # failures may be reported until the workers are stopped
+    assert story.spans[before:] == []
+    story.enter(55, Phase.RENDEZVOUS)
     assert times(story.spans[before:]) == [("workers", 4, 50), ("training", 4, 50)]
     assert [span.error for span in story.spans[before:]] == [semconv.WORKER_FAILED] * 2
+    assert [span.attributes.get(semconv.RESTART_COUNT) for span in story.spans[before:]] == [None] * 2
     before = len(story.spans)
-    story.say(51, semconv.RESTART_STARTED, restart_count=1)
-    story.enter(55, Phase.RENDEZVOUS)
     story.join(60, 1)
     story.agree(62, 1, writer=True)
     story.round_started(63, 1, 50)
@@ -78,6 +81,22 @@ def test_a_failure_ends_the_running_as_an_error_and_is_where_the_next_bring_up_b
     assert all(span.attributes[semconv.RESTART_COUNT] == 1 for span in told)
     story.enter(70, Phase.EXIT_BARRIER)
     story.enter(70, Phase.ENDED)
+    check(story)
+
+
+def test_a_failure_that_is_reported_while_the_workers_are_stopped_is_in_their_span() -> None:
+    """Who only waited for others is a victim, which is known once the others are stopped and their stacks are read."""
+    story = Story()
+    first_round(story)
+    before = len(story.spans)
+    story.enter(50, Phase.DETECT)
+    story.enter(51, Phase.STOP)
+    story.say(49, semconv.WORKER_FAILED, inferred=True, worker_rank=1, worker_pid=101)
+    story.enter(55, Phase.ENDED, agent_outcome="failed")
+    workers = story.spans[before]
+    assert times([workers]) == [("workers", 4, 50)]
+    assert workers.error == semconv.WORKER_FAILED
+    assert [event.name for event in workers.events] == [semconv.WORKER_FAILED]
     check(story)
 
 

@@ -49,6 +49,7 @@ def with_span_event(state: TraceState, event: ElasticEvent, time_ns: int) -> Tra
     if event.name in semconv.HEARTBEATS or event.name == semconv.AGENT_PHASE_ENTERED:
         return state
     shown = state.phase in (Phase.RENDEZVOUS, Phase.RUNNING, Phase.DETECT)
+    shown = shown or (event.name == semconv.WORKER_FAILED and state.running_end_ns is not None)
     if not shown or len(state.events) >= MAX_SPAN_EVENTS or event.name in _BRING_UP_EVENTS:
         return state
     kept = {

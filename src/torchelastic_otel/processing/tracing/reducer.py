@@ -35,8 +35,9 @@ from torchelastic_otel.torch_events.catalogue import message_of
 MAX_PHASES: Final = 64
 UNKNOWN_CAUSE: Final[Mapping[str, AttributeValue]] = {semconv.RESTART_REASON: UNKNOWN, semconv.RESTART_AGREED: False}
 """The attributes if no cause was reported."""
-_AFTER_RUNNING: Final = frozenset({Phase.STOP, Phase.RENDEZVOUS, Phase.EXIT_BARRIER, Phase.ENDED})
-"""Workers have run; the rendezvous follows at once if an agent stops them in a way of its own."""
+_AFTER_RUNNING: Final = frozenset({Phase.RENDEZVOUS, Phase.EXIT_BARRIER, Phase.ENDED})
+"""Workers have run, and their failures are reported, which may be after they began to be stopped; the rendezvous
+follows at once if an agent stops them in a way of its own."""
 _ROUND_EVENTS: Final = frozenset(
     {
         semconv.RENDEZVOUS_PARTICIPANT_ADDED,
@@ -125,8 +126,12 @@ def finish_orphaned(state: TraceState) -> tuple[TraceState, tuple[ElasticSpan, .
     error = "the agent's process disappeared without reporting an end"
     end_ns = max(state.last_ns, state.phase_ns)
     spans = [*unfinished_spans(state, end_ns, error, root=alone)]
-    spans += running_spans(state, end_ns, error, root=alone and state.reporter_round == state.last_round)
-    return replace(state, phase=Phase.ENDED, phases=(), running_ns=None), tuple(spans)
+    root = alone and state.reporter_round == state.last_round
+    if state.running_end_ns is None:
+        spans = [*spans, *running_spans(state, end_ns, error, root=root)]
+    else:
+        spans = [*running_spans(state, state.running_end_ns, state.failure or error, root=root), *spans]
+    return replace(state, phase=Phase.ENDED, phases=(), running_ns=None, running_end_ns=None), tuple(spans)
 
 
 # --- phases
@@ -168,11 +173,14 @@ def _phase_entered(state: TraceState, event: ElasticEvent, time_ns: int) -> tupl
         state = replace(state, began_ns=time_ns)
     if phase in BRING_UP_SPANS and len(state.phases) < MAX_PHASES:
         state = replace(state, phases=(*state.phases, OpenPhase(phase, time_ns)))
-    if before is not None and phase in _AFTER_RUNNING:
+    if before is not None and phase is Phase.STOP and state.running_end_ns is None:
+        ended_ns = _workers_ended_ns(state, before, time_ns)
+        state = replace(state, running_end_ns=ended_ns, running_restart_count=state.restart_count)
+    elif before is not None and (phase in _AFTER_RUNNING or state.running_end_ns is not None):
         ended = running_spans(state, _workers_ended_ns(state, before, time_ns), state.failure, root=None)
         spans += ended
         if ended or phase is not Phase.EXIT_BARRIER:
-            state = replace(state, running_ns=None)
+            state = replace(state, running_ns=None, running_end_ns=None)
     if phase is Phase.RENDEZVOUS:
         state = _rendezvous_entered(state, before, time_ns)
     elif phase is Phase.ASSIGN_RANKS:
@@ -197,6 +205,8 @@ def _phase_entered(state: TraceState, event: ElasticEvent, time_ns: int) -> tupl
 def _workers_ended_ns(state: TraceState, before: Phase, time_ns: int) -> int:
     # what came before a stop is the detection of a failure: the workers ran until then
     began = state.began_ns
+    if state.running_end_ns is not None:
+        return state.running_end_ns
     return began if before is Phase.DETECT and began is not None else time_ns
 
 
@@ -219,6 +229,7 @@ def _workers_started(state: TraceState, event: ElasticEvent, time_ns: int) -> tu
         state,
         last_round=state.expected_round,
         running_ns=state.running_ns if again else time_ns,
+        running_end_ns=None,
         phases=() if again else state.phases,
         failure="",
         restarted_ns=time_ns if state.restarting else None,

@@ -135,6 +135,8 @@ def unfinished_spans(state: TraceState, end_ns: int, why: str, *, root: bool) ->
 
 def running_spans(state: TraceState, end_ns: int, error: str, *, root: bool | None) -> list[ElasticSpan]:
     """The spans of a round's running, this node's and, from the job reporter, the root."""
+    if state.running_end_ns is not None:
+        state = replace(state, restart_count=state.running_restart_count)
     round_, start_ns = state.last_round, state.running_ns
     ids = None if round_ is None else state.ids(round_)
     if round_ is None or start_ns is None or ids is None:

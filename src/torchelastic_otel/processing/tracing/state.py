@@ -64,6 +64,8 @@ class TraceState(Serializable):
         phases: Its phases so far.
         events: What happened in the phase's span so far.
         running_ns: When the workers of the last round ran.
+        running_end_ns: When they began to be stopped; the span is not emitted yet, since failures are still reported.
+        running_restart_count: The restart count at that time.
         failure: Why the round failed on this node; empty if it did not.
         reporter_round: The round in which it is the job reporter.
         restarting: Whether workers are being restarted.
@@ -92,6 +94,8 @@ class TraceState(Serializable):
     phases: tuple[OpenPhase, ...] = field(default=(), metadata=stored_as("parts", required=True))
     events: tuple[SpanEvent, ...] = field(default=(), metadata=REQUIRED)
     running_ns: int | None = None
+    running_end_ns: int | None = None
+    running_restart_count: int | None = None
     failure: str = field(default="", metadata=stored_as("failed"))
     reporter_round: int | None = field(default=None, metadata=stored_as("writer_round"))
     restarting: bool = False
