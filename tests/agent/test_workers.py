@@ -53,6 +53,7 @@ def test_a_failure_is_told_with_its_own_moment_before_torch_restarts(observed: O
             semconv.FAILURE_ROLE: "cause",
             semconv.FAILURE_TIME_ERROR: 0,
             semconv.FAILURE_AMBIGUOUS: None,
+            semconv.FAILURE_EVIDENCE: "only_failure",
             semconv.INFERRED_FROM: "pidfd",
         }
     ]

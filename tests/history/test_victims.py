@@ -196,3 +196,75 @@ def test_a_round_below_zero_breaks_nothing() -> None:
     agent.say(1, semconv.WORKER_STARTED, rendezvous_round=-1, worker_rank=0, worker_pid=1)
     agent.say(2, semconv.WORKER_FAILED, worker_rank=1, worker_pid=2, process_exit_code=1)
     assert run_of(agent).nodes[0].host == "node-a"
+
+
+TIMED_OUT = "Timed out waiting 4000ms for recv operation to complete"
+
+
+def times_out(agent: AgentTape, second: float, local: int) -> None:
+    """A worker waited for another one in vain."""
+    agent.fail(
+        second, local=local, exception_type="RuntimeError", error_type="RuntimeError", exception_message=TIMED_OUT
+    )
+
+
+def is_stopped(agent: AgentTape, second: float, local: int, *, in_collective: bool | None, function: str) -> None:
+    """A worker is stopped; its stack shows where it was."""
+    rank = agent.standing[semconv.GROUP_RANK] * agent.workers + local
+    agent.ours(
+        second,
+        semconv.WORKER_EXITED,
+        worker_rank=rank,
+        worker_local_rank=local,
+        worker_pid=agent.pid + local,
+        process_exit_code=-15,
+        worker_signal="SIGTERM",
+        inferred_from="pidfd",
+        code_function_name=function,
+        code_file_path="/job/train.py",
+        code_line_number=7,
+        worker_in_collective=in_collective,
+    )
+
+
+def test_of_a_hang_the_ranks_that_did_not_come_are_the_cause() -> None:
+    """They have not failed; the ranks that timed out have, on another node."""
+    first, second = training("a", "b")
+    times_out(first, 20, 0)
+    times_out(first, 20.1, 1)
+    is_stopped(second, 21, 0, in_collective=False, function="load_batch")
+    is_stopped(second, 21, 1, in_collective=True, function="train_step")
+    for agent in (first, second):
+        agent.enter(22, Phase.ENDED, agent_outcome="failed")
+    [round_] = run_of(first, second).rounds
+    cause = round_.first_failure
+    assert cause is not None
+    assert (cause.kind, cause.host, cause.rank, cause.ambiguous) == ("hang", "node-b", 2, False)
+    assert (cause.place, cause.evidence) == ("load_batch (train.py:7)", "stack_at_stop")
+    assert cause.culprits == ("rank 2 on node-b in load_batch (train.py:7)",)
+    assert sorted(victim.rank or 0 for victim in round_.victims) == [0, 1, 3]
+
+
+@pytest.mark.parametrize("in_collective", [True, None])
+def test_if_all_waited_nobody_is_named_for_certain(in_collective: bool | None) -> None:
+    """All were inside a collective, or no stack is known: the network, or a cause that left no trace."""
+    first, second = training("a", "b", workers=1)
+    times_out(first, 20, 0)
+    is_stopped(second, 21, 0, in_collective=in_collective, function="train_step")
+    for agent in (first, second):
+        agent.enter(22, Phase.ENDED, agent_outcome="failed")
+    cause = run_of(first, second).rounds[0].first_failure
+    assert cause is not None
+    assert (cause.rank, cause.evidence, cause.ambiguous) == (0, "all_waited", True)
+
+
+def test_a_failure_of_its_own_goes_before_earlier_ones_that_waited() -> None:
+    """The rank that timed out is often the first to end."""
+    first, second = training("a", "b", workers=1)
+    times_out(first, 20, 0)
+    second.fail(25, local=0)
+    for agent in (first, second):
+        agent.enter(26, Phase.ENDED, agent_outcome="failed")
+    cause = run_of(first, second).rounds[0].first_failure
+    assert cause is not None
+    assert (cause.rank, cause.evidence, cause.ambiguous) == (1, "others_waited", False)

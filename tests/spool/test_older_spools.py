@@ -98,4 +98,13 @@ def test_the_timeline_of_older_spools_is_unchanged(
     for run in found["runs"]:
         assert isinstance(run.pop("inferred"), list)
         assert isinstance(run.pop("unknown"), list)
-    assert found == EXPECTED["timeline"][job]
+    assert known_to(EXPECTED["timeline"][job], found) == EXPECTED["timeline"][job]
+
+
+def known_to(older: object, newer: object) -> object:
+    """What the older version wrote of a document: objects without the keys that it did not have."""
+    if isinstance(older, dict) and isinstance(newer, dict):
+        return {key: known_to(older[key], value) for key, value in newer.items() if key in older}
+    if isinstance(older, list) and isinstance(newer, list) and len(older) == len(newer):
+        return [known_to(one, other) for one, other in zip(older, newer, strict=True)]
+    return newer

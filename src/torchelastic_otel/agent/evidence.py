@@ -5,18 +5,21 @@ Guarantees: no content raises; a torn or foreign file gives what can be read of 
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
 from dataclasses import dataclass
 from typing import Any, Final
 
+from torchelastic_otel.agent.worker_files import read_regular
 from torchelastic_otel.model.failure import Place
 from torchelastic_otel.model.inferred_event import ClockReading
 from torchelastic_otel.model.text import MAX_STACKTRACE, bounded
 from torchelastic_otel_evidence import MARK
 
-MAX_FILE: Final = 512 * 1024
-"""The most that is read of a file, bytes."""
+_MAX_FILE: Final = 256 * 1024
+_MAX_FILES: Final = 8
 _THREAD: Final = re.compile(r"(?P<current>Current thread|Thread) (?P<id>0x[0-9a-f]+)[^\n]*\(most recent call first\):")
 _FRAME: Final = re.compile(r'  File "(?P<file>.*)", line (?P<line>\d+|\?\?\?) in (?P<function>.*)')
 _FATAL: Final = "Fatal Python error: "
@@ -105,6 +108,32 @@ class WorkerEvidence:
     exit: ProgramExit | None = None
     fatal: Stack | None = None
     stop: Stack | None = None
+
+
+def read(prefix: str, pid: int) -> WorkerEvidence | None:
+    """The evidence of a worker; ``None`` if no process of it wrote a file.
+
+    Args:
+        prefix: The path without the process id.
+        pid: The worker's process id; a wrapper has no file, its children have.
+    """
+    own = _read_file(f"{prefix}.{pid}")
+    if own is not None:
+        return own
+    folder, name = os.path.split(prefix)
+    found: list[WorkerEvidence] = []
+    with contextlib.suppress(OSError):
+        names = sorted(each for each in os.listdir(folder) if each.startswith(name + "."))
+        found = [each for n in names[:_MAX_FILES] if (each := _read_file(os.path.join(folder, n))) is not None]
+    raised = [each for each in found if each.exception is not None]
+    if raised:
+        return max(raised, key=lambda each: each.exception.at.monotonic_ns if each.exception else 0)
+    return next((each for each in found if each != WorkerEvidence()), found[0] if found else None)
+
+
+def _read_file(path: str) -> WorkerEvidence | None:
+    content = read_regular(path, _MAX_FILE)
+    return None if content is None else parse(content[0].decode("utf-8", "replace"))
 
 
 def parse(text: str) -> WorkerEvidence:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from torchelastic_otel.agent.evidence import WorkerEvidence
+from torchelastic_otel.agent.evidence import read as read_evidence
 from torchelastic_otel.agent.memory_events import MemoryCounters, MemoryKill, MemoryReader, kill_between
 from torchelastic_otel.agent.processes import Worker
 from torchelastic_otel.agent.worker_files import FileReader, read_regular
@@ -32,12 +34,14 @@ class Findings:
     """What was found; each part is ``None`` until it is read, or if there is nothing.
 
     Attributes:
+        evidence: What its hooks wrote.
         error_file: The text of torch's error file.
         error_file_ns: When that was written, nanoseconds since the epoch.
         standard_error: The end of its standard error.
         memory: What the kernel killed in its memory group since it was started.
     """
 
+    evidence: WorkerEvidence | None = None
     error_file: str | None = None
     error_file_ns: int | None = None
     standard_error: str | None = None
@@ -99,6 +103,8 @@ class WorkerInspector:
         self._baselines = baselines
 
     def _read_local(self, worker: Worker, findings: Findings, ended: bool) -> None:
+        if worker.evidence:
+            findings.evidence = read_evidence(worker.evidence, worker.pid)
         baseline = self._baselines.get(worker.pid)
         if ended and self._memory is not None and baseline is not None:
             findings.memory = kill_between(baseline.counters, self._memory.read(baseline.folder))

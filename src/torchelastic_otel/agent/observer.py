@@ -29,6 +29,7 @@ from torchelastic_otel.agent.training import TrainingFiles
 from torchelastic_otel.agent.workers import WorkerGroupMonitor
 from torchelastic_otel.event_loop import EventLoopThread
 from torchelastic_otel.model.cause import NODE_LEFT, Cause
+from torchelastic_otel.model.failure import HANG
 from torchelastic_otel.model.inferred_event import ClockReading, InferredEvent
 from torchelastic_otel.model.phases import Phase
 from torchelastic_otel.model.trace_ids import RUNNING, round_ids
@@ -77,6 +78,8 @@ class AgentObserver:
         self._bring_up_began_ns = 0
         self._join_began_ns = 0
         self._workers: WorkerGroupMonitor | None = None
+        self._previous_workers: WorkerGroupMonitor | None = None
+        job.on_agreed = self._on_agreed
         self._inspector = WorkerInspector(thread)
         self.training = TrainingFiles(thread, self._on_training_started)
         self.round: int | None = None
@@ -146,11 +149,12 @@ class AgentObserver:
             lambda name, attributes, at, error_file: self._emit(name, {**round_, **attributes}, at, error_file),
             self._on_failure_detected,
             lambda cause: self._propose(cause, joined),
+            lambda culprits: self._job.propose_culprits([self._named(cause, joined) for cause in culprits], joined),
             self._thread,
             self._clock,
             self._inspector,
         )
-        self._workers = started
+        self._previous_workers, self._workers = self._workers, started
         pids = tuple(f"{rank}:{worker.rank}:{worker.pid}" for rank, worker in started.workers.items())
         self._enter(Phase.RUNNING, {semconv.WORKER_PIDS: pids})
         started.watch(self._phase_began)
@@ -223,8 +227,8 @@ class AgentObserver:
     def on_exit(self, outcome: str, error_type: str | None) -> None:
         """The agent's ``run`` is over."""
         self._rendezvous_wait.end()
-        self.training.close()
         self._flush_workers()
+        self.training.close()
         self._job.finish()
         self._enter(Phase.ENDED, {semconv.AGENT_OUTCOME: outcome, semconv.ERROR_TYPE: error_type})
 
@@ -237,8 +241,16 @@ class AgentObserver:
 
     def _propose(self, cause: Cause, joined: JoinedRound | None) -> None:
         """In this agent's view, this ended that round."""
+        self._job.propose(self._named(cause, joined), joined)
+
+    def _named(self, cause: Cause, joined: JoinedRound | None) -> Cause:
         node_id, rank = (self.node_id, self.group_rank) if joined is None else (joined.node_id, joined.rank)
-        self._job.propose(replace(cause, host=self._job.host, node_id=node_id, group_rank=rank), joined)
+        return replace(cause, host=self._job.host, node_id=node_id, group_rank=rank)
+
+    def _on_agreed(self, cause: Cause) -> None:
+        """On the event loop: the cause of the end of the previous round is known."""
+        if cause.failure_kind == HANG and self._previous_workers is not None:
+            self._previous_workers.report_hang()
 
     def _flush_workers(self) -> None:
         """Wait until what is known of the workers' failures is reported and proposed, at most 50 ms."""
@@ -265,7 +277,7 @@ class AgentObserver:
 
     def _begin_stop(self, workers: WorkerGroupMonitor) -> None:
         if not workers.stopping:
-            workers.stopping = True
+            workers.begin_stop()
             self.training.poll()
             if self._phase is not Phase.STOP:
                 self._enter(Phase.STOP)

@@ -20,6 +20,7 @@ class Worker:
         pid: Its process id.
         error_file: Where torch's ``record`` writes its exception.
         standard_error: Where torchrun keeps its standard error; ``None`` if it does not.
+        evidence: Where its processes write evidence, each with its process id behind it; ``None`` if they do not.
     """
 
     local_rank: int
@@ -27,6 +28,7 @@ class Worker:
     pid: int
     error_file: str | None = None
     standard_error: str | None = None
+    evidence: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

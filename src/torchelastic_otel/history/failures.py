@@ -18,7 +18,7 @@ from torchelastic_otel.history.agent_history import AgentHistory
 from torchelastic_otel.history.lifecycle import SIGNALLED
 from torchelastic_otel.history.reports import LostReport, MembershipReport, RestartReport, completed
 from torchelastic_otel.history.types import Failure, Outcome
-from torchelastic_otel.model.failure import may_precede
+from torchelastic_otel.model.failure import HANG, Evidence, Weight, decide
 from torchelastic_otel.model.node_id import address_of
 from torchelastic_otel.model.phases import Phase
 
@@ -143,7 +143,8 @@ def round_failures(
     elif agreed is not None and agreed.agreed and agreed.reason in ("membership_change", "node_left"):
         cause = None
     else:
-        cause = _earliest(failures, [_loss_failure(loss) for loss in losses])
+        hanging = [hang for agent in agents for hang in _hanging_workers(agent, round_)]
+        cause = _earliest(failures, [_loss_failure(loss) for loss in losses], hanging)
         cause = cause or (agreed.cause if agreed is not None else None)
         if cause is not None and any(_left_before(agent, round_, cause) for agent in agents):
             cause = None
@@ -171,6 +172,16 @@ def _stopped_workers(agent: AgentHistory, round_: int) -> list[Failure]:
         replace(failure, group_rank=participation.group_rank, error_type=failure.error_type or failure.signal or "exit")
         for key, failure in participation.bad_exits.items()
         if key not in participation.failures and _at(failure) >= began_ns
+    ]
+
+
+def _hanging_workers(agent: AgentHistory, round_: int) -> list[Failure]:
+    """The workers that were outside a collective when their agent stopped them."""
+    participation = agent.rounds[round_]
+    return [
+        replace(failure, kind=HANG, error_type=HANG, group_rank=participation.group_rank)
+        for key, failure in participation.bad_exits.items()
+        if failure.in_collective is False and key not in participation.failures
     ]
 
 
@@ -203,19 +214,27 @@ def _looks_stopped(failure: Failure) -> int:
     return int(failure.inferred_from == "torch" and failure.signal in _STOP_SIGNALS)
 
 
-def _earliest(failures: Sequence[Failure], lost: Sequence[Failure]) -> Failure | None:
+def _earliest(failures: Sequence[Failure], lost: Sequence[Failure], hanging: Sequence[Failure] = ()) -> Failure | None:
     candidates = [failure for failure in failures if not _looks_stopped(failure)] or list(failures)
-    first = candidates[0] if candidates else None
+    decision = decide([*candidates, *hanging])
+    first = decision.causes[0] if decision.causes else None
     gone = min(lost, key=_order, default=None)
-    if gone is not None and (first is None or (gone.at_ns is not None and gone.at_ns <= _at(first))):
+    if gone is not None and (
+        first is None or first.weight != Weight.OWN or (gone.at_ns is not None and gone.at_ns <= _at(first))
+    ):
         return replace(gone, ambiguous=any(other is not gone and other.at_ns is None for other in lost))
-    if first is None:
+    if first is None or decision.evidence is None:
         return None
-    overlaps = any(
-        other is not first and (other.error_ns is None or may_precede(_at(other), other.error_ns, _at(first)))
-        for other in candidates
+    return replace(
+        first,
+        ambiguous=first.ambiguous or decision.ambiguous,
+        evidence=decision.evidence.value,
+        culprits=tuple(map(_culprit, decision.causes)) if decision.evidence == Evidence.STACK_AT_STOP else (),
     )
-    return replace(first, ambiguous=first.ambiguous or overlaps)
+
+
+def _culprit(failure: Failure) -> str:
+    return f"rank {failure.rank} on {failure.host}" + (f" in {failure.place}" if failure.place else "")
 
 
 def _loss_failure(loss: LostNode) -> Failure:

@@ -186,6 +186,8 @@ def _cause(event: ElasticEvent) -> Failure | None:
         return None
     if reason == "node_lost":
         kind = "node_lost"
+    elif text("failure_kind"):
+        kind = str(text("failure_kind"))
     elif text("error_type") == "uninterruptible_sleep":
         kind = "uninterruptible_sleep"
     elif text("signal"):
@@ -208,6 +210,11 @@ def _cause(event: ElasticEvent) -> Failure | None:
         error_ns=seconds_of(event, f"{semconv.CAUSE}.time_error") or 0,
         inferred_from="store" if event.attributes.get(semconv.RESTART_AGREED) is True else "own_view",
         ambiguous=event.attributes.get(semconv.FAILURE_AMBIGUOUS) is True,
+        function=text("function"),
+        file=text("file"),
+        line=number("line"),
+        evidence=text_of(event, semconv.FAILURE_EVIDENCE),
+        culprits=texts_of(event, f"{semconv.CAUSE}.culprits"),
     )
 
 
@@ -222,6 +229,7 @@ def worker_failure(event: ElasticEvent, source: AgentEvents, group_rank: int | N
     """
     inferred = event.attributes.get(semconv.INFERRED) is True
     signal = text_of(event, semconv.WORKER_SIGNAL)
+    in_collective = event.attributes.get(semconv.WORKER_IN_COLLECTIVE)
     raised = semconv.EXCEPTION_TYPE in event.attributes or semconv.EXCEPTION_MESSAGE in event.attributes
     failure = Failure(
         kind=text_of(event, semconv.FAILURE_KIND) or ("exception" if raised else "signal" if signal else "exit"),
@@ -240,6 +248,13 @@ def worker_failure(event: ElasticEvent, source: AgentEvents, group_rank: int | N
         error_ns=(seconds_of(event, semconv.FAILURE_TIME_ERROR) or 0) if inferred else None,
         inferred_from=(text_of(event, semconv.INFERRED_FROM) or "hook") if inferred else "torch",
         ambiguous=event.attributes.get(semconv.FAILURE_AMBIGUOUS) is True,
+        function=text_of(event, semconv.CODE_FUNCTION_NAME),
+        file=text_of(event, semconv.CODE_FILE_PATH),
+        line=number_of(event, semconv.CODE_LINE_NUMBER),
+        stack=text_of(event, semconv.CODE_STACKTRACE),
+        in_collective=in_collective if isinstance(in_collective, bool) else None,
+        explanation=text_of(event, semconv.FAILURE_EXPLANATION),
+        evidence=text_of(event, semconv.FAILURE_EVIDENCE),
     )
     if before is None:
         return failure

@@ -11,7 +11,9 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from torchelastic_otel.model.cause import place_text
 from torchelastic_otel.model.event import ElasticEvent, Origin
+from torchelastic_otel.model.failure import Weight, weight_of
 from torchelastic_otel.model.phases import Phase
 
 
@@ -78,7 +80,7 @@ class Failure:
     """One thing that failed: a worker, a lost node (no worker), or an agent that raised (no worker).
 
     Attributes:
-        kind: exception, exit, signal, uninterruptible_sleep, node_lost or agent_error.
+        kind: exception, exit, signal, hang, out_of_memory, uninterruptible_sleep, node_lost or agent_error.
         host: The host's name; of a node whose events are missing, its address.
         pid: The process id of the worker, or of the agent that raised.
         error_type: The exception's type, else what replaces it.
@@ -86,6 +88,12 @@ class Failure:
         error_ns: How much earlier it may have happened; ``None`` if unknown.
         inferred_from: The source: pidfd, error_file, poll, store, heartbeat, stream, torch.
         ambiguous: Whether another failure may have been earlier, within the error bounds.
+        function: The function of the program where it happened, or where a worker was stopped.
+        stack: The stacks of a worker that crashed or was stopped.
+        in_collective: Whether a worker that was stopped called or awaited other ranks then.
+        explanation: What an exit code means, or why the kernel killed the process; one sentence.
+        evidence: What decided that it is the cause; see :class:`~torchelastic_otel.model.failure.Evidence`.
+        culprits: Of a hang: all workers that others waited for, each with its place.
     """
 
     kind: str
@@ -104,6 +112,24 @@ class Failure:
     error_ns: int | None = 0
     inferred_from: str | None = None
     ambiguous: bool = False
+    function: str | None = None
+    file: str | None = None
+    line: int | None = None
+    stack: str | None = None
+    in_collective: bool | None = None
+    explanation: str | None = None
+    evidence: str | None = None
+    culprits: tuple[str, ...] = ()
+
+    @property
+    def weight(self) -> Weight:
+        """How it weighs as a cause."""
+        return weight_of(self.kind, self.error_type, self.message)
+
+    @property
+    def place(self) -> str | None:
+        """The place in the program, in words."""
+        return place_text(self.function, self.file, self.line)
 
 
 @dataclass(frozen=True, slots=True)

@@ -196,7 +196,14 @@ class AgentHooks:
         files, stderrs = getattr(context, "error_files", {}), getattr(context, "stderrs", {})
         ranks = {worker.local_rank: worker.global_rank for worker in agent._worker_group.workers}
         observed.observer.on_start_end(
-            Worker(int(local), ranks.get(local), int(pid), files.get(local), stderrs.get(local) or None)
+            Worker(
+                int(local),
+                ranks.get(local),
+                int(pid),
+                files.get(local),
+                stderrs.get(local) or None,
+                observed.observer.training.evidence_path(local) if self._set_evidence else None,
+            )
             for local, pid in sorted(pids.items())
         )
         if context is not None:

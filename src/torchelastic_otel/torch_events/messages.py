@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from typing import Final
 
 from torchelastic_otel import semconv
+from torchelastic_otel.model.cause import place_text
 from torchelastic_otel.model.event import AttributeValue
+from torchelastic_otel.model.failure import HANG, UNINTERRUPTIBLE_SLEEP, Evidence
 
 _Attributes = Mapping[str, AttributeValue]
 
@@ -32,7 +34,10 @@ def failure(attributes: _Attributes, *, prefix: str = "") -> str:
         return attributes.get(f"{prefix}.{name}" if prefix else _FAILURE_ATTRIBUTES[name])
 
     text = f"rank {of('rank')} (local rank {of('local_rank')}, pid {of('pid')})"
-    if of("error_type") == "uninterruptible_sleep":
+    place = place_text(of("function"), of("file"), of("line"))
+    if of("error_type") == HANG:
+        return f"{text} hung{f' in {place}' if place else ''}: others waited for it until it was stopped"
+    if of("error_type") == UNINTERRUPTIBLE_SLEEP:
         text += " hangs in uninterruptible sleep"
     elif of("signal"):
         text += f" was killed by {of('signal')}"
@@ -43,6 +48,10 @@ def failure(attributes: _Attributes, *, prefix: str = "") -> str:
     if of("message"):
         kind = "" if of("error_type") in (None, "", "exit", of("signal")) else f"{of('error_type')}: "
         text += f": {kind}{of('message')}"
+    if place:
+        text += f", in {place}"
+    if of("explanation"):
+        text += f" ({of('explanation')})"
     return text
 
 
@@ -54,6 +63,10 @@ _FAILURE_ATTRIBUTES: Final = {
     "exit_code": semconv.PROCESS_EXIT_CODE,
     "error_type": semconv.ERROR_TYPE,
     "message": semconv.EXCEPTION_MESSAGE,
+    "function": semconv.CODE_FUNCTION_NAME,
+    "file": semconv.CODE_FILE_PATH,
+    "line": semconv.CODE_LINE_NUMBER,
+    "explanation": semconv.FAILURE_EXPLANATION,
 }
 
 
@@ -142,7 +155,12 @@ def _cause(of: _Attributes) -> str:
         if semconv.CAUSE + ".node.id" in of:
             text += f" ({of.get(semconv.CAUSE + '.node.id')}, last rank {of.get(semconv.CAUSE + '.group.rank')})"
     if of.get(semconv.FAILURE_AMBIGUOUS) is True:
+        if of.get(semconv.FAILURE_EVIDENCE) == Evidence.ALL_WAITED.value:
+            return f"{text} (all that failed waited for another: the network, or a cause that left no trace)"
         text += " (ambiguous: another failure is within the error of the times)"
+    culprits = of.get(f"{semconv.CAUSE}.culprits")
+    if isinstance(culprits, (tuple, list)) and len(culprits) > 1:
+        text += f"; others waited for {_listed(culprits)}"
     return text
 
 

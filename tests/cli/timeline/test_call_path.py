@@ -16,7 +16,7 @@ from tests.support.recordings import DIRECTORY
 from torchelastic_otel.cli.timeline import Timeline
 
 PACKAGE = Path(torchelastic_otel.__file__).parent
-MOST = 15
+MOST = 16
 
 
 def files_run(arguments: list[str]) -> set[str]:

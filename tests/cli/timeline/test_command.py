@@ -95,7 +95,7 @@ def test_the_document_of_a_failed_round_is_as_documented(
         "unknown": 0.0,
     }
     assert run["effective_training_time_ratio"] == 35 / 45.5
-    beside = ("kind", "node_id", "traceback", "time_error", "ambiguous")
+    beside = ("kind", "node_id", "traceback", "time_error", "ambiguous", "stack", "in_collective", "explanation")
     assert {key: value for key, value in first["first_failure"].items() if key not in beside} == {
         "host": "node-b",
         "group_rank": 1,
@@ -108,6 +108,11 @@ def test_the_document_of_a_failed_round_is_as_documented(
         "message": "boom",
         "at": "2026-11-22T12:53:40.000000000Z",
         "inferred_from": "pidfd",
+        "function": None,
+        "file": None,
+        "line": None,
+        "evidence": "only_failure",
+        "culprits": [],
     }
     assert first["restart"] == {
         "reason": "worker_failure",

@@ -9,6 +9,7 @@ from pathlib import Path
 from torchelastic_otel.cli.timeline import Timeline
 from torchelastic_otel.history.types import LeftReason, Outcome, State
 from torchelastic_otel.model.cause import REASONS
+from torchelastic_otel.model.failure import FAILURE_KINDS, Evidence
 from torchelastic_otel.model.phases import Phase
 
 DOCS = Path(__file__).parents[3] / "docs" / "reference"
@@ -50,3 +51,10 @@ def test_every_property_is_described() -> None:
         if "description" not in value
     ]
     assert bare == []
+
+
+def test_the_schema_has_every_kind_of_failure_and_what_decides() -> None:
+    """Alerts and scripts branch on them."""
+    failure = DEFINED["failure"]["properties"]
+    assert set(failure["kind"]["enum"]) == {*FAILURE_KINDS, "node_lost", "agent_error"}
+    assert set(failure["evidence"]["enum"]) == {evidence.value for evidence in Evidence} | {None}

@@ -24,7 +24,15 @@ from torchelastic_otel.agent.coordination.job_store import MAX_WAIT_S, JobStore
 from torchelastic_otel.agent.coordination.membership import Membership, SilentNode
 from torchelastic_otel.agent.coordination.round_start import JoinedRound, RoundStart
 from torchelastic_otel.event_loop import EventLoopThread
-from torchelastic_otel.model.cause import MEMBERSHIP_CHANGE, NODE_LEFT, UNKNOWN, WORKER_FAILURE, Cause
+from torchelastic_otel.model.cause import (
+    MEMBERSHIP_CHANGE,
+    NODE_LEFT,
+    UNKNOWN,
+    WORKER_FAILURE,
+    Cause,
+    earlier,
+    with_culprits,
+)
 from torchelastic_otel.model.inferred_event import InferredEvent
 from torchelastic_otel.units import NS_PER_MS
 
@@ -68,6 +76,9 @@ class JobCoordinator:
         self.nonce_is_agreed = False
         self._round: JoinedRound | None = None
         self._own_cause: Cause | None = None
+        self._own_culprits: Sequence[Cause] = ()
+        self.on_agreed: Callable[[Cause], object] = lambda cause: None
+        """Called on the event loop with the cause of the end of the previous round."""
         self._own_trigger: str | None = None
         self._proposed = False
         self._previous: Sequence[str] = ()
@@ -112,7 +123,7 @@ class JobCoordinator:
         """
         joined = joined or self._round
         if joined is self._round:
-            self._own_cause = self._own_cause or cause
+            self._own_cause = cause if self._own_cause is None else earlier(self._own_cause, cause)
         if joined is not None and self._store is not None and self._shared_rounds:
 
             def request(keys: JobKeys) -> None:
@@ -121,6 +132,15 @@ class JobCoordinator:
                 keys.propose_cause(joined.round, cause)
 
             self._store.submit(request)
+            self._proposed = True
+
+    def propose_culprits(self, culprits: Sequence[Cause], joined: JoinedRound | None) -> None:
+        """Workers that were outside a collective when they were stopped; from any thread."""
+        joined = joined or self._round
+        if joined is self._round:
+            self._own_culprits = culprits
+        if joined is not None and self._store is not None and self._shared_rounds:
+            self._store.submit(lambda keys: keys.propose_culprits(joined.round, culprits))
             self._proposed = True
 
     def on_restart(self, trigger: str) -> None:
@@ -139,8 +159,9 @@ class JobCoordinator:
 
     def on_joined(self, joined: JoinedRound) -> None:
         """This agent has joined a round."""
-        own, trigger = self._own_cause, self._own_trigger
+        own, trigger = with_culprits(self._own_cause, self._own_culprits), self._own_trigger
         self._own_cause = self._own_trigger = None
+        self._own_culprits = ()
         self._round = joined
         if self._store is not None:
             self._store.retry()
@@ -271,6 +292,7 @@ class JobCoordinator:
                 semconv.INFERRED_FROM: "store" if from_store else "own_view",
             }
             if cause is not None:
+                self.on_agreed(cause)
                 attributes.update(cause.attributes())
             else:
                 attributes[semconv.RESTART_REASON] = _reason(trigger, joined, previous, agreed)

@@ -8,6 +8,7 @@ from typing import Final
 
 from torchelastic_otel.history.caveats import ranges
 from torchelastic_otel.history.types import Failure, Member, Node, Run
+from torchelastic_otel.model.failure import HANG
 
 _KINDS: Final = {
     "uninterruptible_sleep": "hangs in uninterruptible sleep",
@@ -57,6 +58,8 @@ def node_group(nodes: Sequence[Node], names: NodeNames) -> str:
 
 def describe(failure: Failure) -> str:
     """How something failed, without its name."""
+    if failure.kind == HANG:
+        return "hung" + (f" in {failure.place}" if failure.place else "") + ": others waited for it"
     if failure.kind in _KINDS:
         return _KINDS[failure.kind]
     if failure.signal:

@@ -18,12 +18,16 @@ from torchelastic_otel.cli.timeline.labels import (
 from torchelastic_otel.cli.timeline.render import Page, Style, clock, duration
 from torchelastic_otel.history.caveats import ranges
 from torchelastic_otel.history.types import LeftReason, Node, Outcome, Round, Run
+from torchelastic_otel.model.failure import HANG, Evidence
 from torchelastic_otel.model.phases import Phase
 
 _STYLES: Final = {Outcome.SUCCEEDED: Style.GOOD, Outcome.FAILED: Style.BAD, Outcome.INTERRUPTED: Style.DOUBT}
 _MAX_SINGLE: Final = 4
 """Nodes that are listed one by one; more are listed in groups."""
 _MAX_GROUPS: Final = 6
+_DOUBTS: Final = {
+    Evidence.ALL_WAITED.value: " [all that failed waited for another: the network, or a cause that left no trace]"
+}
 """Groups in one row."""
 
 
@@ -128,7 +132,14 @@ def _failed(page: Page, round_: Round, names: NodeNames) -> None:
             text += f": {message}" if failure.kind in ("exception", "agent_error") else f" ({message})"
         if failure.kind == "node_lost" and failure.at_ns is not None:
             text += "; last heard of at that time"
-        page.row("failed", text + (" [another may have been first]" if failure.ambiguous else ""), Style.BAD)
+        if failure.place and failure.kind != HANG:
+            text += f", in {failure.place}"
+        if failure.explanation and failure.kind != HANG:
+            text += f" ({failure.explanation})"
+        doubt = _DOUBTS.get(failure.evidence or "", " [another may have been first]") if failure.ambiguous else ""
+        page.row("failed", text + doubt, Style.BAD)
+        for culprit in failure.culprits[1:]:
+            page.row("", f"and {culprit}", Style.BAD)
         page.quote(traceback_end(failure))
     lines = victim_groups(round_.victims, names)
     for i, line in enumerate(lines[:_MAX_GROUPS]):
