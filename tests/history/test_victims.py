@@ -203,9 +203,9 @@ TIMED_OUT = "Timed out waiting 4000ms for recv operation to complete"
 
 def times_out(agent: AgentTape, second: float, local: int) -> None:
     """A worker waited for another one in vain."""
-    agent.fail(
-        second, local=local, exception_type="RuntimeError", error_type="RuntimeError", exception_message=TIMED_OUT
-    )
+    error: dict[str, Any] = dict.fromkeys(("exception_type", "error_type"), "RuntimeError")
+    error["exception_message"] = TIMED_OUT
+    agent.fail(second, local=local, **error)
 
 
 def is_stopped(agent: AgentTape, second: float, local: int, *, in_collective: bool | None, function: str) -> None:
@@ -268,3 +268,21 @@ def test_a_failure_of_its_own_goes_before_earlier_ones_that_waited() -> None:
     cause = run_of(first, second).rounds[0].first_failure
     assert cause is not None
     assert (cause.rank, cause.evidence, cause.ambiguous) == (1, "others_waited", False)
+
+
+def test_all_culprits_of_a_hang_are_named_and_none_is_a_victim() -> None:
+    """Each agent reports its own, if it could decide alone."""
+    first, second = training("a", "b")
+    times_out(first, 20, 0)
+    hang = {"failure_kind": "hang", "error_type": "hang", "process_exit_code": -15, "worker_signal": "SIGTERM"}
+    first.fall(21, 1, **hang)
+    is_stopped(second, 21, 0, in_collective=False, function="load_batch")
+    is_stopped(second, 21, 1, in_collective=True, function="train_step")
+    for agent in (first, second):
+        agent.enter(22, Phase.ENDED, agent_outcome="failed")
+    [round_] = run_of(first, second).rounds
+    cause = round_.first_failure
+    assert cause is not None
+    assert (cause.kind, cause.rank) == ("hang", 1)
+    assert cause.culprits == ("rank 1 on node-a", "rank 2 on node-b in load_batch (train.py:7)")
+    assert sorted(victim.rank or 0 for victim in round_.victims) == [0, 3]

@@ -153,6 +153,8 @@ class AgentObserver:
             self._thread,
             self._clock,
             self._inspector,
+            self.round,
+            is_alone=joined is None or joined.world_size == 1,
         )
         self._previous_workers, self._workers = self._workers, started
         pids = tuple(f"{rank}:{worker.rank}:{worker.pid}" for rank, worker in started.workers.items())
@@ -247,10 +249,11 @@ class AgentObserver:
         node_id, rank = (self.node_id, self.group_rank) if joined is None else (joined.node_id, joined.rank)
         return replace(cause, host=self._job.host, node_id=node_id, group_rank=rank)
 
-    def _on_agreed(self, cause: Cause) -> None:
+    def _on_agreed(self, cause: Cause, joined: JoinedRound) -> None:
         """On the event loop: the cause of the end of the previous round is known."""
-        if cause.failure_kind == HANG and self._previous_workers is not None:
-            self._previous_workers.report_hang()
+        for workers in (self._previous_workers, self._workers):
+            if cause.failure_kind == HANG and workers is not None and workers.round == joined.previous:
+                workers.report_hang()
 
     def _flush_workers(self) -> None:
         """Wait until what is known of the workers' failures is reported and proposed, at most 50 ms."""

@@ -73,6 +73,7 @@ class _State:
         findings: What it left behind; ``None`` while that is not read.
         reading: How many reads are under way.
         is_read: Whether it was read after the worker had ended.
+        stuck_ns: How long ago it raised an exception when it was found not to end, nanoseconds.
         failure_reported: Whether its failure is reported.
         exit_reported: Whether its exit is reported.
     """
@@ -84,6 +85,7 @@ class _State:
     findings: Findings | None = None
     reading: int = 0
     is_read: bool = False
+    stuck_ns: int | None = None
     failure_reported: bool = False
     exit_reported: bool = False
 
@@ -229,6 +231,8 @@ class WorkerGroupMonitor:
         thread: The event loop.
         clock: Both clocks.
         inspector: Reads what workers leave behind.
+        round_: The round that they were started in.
+        is_alone: Whether no other node takes part.
     """
 
     def __init__(
@@ -241,7 +245,12 @@ class WorkerGroupMonitor:
         thread: EventLoopThread,
         clock: Callable[[], ClockReading],
         inspector: WorkerInspector,
+        round_: int | None = None,
+        *,
+        is_alone: bool = True,
     ) -> None:
+        self.round = round_
+        self._is_alone = is_alone
         self.workers: Mapping[int, Worker] = {worker.local_rank: worker for worker in workers}
         self._stop_ns: int | None = None
         self._emit = emit
@@ -376,11 +385,14 @@ class WorkerGroupMonitor:
                 state.failure, state.hangs = failure, hang
                 if state.exit is None and not hang:
                     self._inspect(state)
-        # another one may have raised before, and not have ended yet
-        for state in self._states.values():
-            if state.failure is None and state.exit is None:
-                self._inspect(state, ended=False)
+        self._inspect_running()
         self._advance()
+
+    def _inspect_running(self) -> None:
+        """Something failed: another worker may have raised an exception before, and not have ended yet."""
+        for state in self._states.values():
+            if state.failure is None and state.exit is None and not state.reading:
+                self._inspect(state, ended=False)
 
     def _inspect(self, state: _State, *, ended: bool = True) -> None:
         if not state.is_read:
@@ -398,6 +410,7 @@ class WorkerGroupMonitor:
             is_own = stop_ns is None or raised.at.monotonic_ns < stop_ns
             if is_own:  # what it raises when it is stopped is no failure
                 state.failure = state.exit[0] if state.exit else None, Observed(raised.at, "evidence")
+                self._inspect_running()
         self._advance()
 
     def _poll_evidence(self) -> None:
@@ -407,15 +420,16 @@ class WorkerGroupMonitor:
         self._thread.call_later(_EVIDENCE_INTERVAL_NS, self._poll_evidence)
         for state in self._states.values():
             if state.exit is None and state.failure is None and state.worker.evidence and not state.reading:
-                self._inspect_running(state)
+                self._look_for_stuck(state)
 
-    def _inspect_running(self, state: _State) -> None:
+    def _look_for_stuck(self, state: _State) -> None:
         def on_inspected(findings: Findings) -> None:
             raised = findings.evidence.exception if findings.evidence is not None else None
             if raised is not None and state.failure is None and state.exit is None:
                 age_ns = self._clock().monotonic_ns - raised.at.monotonic_ns
                 if age_ns >= STUCK_NS:
                     state.findings = findings
+                    state.stuck_ns = age_ns
                     state.failure = None, Observed(raised.at, "evidence")
                     self._advance()
 
@@ -465,14 +479,17 @@ class WorkerGroupMonitor:
                 self._culprits_proposed = True
                 self._propose_culprits([culprit.cause() for culprit in culprits])
             return
-        if not new and (self._has_cause or not culprits):
+        culprits_are_new = any(not self._states[each.worker.local_rank].failure_reported for each in culprits)
+        if not new and not culprits_are_new:
             return
         failures = {state.worker.local_rank: _failure(state) for state in failed}
         decision = decide([*failures.values(), *culprits])
         if self._must_wait(decision.evidence):
             return
         causes = () if self._has_cause else decision.causes
-        self._has_cause = True
+        if decision.evidence == Evidence.ALL_WAITED and not self._is_alone:
+            causes = ()  # the cause is likely on another node
+        self._has_cause = self._has_cause or bool(causes)
         in_order = sorted(failures.values(), key=lambda failure: failure.at_ns)
         for failure in in_order:
             state = self._states[failure.worker.local_rank]
@@ -486,12 +503,12 @@ class WorkerGroupMonitor:
             self._propose(in_order[0].cause())
             self._propose_culprits([culprit.cause() for culprit in culprits])
             self._report_culprits(culprits, decision)
-        elif causes:
-            self._propose(causes[0].cause(ambiguous=decision.ambiguous))
+        elif new and decision.causes:
+            self._propose(decision.causes[0].cause(ambiguous=decision.ambiguous))
 
     def _must_wait(self, evidence: Evidence | None) -> bool:
         """Whether stacks of workers that are being stopped may show for whom the others waited."""
-        if self._due or self._is_closed or evidence != Evidence.ALL_WAITED:
+        if self._due or self._is_closed or evidence not in (Evidence.ALL_WAITED, Evidence.STACK_AT_STOP):
             return False
         if all(state.exit is not None for state in self._states.values()):
             return False
@@ -570,9 +587,9 @@ def _failure(state: _State) -> _Failure:
         kind, error, place = "exception", _raised_attributes(raised), raised.place
         if not raised.late:
             observed = Observed(raised.at, "evidence")
-        if state.exit is None:
-            explanations.append("it raised the exception and has not ended")
-        elif (rest_ns := state.exit[1].at.monotonic_ns - raised.at.monotonic_ns) >= NS_PER_S:
+        if state.stuck_ns is not None:
+            explanations.append(f"it raised the exception {state.stuck_ns / NS_PER_S:.0f} s ago and has not ended")
+        elif state.exit is not None and (rest_ns := state.exit[1].at.monotonic_ns - raised.at.monotonic_ns) >= NS_PER_S:
             explanations.append(f"its process ended {rest_ns / NS_PER_S:.1f} s after the exception")
     elif findings.error_file:
         kind, error_file, error = "exception", findings.error_file, from_error_file(findings.error_file)

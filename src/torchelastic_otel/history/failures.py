@@ -155,7 +155,12 @@ def round_failures(
     if cause is not None:
         failures += [failure for agent in agents for failure in _stopped_workers(agent, round_)]
         failures.sort(key=_order)
-    return RoundFailures(cause, tuple(failure for failure in failures if not _is_same(failure, cause)), agreed)
+    culprits = {worker for agent in agents for worker in _culprits_of(agent, round_)} if _is_hang(cause) else set()
+    return RoundFailures(
+        cause,
+        tuple(f for f in failures if not _is_same(f, cause) and (f.node_id, f.rank, f.pid) not in culprits),
+        agreed,
+    )
 
 
 def rendezvous_failure(agents: Sequence[AgentHistory]) -> Failure | None:
@@ -183,6 +188,15 @@ def _hanging_workers(agent: AgentHistory, round_: int) -> list[Failure]:
         for key, failure in participation.bad_exits.items()
         if failure.in_collective is False and key not in participation.failures
     ]
+
+
+def _is_hang(cause: Failure | None) -> bool:
+    return cause is not None and cause.kind == HANG
+
+
+def _culprits_of(agent: AgentHistory, round_: int) -> list[tuple[str | None, int | None, int | None]]:
+    hanging = [*_hanging_workers(agent, round_), *filter(_is_hang, agent.rounds[round_].failures.values())]
+    return [(failure.node_id, failure.rank, failure.pid) for failure in hanging]
 
 
 def _left_before(agent: AgentHistory, round_: int, cause: Failure) -> bool:

@@ -77,7 +77,7 @@ class JobCoordinator:
         self._round: JoinedRound | None = None
         self._own_cause: Cause | None = None
         self._own_culprits: Sequence[Cause] = ()
-        self.on_agreed: Callable[[Cause], object] = lambda cause: None
+        self.on_agreed: Callable[[Cause, JoinedRound], object] = lambda cause, joined: None
         """Called on the event loop with the cause of the end of the previous round."""
         self._own_trigger: str | None = None
         self._proposed = False
@@ -292,7 +292,7 @@ class JobCoordinator:
                 semconv.INFERRED_FROM: "store" if from_store else "own_view",
             }
             if cause is not None:
-                self.on_agreed(cause)
+                self.on_agreed(cause, joined)
                 attributes.update(cause.attributes())
             else:
                 attributes[semconv.RESTART_REASON] = _reason(trigger, joined, previous, agreed)

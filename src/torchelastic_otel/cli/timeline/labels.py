@@ -8,7 +8,7 @@ from typing import Final
 
 from torchelastic_otel.history.caveats import ranges
 from torchelastic_otel.history.types import Failure, Member, Node, Run
-from torchelastic_otel.model.failure import HANG
+from torchelastic_otel.model.failure import HANG, OUT_OF_MEMORY
 
 _KINDS: Final = {
     "uninterruptible_sleep": "hangs in uninterruptible sleep",
@@ -62,12 +62,15 @@ def describe(failure: Failure) -> str:
         return "hung" + (f" in {failure.place}" if failure.place else "") + ": others waited for it"
     if failure.kind in _KINDS:
         return _KINDS[failure.kind]
-    if failure.signal:
+    if failure.kind == OUT_OF_MEMORY:
+        return f"out of memory ({failure.signal or f'exit code {failure.exit_code}'})"
+    if failure.signal and failure.kind != "exception":
         return failure.signal
     if failure.exit_code is not None and (failure.kind == "exit" or not failure.error_type):
         return f"exit code {failure.exit_code}"
     text = failure.error_type or "an unknown error"
-    return text + (f" (exit code {failure.exit_code})" if failure.exit_code not in (None, 1) else "")
+    ended = failure.signal or (f"exit code {failure.exit_code}" if failure.exit_code not in (None, 1) else "")
+    return text + (f" ({ended})" if ended and ended != text else "")
 
 
 def subject(failure: Failure, names: NodeNames) -> str:

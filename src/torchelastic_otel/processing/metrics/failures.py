@@ -16,7 +16,7 @@ from typing import Final
 from torchelastic_otel import semconv
 from torchelastic_otel.model.cause import NODE_LEFT, NODE_LOST
 from torchelastic_otel.model.event import ElasticEvent, int_attribute
-from torchelastic_otel.model.failure import FAILURE_KINDS
+from torchelastic_otel.model.failure import FAILURE_KINDS, HANG
 from torchelastic_otel.model.serialization import stored_as
 from torchelastic_otel.processing.metrics.catalogue import FAILURE_ROLES
 
@@ -115,6 +115,8 @@ def _role_by(agreed: ElasticEvent) -> Callable[[WorkerFailure], str]:
         return lambda failure: "victim"
     if rank is None and pid is None:
         return lambda failure: failure.role
+    if of(f"{semconv.CAUSE}.failure_kind") == HANG:
+        return lambda failure: "cause" if failure.kind == HANG else "victim"
     return lambda failure: "cause" if failure.rank == rank and pid in (None, failure.pid) else "victim"
 
 

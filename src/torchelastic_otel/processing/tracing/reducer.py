@@ -298,6 +298,7 @@ def _is_cause_attribute(name: str) -> bool:
     """Whether an attribute of ``torchelastic.restart.cause_agreed`` is an attribute of the restart as well."""
     return name.startswith((semconv.CAUSE + ".", "torchelastic.restart.")) or name in (
         semconv.FAILURE_AMBIGUOUS,
+        semconv.FAILURE_EVIDENCE,
         semconv.WRITER,
         semconv.INFERRED_FROM,
     )
