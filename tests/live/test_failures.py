@@ -151,6 +151,12 @@ def test_two_nodes_agree_on_who_did_it_and_start_again(
     """Of a hang the culprit's node has no failure of its own; on every torch that is supported."""
     started = jobs(agents, receiver, torch, way, nodes=2, restarts=2)
     truth = TRUTHS[way]
+    assert {agent.process.returncode for agent in started} == {0}
+    if not torch.loads_entry_points:
+        # below 2.4 agents cannot agree (a store is not safe beside threads there): the history decides
+        told = first_failure(started, capsys)
+        assert (told["rank"], told["kind"], told["function"]) == (truth.ranks[0], truth.kind, truth.function)
+        return
     assert_told(truth, started, receiver, capsys)
     for agreed in inferred(receiver, "restart.cause_agreed") + inferred(receiver, "restart.completed"):
         attributes = agreed.attributes
@@ -160,9 +166,12 @@ def test_two_nodes_agree_on_who_did_it_and_start_again(
         assert attributes["torchelastic.cause.function"] == truth.function
         assert attributes["torchelastic.failure.evidence"] in truth.evidence
     assert len(inferred(receiver, "restart.cause_agreed")) == 2
-    assert {agent.process.returncode for agent in started} == {0}
-    events = [event for span in receiver.spans for event in span.events if event.name == "torchelastic.worker.failed"]
-    assert any(event.attributes.get("torchelastic.failure.kind") == truth.kind for event in events)
+    [cause] = [
+        each for each in inferred(receiver, "worker.failed") if each.attributes["torchelastic.failure.role"] == "cause"
+    ]
+    spans = {span.span_id: span for span in receiver.spans}
+    assert spans[cause.span_id].name == "torchelastic.workers"
+    assert spans[cause.span_id].attributes["torchelastic.rendezvous.round"] == 0
 
 
 def test_if_all_wait_in_collectives_nobody_is_named_for_certain(

@@ -21,6 +21,8 @@ MAX_SPAN_EVENTS: Final = 64
 MAX_SPAN_EVENT_VALUE: Final = 512
 _BRING_UP_PHASES: Final = frozenset({Phase.RENDEZVOUS, Phase.ASSIGN_RANKS, Phase.START})
 _BRING_UP_EVENTS: Final = frozenset({semconv.ROUND_STARTED, semconv.RESTART_CAUSE_AGREED, semconv.RESTART_COMPLETED})
+_WORKER_ENDS: Final = frozenset({semconv.WORKER_FAILED, semconv.WORKER_EXITED})
+"""They may be reported when the next round has begun."""
 _SPAN_EVENT_ATTRIBUTES: Final = frozenset(
     {
         semconv.NODE_ID,
@@ -36,6 +38,11 @@ _SPAN_EVENT_ATTRIBUTES: Final = frozenset(
         semconv.EXCEPTION_TYPE,
         semconv.EXCEPTION_MESSAGE,
         semconv.FAILURE_ROLE,
+        semconv.FAILURE_KIND,
+        semconv.FAILURE_EVIDENCE,
+        semconv.CODE_FUNCTION_NAME,
+        semconv.CODE_FILE_PATH,
+        semconv.CODE_LINE_NUMBER,
         semconv.PEER_NODE_ID,
         semconv.PEER_GROUP_RANK,
         semconv.RENDEZVOUS_MISSING,
@@ -48,6 +55,8 @@ def with_span_event(state: TraceState, event: ElasticEvent, time_ns: int) -> Tra
     """Remember the event for its span, if that span shows events."""
     if event.name in semconv.HEARTBEATS or event.name == semconv.AGENT_PHASE_ENTERED:
         return state
+    if is_of_past_round(state, event):
+        return state  # the span of its round is finished
     shown = state.phase in (Phase.RENDEZVOUS, Phase.RUNNING, Phase.DETECT)
     shown = shown or (event.name == semconv.WORKER_FAILED and state.running_end_ns is not None)
     if not shown or len(state.events) >= MAX_SPAN_EVENTS or event.name in _BRING_UP_EVENTS:
@@ -68,12 +77,20 @@ def with_span_context(state: TraceState, event: ElasticEvent) -> ElasticEvent:
     if event.name in _BRING_UP_EVENTS:
         which, name, agent = BRING_UP, ROOT, ""
         round_ = round_of(event)
+    elif event.name in _WORKER_ENDS and semconv.INFERRED in event.attributes and round_of(event) is not None:
+        round_ = round_of(event)
     elif state.phase in _BRING_UP_PHASES:
         which, name, round_ = BRING_UP, BRING_UP_SPANS[state.phase], state.expected_round
     ids = None if round_ is None else state.ids(round_)
     if round_ is None or ids is None:
         return event
     return replace(event, trace_id=ids.trace(which), span_id=ids.span(which, name, agent))
+
+
+def is_of_past_round(state: TraceState, event: ElasticEvent) -> bool:
+    """Whether a worker's end is reported when the workers of the next round run."""
+    round_, last = round_of(event), state.last_round
+    return event.name in _WORKER_ENDS and round_ is not None and last is not None and round_ < last
 
 
 def round_of(event: ElasticEvent) -> int | None:

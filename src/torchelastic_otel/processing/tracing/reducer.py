@@ -20,7 +20,12 @@ from torchelastic_otel.model.cause import UNKNOWN
 from torchelastic_otel.model.event import AttributeValue, ElasticEvent, Severity, int_attribute
 from torchelastic_otel.model.phases import RESTART_PHASES, Phase
 from torchelastic_otel.model.span import ElasticSpan
-from torchelastic_otel.processing.tracing.placement import round_of, with_span_context, with_span_event
+from torchelastic_otel.processing.tracing.placement import (
+    is_of_past_round,
+    round_of,
+    with_span_context,
+    with_span_event,
+)
 from torchelastic_otel.processing.tracing.spans import (
     agreed_root,
     bring_up_spans,
@@ -101,7 +106,8 @@ def reduce(state: TraceState, event: ElasticEvent) -> tuple[TraceState, Derived]
             state = replace(state, reporter_round=max(round_, state.reporter_round or 0))
         spans += agreed_root(state, event, round_)
     elif event.name == semconv.WORKER_FAILED and semconv.INFERRED in of and not state.failure:
-        state = replace(state, failure=event.body[:256])
+        if not is_of_past_round(state, event):
+            state = replace(state, failure=event.body[:256])
     elif event.name == semconv.AGENT_LOST and of.get(semconv.WRITER) is True:
         state = replace(state, reporter_round=round_of(event))
     if event.name in _ROUND_EVENTS and state.phase is Phase.RENDEZVOUS:
