@@ -29,7 +29,7 @@ from torchelastic_otel import semconv
 UID = "torchelastic-job"
 CAUSE_COLUMNS = {
     "host": "Host", "rank": "Rank", "exit_code": "Exit code", "signal": "Signal", "error_type": "Error",
-    "message": "Message",
+    "failure_kind": "Kind", "function": "Function", "line": "Line", "message": "Message",
 }  # fmt: skip
 """The columns of a restart's cause, by the end of the attribute's name."""
 RUNNING = f'{STATE}="running"'
@@ -184,13 +184,15 @@ def _causes(logs: LogQueries, traces: str):
         ),
         tables.columns(
             "Who failed first in the newest round?",
-            "The earliest twenty failures of the newest of the chosen rounds, by the hosts' clocks: the first is"
-            " the cause, those within seconds of it are probably its victims. Use this if no restart followed:"
+            "The earliest twenty causes of the newest of the chosen rounds, each as its own node knows it, by the"
+            " hosts' clocks: the first did it, or others waited for it (kind hang). Use this if no restart followed:"
             " restarts are exhausted, or the rendezvous waits. Open the trace, or the event log for the traceback.",
             [logs.records(first, most=20, newest_first=False)],
             {
                 "Time": "Time", field(semconv.RENDEZVOUS_ROUND): "Round", field(semconv.HOST_NAME): "Host",
                 field(semconv.WORKER_RANK): "Rank", field(semconv.WORKER_LOCAL_RANK): "Local rank",
+                field(semconv.FAILURE_KIND): "Kind", field(semconv.CODE_FUNCTION_NAME): "Function",
+                field(semconv.CODE_LINE_NUMBER): "Line",
                 field(semconv.PROCESS_EXIT_CODE): "Exit code", field(semconv.WORKER_SIGNAL): "Signal",
                 field(semconv.EXCEPTION_TYPE): "Error", field(semconv.EXCEPTION_MESSAGE): "Message",
                 "trace_id": "Trace",

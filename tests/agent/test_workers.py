@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -257,3 +258,62 @@ def test_a_failure_whose_first_event_is_interrupted_is_reported_by_the_next_call
     observed.at(30.1).on_close_begin({0: None, 1: 3})
     (failed,) = observed.attributes_of(semconv.WORKER_FAILED)
     assert (failed[semconv.PROCESS_EXIT_CODE], failed[semconv.FAILURE_ROLE]) == (3, "cause")
+
+
+def note_exception(worker: Worker, seconds: float) -> None:
+    """What a worker's hooks write when it raises an exception."""
+    at = moment(seconds)
+    record = {
+        **{"kind": "exception", "time_ns": at.wall_ns, "monotonic_ns": at.monotonic_ns, "type": "ValueError"},
+        **{"message": "bad", "stack": "Traceback", "place": ["/job/train.py", 7, "train_step"], "thread": "MainThread"},
+    }
+    Path(f"{worker.evidence}.{worker.pid}").write_text(f"\x1e{json.dumps(record)}\n")
+
+
+def test_a_worker_that_raised_and_does_not_end_is_reported_after_ten_seconds(
+    observed: ObservedAgent, tmp_path: Path
+) -> None:
+    """Its teardown may hang for good, and torch sees nothing of it."""
+    worker = replace(observed.worker(0, "exit 1"), evidence=str(tmp_path / "evidence"))
+    observed.bring_up(0, [worker])
+    note_exception(worker, 20)
+    observed.at(29)
+    assert observed.attributes_of(semconv.WORKER_FAILED) == []
+    observed.at(35)
+    failed = observed.events.wait(semconv.WORKER_FAILED)[0]
+    assert when(failed) == moment(20).wall_ns
+    assert failed.attributes[semconv.CODE_FUNCTION_NAME] == "train_step"
+    assert failed.attributes[semconv.FAILURE_EXPLANATION] == "it raised the exception 15 s ago and has not ended"
+    observed.let_end(0)
+    assert len(observed.attributes_of(semconv.WORKER_FAILED)) == 1
+
+
+def test_a_worker_that_raised_first_and_ends_last_is_the_cause(observed: ObservedAgent, tmp_path: Path) -> None:
+    """The order of exits is not the order of exceptions."""
+    workers = [replace(observed.worker(n, "exit 1"), evidence=str(tmp_path / f"{n}")) for n in range(2)]
+    observed.bring_up(0, workers)
+    note_exception(workers[1], 20)
+    note_exception(workers[0], 21)
+    observed.clock.seconds = 22
+    observed.let_end(0)
+    observed.at(22).on_close_begin({0: 1, 1: None})
+    observed.let_end(1)
+    observed.at(23).on_close_end({0: 1, 1: -15})
+    failed = observed.attributes_of(semconv.WORKER_FAILED)
+    assert [(each[semconv.WORKER_LOCAL_RANK], each[semconv.FAILURE_ROLE]) for each in failed] == [
+        (1, "cause"),
+        (0, "victim"),
+    ]
+    assert failed[0][semconv.FAILURE_EVIDENCE] == "earliest"
+
+
+def test_an_error_file_that_is_a_fifo_holds_nobody(observed: ObservedAgent, tmp_path: Path) -> None:
+    """A worker may put anything there."""
+    fifo = tmp_path / "error.json"
+    os.mkfifo(fifo)
+    observed.bring_up(0, [observed.worker(0, "exit 3", fifo)])
+    observed.clock.seconds = 20
+    observed.let_end(0)
+    observed.at(20).on_close_begin({0: 3})
+    [failed] = observed.attributes_of(semconv.WORKER_FAILED)
+    assert failed[semconv.FAILURE_KIND] == "exit"

@@ -74,7 +74,7 @@ def test_records_without_a_uid_are_told_whole_from_rotated_files(
     half = len(bare) // 2
     # the newest file has the shortest name, which comes last; "z-old" is read last, and is the older one
     newer, older = write(tmp_path / "logs.jsonl", bare[half:]), write(tmp_path / "z-old.jsonl", bare[:half])
-    assert len(whole[0]["events"]) > 90
+    assert len(whole[0]["events"]) >= 90
     assert runs(capsys, tmp_path) == whole
     assert runs(capsys, older, newer) == whole
     assert runs(capsys, tmp_path, write(tmp_path / "again.json", bare)) == whole, (
