@@ -14,7 +14,7 @@ Guarantees:
 
 The file's format: a line that begins with :data:`MARK` is a record, JSON (``exception``, ``thread_exception`` or
 ``exit``); all other lines are written by ``faulthandler``: stacks at SIGTERM, with which an agent stops its workers,
-and at a fatal signal.
+at a fatal signal, and of a process that has not ended :data:`STUCK_S` after an unhandled exception.
 
 What is not seen: an exception before it has left the last frame, so that ``finally`` blocks run first; an exit by
 ``raise SystemExit`` in place of ``sys.exit()``; KeyboardInterrupt; the stack of a process that has a SIGTERM handler of
@@ -42,6 +42,8 @@ MARK = "\x1e"
 MAX_RECORDS = 8
 MAX_TEXT = 2_000
 """Characters of a message."""
+STUCK_S = 9
+"""Seconds; an agent reports a process that has not ended ten seconds after its exception."""
 MAX_STACK = 16_000
 """Characters of a traceback; the middle is left out."""
 _SIGTERM = 15
@@ -68,6 +70,7 @@ class Evidence:
         self._previous_hook: Callable[..., Any] = sys.excepthook
         self._previous_thread_hook: Callable[..., Any] | None = None
         self._user_enabled = False
+        self._user_timer = False
 
     def install(self) -> None:
         """Install the hooks."""
@@ -115,6 +118,8 @@ class Evidence:
         self._noted = value
         record = {"kind": "exception", "time_ns": at[0], "monotonic_ns": at[1], "late": late, **describe(value)}
         self._write(record)
+        if not late and not self._user_timer:
+            self._dump_later(STUCK_S, file=self._descriptor)
         if os.getppid() == self._agent_pid and isinstance(value, Exception):
             write_error_file(value, record["stack"])
 
@@ -182,6 +187,13 @@ class Evidence:
         # a handler from before would be called only after system calls that SA_RESTART begins anew
         if _signal.getsignal(_SIGTERM) == _SIG_DFL:
             faulthandler.register(_SIGTERM, self._descriptor, all_threads=True, chain=True)
+        self._dump_later = dump_later = faulthandler.dump_traceback_later
+
+        def user_dump_later(*args: Any, **kwargs: Any) -> Any:
+            self._user_timer = True  # there is one timer for each process
+            return dump_later(*args, **kwargs)
+
+        faulthandler.dump_traceback_later = user_dump_later
         if faulthandler.is_enabled():
             return  # for the standard error, by -X faulthandler
         faulthandler.enable(self._descriptor, all_threads=True)

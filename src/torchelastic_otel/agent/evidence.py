@@ -23,6 +23,9 @@ _MAX_FILES: Final = 8
 _THREAD: Final = re.compile(r"(?P<current>Current thread|Thread) (?P<id>0x[0-9a-f]+)[^\n]*\(most recent call first\):")
 _FRAME: Final = re.compile(r'  File "(?P<file>.*)", line (?P<line>\d+|\?\?\?) in (?P<function>.*)')
 _FATAL: Final = "Fatal Python error: "
+_TIMEOUT: Final = "Timeout ("
+_CURRENT: Final = "Current thread "
+"""A time-out is written by a thread of its own, so that only a signal has a current thread."""
 _LIBRARY: Final = re.compile(r"^<|/(site|dist)-packages/|/lib/python3\.\d+/")
 _COLLECTIVE: Final = re.compile(
     r"/torch/distributed/(distributed_c10d|_functional_collectives|rendezvous|c10d_logger)\.py$"
@@ -101,6 +104,7 @@ class WorkerEvidence:
         exit: The call of ``sys.exit`` that ended it.
         fatal: The stacks at a fatal signal.
         stop: The stacks at the first SIGTERM.
+        stuck: The stacks some time after the exception, if the process had not ended.
     """
 
     exception: RaisedException | None = None
@@ -108,6 +112,7 @@ class WorkerEvidence:
     exit: ProgramExit | None = None
     fatal: Stack | None = None
     stop: Stack | None = None
+    stuck: Stack | None = None
 
 
 def read(prefix: str, pid: int) -> WorkerEvidence | None:
@@ -154,9 +159,9 @@ def parse(text: str) -> WorkerEvidence:
             exits.append(_exit(record))
         elif kind in ("exception", "thread_exception"):
             (exceptions if kind == "exception" else threads).append(_exception(record))
-    fatal, stop = _stacks("\n".join(stacks))
+    fatal, stop, stuck = _stacks("\n".join(stacks))
     return WorkerEvidence(
-        exceptions[0] if exceptions else None, tuple(threads), exits[-1] if exits else None, fatal, stop
+        exceptions[0] if exceptions else None, tuple(threads), exits[-1] if exits else None, fatal, stop, stuck
     )
 
 
@@ -201,11 +206,17 @@ def _place(value: Any) -> Place | None:
     return None
 
 
-def _stacks(text: str) -> tuple[Stack | None, Stack | None]:
-    """The stacks at a fatal signal and at the first SIGTERM; a second SIGTERM writes the same threads again."""
+def _stacks(text: str) -> tuple[Stack | None, Stack | None, Stack | None]:
+    """The stacks at a fatal signal, at the first SIGTERM, and at a time-out; a second SIGTERM writes the same again."""
     before, fatal, after = text.partition(_FATAL)
     reason, _, dump = after.partition("\n")
-    return _stack(dump, bounded(reason), current=True) if fatal else None, _stack(before, "", current=False)
+    first, timeout, later = before.partition(_TIMEOUT)
+    stuck = _stack(later, "", current=False) if timeout else None
+    stop = _stack(first, "", current=False)
+    if stop is None and timeout:  # stopped after the time-out: its threads are listed a second time
+        second = later.find(_CURRENT)
+        stop = _stack(later[second:], "", current=False) if second >= 0 else None
+    return _stack(dump, bounded(reason), current=True) if fatal else None, stop, stuck
 
 
 def _stack(text: str, reason: str, *, current: bool) -> Stack | None:

@@ -588,7 +588,9 @@ def _failure(state: _State) -> _Failure:
         if not raised.late:
             observed = Observed(raised.at, "evidence")
         if state.stuck_ns is not None:
-            explanations.append(f"it raised the exception {state.stuck_ns / NS_PER_S:.0f} s ago and has not ended")
+            text = f"it raised the exception {state.stuck_ns / NS_PER_S:.0f} s ago and has not ended"
+            now = evidence.stuck.place if evidence.stuck is not None else None
+            explanations.append(text + (f": it is in {place_text(now.function, now.file, now.line)}" if now else ""))
         elif state.exit is not None and (rest_ns := state.exit[1].at.monotonic_ns - raised.at.monotonic_ns) >= NS_PER_S:
             explanations.append(f"its process ended {rest_ns / NS_PER_S:.1f} s after the exception")
     elif findings.error_file:
