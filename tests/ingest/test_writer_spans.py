@@ -22,6 +22,8 @@ LIFE = [
     fact(semconv.AGENT_PHASE_ENTERED, 6, phase="detect"),
     fact(semconv.WORKER_FAILED, 6, error_file="a secret", worker_rank=0),
     fact(semconv.AGENT_PHASE_ENTERED, 7, phase="stop"),
+    # the span of the workers ends with the stop, and is emitted when no report of a failure can follow
+    fact(semconv.AGENT_PHASE_ENTERED, 8, phase="ended"),
 ]
 
 
@@ -33,7 +35,7 @@ def test_spans_stand_beside_the_events_they_come_from(tmp_path: Path, at_once: i
     for begin in range(0, len(LIFE), at_once):
         assert keep(writer, LIFE[begin : begin + at_once]) == 0
     names = [span.name.removeprefix("torchelastic.") for span in spans(landing)]
-    assert names == ["rendezvous", "assign_ranks", "round", "workers", "training"]
+    assert names == ["rendezvous", "assign_ranks", "round", "workers", "training", "stop_workers"]
     assert SPANS in landing.destinations
 
 
