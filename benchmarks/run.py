@@ -21,7 +21,7 @@ import report
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT))  # the collectors that misbehave on demand
 
-ORDER = ("record", "exit", "loss", "start", "worker")
+ORDER = ("record", "exit", "loss", "start", "worker", "evidence")
 _MODULES = {"exit": "exit_time"}
 
 
