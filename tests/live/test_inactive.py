@@ -58,6 +58,7 @@ def test_a_worker_gets_nothing_of_ours(agents: Agents, receiver: Receiver, torch
         "torchelastic_otel.instrument.arming",
         "torchelastic_otel.guard",
         "torchelastic_otel.version",
+        "torchelastic_otel_evidence",
     }
 
 
