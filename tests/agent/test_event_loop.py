@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import queue
+import select
 import signal
 import sys
 import threading
@@ -15,7 +16,7 @@ import pytest
 from tests.support.collector import wait_until
 from tests.support.descriptors import descriptors
 from tests.support.observers import LONGEST_S, Clock, S, in_threads, wait_until_idle
-from torchelastic_otel.event_loop import EventLoopThread
+from torchelastic_otel.event_loop import DelayMeter, EventLoopThread
 
 
 @pytest.fixture
@@ -226,3 +227,62 @@ def test_a_thread_that_is_let_go_ends_and_who_asks_again_begins_anew() -> None:
         watch.stop()
         assert wait_until(lambda mine=mine: mine not in sys._current_frames())  # type: ignore[misc]
         assert len(descriptors("[eventfd]")) <= before
+
+
+class Delays:
+    """A meter whose thread is late by a literal time."""
+
+    switch_interval_ns = 5_000_000
+
+    def __init__(self, late_ns: int) -> None:
+        self.late_ns = late_ns
+
+    def start(self) -> None:
+        """Nothing to read."""
+
+    def delay_ns(self) -> int:
+        """As the kernel would report it."""
+        return self.late_ns
+
+
+@pytest.mark.parametrize(("waited_s", "error_ns"), [(2.0, 30_000_000), (0.02, 20_000_000)])
+def test_the_time_of_a_descriptor_has_the_error_of_a_late_thread(
+    clock: Clock, pipe: tuple[int, int], waited_s: float, error_ns: int
+) -> None:
+    """Two exits close together must not be put into an order that a late thread made up.
+
+    After a long wait the thread was late by what the kernel reports; a short one it may have slept through.
+    """
+    thread = EventLoopThread(clock.monotonic_ns, lambda: Delays(30_000_000))  # type: ignore[arg-type, return-value]
+    seen: list[tuple[int, int]] = []
+
+    class Poll:
+        """The kernel: time passes, then the descriptor is readable."""
+
+        def poll(self, timeout_ms: float | None) -> list[tuple[int, int]]:
+            """Wait."""
+            clock.seconds += waited_s
+            return [(pipe[0], select.POLLIN)]
+
+        def unregister(self, descriptor: int) -> None:
+            """It is read once."""
+
+    def read() -> None:
+        seen.append((thread.woken_ns, thread.woken_error_ns))
+        thread._tasks = queue.SimpleQueue()  # the last round
+
+    thread._readers[pipe[0]] = read
+    thread._poll = Poll()  # type: ignore[assignment]
+    thread._run(thread._tasks, thread._poll, os.eventfd(0))
+    assert seen == [(clock.monotonic_ns(), error_ns)]
+
+
+def test_the_kernel_reports_how_late_a_thread_is() -> None:
+    """A thread that is not run for want of a core, or of the interpreter's lock, is late by at least that."""
+    meter = DelayMeter()
+    meter.start()
+    first = meter.delay_ns()
+    assert first >= 0
+    for _ in range(3):
+        threading.Event().wait(0.001)
+    assert meter.delay_ns() >= first + 2 * meter.switch_interval_ns

@@ -8,9 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.observers import wait_until_idle
+from tests.support.observed_agent import ObservedAgent
+from tests.support.observers import LONGEST_S, wait_until_idle
+from torchelastic_otel import semconv
+from torchelastic_otel.agent import inspection
 from torchelastic_otel.agent.worker_files import READ_TIMEOUT_NS, FileReader, read_regular
 from torchelastic_otel.event_loop import EventLoopThread
+from torchelastic_otel.units import NS_PER_S
 
 
 def test_a_part_of_a_regular_file_is_read_with_its_time(tmp_path: Path) -> None:
@@ -53,3 +57,31 @@ def test_a_read_that_raises_or_hangs_is_given_up() -> None:
     assert results == [("raised", None), ("hung", None)]
     release.set()
     thread.stop()
+
+
+def test_a_failure_is_reported_and_proposed_though_its_files_cannot_be_read(
+    observed: ObservedAgent, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The log folder's server is gone: what is known without it is reported when its time is over."""
+    reading, blocked = threading.Event(), threading.Event()
+
+    def block(worker: object, findings: object) -> None:
+        reading.set()
+        blocked.wait(LONGEST_S)
+
+    monkeypatch.setattr(inspection, "_read_logs", block)
+    worker = observed.worker(0, "exit 3", tmp_path / "error.json")
+    observed.bring_up(0, [worker])
+    stdin = observed.processes[0].stdin
+    assert stdin is not None
+    stdin.close()
+    assert reading.wait(LONGEST_S)
+    # torch's thread passes a task and goes on
+    observed.watch.on_close_begin({0: 3})
+    wait_until_idle(observed.thread)
+    assert observed.events.of(semconv.WORKER_FAILED) == []
+    observed.clock.seconds += READ_TIMEOUT_NS / NS_PER_S
+    wait_until_idle(observed.thread)
+    (failed,) = observed.events.wait(semconv.WORKER_FAILED)
+    assert failed.attributes[semconv.PROCESS_EXIT_CODE] == 3
+    blocked.set()

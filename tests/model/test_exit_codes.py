@@ -26,9 +26,9 @@ def test_a_wrappers_word_for_a_signal_is_explained(code: int, signal: str, who: 
     assert who in text
 
 
-@pytest.mark.parametrize("code", [None, 0, 1, 2, 7, 127, 128, 255, -9, -15, 1000])
+@pytest.mark.parametrize("code", [None, 0, 1, 2, 7, 127, 128, 254, 255, -9, -15, 1000])
 def test_other_exit_codes_are_explained_by_nothing(code: int | None) -> None:
-    """255 is most often sys.exit(-1)."""
+    """255 and 254 are most often sys.exit(-1) and sys.exit(-2)."""
     assert explanation(code) is None
 
 

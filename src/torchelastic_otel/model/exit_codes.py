@@ -8,10 +8,9 @@ from typing import Final
 _SHELL_OFFSET: Final = 128
 _UNSIGNED: Final = 256
 _DEADLY: Final = frozenset(
-    getattr(signal, name)
-    for name in ("SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGINT", "SIGKILL", "SIGSEGV", "SIGTERM")
+    getattr(signal, name) for name in ("SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGKILL", "SIGSEGV", "SIGTERM")
 )
-"""Signals that 256 - n stands for; 255 is most often ``sys.exit(-1)``, and not SIGHUP."""
+"""Signals that 256 - n stands for; 255 and 254 are most often ``sys.exit(-1)`` and ``-2``."""
 
 
 def signal_name(exit_code: int) -> str | None:
