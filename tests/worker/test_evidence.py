@@ -288,7 +288,8 @@ PROGRAMS = {
     "own handler of SIGTERM": (
         "import signal, sys, time\n"
         "print(signal.signal(signal.SIGTERM, lambda *_: sys.exit(9)) is signal.SIG_DFL)\n"
-        "print('ready', flush=True)\ntime.sleep(60)"
+        "print('ready', flush=True)\n"
+        "for _ in range(1200): time.sleep(0.05)"  # a signal just before one long sleep is handled after it
     ),
     "SIGTERM is ignored and given back": (
         "import signal, time\nold = signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
