@@ -10,7 +10,8 @@ Guarantees:
 - Only modules that are built into the interpreter are imported before a failure; no thread is started.
 - A process writes into a file of its own, mode 0600. Children inherit neither the variable nor the file: a forked
   child's descriptor is pointed at ``/dev/null``.
-- The file has at most :data:`MAX_RECORDS` records of bounded size, and what ``faulthandler`` writes.
+- The file has at most one exception, one exit and :data:`MAX_THREAD_RECORDS` exceptions of threads, each of bounded
+  size, and what ``faulthandler`` writes.
 
 The file's format: a line that begins with :data:`MARK` is a record, JSON (``exception``, ``thread_exception`` or
 ``exit``); all other lines are written by ``faulthandler``: stacks at SIGTERM, with which an agent stops its workers,
@@ -39,7 +40,7 @@ if TYPE_CHECKING:  # typing is not imported: it costs more than all of this
 VARIABLE = "TORCHELASTIC_OTEL_EVIDENCE_FILE"
 """``<process id of the agent>:<path without the process id>``."""
 MARK = "\x1e"
-MAX_RECORDS = 8
+MAX_THREAD_RECORDS = 8
 MAX_TEXT = 2_000
 """Characters of a message."""
 STUCK_S = 9
@@ -64,7 +65,7 @@ class Evidence:
         self._agent_pid = agent_pid
         self._pid = os.getpid()
         self._descriptor = -1
-        self._records = 0
+        self._thread_records = 0
         self._noted: BaseException | None = None
         self._exit: dict[str, Any] | None = None
         self._previous_hook: Callable[..., Any] = sys.excepthook
@@ -134,7 +135,9 @@ class Evidence:
     def _on_thread_exception(self, args: Any, /) -> None:
         try:
             value = args.exc_value
-            if os.getpid() == self._pid and value is not None and not isinstance(value, SystemExit):
+            is_failure = value is not None and not isinstance(value, SystemExit)
+            if is_failure and os.getpid() == self._pid and self._thread_records < MAX_THREAD_RECORDS:
+                self._thread_records += 1
                 at = time.time_ns(), time.monotonic_ns()
                 record = {"kind": "thread_exception", "time_ns": at[0], "monotonic_ns": at[1], **describe(value)}
                 record["thread"] = clip(str(getattr(args.thread, "name", "")), 200)
@@ -158,7 +161,7 @@ class Evidence:
                     at = time.time_ns(), time.monotonic_ns()
                     self._exit = {"kind": "exit", "time_ns": at[0], "monotonic_ns": at[1], "code": code, "text": text}
                     self._exit["place"] = place_of(frame)
-            except BaseException:  # noqa: BLE001, S110 - as above
+            except Exception:  # noqa: BLE001, S110 - as above; an interrupt is the program's
                 pass
             return original(status)
 
@@ -229,10 +232,8 @@ class Evidence:
     def _write(self, record: dict[str, Any]) -> None:
         import json
 
-        if self._records < MAX_RECORDS:
-            self._records += 1
-            # a torn line of faulthandler may precede it
-            os.write(self._descriptor, f"\n{MARK}{json.dumps(record)}\n".encode())
+        # a torn line of faulthandler may precede it
+        os.write(self._descriptor, f"\n{MARK}{json.dumps(record)}\n".encode())
 
 
 _installed: Evidence | None = None
@@ -248,7 +249,7 @@ def start() -> None:
             evidence = Evidence(f"{path}.{os.getpid()}", int(agent_pid))
             evidence.install()
             _installed = evidence
-    except BaseException:  # noqa: BLE001, S110 - a program runs without evidence rather than not at all
+    except Exception:  # noqa: BLE001, S110 - a program runs without evidence rather than not at all
         pass
 
 
@@ -275,7 +276,7 @@ class EntryPoint:
             try:
                 if _installed is not None:
                     _installed.note(error)
-            except BaseException:  # noqa: BLE001, S110 - as above
+            except Exception:  # noqa: BLE001, S110 - as above
                 pass
             raise
 
@@ -332,13 +333,8 @@ def place_of(frame: FrameType) -> list[Any]:
 
 
 def is_library(path: str) -> bool:
-    """Whether a file belongs to an installed library or to Python itself."""
-    return (
-        path.startswith("<")
-        or "/site-packages/" in path
-        or "/dist-packages/" in path
-        or path.startswith((sys.prefix + "/lib/python", sys.base_prefix + "/lib/python"))
-    )
+    """Whether a file belongs to an installed library or to Python itself, by its path."""
+    return path.startswith("<") or "/lib/python3." in path or "/site-packages/" in path or "/dist-packages/" in path
 
 
 def clip(text: str, most: int) -> str:

@@ -79,7 +79,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Lists what was skipped, with the number of tests for each reason."""
     skipped = [report for report in terminalreporter.stats.get("skipped", []) if "tests/backends/" in report.nodeid]
     if skipped:
-        terminalreporter.section("tests with real backends did NOT run", sep="!", red=True, bold=True)
+        ran = len(terminalreporter.stats.get("passed", [])) + len(terminalreporter.stats.get("failed", []))
+        title = f"{len(skipped)} tests with real backends did NOT run, {ran} did"
+        terminalreporter.section(title, sep="!", red=True, bold=True)
     for reason, number in Counter(report.longrepr[2].removeprefix("Skipped: ") for report in skipped).items():
         terminalreporter.line(f"{number} skipped: {reason}")
 

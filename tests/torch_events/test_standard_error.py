@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from torchelastic_otel import semconv
+from torchelastic_otel.model.failure import Place
 from torchelastic_otel.torch_events.standard_error import from_standard_error, place_of
 
 TRACEBACK = """\
@@ -34,7 +35,16 @@ def test_the_last_traceback_is_read() -> None:
     stack = error[semconv.EXCEPTION_STACKTRACE]
     assert isinstance(stack, str)
     assert "wandb" not in stack
-    assert place_of(stack) == ("main", "/job/train.py", 5)
+    assert place_of(stack) == Place("main", "/job/train.py", 5)
+
+
+def test_a_place_is_one_of_the_program_if_a_library_raised() -> None:
+    """A person looks for their own line."""
+    library = '  File "/venv/lib/python3.11/site-packages/torch/nn/functional.py", line 9, in linear\n'
+    assert place_of(TRACEBACK.replace("    raise ValueError", library + "    raise ValueError")) == Place(
+        "main", "/job/train.py", 5
+    )
+    assert place_of(library) == Place("linear", "/venv/lib/python3.11/site-packages/torch/nn/functional.py", 9)
 
 
 def test_the_end_of_a_native_program_is_read() -> None:

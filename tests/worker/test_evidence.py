@@ -396,6 +396,19 @@ def test_hostile_texts_are_bounded(worker: Worker) -> None:
     assert exception.message.startswith("xxx")
 
 
+def test_exceptions_of_many_threads_leave_room_for_the_one_that_ends_the_process(worker: Worker) -> None:
+    """Threads of a pool may all raise; their records are bounded, and the reason is another one."""
+    code = (
+        "import threading\nthreads = [threading.Thread(target=lambda: 1 / 0) for _ in range(40)]\n"
+        "for t in threads: t.start()\nfor t in threads: t.join()\nraise ValueError('the reason')"
+    )
+    run([sys.executable, str(worker.program(code))], worker.environment)
+    evidence = worker.evidence()
+    assert len(evidence.thread_exceptions) == torchelastic_otel_evidence.MAX_THREAD_RECORDS
+    assert evidence.exception is not None
+    assert evidence.exception.message == "the reason"
+
+
 def test_a_process_imports_only_built_in_modules_before_a_failure(worker: Worker) -> None:
     """What a worker pays at its start."""
     code = "import sys; print(sorted(sys.modules))"

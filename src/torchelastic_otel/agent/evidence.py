@@ -16,7 +16,7 @@ from torchelastic_otel.agent.worker_files import read_regular
 from torchelastic_otel.model.failure import Place
 from torchelastic_otel.model.inferred_event import ClockReading
 from torchelastic_otel.model.text import MAX_STACKTRACE, bounded
-from torchelastic_otel_evidence import MARK
+from torchelastic_otel_evidence import MARK, is_library
 
 _MAX_FILE: Final = 256 * 1024
 _MAX_FILES: Final = 8
@@ -26,7 +26,6 @@ _FATAL: Final = "Fatal Python error: "
 _TIMEOUT: Final = "Timeout ("
 _CURRENT: Final = "Current thread "
 """A time-out is written by a thread of its own, so that only a signal has a current thread."""
-_LIBRARY: Final = re.compile(r"^<|/(site|dist)-packages/|/lib/python3\.\d+/")
 _COLLECTIVE: Final = re.compile(
     r"/torch/distributed/(distributed_c10d|_functional_collectives|rendezvous|c10d_logger)\.py$"
     r"|/torch/nn/parallel/distributed\.py$"
@@ -240,7 +239,7 @@ def _stack(text: str, reason: str, *, current: bool) -> Stack | None:
         for frame in frames
         if frame is not None and frame["line"] != "???"
     ]
-    own = next((place for place in known if not _LIBRARY.search(place.file)), None)
+    own = next((place for place in known if not is_library(place.file)), None)
     return Stack(
         bounded(text[found[0].start() : end].strip(), MAX_STACKTRACE),
         own or (known[0] if known else None),

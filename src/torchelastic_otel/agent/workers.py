@@ -22,36 +22,26 @@ import _thread
 import os
 import select
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 from torchelastic_otel import semconv
-from torchelastic_otel.agent.evidence import RaisedException, WorkerEvidence
 from torchelastic_otel.agent.inspection import Findings, WorkerInspector
 from torchelastic_otel.agent.processes import Observed, ProcessExit, Worker
-from torchelastic_otel.event_loop import EventLoopThread
-from torchelastic_otel.model import exit_codes
-from torchelastic_otel.model.cause import WORKER_FAILURE, Cause, place_text
-from torchelastic_otel.model.event import AttributeValue
-from torchelastic_otel.model.failure import (
-    HANG,
-    OUT_OF_MEMORY,
-    UNINTERRUPTIBLE_SLEEP,
-    Decision,
-    Evidence,
-    Place,
-    Weight,
-    decide,
-    may_precede,
-    weight_of,
+from torchelastic_otel.agent.worker_failure import (
+    ObservedFailure,
+    WorkerState,
+    exit_attributes,
+    failure_of,
+    hang_of,
+    overlap,
+    place_attributes,
 )
+from torchelastic_otel.event_loop import EventLoopThread
+from torchelastic_otel.model.cause import Cause
+from torchelastic_otel.model.failure import Evidence, decide
 from torchelastic_otel.model.inferred_event import ClockReading
-from torchelastic_otel.torch_events.error_files import from_error_file
-from torchelastic_otel.torch_events.standard_error import from_standard_error, place_of
 from torchelastic_otel.units import NS_PER_MS, NS_PER_S
 
-_MAX_MESSAGE: Final = 300
-_SIGKILL: Final = 9
 FLUSH_TIMEOUT_NS: Final = 40 * NS_PER_MS
 """How long a report may still wait for files while torch's thread waits for the report."""
 MAX_HOLD_NS: Final = 2 * NS_PER_S
@@ -59,109 +49,6 @@ MAX_HOLD_NS: Final = 2 * NS_PER_S
 STUCK_NS: Final = 10 * NS_PER_S
 """After this time a worker that raised an exception and has not ended is reported."""
 _EVIDENCE_INTERVAL_NS: Final = 5 * NS_PER_S
-
-
-@dataclass(slots=True)
-class _State:
-    """One worker, on the event loop.
-
-    Attributes:
-        worker: The worker.
-        exit: Its exit code, and when that was; ``None`` while it runs.
-        failure: Its exit code as the failure has it, and when torch or this agent saw it fail.
-        hangs: Whether it is in uninterruptible sleep.
-        findings: What it left behind; ``None`` while that is not read.
-        reading: How many reads are under way.
-        is_read: Whether it was read after the worker had ended.
-        stuck_ns: How long ago it raised an exception when it was found not to end, nanoseconds.
-        failure_reported: Whether its failure is reported.
-        exit_reported: Whether its exit is reported.
-    """
-
-    worker: Worker
-    exit: tuple[int, Observed] | None = None
-    failure: tuple[int | None, Observed] | None = None
-    hangs: bool = False
-    findings: Findings | None = None
-    reading: int = 0
-    is_read: bool = False
-    stuck_ns: int | None = None
-    failure_reported: bool = False
-    exit_reported: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class _Failure:
-    """A failure, ready to be reported; or a worker that was outside a collective when it was stopped."""
-
-    worker: Worker
-    code: int | None
-    observed: Observed
-    kind: str
-    error: Mapping[str, AttributeValue] = field(default_factory=dict)
-    error_file: str | None = None
-    explanation: str | None = None
-    stderr: str | None = None
-    place: Place | None = None
-    stack: str | None = None
-
-    @property
-    def weight(self) -> Weight:
-        """How it weighs as a cause."""
-        of = self.error.get
-        error_type, message = of(semconv.ERROR_TYPE), of(semconv.EXCEPTION_MESSAGE)
-        return weight_of(self.kind, str(error_type) if error_type else None, str(message or ""), self.stderr)
-
-    @property
-    def at_ns(self) -> int:
-        """By the monotonic clock."""
-        return self.observed.at.monotonic_ns
-
-    @property
-    def error_ns(self) -> int:
-        """By how much it may have been earlier."""
-        return self.observed.error_ns
-
-    @property
-    def rank(self) -> int | None:
-        """The worker's global rank."""
-        return self.worker.rank
-
-    def attributes(self) -> dict[str, Any]:
-        """As attributes of an event."""
-        return {
-            **_exit_attributes(self.worker, self.code),
-            semconv.FAILURE_KIND: self.kind,
-            **self.observed.attributes(),
-            **({} if self.error_file else self.error),
-            **_place_attributes(self.place),
-            **({semconv.CODE_STACKTRACE: self.stack} if self.stack else {}),
-            **({semconv.FAILURE_EXPLANATION: self.explanation} if self.explanation else {}),
-            **({semconv.WORKER_STDERR: self.stderr} if self.stderr else {}),
-        }
-
-    def cause(self, *, ambiguous: bool = False) -> Cause:
-        """As a cause, without the node's name."""
-        message, signal = self.error.get(semconv.EXCEPTION_MESSAGE), _signal(self.code)
-        place = self.place or Place("", "", 0)
-        return Cause(
-            WORKER_FAILURE,
-            self.observed.at.wall_ns,
-            self.observed.error_ns,
-            rank=self.worker.rank,
-            local_rank=self.worker.local_rank,
-            pid=self.worker.pid,
-            exit_code=self.code,
-            signal=signal,
-            error_type=str(self.error.get(semconv.ERROR_TYPE) or signal or "exit"),
-            message=str(message)[:_MAX_MESSAGE] if message else None,
-            ambiguous=ambiguous,
-            failure_kind=self.kind,
-            function=place.function or None,
-            file=place.file or None,
-            line=place.line or None,
-            waited=self.weight == Weight.WAITED,
-        )
 
 
 class ExitWatcher:
@@ -265,7 +152,7 @@ class WorkerGroupMonitor:
         # torch's threads
         self._seen: set[int] = set()
         # the event loop
-        self._states = {rank: _State(worker) for rank, worker in self.workers.items()}
+        self._states = {rank: WorkerState(worker) for rank, worker in self.workers.items()}
         self._due = False
         self._is_closed = False
         self._held_since_ns: int | None = None
@@ -371,7 +258,7 @@ class WorkerGroupMonitor:
         self._is_closed = True
         self._advance()
 
-    def _on_ended(self, state: _State, code: int, observed: Observed) -> None:
+    def _on_ended(self, state: WorkerState, code: int, observed: Observed) -> None:
         if state.exit is None:
             state.exit = code, observed
             if code:
@@ -394,13 +281,13 @@ class WorkerGroupMonitor:
             if state.failure is None and state.exit is None and not state.reading:
                 self._inspect(state, ended=False)
 
-    def _inspect(self, state: _State, *, ended: bool = True) -> None:
+    def _inspect(self, state: WorkerState, *, ended: bool = True) -> None:
         if not state.is_read:
             state.is_read = ended
             state.reading += 1
             self._inspector.inspect(state.worker, lambda findings: self._on_inspected(state, findings), ended=ended)
 
-    def _on_inspected(self, state: _State, findings: Findings) -> None:
+    def _on_inspected(self, state: WorkerState, findings: Findings) -> None:
         state.reading -= 1
         if state.is_read or findings.evidence is not None:
             state.findings = findings
@@ -422,7 +309,7 @@ class WorkerGroupMonitor:
             if state.exit is None and state.failure is None and state.worker.evidence and not state.reading:
                 self._look_for_stuck(state)
 
-    def _look_for_stuck(self, state: _State) -> None:
+    def _look_for_stuck(self, state: WorkerState) -> None:
         def on_inspected(findings: Findings) -> None:
             raised = findings.evidence.exception if findings.evidence is not None else None
             if raised is not None and state.failure is None and state.exit is None:
@@ -456,23 +343,22 @@ class WorkerGroupMonitor:
         is_read = self._due or not any(state.reading for state in states)
         if is_read:
             self._report_failures()
-        if is_read:
             flushing, self._flushing = self._flushing, []
             for done in flushing:
                 done()
 
-    def _report_exit(self, state: _State, code: int, observed: Observed) -> None:
-        attributes = {**_exit_attributes(state.worker, code), **observed.attributes()}
+    def _report_exit(self, state: WorkerState, code: int, observed: Observed) -> None:
+        attributes = {**exit_attributes(state.worker, code), **observed.attributes()}
         evidence = state.findings.evidence if state.findings is not None else None
         if evidence is not None and evidence.stop is not None and state.failure is None:
-            attributes |= _place_attributes(evidence.stop.place)
+            attributes |= place_attributes(evidence.stop.place)
             attributes[semconv.CODE_STACKTRACE] = evidence.stop.text
             attributes[semconv.WORKER_IN_COLLECTIVE] = evidence.stop.in_collective
         self._emit(semconv.WORKER_EXITED, attributes, observed.at, None)
 
     def _report_failures(self) -> None:
         failed = [state for state in self._states.values() if state.failure is not None]
-        culprits = [hang for state in self._states.values() if (hang := _hang(state)) is not None]
+        culprits = self._culprits()
         new = [state for state in failed if not state.failure_reported]
         if not failed:
             if self._flushing and culprits and not self._culprits_proposed:
@@ -482,27 +368,24 @@ class WorkerGroupMonitor:
         culprits_are_new = any(not self._states[each.worker.local_rank].failure_reported for each in culprits)
         if not new and not culprits_are_new:
             return
-        failures = {state.worker.local_rank: _failure(state) for state in failed}
-        decision = decide([*failures.values(), *culprits])
+        failures = sorted((failure_of(state) for state in failed), key=lambda failure: failure.at_ns)
+        decision = decide([*failures, *culprits])
         if self._must_wait(decision.evidence):
             return
         causes = () if self._has_cause else decision.causes
         if decision.evidence == Evidence.ALL_WAITED and not self._is_alone:
             causes = ()  # the cause is likely on another node
         self._has_cause = self._has_cause or bool(causes)
-        in_order = sorted(failures.values(), key=lambda failure: failure.at_ns)
-        for failure in in_order:
+        for failure in failures:
             state = self._states[failure.worker.local_rank]
             if not state.failure_reported:
                 state.failure_reported = True
-                overlaps = any(
-                    other is not failure and _overlap(other.observed, failure.observed) for other in failures.values()
-                )
-                self._report_failure(failure, decision, is_cause=failure in causes, ambiguous=overlaps)
+                overlaps = any(other is not failure and overlap(other.observed, failure.observed) for other in failures)
+                self._report_failure(failure, decision.evidence if failure in causes else None, ambiguous=overlaps)
         if decision.evidence == Evidence.STACK_AT_STOP:
-            self._propose(in_order[0].cause())
+            self._propose(failures[0].cause())
             self._propose_culprits([culprit.cause() for culprit in culprits])
-            self._report_culprits(culprits, decision)
+            self.report_hang()
         elif new and decision.causes:
             self._propose(decision.causes[0].cause(ambiguous=decision.ambiguous))
 
@@ -518,154 +401,26 @@ class WorkerGroupMonitor:
             self._thread.call_later(MAX_HOLD_NS, self._advance)
         return now_ns - self._held_since_ns < MAX_HOLD_NS
 
-    def _report_failure(
-        self, failure: _Failure, decision: Decision[_Failure], *, is_cause: bool, ambiguous: bool
-    ) -> None:
+    def _report_failure(self, failure: ObservedFailure, evidence: Evidence | None, *, ambiguous: bool = False) -> None:
+        """Report a failure; it is the cause if some evidence decided that."""
         attributes = {
             **failure.attributes(),
-            semconv.FAILURE_ROLE: "cause" if is_cause else "victim",
+            semconv.FAILURE_ROLE: "victim" if evidence is None else "cause",
             semconv.FAILURE_AMBIGUOUS: ambiguous or None,
+            **({} if evidence is None else {semconv.FAILURE_EVIDENCE: evidence.value}),
         }
-        if is_cause and decision.evidence is not None:
-            attributes[semconv.FAILURE_EVIDENCE] = decision.evidence.value
         self._emit(semconv.WORKER_FAILED, attributes, failure.observed.at, failure.error_file)
 
     def report_hang(self) -> None:
         """Report the workers that all others waited for, which other agents have found; on the event loop."""
-        culprits = [hang for state in self._states.values() if (hang := _hang(state)) is not None]
-        self._report_culprits(culprits, Decision(tuple(culprits), Evidence.STACK_AT_STOP))
-
-    def _report_culprits(self, culprits: Sequence[_Failure], decision: Decision[_Failure]) -> None:
-        for culprit in culprits:
+        for culprit in self._culprits():
             state = self._states[culprit.worker.local_rank]
             if not state.failure_reported:
                 state.failure_reported = True
-                self._report_failure(culprit, decision, is_cause=True, ambiguous=False)
+                self._report_failure(culprit, Evidence.STACK_AT_STOP)
 
-
-def _hang(state: _State) -> _Failure | None:
-    """A worker that was outside a collective when it was stopped."""
-    evidence = state.findings.evidence if state.findings is not None else None
-    if state.failure is not None or state.exit is None or evidence is None or evidence.stop is None:
-        return None
-    code, observed = state.exit
-    stop = evidence.stop
-    if stop.in_collective is not False or code >= 0:
-        return None
-    where = f" in {place_text(stop.place.function, stop.place.file, stop.place.line)}" if stop.place else ""
-    return _Failure(
-        state.worker,
-        code,
-        observed,
-        HANG,
-        {semconv.ERROR_TYPE: HANG},
-        explanation=f"the others waited for it; it was{where} when it was stopped",
-        place=stop.place,
-        stack=stop.text,
-    )
-
-
-def _failure(state: _State) -> _Failure:
-    """The failure of a worker, with what it left behind."""
-    assert state.failure is not None
-    code, observed = state.failure
-    findings = state.findings or Findings()
-    if state.hangs:
-        hang = {semconv.ERROR_TYPE: UNINTERRUPTIBLE_SLEEP}
-        return _Failure(state.worker, code, observed, UNINTERRUPTIBLE_SLEEP, hang)
-    if observed.source == "poll" and findings.error_file_ns is not None:
-        age_ns = observed.at.wall_ns - findings.error_file_ns
-        if 0 <= age_ns <= observed.error_ns:
-            at = ClockReading(observed.at.wall_ns - age_ns, observed.at.monotonic_ns - age_ns)
-            observed = Observed(at, "error_file")
-    kind = "signal" if code is not None and code < 0 else "exit"
-    explanations = [exit_codes.explanation(code)]
-    evidence = findings.evidence or WorkerEvidence()
-    error: Mapping[str, AttributeValue] = {}
-    error_file, place, stack = None, None, None
-    if (raised := evidence.exception) is not None:
-        kind, error, place = "exception", _raised_attributes(raised), raised.place
-        if not raised.late:
-            observed = Observed(raised.at, "evidence")
-        if state.stuck_ns is not None:
-            text = f"it raised the exception {state.stuck_ns / NS_PER_S:.0f} s ago and has not ended"
-            now = evidence.stuck.place if evidence.stuck is not None else None
-            explanations.append(text + (f": it is in {place_text(now.function, now.file, now.line)}" if now else ""))
-        elif state.exit is not None and (rest_ns := state.exit[1].at.monotonic_ns - raised.at.monotonic_ns) >= NS_PER_S:
-            explanations.append(f"its process ended {rest_ns / NS_PER_S:.1f} s after the exception")
-    elif findings.error_file:
-        kind, error_file, error = "exception", findings.error_file, from_error_file(findings.error_file)
-    elif evidence.fatal is not None and code is not None and code < 0:
-        place, stack = evidence.fatal.place, evidence.fatal.text
-    elif evidence.exit is not None and code == evidence.exit.code:
-        place = evidence.exit.place
-        error = {semconv.EXCEPTION_MESSAGE: evidence.exit.text} if evidence.exit.text else {}
-    elif findings.standard_error and code != -_SIGKILL:
-        error = from_standard_error(findings.standard_error)
-        kind = "exception" if error else kind
-    if place is None and isinstance(trace := error.get(semconv.EXCEPTION_STACKTRACE), str):
-        found = place_of(trace)
-        place = Place(*found) if found is not None else None
-    number = None if code is None else -code if code < 0 else exit_codes.wrapped_signal(code)
-    if findings.memory is not None:
-        if number == _SIGKILL and findings.memory.kills:
-            kind = OUT_OF_MEMORY
-            explanations.append(f"the kernel killed it: {findings.memory.reason}")
-        elif number == _SIGKILL:
-            explanations.append(f"the kernel likely killed it for lack of memory: {findings.memory.reason}")
-        elif findings.memory.kills:
-            explanations.append(f"the kernel killed a process of its group: {findings.memory.reason}")
-    return _Failure(
-        state.worker,
-        code,
-        observed,
-        kind,
-        error,
-        error_file,
-        "; ".join(each for each in explanations if each) or None,
-        None if error or stack else findings.standard_error,
-        place,
-        stack,
-    )
-
-
-def _overlap(one: Observed, other: Observed) -> bool:
-    """Whether the order of the two is uncertain."""
-    first, second = one.at.monotonic_ns, other.at.monotonic_ns
-    return may_precede(second, other.error_ns, first) and may_precede(first, one.error_ns, second)
-
-
-def _raised_attributes(raised: RaisedException) -> dict[str, AttributeValue]:
-    return {
-        semconv.EXCEPTION_TYPE: raised.type,
-        semconv.ERROR_TYPE: raised.type.rpartition(".")[2],
-        **({semconv.EXCEPTION_MESSAGE: raised.message} if raised.message else {}),
-        semconv.EXCEPTION_STACKTRACE: raised.stack,
-    }
-
-
-def _place_attributes(place: Place | None) -> dict[str, Any]:
-    if place is None:
-        return {}
-    return {
-        semconv.CODE_FUNCTION_NAME: place.function,
-        semconv.CODE_FILE_PATH: place.file,
-        semconv.CODE_LINE_NUMBER: place.line,
-    }
-
-
-def _exit_attributes(worker: Worker, code: int | None) -> dict[str, Any]:
-    return {
-        semconv.WORKER_RANK: worker.rank,
-        semconv.WORKER_LOCAL_RANK: worker.local_rank,
-        semconv.WORKER_PID: worker.pid,
-        semconv.PROCESS_EXIT_CODE: code,
-        semconv.WORKER_SIGNAL: _signal(code),
-    }
-
-
-def _signal(code: int | None) -> str | None:
-    return exit_codes.signal_name(code) if code is not None else None
+    def _culprits(self) -> list[ObservedFailure]:
+        return [hang for state in self._states.values() if (hang := hang_of(state)) is not None]
 
 
 def _exit_code(descriptor: int) -> int | None:

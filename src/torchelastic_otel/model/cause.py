@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Final
 
 from torchelastic_otel import semconv
-from torchelastic_otel.model.failure import HANG, Evidence, Weight, may_precede, weight_of
+from torchelastic_otel.model.failure import HANG, Evidence, Weight, may_precede, waited_for_another
 from torchelastic_otel.model.serialization import Serializable
 
 WORKER_FAILURE = "worker_failure"
@@ -85,7 +85,7 @@ class Cause(Serializable):
         if self.failure_kind == HANG:
             return Weight.HANG
         # an older version does not write whether it waited
-        waited = self.waited or weight_of("", self.error_type, self.message) == Weight.WAITED
+        waited = self.waited or waited_for_another(self.error_type, self.message)
         return Weight.WAITED if self.kind == WORKER_FAILURE and waited else Weight.OWN
 
     @property

@@ -12,8 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Generic, Protocol, TypeVar
 
-from torchelastic_otel.model.serialization import Serializable
-
 HANG: Final = "hang"
 OUT_OF_MEMORY: Final = "out_of_memory"
 UNINTERRUPTIBLE_SLEEP: Final = "uninterruptible_sleep"
@@ -22,7 +20,7 @@ FAILURE_KINDS: Final = ("exception", "exit", "signal", HANG, OUT_OF_MEMORY, UNIN
 
 
 @dataclass(frozen=True, slots=True)
-class Place(Serializable):
+class Place:
     """A line of the program.
 
     Attributes:

@@ -12,8 +12,10 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from torchelastic_otel import semconv
+from torchelastic_otel.model.failure import Place
 from torchelastic_otel.model.text import bounded
 from torchelastic_otel.torch_events.error_files import from_text, from_traceback
+from torchelastic_otel_evidence import is_library
 
 if TYPE_CHECKING:
     from torchelastic_otel.model.event import AttributeValue
@@ -48,14 +50,14 @@ def from_standard_error(text: str) -> dict[str, AttributeValue]:
     return from_traceback(trace)
 
 
-def place_of(trace: str) -> tuple[str, str, int] | None:
-    """Function, file and line of the last frame of a formatted traceback; ``None`` if it has none."""
-    found = None
-    for line in trace.splitlines():
-        found = _FRAME.match(line) or found
-    if found is None:
+def place_of(trace: str) -> Place | None:
+    """The innermost frame of a formatted traceback outside libraries, else its last; ``None`` if it has none."""
+    frames = [found for line in trace.splitlines() if (found := _FRAME.match(line))]
+    own = [found for found in frames if not is_library(found["file"])]
+    if not frames:
         return None
-    return bounded(found["function"], 256), bounded(found["file"], 1024), int(found["line"])
+    found = (own or frames)[-1]
+    return Place(bounded(found["function"], 256), bounded(found["file"], 1024), int(found["line"]))
 
 
 def _from_terminate(lines: list[str]) -> dict[str, AttributeValue]:
