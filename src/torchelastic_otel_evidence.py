@@ -98,10 +98,12 @@ class Evidence:
     # --- exceptions
 
     def _on_exception(self, kind: type[BaseException], value: BaseException, trace: TracebackType | None) -> None:
-        try:
-            self.note(value)
-        except BaseException:  # noqa: BLE001, S110 - the program's own exception is the one to be shown
-            pass
+        for _ in range(3):
+            try:
+                self.note(value)
+                break
+            except BaseException:  # noqa: BLE001 - the program's own exception is the one to be shown
+                continue  # a signal handler of the program raised here, as torch's data loader does for its children
         self._previous_hook(kind, value, trace)
 
     def note(self, value: BaseException, *, late: bool = False) -> None:
@@ -116,9 +118,9 @@ class Evidence:
             # a module that evaluates code when it is imported, as namedtuple does, makes Python forget that it was
             # interrupted: it would exit with status 1 rather than by SIGINT
             return
-        self._noted = value
         record = {"kind": "exception", "time_ns": at[0], "monotonic_ns": at[1], "late": late, **describe(value)}
         self._write(record)
+        self._noted = value
         if not late and not self._user_timer:
             self._dump_later(STUCK_S, file=self._descriptor)
         if os.getppid() == self._agent_pid and isinstance(value, Exception):

@@ -99,6 +99,8 @@ WAITED = (
     "[../third_party/gloo/gloo/transport/tcp/pair.cc:525] Read error [127.0.0.1]:5842: Connection reset by peer",
     "Gloo connectFullMesh failed with [../third_party/gloo/gloo/transport/tcp/pair.cc:144] no error",
     "[Rank 0]: Rank 1 failed to pass monitoredBarrier in 3000 ms",
+    "[../third_party/gloo/gloo/transport/tcp/pair.cc:525] readv [10.0.0.1]:5842: Connection reset by peer",
+    "Broken pipe",
     # NCCL, from the sources of torch 2.2 to 2.15
     "NCCL error in: ProcessGroupNCCL.cpp:1970, remote process exited or there was a network error, NCCL version 2.19.3",
     "[Rank 3] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=17, OpType=ALLREDUCE) ran for 600009 "
@@ -124,6 +126,10 @@ def test_a_failure_says_that_it_waited(text: str) -> None:
         ("RuntimeError", "CUDA error: an illegal memory access was encountered"),
         ("TimeoutError", "reading the data set timed out"),
         ("OSError", "[Errno 5] Input/output error: '/data/shard-3'"),
+        ("ConnectionResetError", "[Errno 104] Connection reset by peer"),
+        ("BrokenPipeError", "[Errno 32] Broken pipe"),
+        ("ConnectionError", "('Connection aborted.', ConnectionResetError(104, 'Connection reset by peer'))"),
+        ("ConnectionClosedError", "the connection was closed by peer"),
         (None, None),
         ("exit", ""),
     ],

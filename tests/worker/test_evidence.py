@@ -396,6 +396,26 @@ def test_hostile_texts_are_bounded(worker: Worker) -> None:
     assert exception.message.startswith("xxx")
 
 
+def test_an_exception_that_a_signal_handler_raises_meanwhile_loses_nothing(worker: Worker) -> None:
+    """Torch's data loader raises in its handler of SIGCHLD, wherever the program is."""
+    code = """
+import json
+original = json.dumps
+
+def interrupted(*arguments):
+    json.dumps = original
+    raise RuntimeError("DataLoader worker is killed")
+
+json.dumps = interrupted
+raise ValueError("the reason")
+"""
+    ended = run([sys.executable, str(worker.program(code))], worker.environment)
+    assert ended.errors.endswith("ValueError: the reason\n")
+    exception = worker.evidence().exception
+    assert exception is not None
+    assert (exception.message, exception.late) == ("the reason", False)
+
+
 def test_exceptions_of_many_threads_leave_room_for_the_one_that_ends_the_process(worker: Worker) -> None:
     """Threads of a pool may all raise; their records are bounded, and the reason is another one."""
     code = (

@@ -150,8 +150,8 @@ _WAITED: Final = re.compile(
             # gloo, in torch 2.2 to 2.15: transport/tcp/unbound_buffer.cc, pair.cc; the Python class is RuntimeError
             # (2.2 to 2.15) or DistNetworkError
             r"Timed out waiting \d+ms for (?:recv|send) operation to complete",
-            r"Connection closed by peer",
-            r"\bConnection reset by peer",
+            r"Connection closed by peer \[",
+            r"\]:\d+: (?:Connection reset by peer|Broken pipe|Connection timed out)",
             r"Application timeout caused pair closure",
             r"Gloo connectFullMesh failed with",
             # torch's ProcessGroupGloo: monitored_barrier, of the ranks that reached it
@@ -168,7 +168,8 @@ _WAITED: Final = re.compile(
             r"\bSocket Timeout\b",
             r"Timed out after \d+ seconds waiting for clients",
             r"Failed to (?:recv, got|send, sent) 0 bytes\. Connection was likely closed",
-            r"\bBroken pipe\b",
+            # only these words: Python's own OSError begins with its number, and may be that of a file server
+            r"\A(?:Connection reset by peer|Broken pipe)\Z",
             r"The connection to the C10d store has failed",
         )
     )
